@@ -1,0 +1,79 @@
+import * as tf from '@tensorflow/tfjs-core';
+
+/** How a frozen matrix is held. `bfloat16` halves memory; arithmetic accumulates in float32. */
+export type FrozenPrecision = 'float32' | 'bfloat16';
+
+/** What a backend that packs frozen weights offers; found on the tfjs backend object by its method names. */
+export interface PackingBackend {
+  /** Packs a row-major `[out, in]` float32 matrix; the values may be released afterwards. */
+  packMatrix(values: Float32Array, shape: readonly [number, number], precision: FrozenPrecision): PackedMatrix;
+}
+
+/** A matrix in a backend's own layout. */
+export interface PackedMatrix {
+  /** Bytes held. */
+  readonly bytes: number;
+  /** `rows [m, in] -> [m, out]`, or with `transpose` `[m, out] -> [m, in]` (the gradient to the input). */
+  multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo;
+  /** The values again, row-major float32 `[out, in]`. */
+  unpack(): Float32Array;
+  dispose(): void;
+}
+
+/**
+ * A weight `[out, in]` that never trains: gradients flow through it to its input, never to it. The backend may hold it
+ * packed (and in bfloat16); where it cannot, a plain float32 tensor serves.
+ */
+export class FrozenMatrix {
+  readonly shape: readonly [number, number];
+  readonly precision: FrozenPrecision;
+  private tensor: tf.Tensor2D | undefined;
+  private packed: PackedMatrix | undefined;
+
+  /**
+   * @param values    row-major float32 `[out, in]`
+   * @param shape     `[out, in]`
+   * @param precision how a packing backend shall hold it
+   */
+  constructor(values: Float32Array, shape: readonly [number, number], precision: FrozenPrecision = 'float32') {
+    if (values.length !== shape[0] * shape[1]) {
+      throw new Error(
+        `FrozenMatrix: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +
+          'Pass the matrix row-major as [out, in].',
+      );
+    }
+    this.shape = shape;
+    this.precision = precision;
+    const backend = tf.backend() as unknown as Partial<PackingBackend>;
+    if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision);
+    else this.tensor = tf.keep(tf.tensor2d(values, [shape[0], shape[1]]));
+  }
+
+  /** Bytes the weight occupies. */
+  get bytes(): number {
+    return this.packed?.bytes ?? this.shape[0] * this.shape[1] * 4;
+  }
+
+  /** `[m, in] -> [m, out]`; with `transpose` `[m, out] -> [m, in]`. No gradient is recorded: `linear` does that. */
+  multiply(rows: tf.Tensor2D, transpose = false): tf.Tensor2D {
+    if (this.packed) return tf.engine().makeTensorFromTensorInfo(this.packed.multiply(rows, transpose)) as tf.Tensor2D;
+    return tf.matMul(rows, this.dense(), false, !transpose);
+  }
+
+  /** Row-major float32 values `[out, in]`, for checkpoints. */
+  async data(): Promise<Float32Array> {
+    return this.packed ? this.packed.unpack() : ((await this.dense().data()) as Float32Array);
+  }
+
+  dispose(): void {
+    this.packed?.dispose();
+    this.tensor?.dispose();
+    this.packed = undefined;
+    this.tensor = undefined;
+  }
+
+  private dense(): tf.Tensor2D {
+    if (!this.tensor) throw new Error('FrozenMatrix: used after dispose(). Load the weight again before applying it.');
+    return this.tensor;
+  }
+}

@@ -1,0 +1,114 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { FrozenMatrix } from './frozen-matrix';
+
+/** One parameter: a variable (trainable or kept fixed by not training it) or a frozen matrix. */
+export type Parameter = tf.Variable | FrozenMatrix;
+
+/** A module's parameters as a tree of plain objects and arrays; keys and positions joined by dots are the names. */
+export type ParamTree = Parameter | undefined | readonly ParamTree[] | { readonly [key: string]: ParamTree };
+
+/** Anything that holds parameters. */
+export interface Module {
+  readonly params: ParamTree;
+}
+
+/** All parameters by dotted name, in tree order: `layers.0.attn.norm.weight`. */
+export function namedParams(tree: ParamTree, prefix = ''): Map<string, Parameter> {
+  const found = new Map<string, Parameter>();
+  const walk = (node: ParamTree, name: string): void => {
+    if (node === undefined) return;
+    if (node instanceof tf.Tensor || node instanceof FrozenMatrix) {
+      found.set(name, node as Parameter);
+      return;
+    }
+    for (const [key, child] of Object.entries(node)) walk(child as ParamTree, name ? `${name}.${key}` : key);
+  };
+  walk(tree, prefix);
+  return found;
+}
+
+/** The variables of a tree by dotted name: what an optimizer can train. */
+export function variables(tree: ParamTree, prefix = ''): Record<string, tf.Variable> {
+  const found: Record<string, tf.Variable> = {};
+  for (const [name, p] of namedParams(tree, prefix)) if (p instanceof tf.Tensor) found[name] = p as tf.Variable;
+  return found;
+}
+
+/** Number of scalars in a tree. */
+export function countParams(tree: ParamTree): number {
+  let n = 0;
+  for (const p of namedParams(tree).values()) n += p.shape.reduce((a: number, b: number) => a * b, 1);
+  return n;
+}
+
+/** One tensor on its way from or to a file. */
+export interface StateTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** Values of all parameters by dotted name. */
+export async function stateOf(tree: ParamTree, prefix = ''): Promise<Record<string, StateTensor>> {
+  const state: Record<string, StateTensor> = {};
+  for (const [name, p] of namedParams(tree, prefix)) {
+    state[name] = { shape: [...p.shape], data: (await p.data()) as Float32Array };
+  }
+  return state;
+}
+
+/** What `loadState` may overlook. */
+export interface LoadOptions {
+  /** Named in errors: the model or file. */
+  readonly what: string;
+  /** Names in the file that no parameter wants but that are known to be harmless. */
+  readonly ignoreUnexpected?: RegExp;
+  /** Parameters that may be absent from the file and keep their value. */
+  readonly allowMissing?: RegExp;
+}
+
+/**
+ * Sets every variable of a tree from a state with the same dotted names.
+ *
+ * @throws Error listing, together, the names missing, unexpected and of another shape
+ */
+export function loadState(tree: ParamTree, state: Readonly<Record<string, StateTensor>>, options: LoadOptions): void {
+  const params = namedParams(tree);
+  const missing: string[] = [];
+  const misshapen: string[] = [];
+  for (const [name, p] of params) {
+    const s = state[name];
+    if (!s) {
+      if (!options.allowMissing?.test(name)) missing.push(name);
+    } else if (s.shape.length !== p.shape.length || s.shape.some((n, i) => n !== p.shape[i])) {
+      misshapen.push(`${name}: expected [${p.shape.join(', ')}], got [${s.shape.join(', ')}]`);
+    }
+  }
+  const unexpected = Object.keys(state).filter((n) => !params.has(n) && !options.ignoreUnexpected?.test(n));
+  const lines: string[] = [];
+  const list = (title: string, names: string[]) => {
+    if (names.length)
+      lines.push(`${title} (${names.length}): ${names.slice(0, 8).join('; ')}${names.length > 8 ? '; ...' : ''}`);
+  };
+  list('missing', missing);
+  list('unexpected', unexpected);
+  list('wrong shape', misshapen);
+  if (lines.length) {
+    throw new Error(
+      `${options.what}: the state does not fit the model. ${lines.join('. ')}. ` +
+        'Check that the configuration belongs to this checkpoint, or map the names first.',
+    );
+  }
+  for (const [name, p] of params) {
+    const s = state[name];
+    if (!s) continue;
+    if (p instanceof FrozenMatrix) {
+      throw new Error(`${options.what}: ${name} is frozen and packed. Load the state before freezing the model.`);
+    }
+    tf.tidy(() => p.assign(tf.tensor(s.data, [...s.shape])));
+  }
+}
+
+/** Frees all parameters of a tree. */
+export function disposeParams(tree: ParamTree): void {
+  for (const p of namedParams(tree).values()) p.dispose();
+}
