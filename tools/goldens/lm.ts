@@ -1,0 +1,4 @@
+import type { GoldenHandler } from './case';
+
+/** Language models. */
+export const lmHandlers: readonly GoldenHandler[] = [];
