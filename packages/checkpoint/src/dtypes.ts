@@ -1,0 +1,78 @@
+/** Element types of safetensors files that are read. */
+export type Dtype = 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'U8' | 'BOOL';
+
+/** Bytes of one element. */
+export const dtypeBytes: Readonly<Record<Dtype, number>> = { F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, U8: 1, BOOL: 1 };
+
+/** Values in memory: 16-bit floats widened to float32, booleans as 0 and 1. */
+export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
+
+/** Little-endian bytes of a file to values. The bytes are copied, so they may lie anywhere in a buffer. */
+export function decode(bytes: Uint8Array, dtype: Dtype): TensorData {
+  // A fresh copy starts at offset 0 and so is aligned for every element type.
+  const buffer = bytes.slice().buffer;
+  switch (dtype) {
+    case 'F32':
+      return new Float32Array(buffer);
+    case 'I32':
+      return new Int32Array(buffer);
+    case 'I64':
+      return new BigInt64Array(buffer);
+    case 'BF16':
+      return fromBfloat16(new Uint16Array(buffer));
+    case 'F16':
+      return fromFloat16(new Uint16Array(buffer));
+    default:
+      return new Uint8Array(buffer);
+  }
+}
+
+/** Values to the little-endian bytes of a file. */
+export function encode(data: TensorData, dtype: Dtype): Uint8Array {
+  if (dtype === 'BF16' && data instanceof Float32Array) return asBytes(toBfloat16(data));
+  if (dtype === dtypeOf(data)) return asBytes(data);
+  throw new Error(`encode: a ${data.constructor.name} cannot be written as ${dtype}. Float32Array takes F32 or BF16.`);
+}
+
+/** The type under which values are written when nothing else is asked for. */
+export function dtypeOf(data: TensorData): Dtype {
+  if (data instanceof Float32Array) return 'F32';
+  if (data instanceof Int32Array) return 'I32';
+  return data instanceof BigInt64Array ? 'I64' : 'U8';
+}
+
+function asBytes(data: ArrayBufferView): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+function fromBfloat16(halves: Uint16Array): Float32Array {
+  const words = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) words[i] = halves[i]! << 16;
+  return new Float32Array(words.buffer);
+}
+
+function toBfloat16(values: Float32Array): Uint16Array {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const halves = new Uint16Array(values.length);
+  for (let i = 0; i < halves.length; i++) {
+    const w = words[i]!;
+    // Round to nearest, ties to even; a NaN must not be rounded into an infinity, so its quiet bit is set instead.
+    const isNaN = (w & 0x7fffffff) > 0x7f800000;
+    halves[i] = isNaN ? (w >>> 16) | 0x40 : (w + 0x7fff + ((w >>> 16) & 1)) >>> 16;
+  }
+  return halves;
+}
+
+function fromFloat16(halves: Uint16Array): Float32Array {
+  const values = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) {
+    const h = halves[i]!;
+    const exponent = (h >>> 10) & 0x1f;
+    const fraction = h & 0x3ff;
+    const sign = h & 0x8000 ? -1 : 1;
+    if (exponent === 31) values[i] = fraction ? NaN : sign * Infinity;
+    else if (exponent === 0) values[i] = sign * fraction * 2 ** -24;
+    else values[i] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  }
+  return values;
+}

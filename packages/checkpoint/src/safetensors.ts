@@ -1,0 +1,248 @@
+import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type TensorData } from './dtypes';
+
+/** A tensor as a safetensors file holds it; 16-bit floats are widened to float32 in `data`. */
+export interface StoredTensor {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly data: TensorData;
+}
+
+/** What a writer needs of a tensor; without `dtype` the array's own type is written. */
+export interface TensorToStore {
+  readonly dtype?: Dtype;
+  readonly shape: readonly number[];
+  readonly data: TensorData;
+}
+
+/** Tensors by name and the file's free-form string metadata. */
+export interface Safetensors {
+  readonly tensors: Record<string, StoredTensor>;
+  readonly metadata: Record<string, string>;
+}
+
+/** Where a tensor lies; `begin` and `end` count from the start of the file. */
+export interface TensorEntry {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** A checked header. */
+export interface Header {
+  readonly entries: ReadonlyMap<string, TensorEntry>;
+  readonly metadata: Record<string, string>;
+}
+
+/** Longest header that is read. */
+const maxHeaderBytes = 100_000_000;
+const maxRank = 16;
+/** Bytes of the header's length in front of the header. */
+export const lengthBytes = 8;
+
+/** Reads a whole file from memory. @param what the file as the reader of an error knows it */
+export function parseSafetensors(bytes: Uint8Array, what = 'safetensors'): Safetensors {
+  const end = headerEnd(bytes, bytes.length, what);
+  const { entries, metadata } = parseHeader(bytes.subarray(lengthBytes, end), bytes.length, what);
+  const tensors = Object.fromEntries(
+    [...entries].map(([name, e]) => [
+      name,
+      { dtype: e.dtype, shape: e.shape, data: decode(bytes.subarray(e.begin, e.end), e.dtype) },
+    ]),
+  );
+  return { tensors, metadata };
+}
+
+/** Where the header ends, from the first eight bytes; refuses a length that cannot be. */
+export function headerEnd(start: Uint8Array, fileBytes: number, what: string): number {
+  if (fileBytes < lengthBytes) {
+    throw bad(what, `a header length of ${lengthBytes} bytes expected, the file has ${fileBytes}`);
+  }
+  const view = new DataView(start.buffer, start.byteOffset, lengthBytes);
+  const length = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
+  if (length > maxHeaderBytes) {
+    throw bad(what, `a header of at most ${maxHeaderBytes} bytes expected, its length says ${length}`);
+  }
+  if (lengthBytes + length > fileBytes) {
+    throw bad(what, `a header of ${length} bytes is announced, the file has only ${fileBytes - lengthBytes} after it`);
+  }
+  return lengthBytes + length;
+}
+
+/** Reads and checks the header's JSON: every byte of the data must belong to exactly one tensor. */
+export function parseHeader(json: Uint8Array, fileBytes: number, what: string): Header {
+  const root = parseJson(json, what);
+  const dataStart = lengthBytes + json.length;
+  const entries = new Map<string, TensorEntry>();
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(root)) {
+    if (name === '__metadata__') metadata = checkMetadata(value, what);
+    else entries.set(name, checkEntry(name, value, dataStart, fileBytes, what));
+  }
+  checkCoverage(entries, dataStart, fileBytes, what);
+  return { entries, metadata };
+}
+
+/** One safetensors file in memory. */
+export function serializeSafetensors(
+  tensors: Readonly<Record<string, TensorToStore>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array {
+  const { header, order } = layout(tensors, metadata);
+  const parts = [header, ...order.map((name) => tensorBytes(tensors[name]!))];
+  const bytes = new Uint8Array(parts.reduce((n, p) => n + p.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
+
+/** The bytes in front of the data (length and header) and the order in which the tensors' bytes follow. */
+export function layout(
+  tensors: Readonly<Record<string, TensorToStore>>,
+  metadata: Readonly<Record<string, string>>,
+): { header: Uint8Array; order: string[] } {
+  const header: [string, unknown][] = Object.keys(metadata).length ? [['__metadata__', metadata]] : [];
+  let at = 0;
+  // Wide elements first, so that every tensor starts aligned for readers that map the file.
+  const order = Object.keys(tensors).sort((a, b) => elementBytes(tensors[b]!) - elementBytes(tensors[a]!));
+  for (const name of order) {
+    const tensor = tensors[name]!;
+    const size = expectSize(name, tensor) * elementBytes(tensor);
+    const dtype = tensor.dtype ?? dtypeOf(tensor.data);
+    header.push([name, { dtype, shape: tensor.shape, data_offsets: [at, at + size] }]);
+    at += size;
+  }
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
+  const padded = Math.ceil(json.length / 8) * 8;
+  if (padded > maxHeaderBytes) {
+    throw new Error(
+      `safetensors: the header would take ${padded} bytes, ${maxHeaderBytes} are allowed. Write fewer tensors per file.`,
+    );
+  }
+  const bytes = new Uint8Array(lengthBytes + padded).fill(0x20);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(padded), true);
+  bytes.set(json, lengthBytes);
+  return { header: bytes, order };
+}
+
+/** A tensor's bytes in the file. */
+export function tensorBytes(tensor: TensorToStore): Uint8Array {
+  return encode(tensor.data, tensor.dtype ?? dtypeOf(tensor.data));
+}
+
+function elementBytes(tensor: TensorToStore): number {
+  return dtypeBytes[tensor.dtype ?? dtypeOf(tensor.data)];
+}
+
+function expectSize(name: string, tensor: TensorToStore): number {
+  const size = tensor.shape.reduce((a, b) => a * b, 1);
+  if (name === '__metadata__') {
+    throw new Error('safetensors: a tensor cannot be called __metadata__, the format keeps that name. Rename it.');
+  }
+  if (size !== tensor.data.length) {
+    throw new Error(
+      `safetensors: ${name} of shape [${tensor.shape.join(', ')}] must have ${size} values, got ${tensor.data.length}. ` +
+        'Pass the shape that belongs to the data.',
+    );
+  }
+  return size;
+}
+
+function parseJson(bytes: Uint8Array, what: string): Record<string, unknown> {
+  let text: string;
+  let root: unknown;
+  try {
+    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    root = JSON.parse(text);
+  } catch (cause) {
+    throw bad(what, `its header is not valid JSON (${(cause as Error).message.slice(0, 120)})`);
+  }
+  if (!isObject(root)) throw bad(what, 'its header must be a JSON object');
+  const twice = duplicateKey(text);
+  if (twice !== undefined) throw bad(what, `the name ${show(twice)} occurs twice in its header`);
+  return root;
+}
+
+/** The first key that occurs twice in one object of a valid JSON text; `JSON.parse` would silently keep the last. */
+function duplicateKey(json: string): string | undefined {
+  const objects: Set<string>[] = [];
+  for (let i = 0; i < json.length; i++) {
+    const c = json[i];
+    if (c === '{') objects.push(new Set());
+    else if (c === '}') objects.pop();
+    else if (c === '"') {
+      const start = i++;
+      while (json[i] !== '"') i += json[i] === '\\' ? 2 : 1;
+      let next = i + 1;
+      while (json[next] === ' ' || json[next] === '\n' || json[next] === '\t' || json[next] === '\r') next++;
+      if (json[next] !== ':') continue;
+      const key = JSON.parse(json.slice(start, i + 1)) as string;
+      const keys = objects[objects.length - 1]!;
+      if (keys.has(key)) return key;
+      keys.add(key);
+    }
+  }
+  return undefined;
+}
+
+function checkMetadata(value: unknown, what: string): Record<string, string> {
+  if (!isObject(value) || Object.values(value).some((v) => typeof v !== 'string')) {
+    throw bad(what, '__metadata__ must map names to strings');
+  }
+  return value as Record<string, string>;
+}
+
+function checkEntry(name: string, value: unknown, dataStart: number, fileBytes: number, what: string): TensorEntry {
+  const tensor = `tensor ${show(name)}`;
+  if (!isObject(value)) throw bad(what, `${tensor} must be an object with dtype, shape and data_offsets`);
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (typeof dtype !== 'string' || !Object.hasOwn(dtypeBytes, dtype)) {
+    const known = Object.keys(dtypeBytes).join(', ');
+    throw bad(what, `${tensor} has dtype ${show(dtype)}, one of ${known} expected`);
+  }
+  if (!isCounts(shape) || shape.length > maxRank) {
+    throw bad(what, `${tensor} must have a shape of at most ${maxRank} whole numbers, got ${show(shape)}`);
+  }
+  if (!isCounts(offsets) || offsets.length !== 2 || offsets[0]! > offsets[1]!) {
+    throw bad(what, `${tensor} must have data_offsets [begin, end], got ${show(offsets)}`);
+  }
+  const [begin, end] = [dataStart + offsets[0]!, dataStart + offsets[1]!];
+  if (end > fileBytes) {
+    throw bad(what, `${tensor} ends at byte ${end}, the file has ${fileBytes}: it is truncated or its header lies`);
+  }
+  const bytes = shape.reduce((a, b) => a * b, dtypeBytes[dtype as Dtype]);
+  if (bytes !== end - begin) {
+    throw bad(what, `${tensor}, ${dtype} [${shape.join(', ')}], takes ${bytes} bytes, its offsets span ${end - begin}`);
+  }
+  return { dtype: dtype as Dtype, shape, begin, end };
+}
+
+function checkCoverage(entries: ReadonlyMap<string, TensorEntry>, dataStart: number, fileBytes: number, what: string) {
+  let at = dataStart;
+  for (const [name, e] of [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+    if (e.begin < at) throw bad(what, `tensor ${show(name)} overlaps another one at byte ${e.begin}`);
+    if (e.begin > at) throw bad(what, `bytes ${at} to ${e.begin} belong to no tensor`);
+    at = e.end;
+  }
+  if (at !== fileBytes) throw bad(what, `bytes ${at} to ${fileBytes} belong to no tensor`);
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function isCounts(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? 'nothing';
+  return text.length > 80 ? `${text.slice(0, 80)}...` : text;
+}
+
+function bad(what: string, problem: string): Error {
+  return new Error(`${what} is not a whole safetensors file: ${problem}. Fetch or write the file again.`);
+}
