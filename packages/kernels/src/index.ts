@@ -1,3 +1,4 @@
+export { useBackend, type BackendChoice, type BackendName, type RejectedBackend } from './backend';
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs } from './fused-op';
 export { expectShape } from './shape';
 export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBackend } from './frozen-matrix';

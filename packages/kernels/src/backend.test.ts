@@ -1,0 +1,44 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { describe, expect, it } from 'vitest';
+import { useBackend } from './backend';
+
+const all = ['native', 'tensorflow', 'webgpu', 'wasm', 'cpu'];
+
+describe('useBackend', () => {
+  it.each(['cpu', 'wasm'] as const)('takes %s when asked for it, and it computes', async (name) => {
+    const choice = await useBackend(name);
+    expect(choice).toMatchObject({ name, rejected: [] });
+    expect(choice.reason).toMatch(/^asked for by name/);
+    expect(tf.getBackend()).toBe(name);
+    expect(tf.matMul(tf.ones([2, 3]), tf.ones([3, 2])).arraySync()).toEqual([
+      [3, 3],
+      [3, 3],
+    ]);
+  });
+
+  it('auto takes one and says of every other why not', async () => {
+    const choice = await useBackend('auto');
+    expect(tf.getBackend()).toBe(choice.name);
+    expect([choice.name, ...choice.rejected.map(({ name }) => name)].sort()).toEqual([...all].sort());
+    for (const { why } of choice.rejected) expect(why).not.toBe('');
+    expect(choice.rejected.find(({ name }) => name === 'cpu')!.why).toBe(`slower than ${choice.name}, not tried`);
+    expect(choice.summary).toMatch(new RegExp(`^backend ${choice.name} \\(the fastest that works here; .*; not cpu: `));
+    expect(choice.summary).not.toContain('\n');
+  });
+
+  it('may be called again and switches back', async () => {
+    await useBackend('wasm');
+    await useBackend('cpu');
+    expect(tf.getBackend()).toBe('cpu');
+  });
+
+  it('says why a backend cannot be had and how to get it', async () => {
+    await expect(useBackend('webgpu')).rejects.toThrow(
+      /backend 'webgpu' cannot be used: there is no navigator\.gpu .* To fix this: .*npm install @tensorflow\/tfjs-backend-webgpu/,
+    );
+  });
+
+  it('refuses a name it does not know', async () => {
+    await expect(useBackend('cuda' as never)).rejects.toThrow(/unknown backend 'cuda', expected one of auto, native/);
+  });
+});
