@@ -1,1 +1,2 @@
-export {};
+export type { CausalLM, LMBlock, LMContext } from './causal-lm';
+export { KVCache, type LayerCache } from './kv-cache';
