@@ -9,8 +9,8 @@ export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
 
 /** Little-endian bytes of a file to values. The bytes are copied, so they may lie anywhere in a buffer. */
 export function decode(bytes: Uint8Array, dtype: Dtype): TensorData {
-  // A fresh copy starts at offset 0 and so is aligned for every element type.
-  const buffer = bytes.slice().buffer;
+  // A fresh copy starts at offset 0 and so is aligned for every element type. (A Node Buffer's slice() would not copy.)
+  const { buffer } = new Uint8Array(bytes);
   switch (dtype) {
     case 'F32':
       return new Float32Array(buffer);

@@ -1,1 +1,4 @@
-export {};
+export { describeBackends, expectNoLeak } from './backends';
+export { expectClose, maxError, relativeError, type Tolerance, type Values } from './close';
+export { checkGradient, type GradientCheck } from './gradient';
+export { loadReference, type Reference } from './reference';
