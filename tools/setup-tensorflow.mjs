@@ -1,0 +1,216 @@
+// Makes backend 'tensorflow' work: builds the native addon of @tensorflow/tfjs-node-gpu from the package's own sources
+// against a TensorFlow library of today. The package's install script can only download one of 2022.
+//
+//   npm run setup:tensorflow                  takes the library of an installed Python TensorFlow
+//   npm run setup:tensorflow -- DIR           takes the library in DIR: an unpacked wheel, or lib/ and include/ of libtensorflow
+//   npm run setup:tensorflow -- --download    has pip download a wheel (270 MB) and takes the library out of it into .cache/
+//
+// It may be run again at any time and does only what is missing.
+import { spawnSync } from 'node:child_process';
+import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+
+const root = path.resolve(import.meta.dirname, '..');
+const cache = path.join(root, '.cache', 'tensorflow');
+const python = process.env.PYTHON ?? 'python3';
+const headers = ['tensorflow/c/c_api.h', 'tensorflow/c/eager/c_api.h', 'tensorflow/core/platform/ctstring_internal.h'];
+
+function main() {
+  if (process.platform !== 'linux') {
+    fail(
+      `this script knows Linux only, this is ${process.platform}.`,
+      "Use the package's own install: npm rebuild @tensorflow/tfjs-node-gpu",
+    );
+  }
+  const addon = packageFolder();
+  const library = findLibrary(process.argv.slice(2));
+  console.log(`TensorFlow library: ${library.main}`);
+
+  const changed = layDown(addon, library);
+  if (changed || !builtAddon(addon)) build(addon);
+  else console.log('The addon is built already.');
+  check();
+}
+
+/** Where the package lies, wherever npm has put it. */
+function packageFolder() {
+  try {
+    return path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json'));
+  } catch {
+    return fail('@tensorflow/tfjs-node-gpu is not installed.', 'Run npm ci first.');
+  }
+}
+
+function findLibrary(args) {
+  if (args.length > 1 || args.some((arg) => arg.startsWith('-') && arg !== '--download')) {
+    fail(`unknown arguments: ${args.join(' ')}.`, 'Expected nothing, a folder, or --download.');
+  }
+  const [arg] = args;
+  if (arg === '--download') return libraryIn(downloaded()) ?? fail(`the wheel in ${cache} has no TensorFlow library.`);
+  if (arg) {
+    const library = libraryIn(path.resolve(arg));
+    if (library) return library;
+    return fail(
+      `${path.resolve(arg)} has no TensorFlow library with its headers.`,
+      'Expected libtensorflow_cc.so.2 (or libtensorflow.so.2) and libtensorflow_framework.so.2, in it or in its lib/ or',
+      `tensorflow/, and below include/ beside them: ${headers.join(', ')}`,
+    );
+  }
+  const installed = installedTensorFlow();
+  const library = (installed && libraryIn(installed)) ?? libraryIn(cache);
+  if (library) return library;
+  return fail(
+    installed
+      ? `the TensorFlow at ${installed} has no library with headers.`
+      : `${python} has no TensorFlow installed.`,
+    'Choose one:',
+    '  pip install tensorflow-cpu              then run this again (tensorflow[and-cuda] for an NVIDIA card)',
+    '  npm run setup:tensorflow -- DIR         with the folder of a libtensorflow that you have',
+    '  npm run setup:tensorflow -- --download  to have pip download tensorflow-cpu for this clone only (270 MB)',
+  );
+}
+
+/** The two libraries and the headers in one of the layouts that wheels and release archives have. */
+function libraryIn(folder) {
+  for (const base of [folder, path.join(folder, 'tensorflow')]) {
+    for (const lib of [base, path.join(base, 'lib')]) {
+      const main = ['libtensorflow_cc.so.2', 'libtensorflow.so.2', 'libtensorflow.so']
+        .map((name) => path.join(lib, name))
+        .find((file) => existsSync(file));
+      const framework = path.join(lib, 'libtensorflow_framework.so.2');
+      const include = path.join(base, 'include');
+      if (main && existsSync(framework) && headers.every((file) => existsSync(path.join(include, file)))) {
+        // The CUDA libraries of a GPU wheel are found relative to the library, in a sibling of its folder.
+        const nvidia = path.join(base, '..', 'nvidia');
+        return { main, framework, include, nvidia: existsSync(nvidia) ? nvidia : undefined };
+      }
+    }
+  }
+  return undefined;
+}
+
+/** Asks Python where TensorFlow is without importing it, which would take seconds. */
+function installedTensorFlow() {
+  const script =
+    'import importlib.util as u; s = u.find_spec("tensorflow"); print(s.submodule_search_locations[0] if s else "")';
+  const { stdout } = spawnSync(python, ['-c', script], { encoding: 'utf8' });
+  return stdout?.trim() || undefined;
+}
+
+function downloaded() {
+  if (libraryIn(cache)) return cache;
+  const part = `${cache}.part`;
+  rmSync(part, { recursive: true, force: true });
+  mkdirSync(part, { recursive: true });
+  console.log('Downloading the tensorflow-cpu wheel by pip (270 MB, 850 MB unpacked into .cache/tensorflow)');
+  run(python, [
+    '-m',
+    'pip',
+    'download',
+    '--quiet',
+    '--no-deps',
+    '--only-binary=:all:',
+    '--dest',
+    part,
+    'tensorflow-cpu',
+  ]);
+  const wheel = readdirSync(part).find((file) => file.endsWith('.whl'));
+  if (!wheel) fail('pip downloaded no wheel.');
+  const unpack = [
+    'import sys, zipfile',
+    'z = zipfile.ZipFile(sys.argv[1])',
+    'wanted = ("tensorflow/libtensorflow", "tensorflow/include/tensorflow/", "tensorflow/include/tsl/", "tensorflow/include/xla/")',
+    'z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith(wanted)])',
+  ].join('\n');
+  run(python, ['-c', unpack, path.join(part, wheel), part]);
+  rmSync(path.join(part, wheel));
+  rmSync(cache, { recursive: true, force: true });
+  renameSync(part, cache); // whole or not at all: a broken download leaves no half library behind
+  return cache;
+}
+
+/** Links library and headers to where binding.gyp looks for them; says whether anything changed. */
+function layDown(addon, library) {
+  const deps = path.join(addon, 'deps');
+  const links = {
+    include: library.include,
+    // By the name the linker is given, and by the one that the library calls itself, which is looked for at load time.
+    'lib/libtensorflow.so': library.main,
+    [`lib/${path.basename(library.main)}`]: library.main,
+    'lib/libtensorflow_framework.so': library.framework,
+    'lib/libtensorflow_framework.so.2': library.framework,
+    ...(library.nvidia && { nvidia: library.nvidia }),
+  };
+  const wrong = Object.entries(links).filter(([name, target]) => !pointsTo(path.join(deps, name), target));
+  if (wrong.length === 0) return false;
+  rmSync(deps, { recursive: true, force: true });
+  mkdirSync(path.join(deps, 'lib'), { recursive: true });
+  for (const [name, target] of Object.entries(links)) symlinkSync(target, path.join(deps, name));
+  return true;
+}
+
+function pointsTo(link, target) {
+  return existsSync(link) && lstatSync(link).isSymbolicLink() && realpathSync(link) === realpathSync(target);
+}
+
+function builtAddon(addon) {
+  const lib = path.join(addon, 'lib');
+  return existsSync(lib) && readdirSync(lib).some((abi) => existsSync(path.join(lib, abi, 'tfjs_binding.node')));
+}
+
+/** The package's documented build from source, with the compiler's talk shown only when it fails. */
+function build(addon) {
+  for (const tool of ['make', 'g++', python]) {
+    if (spawnSync(tool, ['--version']).status !== 0) {
+      fail(
+        `${tool} is missing; it is needed to compile the addon.`,
+        'Debian, Ubuntu: apt-get install build-essential python3',
+      );
+    }
+  }
+  // Node's own headers, where they came with it: then nothing is downloaded. Any version's will do, the addon is Node-API.
+  const prefix = path.resolve(process.execPath, '..', '..');
+  const env = { ...process.env };
+  if (!env.npm_config_nodedir && existsSync(path.join(prefix, 'include/node/node_api.h')))
+    env.npm_config_nodedir = prefix;
+
+  console.log('Building the addon from its sources');
+  const preGyp = createRequire(path.join(addon, 'package.json')).resolve('@mapbox/node-pre-gyp/bin/node-pre-gyp');
+  run(process.execPath, [preGyp, 'install', '--build-from-source'], { cwd: addon, env });
+}
+
+/** The real thing, started as users start it: a product, a gradient, and an operation that needs what Node 23 removed. */
+function check() {
+  const script = `
+    import * as tf from '@tensorflow/tfjs-core';
+    import { useBackend } from '@flamingo-ts/kernels';
+    await useBackend('tensorflow');
+    const x = tf.tensor2d([[1, 2], [3, 4]]);
+    const gradient = tf.grad((x) => tf.sum(tf.matMul(x, x)))(x).dataSync().join();
+    if (gradient !== '7,11,9,13') throw new Error('wrong gradient: ' + gradient);
+    const top = tf.topk(x, 1).values.dataSync().join();
+    if (top !== '2,4') throw new Error('wrong topk: ' + top);
+    console.log("Backend 'tensorflow' works, on the " + (tf.backend().isUsingGpuDevice ? 'graphics card.' : 'processor.'));
+  `;
+  const flags = ['--conditions=@flamingo-ts/source', '--import', 'tsx', '--input-type=module', '--eval', script];
+  const env = { TF_CPP_MIN_LOG_LEVEL: '2', ...process.env };
+  run(process.execPath, flags, { cwd: root, env, show: true });
+}
+
+function run(command, args, { show, ...options } = {}) {
+  const result = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28, ...options });
+  if (result.error) fail(`cannot run ${command}: ${result.error.message}`);
+  if (result.status !== 0) {
+    const output = `${result.stdout}${result.stderr}`.trimEnd().split('\n').slice(-40).join('\n');
+    fail(`${path.basename(command)} failed (status ${result.status}):`, output);
+  }
+  if (show) process.stdout.write(result.stdout);
+}
+
+function fail(what, ...lines) {
+  console.error([`setup:tensorflow: ${what}`, ...lines].join('\n'));
+  process.exit(1);
+}
+
+main();
