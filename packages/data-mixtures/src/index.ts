@@ -1,1 +1,1 @@
-export {};
+export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';

@@ -1,0 +1,140 @@
+import { expectClose, loadReference } from '@flamingo-ts/testing';
+import { describe, expect, it } from 'vitest';
+import { centreCrop, normalise, preprocess, resizeBicubic, type RgbImage } from './resize';
+
+const MEAN = [0.5, 0.25, 0] as const;
+const STD = [0.5, 0.25, 1] as const;
+
+/** A picture whose bytes follow from their place. */
+function picture(width: number, height: number): RgbImage {
+  const data = Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37 + (i >> 3) * 11) % 256);
+  return { width, height, data };
+}
+
+// Bytes resized by Pillow, and the evaluation pipelines of CLIP (torchvision) and NFNet (timm).
+const reference = loadReference(new URL('../test/reference/image_preprocess', import.meta.url));
+
+describe('against Pillow, torchvision and timm', () => {
+  const { bicubic_down: down, bicubic_up: up, clip, dm } = reference.meta.hyperparameters;
+  const stored = reference.tensors['image']!;
+  const image: RgbImage = {
+    width: stored.shape[1]!,
+    height: stored.shape[0]!,
+    data: Uint8Array.from(stored.data as Float32Array),
+  };
+  /** `[size, size, 3]` to channels first, as the reference has them. */
+  const channelsFirst = (x: Float32Array) =>
+    Float32Array.from(x, (_, i) => x[(i % (x.length / 3)) * 3 + Math.floor(i / (x.length / 3))]!);
+
+  it('resizes to the same bytes, smaller and larger', () => {
+    expectClose(resizeBicubic(image, down.width, down.height).data, reference.tensors['out.bicubic_down']!, {
+      atol: 0,
+    });
+    expectClose(resizeBicubic(image, up.width, up.height).data, reference.tensors['out.bicubic_up']!, { atol: 0 });
+  });
+
+  it('prepares as CLIP does: shortest side, middle, normalised', () => {
+    const out = preprocess(image, { size: 16, fit: 'crop', mean: clip.mean, std: clip.std });
+    expectClose(channelsFirst(out), reference.tensors['out.clip_final']!.data as Float32Array, { atol: 1e-6 });
+  });
+
+  it('prepares as timm does for NFNet: squashed, middle, normalised', () => {
+    const out = preprocess(image, {
+      size: 16,
+      fit: 'squash',
+      resizeTo: dm.resize_both_sides_to,
+      mean: dm.mean,
+      std: dm.std,
+    });
+    expectClose(channelsFirst(out), reference.tensors['out.dm_final']!.data as Float32Array, { atol: 1e-6 });
+  });
+});
+
+describe('resizeBicubic', () => {
+  it('leaves a picture of the same size as it is', () => {
+    const image = picture(5, 4);
+    expect(resizeBicubic(image, 5, 4).data).toEqual(image.data);
+  });
+
+  it('keeps a plain colour plain, larger and smaller', () => {
+    const plain: RgbImage = { width: 9, height: 7, data: new Uint8Array(9 * 7 * 3).fill(201) };
+    for (const [w, h] of [
+      [4, 3],
+      [20, 15],
+      [1, 1],
+    ] as const) {
+      expect([...new Set(resizeBicubic(plain, w, h).data)]).toEqual([201]);
+    }
+  });
+
+  it('clips what overshoots at an edge', () => {
+    const edge: RgbImage = {
+      width: 4,
+      height: 1,
+      data: Uint8Array.from([0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255]),
+    };
+    const { data } = resizeBicubic(edge, 16, 1);
+    expect(Math.min(...data)).toBe(0);
+    expect(Math.max(...data)).toBe(255);
+  });
+
+  it('turning the picture turns the result', () => {
+    const image = picture(6, 11);
+    const turn = ({ width, height, data }: RgbImage): RgbImage => {
+      const out = new Uint8Array(data.length);
+      for (let y = 0; y < height; y++)
+        for (let x = 0; x < width; x++)
+          for (let c = 0; c < 3; c++) out[(x * height + y) * 3 + c] = data[(y * width + x) * 3 + c]!;
+      return { width: height, height: width, data: out };
+    };
+    const straight = turn(resizeBicubic(image, 4, 5)).data;
+    const turned = resizeBicubic(turn(image), 5, 4).data;
+    // Passes are rounded in another order, so a byte may differ by one.
+    straight.forEach((v, i) => expect(Math.abs(v - turned[i]!)).toBeLessThanOrEqual(1));
+  });
+
+  it('names the bytes it expects', () => {
+    expect(() => resizeBicubic({ width: 2, height: 2, data: new Uint8Array(16) }, 1, 1)).toThrow(
+      /hold 12 RGB bytes, got 16/,
+    );
+  });
+});
+
+describe('preprocess', () => {
+  it('normalises by channel', () => {
+    const image: RgbImage = { width: 1, height: 1, data: Uint8Array.from([255, 0, 51]) };
+    expect([...normalise(image, { mean: MEAN, std: STD })]).toEqual([1, -1, Math.fround(0.2)]);
+  });
+
+  it('cuts out the middle, offsets rounded half to even', () => {
+    const image = picture(5, 7);
+    expect([...centreCrop(image, 2, 4).data.subarray(0, 3)]).toEqual([
+      ...image.data.subarray((2 * 5 + 2) * 3, (2 * 5 + 2) * 3 + 3),
+    ]);
+    expect(() => centreCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the 6 x 6/);
+  });
+
+  it('gives a square whatever the picture, by every fit', () => {
+    for (const fit of ['crop', 'squash', 'pad'] as const) {
+      for (const image of [picture(13, 5), picture(5, 13), picture(8, 8), picture(300, 1)]) {
+        const out = preprocess(image, { size: 8, fit, mean: MEAN, std: STD });
+        expect(out.length).toBe(8 * 8 * 3);
+        expect(out.every(Number.isFinite)).toBe(true);
+      }
+    }
+  });
+
+  it('pads with the mean colour, which is 0', () => {
+    const white: RgbImage = { width: 8, height: 4, data: new Uint8Array(8 * 4 * 3).fill(255) };
+    const out = preprocess(white, { size: 8, fit: 'pad', mean: MEAN, std: STD });
+    const rows = Array.from({ length: 8 }, (_, y) => [...out.subarray(y * 24, y * 24 + 3)]);
+    expect(rows.map((r) => r[0])).toEqual([0, 0, 1, 1, 1, 1, 0, 0]);
+    expect(rows[2]).toEqual([1, 3, 1]);
+  });
+
+  it('refuses to crop more than it resized to', () => {
+    expect(() => preprocess(picture(9, 9), { size: 8, resizeTo: 7, fit: 'crop', mean: MEAN, std: STD })).toThrow(
+      /resizeTo must be at least size 8, got 7/,
+    );
+  });
+});
