@@ -1,0 +1,121 @@
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import { loadReference } from '@flamingo-ts/testing';
+import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
+
+/** A case that was found but not read yet, so that a broken file is that case's failure and not the end of the run. */
+interface FoundCase {
+  readonly name: string;
+  readonly folder: string;
+  readonly file: string;
+}
+
+/**
+ * Runs every case found in the folders, one line each, and a count at the end.
+ *
+ * @param print where the lines go
+ * @returns whether every case passed
+ */
+export async function runGoldens(
+  folders: readonly string[],
+  handlers: readonly GoldenHandler[],
+  print: (line: string) => void,
+): Promise<boolean> {
+  const found = folders.flatMap(findCases);
+  const width = Math.max(...found.map(({ name }) => name.length));
+  let passed = 0;
+  for (const item of found) {
+    const { error, pass, note } = await runCase(item, handlers);
+    if (pass) passed++;
+    print([item.name.padEnd(width), show(error).padStart(8), pass ? 'pass' : 'fail', note ?? ''].join('  ').trimEnd());
+  }
+  print(`${passed} passed, ${found.length - passed} failed`);
+  return passed === found.length;
+}
+
+async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Promise<GoldenResult> {
+  // The scope frees what a handler leaves behind; its variables stay until it disposes of them.
+  tf.engine().startScope();
+  try {
+    const c = readCase(item);
+    const handler = handlers.find((h) => recognises(h, c));
+    if (!handler) return { error: NaN, pass: false, note: 'unknown kind' };
+    return await handler.run(c);
+  } catch (cause) {
+    return {
+      error: NaN,
+      pass: false,
+      note: (cause instanceof Error ? cause.message : String(cause)).split('\n', 1)[0]!,
+    };
+  } finally {
+    tf.engine().endScope();
+  }
+}
+
+/** A handler that stumbles over a form it does not expect does not know the case. */
+function recognises(handler: GoldenHandler, c: GoldenCase): boolean {
+  try {
+    return handler.matches(c);
+  } catch {
+    return false;
+  }
+}
+
+function readCase({ name, folder, file }: FoundCase): GoldenCase {
+  const reference = loadReference(join(folder, file));
+  return {
+    name,
+    folder,
+    meta: reference.meta,
+    get tensors() {
+      return reference.tensors;
+    },
+    tensor: (tensor) => reference.tensor(tensor),
+    sibling: (other) => loadReference(join(folder, other)),
+  };
+}
+
+/** All cases below a folder, in the order of their names. */
+function findCases(given: string): FoundCase[] {
+  const root = resolve(given);
+  if (!existsSync(root) || !statSync(root).isDirectory()) {
+    throw new Error(`there is no folder ${root}. Give folders that hold reference cases: npm run goldens -- DIR...`);
+  }
+  const found = walk(root, basename(root));
+  if (found.length === 0) {
+    throw new Error(`${root} holds no reference case: neither a NAME.json nor a folder with golden.json was found.`);
+  }
+  return found;
+}
+
+function walk(folder: string, name: string): FoundCase[] {
+  const entries = readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
+  const below = entries.filter((e) => e.isDirectory()).flatMap((e) => walk(join(folder, e.name), `${name}/${e.name}`));
+  const files = entries.filter((e) => !e.isDirectory()).map((e) => e.name);
+  // A folder with golden.json is one case; its other files (config, weights, tokenizer) belong to it.
+  const own = files.includes('golden.json')
+    ? [{ name, folder, file: 'golden.json' }]
+    : caseFiles(folder, files).map((file) => ({ name: `${name}/${file.replace(/\.\w+$/, '')}`, folder, file }));
+  return [...own, ...below];
+}
+
+/** Every JSON but the index, and every safetensors that no JSON of the folder describes or mentions. */
+function caseFiles(folder: string, files: readonly string[]): string[] {
+  const sidecars = files.filter((f) => f.endsWith('.json') && f !== 'index.json');
+  const texts = sidecars.map((f) => readFileSync(join(folder, f), 'utf8'));
+  const isOrphan = (f: string): boolean => {
+    const stem = f.replace(/\.safetensors$/, '');
+    return (
+      stem !== f &&
+      !sidecars.includes(`${stem}.json`) &&
+      !texts.some((text) => text.includes(`"${stem}"`) || text.includes(f))
+    );
+  };
+  return files.filter((f) => sidecars.includes(f) || isOrphan(f));
+}
+
+function show(error: number): string {
+  if (Number.isNaN(error)) return '-';
+  return error === 0 ? '0' : error.toExponential(1);
+}
