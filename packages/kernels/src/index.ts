@@ -1,5 +1,5 @@
 export { useBackend, type BackendChoice, type BackendName, type RejectedBackend } from './backend';
-export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs } from './fused-op';
+export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
 export { expectShape } from './shape';
 export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBackend } from './frozen-matrix';
 export {
@@ -16,3 +16,25 @@ export {
   type StateTensor,
 } from './params';
 export { constantVariable, normalVariable, Random } from './random';
+export { activation, type Activation } from './activation';
+export { adamWStep, type AdamWOptions } from './adamw-step';
+export { attention, type AttentionOptions } from './attention';
+export { avgPool2d } from './avg-pool2d';
+export { conv2d, type Conv2dOptions, type Conv2dParams, type Padding } from './conv2d';
+export { crossEntropy, type CrossEntropyOptions } from './cross-entropy';
+export { embedding, gatherRows } from './gather-rows';
+export { globalNorm } from './global-norm';
+export { layerNorm, type LayerNormParams } from './layer-norm';
+export { linear, type LinearParams } from './linear';
+export { mediaCrossAttention, type MediaCrossAttentionOptions } from './media-cross-attention';
+export { MediaSegments } from './media-segments';
+export { relativeScores } from './relative-scores';
+export { rmsNorm, type RMSNormParams } from './rms-norm';
+export {
+  standardiseWeight,
+  weightStandardisedConv2d,
+  type StandardiseOptions,
+  type WeightStandardisedConv2dOptions,
+  type WeightStandardisedConv2dParams,
+} from './standardise-weight';
+export { sumRows } from './sum-rows';

@@ -1,0 +1,57 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { fusedOp } from './fused-op';
+
+/** Settings of one AdamW step. */
+export interface AdamWOptions {
+  readonly learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  /** Added to the root of the corrected second moment. */
+  readonly epsilon: number;
+  /** Decoupled decay of each tensor. */
+  readonly weightDecay: readonly number[];
+  /** Number of this step, from 1. */
+  readonly step: number;
+}
+
+/** `{p, g, m, v}` -> `[p', m', v']`; attrs as AdamWOptions, weightDecay a single number. A backend may write p, m, v in place and return nothing. */
+const adamWOp = fusedOp<Omit<AdamWOptions, 'weightDecay'> & { readonly weightDecay: number }>({
+  name: 'FlamingoAdamWStep',
+  forward: ({ p, g, m, v }, { learningRate, beta1, beta2, epsilon, weightDecay, step }) => {
+    const m1 = tf.add(tf.mul(m!, beta1), tf.mul(g!, 1 - beta1));
+    const v1 = tf.add(tf.mul(v!, beta2), tf.mul(tf.square(g!), 1 - beta2));
+    const root = tf.add(tf.mul(tf.sqrt(v1), 1 / Math.sqrt(1 - beta2 ** step)), epsilon);
+    const decayed = weightDecay ? tf.mul(p!, 1 - learningRate * weightDecay) : p!;
+    return [tf.sub(decayed, tf.mul(tf.div(m1, root), learningRate / (1 - beta1 ** step))), m1, v1];
+  },
+});
+
+/**
+ * One AdamW step on many tensors (Loshchilov and Hutter 2019), in place: decay first, decoupled from the gradient, then the
+ * bias-corrected update.
+ *
+ * @param params float32 variables
+ * @param grads  one gradient per variable
+ * @param m      running means of the gradients, zeros before step 1
+ * @param v      running means of their squares, zeros before step 1
+ */
+export function adamWStep(
+  params: readonly tf.Variable[],
+  grads: readonly tf.Tensor[],
+  m: readonly tf.Variable[],
+  v: readonly tf.Variable[],
+  o: AdamWOptions,
+): void {
+  const counts = [params.length, grads.length, m.length, v.length, o.weightDecay.length];
+  if (counts.some((n) => n !== params.length)) {
+    throw new Error(
+      `adamWStep: params, grads, m, v and weightDecay must have one entry each per tensor, got ${counts.join(', ')}.`,
+    );
+  }
+  params.forEach((p, i) =>
+    tf.tidy(() => {
+      const updated = adamWOp({ p, g: grads[i], m: m[i], v: v[i] }, { ...o, weightDecay: o.weightDecay[i]! });
+      [p, m[i]!, v[i]!].forEach((variable, j) => updated[j] && variable.assign(updated[j]));
+    }),
+  );
+}

@@ -1,0 +1,87 @@
+/**
+ * Groups text positions by the image they attend to, so that attention runs image by image. Made once per batch.
+ *
+ * The positions of one image are laid out in tiles of equal length; the places left over hold nothing. All positions of all
+ * images lie in at most twice as many places plus one tile an image, and an image's keys are read once per tile.
+ */
+export class MediaSegments {
+  /** Positions per tile. */
+  readonly tileLength: number;
+  /** For each tile, the image it attends to, as a row of `[batch * media]`. */
+  readonly imageOfTile: Int32Array;
+  /** For each place of each tile, the row of `[batch * text]` that stands there; `batch * text` for none. */
+  readonly rowOfPlace: Int32Array;
+  /** For each row of `[batch * text]`, its place in `[tiles * tileLength]`; that number itself for a row that sees no image. */
+  readonly placeOfRow: Int32Array;
+
+  /**
+   * @param mediaIndex row-major `[batch, text]`: the image, counted from 1, each position attends to; 0 = none. An index above
+   *                   `media` sees nothing either.
+   */
+  constructor(
+    mediaIndex: ArrayLike<number>,
+    readonly batch: number,
+    readonly text: number,
+    readonly media: number,
+  ) {
+    if (mediaIndex.length !== batch * text) {
+      throw new Error(
+        `MediaSegments: mediaIndex must hold batch x text = ${batch} x ${text} = ${batch * text} numbers, got ${mediaIndex.length}.`,
+      );
+    }
+    const rows = rowsByImage(mediaIndex, batch, text, media);
+    const images = [...rows.keys()].sort((a, b) => a - b);
+    const lengths = images.map((image) => rows.get(image)!.length);
+    this.tileLength = tileLength(lengths);
+
+    const imageOfTile: number[] = [];
+    const rowOfPlace: number[] = [];
+    this.placeOfRow = new Int32Array(batch * text).fill(-1);
+    for (const image of images) {
+      const own = rows.get(image)!;
+      for (let start = 0; start < own.length; start += this.tileLength) {
+        imageOfTile.push(image);
+        for (let i = start; i < start + this.tileLength; i++) {
+          const row = own[i];
+          if (row !== undefined) this.placeOfRow[row] = rowOfPlace.length;
+          rowOfPlace.push(row ?? batch * text);
+        }
+      }
+    }
+    this.imageOfTile = Int32Array.from(imageOfTile);
+    this.rowOfPlace = Int32Array.from(rowOfPlace);
+    for (let i = 0; i < this.placeOfRow.length; i++) {
+      if (this.placeOfRow[i]! < 0) this.placeOfRow[i] = rowOfPlace.length;
+    }
+  }
+
+  /** Number of tiles. */
+  get tiles(): number {
+    return this.imageOfTile.length;
+  }
+}
+
+/** Rows of `[batch * text]` by the image they see. */
+function rowsByImage(index: ArrayLike<number>, batch: number, text: number, media: number): Map<number, number[]> {
+  const rows = new Map<number, number[]>();
+  for (let row = 0; row < batch * text; row++) {
+    const i = index[row]!;
+    if (!Number.isInteger(i) || i < 0) {
+      throw new Error(`MediaSegments: mediaIndex must hold integers from 0 (none), got ${i} at position ${row}.`);
+    }
+    if (i === 0 || i > media) continue;
+    const image = Math.floor(row / text) * media + i - 1;
+    const own = rows.get(image);
+    if (own) own.push(row);
+    else rows.set(image, [row]);
+  }
+  return rows;
+}
+
+/** The longest segment if that at most doubles the work; else the mean, longer segments taking several tiles. */
+function tileLength(lengths: readonly number[]): number {
+  if (lengths.length === 0) return 0;
+  const total = lengths.reduce((a, b) => a + b, 0);
+  const longest = Math.max(...lengths);
+  return longest * lengths.length <= 2 * total ? longest : Math.ceil(total / lengths.length);
+}
