@@ -27,22 +27,20 @@ export function decode(bytes: Uint8Array, dtype: Dtype): TensorData {
   }
 }
 
-/** Values to the little-endian bytes of a file. */
-export function encode(data: TensorData, dtype: Dtype): Uint8Array {
-  if (dtype === 'BF16' && data instanceof Float32Array) return asBytes(toBfloat16(data));
-  if (dtype === dtypeOf(data)) return asBytes(data);
-  throw new Error(`encode: a ${data.constructor.name} cannot be written as ${dtype}. Float32Array takes F32 or BF16.`);
+/** Values to the little-endian bytes of a file, as the type that `dtypeOf` names. */
+export function encode(data: TensorData, floats: FloatDtype): Uint8Array {
+  const stored = data instanceof Float32Array && floats === 'BF16' ? toBfloat16(data) : data;
+  return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
 }
 
-/** The type under which values are written when nothing else is asked for. */
-export function dtypeOf(data: TensorData): Dtype {
-  if (data instanceof Float32Array) return 'F32';
+/** How float32 values are written; everything else keeps its type. */
+export type FloatDtype = 'F32' | 'BF16';
+
+/** The type under which values are written. */
+export function dtypeOf(data: TensorData, floats: FloatDtype): Dtype {
+  if (data instanceof Float32Array) return floats;
   if (data instanceof Int32Array) return 'I32';
   return data instanceof BigInt64Array ? 'I64' : 'U8';
-}
-
-function asBytes(data: ArrayBufferView): Uint8Array {
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 function fromBfloat16(halves: Uint16Array): Float32Array {

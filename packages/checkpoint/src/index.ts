@@ -1,8 +1,18 @@
-export type { Dtype, TensorData } from './dtypes';
+export type { Dtype, FloatDtype, TensorData } from './dtypes';
 export {
   parseSafetensors,
   serializeSafetensors,
   type Safetensors,
   type StoredTensor,
   type TensorToStore,
+  type WriteOptions,
 } from './safetensors';
+export {
+  openCheckpoint,
+  readState,
+  writeSafetensors,
+  writeSharded,
+  type FloatTensor,
+  type OpenCheckpoint,
+} from './files';
+export { mapNames, type NameRule } from './names';

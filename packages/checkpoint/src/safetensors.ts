@@ -1,4 +1,4 @@
-import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type TensorData } from './dtypes';
+import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type FloatDtype, type TensorData } from './dtypes';
 
 /** A tensor as a safetensors file holds it; 16-bit floats are widened to float32 in `data`. */
 export interface StoredTensor {
@@ -7,11 +7,17 @@ export interface StoredTensor {
   readonly data: TensorData;
 }
 
-/** What a writer needs of a tensor; without `dtype` the array's own type is written. */
+/** A tensor to be written: float32, int32, int64 or bytes. */
 export interface TensorToStore {
-  readonly dtype?: Dtype;
   readonly shape: readonly number[];
   readonly data: TensorData;
+}
+
+export interface WriteOptions {
+  /** Free-form strings for the file's header. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** How float32 values are stored. BF16 halves the file and keeps three significant digits. Default F32. */
+  readonly floats?: FloatDtype;
 }
 
 /** Tensors by name and the file's free-form string metadata. */
@@ -86,10 +92,9 @@ export function parseHeader(json: Uint8Array, fileBytes: number, what: string): 
 /** One safetensors file in memory. */
 export function serializeSafetensors(
   tensors: Readonly<Record<string, TensorToStore>>,
-  metadata: Readonly<Record<string, string>> = {},
+  options: WriteOptions = {},
 ): Uint8Array {
-  const { header, order } = layout(tensors, metadata);
-  const parts = [header, ...order.map((name) => tensorBytes(tensors[name]!))];
+  const parts = [...fileParts(tensors, options)];
   const bytes = new Uint8Array(parts.reduce((n, p) => n + p.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -99,23 +104,29 @@ export function serializeSafetensors(
   return bytes;
 }
 
-/** The bytes in front of the data (length and header) and the order in which the tensors' bytes follow. */
-export function layout(
+/** The bytes of a file piece by piece: the header, then tensor after tensor, each made only when asked for. */
+export function* fileParts(
   tensors: Readonly<Record<string, TensorToStore>>,
-  metadata: Readonly<Record<string, string>>,
-): { header: Uint8Array; order: string[] } {
-  const header: [string, unknown][] = Object.keys(metadata).length ? [['__metadata__', metadata]] : [];
-  let at = 0;
+  { metadata = {}, floats = 'F32' }: WriteOptions,
+): Generator<Uint8Array> {
+  const bytesOf = (name: string): number => dtypeBytes[dtypeOf(tensors[name]!.data, floats)];
   // Wide elements first, so that every tensor starts aligned for readers that map the file.
-  const order = Object.keys(tensors).sort((a, b) => elementBytes(tensors[b]!) - elementBytes(tensors[a]!));
+  const order = Object.keys(tensors).sort((a, b) => bytesOf(b) - bytesOf(a));
+  const entries: [string, unknown][] = Object.keys(metadata).length ? [['__metadata__', metadata]] : [];
+  let at = 0;
   for (const name of order) {
     const tensor = tensors[name]!;
-    const size = expectSize(name, tensor) * elementBytes(tensor);
-    const dtype = tensor.dtype ?? dtypeOf(tensor.data);
-    header.push([name, { dtype, shape: tensor.shape, data_offsets: [at, at + size] }]);
-    at += size;
+    const begin = at;
+    at += expectSize(name, tensor) * bytesOf(name);
+    entries.push([name, { dtype: dtypeOf(tensor.data, floats), shape: tensor.shape, data_offsets: [begin, at] }]);
   }
-  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
+  yield headerBytes(Object.fromEntries(entries));
+  for (const name of order) yield encode(tensors[name]!.data, floats);
+}
+
+/** The header's length and the header, padded with spaces so that the data starts aligned. */
+function headerBytes(header: object): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(header));
   const padded = Math.ceil(json.length / 8) * 8;
   if (padded > maxHeaderBytes) {
     throw new Error(
@@ -125,16 +136,7 @@ export function layout(
   const bytes = new Uint8Array(lengthBytes + padded).fill(0x20);
   new DataView(bytes.buffer).setBigUint64(0, BigInt(padded), true);
   bytes.set(json, lengthBytes);
-  return { header: bytes, order };
-}
-
-/** A tensor's bytes in the file. */
-export function tensorBytes(tensor: TensorToStore): Uint8Array {
-  return encode(tensor.data, tensor.dtype ?? dtypeOf(tensor.data));
-}
-
-function elementBytes(tensor: TensorToStore): number {
-  return dtypeBytes[tensor.dtype ?? dtypeOf(tensor.data)];
+  return bytes;
 }
 
 function expectSize(name: string, tensor: TensorToStore): number {

@@ -1,0 +1,250 @@
+import type { FileHandle } from 'node:fs/promises';
+import { decode, type Dtype } from './dtypes';
+import { nodeModules } from './node';
+import {
+  fileParts,
+  headerEnd,
+  lengthBytes,
+  parseHeader,
+  type Header,
+  type StoredTensor,
+  type TensorToStore,
+  type WriteOptions,
+} from './safetensors';
+
+/** Name of a checkpoint's single file, and with `.index.json` of the list of its shards. */
+export const modelFile = 'model.safetensors';
+const indexFile = `${modelFile}.index.json`;
+/** Most bytes asked of one read call: Node refuses 2 GiB and more. */
+const readChunk = 2 ** 30;
+
+/** A float32 tensor on its way from or to a file: the form in which models give and take their state. */
+export interface FloatTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** An open checkpoint of one file or many; nothing but the headers is read before it is asked for. */
+export interface OpenCheckpoint {
+  readonly names: readonly string[];
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Type and shape, from the header alone. */
+  info(name: string): { readonly dtype: Dtype; readonly shape: readonly number[] };
+  /** Reads the bytes of one tensor. */
+  read(name: string): Promise<StoredTensor>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a `.safetensors` file, a `model.safetensors.index.json`, or a folder that holds either.
+ *
+ * @throws Error naming the path when a file is missing, truncated or has a header that cannot be true
+ */
+export async function openCheckpoint(path: string): Promise<OpenCheckpoint> {
+  const { fs, join, dirname } = nodeModules('openCheckpoint');
+  const stat = await fs.stat(path).catch(() => undefined);
+  if (!stat) throw missing(path, 'a .safetensors file or a folder with one');
+  if (!stat.isDirectory()) return path.endsWith('.json') ? openShards(dirname(path), path) : openFiles([path]);
+  const files = await fs.readdir(path);
+  if (files.includes(indexFile)) return openShards(path, join(path, indexFile));
+  if (files.includes(modelFile)) return openFiles([join(path, modelFile)]);
+  throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`);
+}
+
+/** All tensors of a checkpoint as float32, whatever they are stored as. @param keep leave out those it refuses */
+export async function readState(
+  path: string,
+  keep: (name: string) => boolean = () => true,
+): Promise<Record<string, FloatTensor>> {
+  const checkpoint = await openCheckpoint(path);
+  try {
+    const state: [string, FloatTensor][] = [];
+    for (const name of checkpoint.names.filter(keep)) {
+      const { shape, data } = await checkpoint.read(name);
+      state.push([name, { shape, data: data instanceof Float32Array ? data : Float32Array.from(data, Number) }]);
+    }
+    return Object.fromEntries(state);
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+/** Writes one file so that it is there whole or not at all: beside it first, then renamed. */
+export async function writeSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, TensorToStore>>,
+  options: WriteOptions = {},
+): Promise<void> {
+  await writeAtomically(path, fileParts(tensors, options));
+}
+
+/**
+ * Writes a folder of files of about `maxShardBytes` (a tensor is never split) and their `model.safetensors.index.json`,
+ * which comes last.
+ */
+export async function writeSharded(
+  folder: string,
+  tensors: Readonly<Record<string, TensorToStore>>,
+  { maxShardBytes = 4 * 2 ** 30, ...options }: WriteOptions & { readonly maxShardBytes?: number } = {},
+): Promise<void> {
+  const { fs, join } = nodeModules('writeSharded');
+  await fs.mkdir(folder, { recursive: true });
+  const shards = intoShards(tensors, options.floats === 'BF16' ? 2 : 4, maxShardBytes);
+  const number = (n: number) => String(n).padStart(5, '0');
+  const weightMap: [string, string][] = [];
+  for (const [i, names] of shards.entries()) {
+    const file = `model-${number(i + 1)}-of-${number(shards.length)}.safetensors`;
+    await writeSafetensors(join(folder, file), Object.fromEntries(names.map((n) => [n, tensors[n]!])), options);
+    weightMap.push(...names.map((n): [string, string] => [n, file]));
+  }
+  const index = { metadata: {}, weight_map: Object.fromEntries(weightMap) };
+  await writeAtomically(join(folder, indexFile), [new TextEncoder().encode(JSON.stringify(index, null, 2))]);
+}
+
+/** Writes pieces to a temporary file, makes sure they are on the disk, and renames it. */
+export async function writeAtomically(path: string, parts: Iterable<Uint8Array>): Promise<void> {
+  const { fs, join, dirname, basename } = nodeModules('writeAtomically');
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  try {
+    const handle = await fs.open(temporary, 'w');
+    try {
+      for (const part of parts) await handle.writeFile(part);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await fs.rename(temporary, path);
+  } catch (error) {
+    await fs.rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+interface OpenFile extends Header {
+  readonly path: string;
+  readonly handle: FileHandle;
+}
+
+async function openFile(path: string): Promise<OpenFile> {
+  const { fs } = nodeModules('openCheckpoint');
+  const handle = await fs.open(path).catch(() => {
+    throw missing(path, 'a safetensors file that can be read');
+  });
+  try {
+    const { size } = await handle.stat();
+    const end = headerEnd(await readRange(handle, 0, Math.min(size, lengthBytes), path), size, path);
+    return { path, handle, ...parseHeader(await readRange(handle, lengthBytes, end, path), size, path) };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+async function openFiles(paths: readonly string[]): Promise<OpenCheckpoint> {
+  const files: OpenFile[] = [];
+  const close = async () => void (await Promise.all(files.map(({ handle }) => handle.close())));
+  const where = new Map<string, OpenFile>();
+  try {
+    for (const path of paths) {
+      const file = await openFile(path);
+      files.push(file);
+      for (const name of file.entries.keys()) {
+        const other = where.get(name);
+        if (other) throw new Error(`${path}: tensor ${name} is in ${other.path} too. A name may be in one shard only.`);
+        where.set(name, file);
+      }
+    }
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  const find = (name: string): OpenFile => {
+    const file = where.get(name);
+    if (!file) throw new Error(`${paths.join(', ')}: no tensor ${name}. Look at names for those there are.`);
+    return file;
+  };
+  return {
+    names: [...where.keys()],
+    metadata: Object.assign({}, ...files.map((file) => file.metadata)) as Record<string, string>,
+    info(name) {
+      const { dtype, shape } = find(name).entries.get(name)!;
+      return { dtype, shape };
+    },
+    async read(name) {
+      const { entries, handle, path } = find(name);
+      const { dtype, shape, begin, end } = entries.get(name)!;
+      return { dtype, shape, data: decode(await readRange(handle, begin, end, path), dtype) };
+    },
+    close,
+  };
+}
+
+async function openShards(folder: string, index: string): Promise<OpenCheckpoint> {
+  const { fs, join, basename } = nodeModules('openCheckpoint');
+  const weightMap = parseIndex(await fs.readFile(index, 'utf8'), index);
+  const files = [...new Set(Object.values(weightMap))];
+  const outside = files.find((file) => file !== basename(file) || file === '..' || file.includes('\\'));
+  if (outside !== undefined) {
+    throw new Error(`${index}: a shard must be a file of the same folder, got ${JSON.stringify(outside)}.`);
+  }
+  const checkpoint = await openFiles(files.map((file) => join(folder, file)));
+  const lost = Object.keys(weightMap).filter((name) => !checkpoint.names.includes(name));
+  if (lost.length > 0) {
+    await checkpoint.close();
+    throw new Error(
+      `${index}: ${lost.length} tensors that it lists are in no shard (${lost.slice(0, 5).join(', ')}). ` +
+        'Fetch the index and its shards again, all from one version.',
+    );
+  }
+  return checkpoint;
+}
+
+function parseIndex(text: string, path: string): Record<string, string> {
+  let index: { weight_map?: unknown } | null;
+  try {
+    index = JSON.parse(text) as { weight_map?: unknown } | null;
+  } catch (cause) {
+    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch or write the file again.`);
+  }
+  const map = index?.weight_map;
+  if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string')) {
+    throw new Error(`${path}: weight_map must give a file name for each tensor name. Fetch or write the file again.`);
+  }
+  return map as Record<string, string>;
+}
+
+async function readRange(handle: FileHandle, begin: number, end: number, path: string): Promise<Uint8Array> {
+  const bytes = new Uint8Array(end - begin);
+  let at = 0;
+  while (at < bytes.length) {
+    const { bytesRead } = await handle.read(bytes, at, Math.min(readChunk, bytes.length - at), begin + at);
+    if (bytesRead === 0) {
+      throw new Error(`${path} ends at byte ${begin + at}, ${end} expected: it was cut while being read. Try again.`);
+    }
+    at += bytesRead;
+  }
+  return bytes;
+}
+
+function intoShards(
+  tensors: Readonly<Record<string, TensorToStore>>,
+  floatBytes: number,
+  maxBytes: number,
+): string[][] {
+  const shards: string[][] = [];
+  let room = 0;
+  for (const [name, { data }] of Object.entries(tensors)) {
+    const bytes = data instanceof Float32Array ? data.length * floatBytes : data.byteLength;
+    if (bytes > room || shards.length === 0) {
+      shards.push([]);
+      room = maxBytes;
+    }
+    shards[shards.length - 1]!.push(name);
+    room -= bytes;
+  }
+  return shards;
+}
+
+function missing(path: string, expected: string): Error {
+  return new Error(`${path} does not exist or cannot be read: ${expected} expected. Check the path.`);
+}

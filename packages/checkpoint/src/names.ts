@@ -1,0 +1,86 @@
+import type { FloatTensor } from './files';
+
+/**
+ * How one family of names becomes ours; `to` and the names in `split` may use `$1`, `$2`, ... of `from`.
+ *
+ * - `{ from, to }` renames, and converts the values when `convert` is given (a transposition, a reshape);
+ * - `{ from, to, part: [i, n] }` collects n tensors into one, in order, along their first axis;
+ * - `{ from, split }` cuts one tensor into equal parts along its first axis;
+ * - `{ from, drop: true }` leaves it out.
+ */
+export type NameRule =
+  | { readonly from: RegExp; readonly to: string; readonly convert?: (tensor: FloatTensor) => FloatTensor }
+  | { readonly from: RegExp; readonly to: string; readonly part: readonly [index: number, count: number] }
+  | { readonly from: RegExp; readonly split: readonly string[] }
+  | { readonly from: RegExp; readonly drop: true };
+
+/** Renames a state by the first rule that matches each name; a name that no rule matches stays as it is. */
+export function mapNames(
+  state: Readonly<Record<string, FloatTensor>>,
+  rules: readonly NameRule[],
+): Record<string, FloatTensor> {
+  const mapped = new Map<string, FloatTensor>();
+  const source = new Map<string, string>();
+  const collected = new Map<string, (FloatTensor | undefined)[]>();
+  const put = (to: string, tensor: FloatTensor, from: string): void => {
+    if (mapped.has(to)) {
+      throw new Error(`mapNames: ${source.get(to)} and ${from} both become ${to}. Make the rules tell them apart.`);
+    }
+    mapped.set(to, tensor);
+    source.set(to, from);
+  };
+  for (const [name, tensor] of Object.entries(state)) {
+    const rule = rules.find(({ from }) => name.search(from) >= 0);
+    if (!rule) put(name, tensor, name);
+    else if ('split' in rule) {
+      const parts = splitRows(name, tensor, rule.split.length);
+      rule.split.forEach((to, i) => put(name.replace(rule.from, to), parts[i]!, name));
+    } else if ('part' in rule) {
+      const to = name.replace(rule.from, rule.to);
+      const parts = collected.get(to) ?? Array.from({ length: rule.part[1] }, () => undefined);
+      parts[rule.part[0]] = tensor;
+      collected.set(to, parts);
+    } else if ('to' in rule) put(name.replace(rule.from, rule.to), rule.convert?.(tensor) ?? tensor, name);
+  }
+  for (const [to, parts] of collected) put(to, joinRows(to, parts), `the parts of ${to}`);
+  return Object.fromEntries(mapped);
+}
+
+function splitRows(name: string, { shape, data }: FloatTensor, count: number): FloatTensor[] {
+  const [rows = 1, ...rest] = shape;
+  if (rows % count !== 0) {
+    throw new Error(
+      `mapNames: ${name} has ${rows} rows, which cannot be cut into ${count} equal parts. Check the rule.`,
+    );
+  }
+  const size = data.length / count;
+  return Array.from({ length: count }, (_, i) => ({
+    shape: [rows / count, ...rest],
+    data: data.slice(i * size, (i + 1) * size),
+  }));
+}
+
+function joinRows(name: string, parts: readonly (FloatTensor | undefined)[]): FloatTensor {
+  const lost = parts.findIndex((part) => !part);
+  if (lost >= 0) {
+    throw new Error(
+      `mapNames: part ${lost} of the ${parts.length} of ${name} is missing. Check the checkpoint's names.`,
+    );
+  }
+  const tensors = parts as readonly FloatTensor[];
+  const rest = tensors[0]!.shape.slice(1);
+  const other = tensors.find(({ shape }) => shape.slice(1).join() !== rest.join());
+  if (other) {
+    throw new Error(
+      `mapNames: the parts of ${name} must agree in all axes but the first: [${tensors[0]!.shape.join(', ')}] and ` +
+        `[${other.shape.join(', ')}] do not.`,
+    );
+  }
+  const data = new Float32Array(tensors.reduce((n, t) => n + t.data.length, 0));
+  let at = 0;
+  for (const t of tensors) {
+    data.set(t.data, at);
+    at += t.data.length;
+  }
+  return { shape: [tensors.reduce((n, t) => n + t.shape[0]!, 0), ...rest], data };
+}
