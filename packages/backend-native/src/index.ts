@@ -1,1 +1,31 @@
-export {};
+import '@tensorflow/tfjs-backend-cpu';
+import { batchMatMul } from './kernels/matmul';
+import { loadLibrary, nativeThreads, setNativeThreads, type NativeLibrary } from './library';
+import { NativeBackend } from './native-backend';
+import { OneDnn } from './onednn';
+import { registerPooledBackend } from './pooled-backend';
+
+/** Between tfjs' own CPU and WASM backends and TensorFlow's: chosen before the former when nobody chooses. */
+const PRIORITY = 3;
+
+/**
+ * Registers the tfjs backend `native`; `tf.setBackend('native')` then chooses it.
+ *
+ * @throws Error that says where oneDNN was looked for and how to bring it, when it is not there
+ */
+export function registerNativeBackend(): void {
+  loadLibrary();
+  registerPooledBackend('native', () => new NativeBackend(), { BatchMatMul: batchMatMul }, PRIORITY);
+}
+
+/**
+ * What runs underneath: path, version, threads and instruction set of oneDNN.
+ *
+ * @throws Error as `registerNativeBackend`
+ */
+export function nativeLibrary(): NativeLibrary {
+  const { path, version } = loadLibrary();
+  return { path, version: version.join('.'), threads: nativeThreads(), cpuIsa: new OneDnn().cpuIsa() };
+}
+
+export { setNativeThreads, NativeBackend, type NativeLibrary };

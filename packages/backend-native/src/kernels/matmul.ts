@@ -1,0 +1,95 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { Layout } from '../onednn';
+import type { NativeBackend, NativeKernel } from '../native-backend';
+import { plainFloats, sizeOf } from '../pooled-backend';
+
+/** Shapes of a batched product, checked: `[batch, m, k] x [batch, k, n]`. */
+interface Product {
+  readonly batchA: readonly number[];
+  readonly batchB: readonly number[];
+  readonly batch: readonly number[];
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+function productOf(a: tf.TensorInfo, b: tf.TensorInfo, transposeA: boolean, transposeB: boolean): Product {
+  const [rowsA, colsA] = a.shape.slice(-2) as [number, number];
+  const [rowsB, colsB] = b.shape.slice(-2) as [number, number];
+  const [m, k] = transposeA ? [colsA, rowsA] : [rowsA, colsA];
+  const [kB, n] = transposeB ? [colsB, rowsB] : [rowsB, colsB];
+  tf.util.assert(
+    k === kB,
+    () =>
+      `Error in matMul: inner shapes (${k}) and (${kB}) of Tensors with shapes ${a.shape} and ${b.shape} and ` +
+      `transposeA=${transposeA} and transposeB=${transposeB} must match.`,
+  );
+  const [batchA, batchB] = [a.shape.slice(0, -2), b.shape.slice(0, -2)];
+  const batch = tf.broadcast_util.assertAndGetBroadcastShape(batchA, batchB);
+  return { batchA, batchB, batch, m, n, k };
+}
+
+/** One matrix per batch entry, rows and columns swapped where asked; missing leading axes are axes of one. */
+function operand(batch: readonly number[], rank: number, rows: number, cols: number, transposed: boolean): Layout {
+  const padded = [...new Array<number>(rank - batch.length).fill(1), ...batch];
+  const strides = new Array<number>(rank);
+  let step = rows * cols;
+  for (let i = rank - 1; i >= 0; i--) {
+    strides[i] = step;
+    step *= padded[i]!;
+  }
+  return {
+    dims: [...padded, rows, cols],
+    strides: [...strides, ...(transposed ? [1, rows] : [cols, 1])],
+  };
+}
+
+/** `op(A) op(B)` over broadcast batches into a new tensor. */
+export function multiply(
+  a: tf.TensorInfo,
+  b: tf.TensorInfo,
+  transposeA: boolean,
+  transposeB: boolean,
+  backend: NativeBackend,
+): tf.TensorInfo {
+  const p = productOf(a, b, transposeA, transposeB);
+  const { m, n, k } = p;
+  const out = backend.output([...p.batch, m, n]);
+  const batches = sizeOf(p.batch);
+  // A batch of A against one B is one tall product.
+  const tall = !transposeA && sizeOf(p.batchB) === 1;
+  if (batches === 1 || tall) {
+    const rows = tall ? m * batches : m;
+    backend.dnn.sgemm(
+      transposeA,
+      transposeB,
+      rows,
+      n,
+      k,
+      backend.values(a),
+      transposeA ? m : k,
+      backend.values(b),
+      transposeB ? k : n,
+      0,
+      backend.values(out),
+      n,
+    );
+    return out;
+  }
+  const rank = p.batch.length;
+  const key = `matmul ${p.batchA}|${p.batchB}|${m},${n},${k},${transposeA},${transposeB}`;
+  backend
+    .primitive(key, (dnn) =>
+      dnn.matmul(
+        operand(p.batchA, rank, m, k, transposeA),
+        operand(p.batchB, rank, k, n, transposeB),
+        undefined,
+        operand(p.batch, rank, m, n, false),
+      ),
+    )
+    .run(backend.address(a), backend.address(b), backend.address(out));
+  return out;
+}
+
+export const batchMatMul: NativeKernel = ({ a, b }, { transposeA, transposeB }, backend) =>
+  plainFloats(a, b) ? multiply(a!, b!, Boolean(transposeA), Boolean(transposeB), backend) : undefined;

@@ -1,0 +1,171 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import koffi, { type LibraryHandle } from 'koffi';
+
+/** What `nativeLibrary()` tells: enough to say in a report or an issue what ran. */
+export interface NativeLibrary {
+  /** Where oneDNN was loaded from; a bare name when the system's loader found it. */
+  readonly path: string;
+  /** `2.6.3`, for example. */
+  readonly version: string;
+  /** Threads its operations run on. */
+  readonly threads: number;
+  /** The instruction set it uses on this processor, `avx2` for example. */
+  readonly cpuIsa: string;
+}
+
+/** The loaded shared library; the shim declares its functions from it. */
+export interface LoadedLibrary {
+  readonly path: string;
+  readonly version: readonly [major: number, minor: number, patch: number];
+  readonly handle: LibraryHandle;
+}
+
+/** RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE, as the two systems number them. */
+const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 0x1000;
+
+let loaded: LoadedLibrary | undefined;
+let openMp: { set: (n: number) => void; get: () => number } | undefined;
+
+/**
+ * Sets how many threads oneDNN uses from now on. Before the library is loaded `OMP_NUM_THREADS` does the same.
+ *
+ * @throws Error when the library runs without OpenMP and has no such switch
+ */
+export function setNativeThreads(threads: number): void {
+  if (!Number.isInteger(threads) || threads < 1) {
+    throw new Error(`setNativeThreads: expected a whole number of at least 1, got ${threads}.`);
+  }
+  loadLibrary();
+  if (!openMp) {
+    throw new Error(
+      'setNativeThreads: this oneDNN does not run on OpenMP, so its threads cannot be set. ' +
+        'Install a build on OpenMP (Debian and Ubuntu carry one), or leave the number alone.',
+    );
+  }
+  openMp.set(threads);
+}
+
+/** Threads in use by operations called from this thread. */
+export function nativeThreads(): number {
+  return openMp?.get() ?? availableParallelism();
+}
+
+/**
+ * Loads oneDNN once and returns it.
+ *
+ * @throws Error naming every place looked at and how to mend it
+ */
+export function loadLibrary(): LoadedLibrary {
+  if (loaded) return loaded;
+  const tried: string[] = [];
+  for (const path of candidates()) {
+    try {
+      loaded = open(path);
+      return loaded;
+    } catch (error) {
+      tried.push(`${path} (${reason(error)})`);
+    }
+  }
+  throw new Error(
+    `oneDNN was not found. Looked at: ${tried.join('; ')}. ` +
+      'Run `npm run setup:onednn` in the workspace, install it by the package manager ' +
+      '(Debian and Ubuntu: libdnnl2 or libdnnl3; macOS: brew install onednn), ' +
+      'or set FLAMINGO_ONEDNN to the full path of the library.',
+  );
+}
+
+/** Paths and names to try, best first. A path named by FLAMINGO_ONEDNN is the only one tried. */
+function candidates(): string[] {
+  const named = process.env['FLAMINGO_ONEDNN'];
+  if (named) return [named];
+  const names =
+    process.platform === 'darwin'
+      ? ['libdnnl.3.dylib', 'libdnnl.2.dylib', 'libdnnl.dylib', '/opt/homebrew/lib/libdnnl.dylib']
+      : process.platform === 'win32'
+        ? ['dnnl.dll']
+        : ['libdnnl.so.3', 'libdnnl.so.2', 'libdnnl.so'];
+  return [...cacheFolders().flatMap((folder) => matching(folder, /^libdnnl\.so\.[0-9.]+$/)), ...names, ...versioned()];
+}
+
+/** `.cache/onednn/lib` of every folder from the working directory and from this package upwards. */
+function cacheFolders(): string[] {
+  const here = fileURLToPath(import.meta.url);
+  const folders = new Set<string>();
+  for (let start of [process.cwd(), dirname(here)]) {
+    for (;;) {
+      folders.add(join(start, '.cache', 'onednn', 'lib'));
+      const up = dirname(start);
+      if (up === start) break;
+      start = up;
+    }
+  }
+  return [...folders];
+}
+
+/** Some distributions put the minor version into the library's own name (`libdnnl.so.3.6`), which no fixed list knows. */
+function versioned(): string[] {
+  const bases = ['/usr/lib', '/usr/lib64', '/usr/local/lib', '/usr/local/lib64'];
+  const folders = bases.flatMap((base) => [base, ...matching(base, /-linux-gnu/)]);
+  return folders.flatMap((folder) => matching(folder, /^libdnnl\.so\.[23]\./));
+}
+
+function matching(folder: string, pattern: RegExp): string[] {
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .filter((name) => pattern.test(name))
+    .map((name) => join(folder, name));
+}
+
+function open(path: string): LoadedLibrary {
+  // Libraries unpacked beside oneDNN go first: the system's loader would not look for them there.
+  const folder = dirname(path);
+  const beside = folder === '.' ? [] : matching(folder, /^lib(gomp|OpenCL)\.so\.1$/);
+  for (const dependency of beside) pin(dependency);
+  pin(path);
+  const handle = koffi.load(path);
+  const version = readVersion(handle);
+  if (version[0] !== 2 && version[0] !== 3) {
+    throw new Error(`version ${version.join('.')}, and this package knows 2.6 and later 2.x, and 3.x`);
+  }
+  if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
+  openMp = findOpenMp(beside.find((file) => file.includes('gomp')));
+  return { path, version, handle };
+}
+
+/** Keeps a library in memory to the very end: unloading it under OpenMP's sleeping threads crashes the process at exit. */
+function pin(path: string): void {
+  if (process.platform === 'win32') return;
+  const dlopen = koffi.load(null).func('dlopen', 'void *', ['str', 'int']) as (path: string, flags: number) => unknown;
+  dlopen(path, PINNED);
+}
+
+function readVersion(handle: LibraryHandle): [number, number, number] {
+  const pointer = handle.func('dnnl_version', 'void *', [])() as bigint;
+  const [major, minor, patch] = koffi.decode(pointer, koffi.array('int', 3)) as number[];
+  return [major!, minor!, patch!];
+}
+
+function findOpenMp(beside: string | undefined): typeof openMp {
+  for (const name of [beside, 'libgomp.so.1', 'libomp.so.5', 'libiomp5.so', 'libomp.dylib']) {
+    if (!name) continue;
+    try {
+      const handle = koffi.load(name);
+      pin(name);
+      return {
+        set: handle.func('omp_set_num_threads', 'void', ['int']) as (n: number) => void,
+        get: handle.func('omp_get_max_threads', 'int', []) as () => number,
+      };
+    } catch {
+      // Another OpenMP, or none: the next name may be there.
+    }
+  }
+  return undefined;
+}
+
+function reason(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.includes('No such file') || text.includes('cannot open') ? 'not there' : text;
+}

@@ -1,0 +1,100 @@
+import koffi from 'koffi';
+
+/** Below this many elements a plain array is cheaper than a pooled one. */
+const SMALLEST = 64;
+/** Freed memory is kept up to the most that was ever in use at once, and at least this much. */
+const KEPT_AT_LEAST = 64 << 20;
+/** Cache-line alignment: vector loads that straddle two lines are slower. */
+const ALIGNMENT = 64;
+
+/** A stretch of memory of one size class, with its address. */
+interface Block {
+  readonly buffer: ArrayBuffer;
+  readonly offset: number;
+  readonly address: number;
+  readonly capacity: number;
+}
+
+/**
+ * Float32 buffers that are used again by size class, so that a training step touches no fresh page and the collector has
+ * nothing to do. A buffer is recycled only through `release`, and only if nobody took it out with `forget`.
+ */
+export class BufferPool {
+  private readonly free = new Map<number, Block[]>();
+  private readonly blocks = new WeakMap<ArrayBufferLike, Block>();
+  private live = 0;
+  private peak = 0;
+  private kept = 0;
+
+  /** A buffer of n elements; its contents are whatever was there before. */
+  allocate(n: number): Float32Array {
+    if (n < SMALLEST) return new Float32Array(n);
+    const capacity = sizeClass(n);
+    let block = this.free.get(capacity)?.pop();
+    if (block) this.kept -= capacity;
+    else block = this.fresh(capacity);
+    this.live += capacity;
+    this.peak = Math.max(this.peak, this.live);
+    return new Float32Array(block.buffer, block.offset, n);
+  }
+
+  /** Takes a buffer back. Arrays that did not come from here, or were forgotten, are left to the collector. */
+  release(values: ArrayBufferView): void {
+    const block = this.blocks.get(values.buffer);
+    if (!block) return;
+    this.live -= block.capacity;
+    if (this.kept + block.capacity > Math.max(this.peak, KEPT_AT_LEAST / 4)) {
+      this.blocks.delete(values.buffer);
+      return;
+    }
+    this.kept += block.capacity;
+    const list = this.free.get(block.capacity);
+    if (list) list.push(block);
+    else this.free.set(block.capacity, [block]);
+  }
+
+  /** Gives a buffer away for good: it will never be used again from here. */
+  forget(values: ArrayBufferView): void {
+    const block = this.blocks.get(values.buffer);
+    if (!block) return;
+    this.live -= block.capacity;
+    this.blocks.delete(values.buffer);
+  }
+
+  /** Whether the array's memory belongs to the pool. */
+  owns(values: ArrayBufferView): boolean {
+    return this.blocks.has(values.buffer);
+  }
+
+  /** Where the array's data lies. It stays there: only memory outside V8's moving heap is handed out here. */
+  address(values: ArrayBufferView): number {
+    return this.blocks.get(values.buffer)?.address ?? Number(koffi.address(values));
+  }
+
+  /** Bytes in use, most ever in use, and free but kept. */
+  stats(): { readonly live: number; readonly peak: number; readonly kept: number } {
+    return { live: this.live * 4, peak: this.peak * 4, kept: this.kept * 4 };
+  }
+
+  /** Lets go of everything kept for later. */
+  trim(): void {
+    this.free.clear();
+    this.kept = 0;
+    this.peak = this.live;
+  }
+
+  private fresh(capacity: number): Block {
+    const buffer = new ArrayBuffer(capacity * 4 + ALIGNMENT);
+    const start = Number(koffi.address(buffer));
+    const offset = (ALIGNMENT - (start % ALIGNMENT)) % ALIGNMENT;
+    const block = { buffer, offset, address: start + offset, capacity };
+    this.blocks.set(buffer, block);
+    return block;
+  }
+}
+
+/** The next capacity up: quarters of powers of two, so that at most a fifth is wasted. */
+export function sizeClass(n: number): number {
+  const quarter = 2 ** Math.max(4, 31 - Math.clz32(n - 1) - 2);
+  return Math.ceil(n / quarter) * quarter;
+}

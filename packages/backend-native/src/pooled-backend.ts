@@ -1,0 +1,139 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
+import { BufferPool } from './pool';
+
+/** One tensor's data as tfjs' CPU backend keeps it. */
+interface Entry {
+  values: Float32Array;
+  dtype: tf.DataType;
+  refCount: number;
+}
+
+/**
+ * A fast version of a tfjs kernel. It answers `undefined` for calls it does not take (another dtype, an empty tensor, an
+ * option it lacks), and the CPU kernel of the same name takes those.
+ */
+export type FastKernel<B extends PooledBackend = PooledBackend> = (
+  inputs: Record<string, tf.TensorInfo>,
+  attrs: Record<string, unknown>,
+  backend: B,
+) => tf.TensorInfo | tf.TensorInfo[] | undefined;
+
+/**
+ * What every native backend shares: tfjs' CPU backend for all that is not hot, and float32 outputs from a pool. An array
+ * that may be seen from outside (given by the user, read out, or shared by two tensors) never enters the pool.
+ */
+export class PooledBackend extends MathBackendCPU {
+  readonly pool = new BufferPool();
+
+  override write(values: tf.backend_util.BackendValues, _shape: number[], dtype: tf.DataType): object {
+    // A kernel that hands on (part of) another tensor's array makes two owners: the pool must not have it back.
+    if (ArrayBuffer.isView(values)) this.pool.forget(values);
+    const dataId = {};
+    this.data.set(dataId, { values, dtype, refCount: 1 } as never);
+    return dataId;
+  }
+
+  /** Pooled arrays are copied on the way out: theirs may be used again as soon as the tensor is disposed. */
+  override readSync(dataId: object): tf.backend_util.BackendValues {
+    const values = super.readSync(dataId);
+    return ArrayBuffer.isView(values) && this.pool.owns(values) ? (values as Float32Array).slice() : values;
+  }
+
+  override async read(dataId: object): Promise<tf.backend_util.BackendValues> {
+    return this.readSync(dataId);
+  }
+
+  override disposeData(dataId: object, force = false): boolean {
+    const entry = this.data.has(dataId) ? this.entry(dataId) : undefined;
+    const values = entry?.values;
+    const freed = super.disposeData(dataId, force);
+    if (freed && ArrayBuffer.isView(values)) this.pool.release(values);
+    return freed;
+  }
+
+  /** A float32 output from the pool; its contents are undefined. */
+  output(shape: readonly number[]): tf.TensorInfo {
+    const values = this.pool.allocate(sizeOf(shape));
+    const dataId = {};
+    this.data.set(dataId, { values, dtype: 'float32', refCount: 1 } as never);
+    return { dataId, shape: shape as number[], dtype: 'float32' };
+  }
+
+  /** The same data under another shape. */
+  view(x: tf.TensorInfo, shape: readonly number[]): tf.TensorInfo {
+    this.incRef(x.dataId);
+    return { dataId: x.dataId, shape: shape as number[], dtype: x.dtype };
+  }
+
+  /** A tensor's data, live. */
+  values(x: tf.TensorInfo): Float32Array {
+    return this.entry(x.dataId).values;
+  }
+
+  /** Where a tensor's data lies. */
+  address(x: tf.TensorInfo): number {
+    return this.pool.address(this.entry(x.dataId).values);
+  }
+
+  override dispose(): void {
+    this.pool.trim();
+  }
+
+  private entry(dataId: object): Entry {
+    return this.data.get(dataId) as unknown as Entry;
+  }
+}
+
+/** Whether all tensors are float32 and none is empty: what the fast kernels take. */
+export function plainFloats(...tensors: (tf.TensorInfo | undefined)[]): boolean {
+  return tensors.every((t) => t === undefined || (t.dtype === 'float32' && sizeOf(t.shape) > 0));
+}
+
+export function sizeOf(shape: readonly number[]): number {
+  let n = 1;
+  for (const d of shape) n *= d;
+  return n;
+}
+
+/**
+ * Registers a backend whose kernels are the fast ones where they take the call and tfjs' CPU kernels everywhere else.
+ * Every name of `fast` that tfjs does not know is a fused operation that must take all calls.
+ */
+export function registerPooledBackend<B extends PooledBackend>(
+  name: string,
+  make: () => B,
+  fast: Readonly<Record<string, FastKernel<B>>>,
+  priority: number,
+): void {
+  const done = new Set(tf.getKernelsForBackend(name).map((kernel) => kernel.kernelName));
+  for (const kernel of tf.getKernelsForBackend('cpu')) {
+    if (done.has(kernel.kernelName)) continue;
+    const quick = fast[kernel.kernelName];
+    const kernelFunc = quick ? either(quick, kernel.kernelFunc) : kernel.kernelFunc;
+    tf.registerKernel({ ...kernel, backendName: name, kernelFunc });
+    done.add(kernel.kernelName);
+  }
+  for (const [kernelName, quick] of Object.entries(fast)) {
+    if (done.has(kernelName)) continue;
+    tf.registerKernel({
+      kernelName,
+      backendName: name,
+      kernelFunc: either(quick, () => {
+        throw new Error(`${kernelName} on backend ${name}: expected non-empty float32 tensors of fitting shapes.`);
+      }),
+    });
+  }
+  tf.registerBackend(name, make, priority);
+}
+
+function either<B extends PooledBackend>(quick: FastKernel<B>, otherwise: tf.KernelFunc): tf.KernelFunc {
+  return (call) => {
+    const { inputs, attrs, backend } = call as unknown as {
+      inputs: Record<string, tf.TensorInfo>;
+      attrs: Record<string, unknown>;
+      backend: B;
+    };
+    return quick(inputs, attrs ?? {}, backend) ?? otherwise(call);
+  };
+}
