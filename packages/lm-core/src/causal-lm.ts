@@ -40,3 +40,12 @@ export interface CausalLM<C extends LMContext = LMContext> {
    */
   logits(x: tf.Tensor3D): tf.Tensor3D;
 }
+
+/**
+ * What leaves the last block: float32 `[batch, text, hiddenSize]`, to be given to `lm.logits` where it counts.
+ *
+ * @param tokens int32 `[batch, text]`
+ */
+export function hiddenStates<C extends LMContext>(lm: CausalLM<C>, tokens: tf.Tensor2D, context: C): tf.Tensor3D {
+  return lm.blocks.reduce((x, block) => block.apply(x, context), lm.embed(tokens, context));
+}

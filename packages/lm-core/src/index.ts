@@ -1,2 +1,20 @@
-export type { CausalLM, LMBlock, LMContext } from './causal-lm';
+export { beamSearch, type BeamOptions, type Hypothesis } from './beam-search';
+export { hiddenStates, type CausalLM, type LMBlock, type LMContext } from './causal-lm';
+export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-causal-lm';
+export { generate, greedy, sample, type GenerateOptions } from './generate';
 export { KVCache, type LayerCache } from './kv-cache';
+export { logSoftmax } from './log-probs';
+export { countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';
+export { filterLogits, type SamplingOptions } from './sample';
+export { scoreCandidates, type CandidateScore } from './score-candidates';
+export { DecodingSession, type ContextFactory, type ContextOption, type DecodingCall, type Stepper } from './session';
+export {
+  checkVocabulary,
+  loadTokenizer,
+  requireToken,
+  withSpecialTokens,
+  type AddedTokenJson,
+  type Tokenizer,
+  type TokenizerJson,
+} from './tokenizer';
+export { trainByteLevelBPE, type BPEOptions } from './train-bpe';

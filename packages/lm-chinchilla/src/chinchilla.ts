@@ -1,0 +1,451 @@
+import * as tf from '@tensorflow/tfjs-core';
+import {
+  attention,
+  constantVariable,
+  disposeParams,
+  embedding,
+  expectShape,
+  FrozenMatrix,
+  linear,
+  loadState,
+  normalVariable,
+  relativeScores,
+  rmsNorm,
+  type Activation,
+  type FrozenPrecision,
+  type Random,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
+import type { CausalLM, KVCache, LMBlock, LMContext } from '@flamingo-ts/lm-core';
+
+// --- Config ---
+
+/** Shape of a Chinchilla language model. */
+export interface ChinchillaConfig {
+  /** Rows of the embedding; the papers' SentencePiece vocabulary has 32,000 pieces. */
+  readonly vocabSize: number;
+  /** Width of the residual stream; even, because positions are sines and cosines in equal number. */
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  /** Width of keys and values per head; numHeads * headDim may differ from hiddenSize. */
+  readonly headDim: number;
+  /** Inner width of the feed-forward part; 4 * hiddenSize in the papers. */
+  readonly intermediateSize: number;
+  /** Default `gelu-tanh`. */
+  readonly activation?: Activation;
+  /** Inside the root of every norm. Default 1e-6. */
+  readonly epsilon?: number;
+  /** Factor on embeddings as they enter the first block. Default 1. */
+  readonly embeddingScale?: number;
+  /** Factor on logits; small models with small tied embeddings train faster with 4. Default 1. */
+  readonly outputScale?: number;
+}
+
+const DEFAULTS = { activation: 'gelu-tanh', epsilon: 1e-6, embeddingScale: 1, outputScale: 1 } as const;
+
+const SIZES = ['vocabSize', 'hiddenSize', 'numLayers', 'numHeads', 'headDim', 'intermediateSize'] as const;
+
+/** @throws Error naming the first key that is unknown or out of range */
+function checkConfig(config: ChinchillaConfig): Required<ChinchillaConfig> {
+  const known: readonly string[] = [...SIZES, ...Object.keys(DEFAULTS)];
+  const unknown = Object.keys(config).find((key) => !known.includes(key));
+  if (unknown) {
+    throw new Error(
+      `Chinchilla: expected only the config keys ${known.join(', ')}, got ${unknown}. Remove or rename it.`,
+    );
+  }
+  for (const key of SIZES) {
+    if (!Number.isInteger(config[key]) || config[key] < 1) {
+      throw new Error(
+        `Chinchilla: ${key} must be a whole number of at least 1, got ${config[key]}. Set it in the config.`,
+      );
+    }
+  }
+  if (config.hiddenSize % 2) {
+    throw new Error(
+      `Chinchilla: hiddenSize must be even, half for the sines and half for the cosines of positions, got ${config.hiddenSize}. ` +
+        `Use ${config.hiddenSize + 1}.`,
+    );
+  }
+  return { ...DEFAULTS, ...config };
+}
+
+// --- Params ---
+
+/** Weights by the names they have in a checkpoint. `Matrix` may be packed by `freeze`. (Types, not interfaces: only those are trees.) */
+type Layout<Matrix, Table, Vector> = {
+  /** Tied: input embedding and output head. */
+  readonly embed: { readonly weight: Table };
+  readonly layers: readonly LayerLayout<Matrix, Table, Vector>[];
+  readonly final_norm: { readonly weight: Vector };
+};
+
+type LayerLayout<Matrix, Table, Vector> = {
+  readonly attn_norm: { readonly weight: Vector };
+  readonly attn: {
+    readonly q_proj: { readonly weight: Matrix };
+    readonly k_proj: { readonly weight: Matrix };
+    readonly v_proj: { readonly weight: Matrix };
+    /** Projects the sinusoid of a distance: W_r of Dai et al. 2019. */
+    readonly r_proj: { readonly weight: Matrix };
+    /** Added to queries before they meet keys: u of Dai et al. 2019, `[heads, headDim]`. */
+    readonly content_bias: Table;
+    /** Added to queries before they meet distances: v of Dai et al. 2019, `[heads, headDim]`. */
+    readonly position_bias: Table;
+    readonly o_proj: { readonly weight: Matrix; readonly bias: Vector };
+  };
+  readonly ffn_norm: { readonly weight: Vector };
+  readonly ffn: {
+    readonly up: { readonly weight: Matrix; readonly bias: Vector };
+    readonly down: { readonly weight: Matrix; readonly bias: Vector };
+  };
+};
+
+type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
+type Table = tf.Variable<tf.Rank.R2>;
+type Vector = tf.Variable<tf.Rank.R1>;
+
+/** Parameters of a block. */
+export type ChinchillaLayerParams = LayerLayout<Matrix, Table, Vector>;
+
+/** Parameters of the model. */
+export type ChinchillaParams = Layout<Matrix, Table, Vector>;
+
+/** Calls `make` for every parameter, in the order of a checkpoint, and gathers what it returns. */
+function layout<T>(config: ChinchillaConfig, make: (name: string, shape: number[]) => T): Layout<T, T, T> {
+  const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = config;
+  const width = numHeads * headDim;
+  return {
+    embed: { weight: make('embed.weight', [vocabSize, hiddenSize]) },
+    layers: Array.from({ length: numLayers }, (_, i) => {
+      const at = (name: string, ...shape: number[]) => make(`layers.${i}.${name}`, shape);
+      return {
+        attn_norm: { weight: at('attn_norm.weight', hiddenSize) },
+        attn: {
+          q_proj: { weight: at('attn.q_proj.weight', width, hiddenSize) },
+          k_proj: { weight: at('attn.k_proj.weight', width, hiddenSize) },
+          v_proj: { weight: at('attn.v_proj.weight', width, hiddenSize) },
+          r_proj: { weight: at('attn.r_proj.weight', width, hiddenSize) },
+          content_bias: at('attn.content_bias', numHeads, headDim),
+          position_bias: at('attn.position_bias', numHeads, headDim),
+          o_proj: { weight: at('attn.o_proj.weight', hiddenSize, width), bias: at('attn.o_proj.bias', hiddenSize) },
+        },
+        ffn_norm: { weight: at('ffn_norm.weight', hiddenSize) },
+        ffn: {
+          up: { weight: at('ffn.up.weight', intermediateSize, hiddenSize), bias: at('ffn.up.bias', intermediateSize) },
+          down: { weight: at('ffn.down.weight', hiddenSize, intermediateSize), bias: at('ffn.down.bias', hiddenSize) },
+        },
+      };
+    }),
+    final_norm: { weight: make('final_norm.weight', [hiddenSize]) },
+  };
+}
+
+/** Shape of every parameter by name, without making any: what counts parameters and plans memory. */
+export function chinchillaShapes(config: ChinchillaConfig): Record<string, readonly number[]> {
+  checkConfig(config);
+  const shapes: Record<string, readonly number[]> = {};
+  layout(config, (name, shape) => (shapes[name] = shape));
+  return shapes;
+}
+
+/**
+ * Fresh parameters: matrices with deviation hiddenSize ** -0.5, those that write into the residual stream divided by
+ * sqrt(2 * numLayers) so that its size does not grow with depth, embeddings 0.05, norms 1, biases 0.
+ */
+export function initChinchilla(config: ChinchillaConfig, random: Random): ChinchillaParams {
+  const { hiddenSize, numLayers } = checkConfig(config);
+  const std = hiddenSize ** -0.5;
+  return layout(config, (name, shape) => {
+    if (name === 'embed.weight') return normalVariable(random.fork(name), shape, 0.05);
+    if (name.endsWith('norm.weight')) return constantVariable(shape, 1);
+    if (name.endsWith('bias')) return constantVariable(shape, 0);
+    const writes = /(o_proj|down)\.weight$/.test(name);
+    return normalVariable(random.fork(name), shape, writes ? std / Math.sqrt(2 * numLayers) : std);
+  }) as ChinchillaParams;
+}
+
+// --- Parts ---
+
+/** Positions are prepared in steps of powers of two from here on. */
+const SHORTEST_TABLE = 64;
+
+function tableLength(length: number): number {
+  return Math.max(SHORTEST_TABLE, 2 ** Math.ceil(Math.log2(length)));
+}
+
+/** The last `length` rows of a table `[n, width]` whose row m belongs to distance n - 1 - m. */
+function nearest(table: tf.Tensor2D, length: number): tf.Tensor2D {
+  const [n, width] = table.shape;
+  return n === length ? table : tf.slice(table, [n - length, 0], [length, width]);
+}
+
+/** A kept table of distances that is made anew, twice as long or more, when a longer one is asked for. */
+class GrowingTable {
+  private table: tf.Tensor2D | undefined;
+
+  constructor(private readonly make: (length: number) => tf.Tensor2D) {}
+
+  /** `[length, width]`, distance 0 last. */
+  rows(length: number): tf.Tensor2D {
+    if (!this.table || this.table.shape[0] < length) {
+      this.dispose();
+      this.table = tf.keep(tf.tidy(() => this.make(tableLength(length))));
+    }
+    return nearest(this.table, length);
+  }
+
+  dispose(): void {
+    this.table?.dispose();
+    this.table = undefined;
+  }
+}
+
+/**
+ * Sinusoids of the distances length-1 ... 0, `[length, width]`: all sines, then all cosines (Dai et al. 2019). `scale`
+ * is that of the attention scores, put in here because it costs nothing here.
+ */
+function sinusoids(length: number, width: number, scale: number): tf.Tensor2D {
+  const half = width / 2;
+  const values = new Float32Array(length * width);
+  for (let row = 0; row < length; row++) {
+    for (let i = 0; i < half; i++) {
+      const angle = (length - 1 - row) * 10000 ** (-i / half);
+      values[row * width + i] = Math.sin(angle) * scale;
+      values[row * width + half + i] = Math.cos(angle) * scale;
+    }
+  }
+  return tf.tensor2d(values, [length, width]);
+}
+
+/** Pre-norm block: attention with relative positions, then the feed-forward part. */
+export class ChinchillaBlock implements LMBlock {
+  private readonly frozenPositions = new GrowingTable((length) => this.project(length));
+
+  constructor(
+    private readonly config: Required<ChinchillaConfig>,
+    readonly params: ChinchillaLayerParams,
+    private readonly index: number,
+    private readonly distances: GrowingTable,
+  ) {}
+
+  apply(x: tf.Tensor3D, { keyMask, cache }: LMContext): tf.Tensor3D {
+    const { numHeads, activation, epsilon } = this.config;
+    const { attn_norm, attn, ffn_norm, ffn } = this.params;
+    return tf.tidy(() => {
+      const h = rmsNorm(x, attn_norm, epsilon);
+      const q = linear(h, attn.q_proj) as tf.Tensor3D; //                               [b, t, h*d]
+      const k = linear(h, attn.k_proj) as tf.Tensor3D;
+      const v = linear(h, attn.v_proj) as tf.Tensor3D;
+      const { keys, values } = cache?.append(this.index, k, v) ?? { keys: k, values: v }; // [b, s, h*d]
+      // (q + u) k^T + (q + v) r^T, the second read at the distance of query and key.
+      const r = this.positions(keys.shape[1], cache); //                                 [s, h*d]
+      const bias = relativeScores(tf.add(q, flat(attn.position_bias)), r, numHeads); //  [b, h, t, s]
+      const y = attention(tf.add(q, flat(attn.content_bias)), keys, values, { numHeads, causal: true, bias, keyMask });
+      const z = tf.add(x, linear(y, attn.o_proj));
+      const inner = linear(rmsNorm(z, ffn_norm, epsilon), ffn.up, activation);
+      return tf.add(z, linear(inner, ffn.down)) as tf.Tensor3D;
+    });
+  }
+
+  dispose(): void {
+    this.frozenPositions.dispose();
+  }
+
+  /** Projected distances `[length, heads*headDim]`; kept where weights cannot change: frozen, or while decoding. */
+  private positions(length: number, cache?: KVCache): tf.Tensor2D {
+    if (this.params.attn.r_proj.weight instanceof FrozenMatrix) return this.frozenPositions.rows(length);
+    if (!cache) return this.project(length);
+    const n = tableLength(length);
+    return nearest(
+      cache.remember(`chinchilla.${this.index}.${n}`, () => this.project(n)),
+      length,
+    );
+  }
+
+  private project(length: number): tf.Tensor2D {
+    return linear(this.distances.rows(length), this.params.attn.r_proj) as tf.Tensor2D;
+  }
+}
+
+/** `[heads, headDim] -> [heads*headDim]` */
+function flat(bias: Table): tf.Tensor1D {
+  return tf.reshape(bias, [bias.size]);
+}
+
+// --- Model ---
+
+/**
+ * The language model of Chinchilla (Hoffmann et al. 2022) and Gopher (Rae et al. 2021), Flamingo's frozen core: GPT-2's
+ * layout with RMSNorm and the relative positions of Transformer-XL (Dai et al. 2019), embedding and head tied. What the
+ * papers leave open is said in the README.
+ */
+export class Chinchilla implements CausalLM {
+  readonly config: Required<ChinchillaConfig>;
+  readonly blocks: readonly ChinchillaBlock[];
+  private readonly distances: GrowingTable;
+
+  /**
+   * @param params see `initChinchilla` and `loadChinchilla`
+   * @param head   the output head where it is held apart from the embedding; `freeze` makes one
+   */
+  constructor(
+    config: ChinchillaConfig,
+    readonly params: ChinchillaParams,
+    private readonly head: Table | FrozenMatrix = params.embed.weight,
+  ) {
+    this.config = checkConfig(config);
+    const { hiddenSize, headDim } = this.config;
+    this.distances = new GrowingTable((length) => sinusoids(length, hiddenSize, headDim ** -0.5));
+    this.blocks = params.layers.map((layer, i) => new ChinchillaBlock(this.config, layer, i, this.distances));
+  }
+
+  get hiddenSize(): number {
+    return this.config.hiddenSize;
+  }
+
+  get vocabSize(): number {
+    return this.config.vocabSize;
+  }
+
+  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`. Distances alone matter, so there are no positions here. */
+  embed(tokens: tf.Tensor2D): tf.Tensor3D {
+    expectShape('Chinchilla.embed: tokens', tokens, ['batch', 'text'], 'Give one row of token ids per text.');
+    return tf.tidy(() => {
+      const x = embedding(this.params.embed.weight, tokens) as tf.Tensor3D;
+      return this.config.embeddingScale === 1 ? x : tf.mul(x, this.config.embeddingScale);
+    });
+  }
+
+  /** Final norm and tied head: float32 `[batch, text, hiddenSize]` to `[batch, text, vocabSize]`, position by position. */
+  logits(x: tf.Tensor3D): tf.Tensor3D {
+    const want = ['batch', 'text', this.config.hiddenSize];
+    expectShape('Chinchilla.logits: x', x, want, 'Pass what left the last block, or rows of it as [1, n, hiddenSize].');
+    return tf.tidy(() => {
+      const h = rmsNorm(x, this.params.final_norm, this.config.epsilon);
+      const { outputScale } = this.config;
+      return linear(outputScale === 1 ? h : tf.mul(h, outputScale), { weight: this.head }) as tf.Tensor3D;
+    });
+  }
+
+  /**
+   * The same model for use without training: its matrices packed by the backend, positions projected once. Variables
+   * that it replaces are freed, so this object must not be used any more.
+   *
+   * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` the head gets a packed copy.
+   */
+  async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
+    const pack = async (weight: Matrix | Table): Promise<FrozenMatrix> =>
+      new FrozenMatrix((await weight.data()) as Float32Array, weight.shape as [number, number], precision);
+    const replace = async <P extends { readonly weight: Matrix }>(p: P): Promise<P> => {
+      if (p.weight instanceof FrozenMatrix) return p;
+      const weight = await pack(p.weight);
+      p.weight.dispose();
+      return { ...p, weight };
+    };
+    const layers: ChinchillaLayerParams[] = [];
+    for (const { attn, ffn, ...norms } of this.params.layers) {
+      layers.push({
+        ...norms,
+        attn: {
+          ...attn,
+          q_proj: await replace(attn.q_proj),
+          k_proj: await replace(attn.k_proj),
+          v_proj: await replace(attn.v_proj),
+          r_proj: await replace(attn.r_proj),
+          o_proj: await replace(attn.o_proj),
+        },
+        ffn: { up: await replace(ffn.up), down: await replace(ffn.down) },
+      });
+    }
+    this.disposeTables();
+    const { embed } = this.params;
+    const head = precision === 'bfloat16' && this.head === embed.weight ? await pack(embed.weight) : this.head;
+    return new Chinchilla(this.config, { ...this.params, layers }, head);
+  }
+
+  /** Frees everything the model holds. */
+  dispose(): void {
+    this.disposeTables();
+    if (this.head !== this.params.embed.weight) this.head.dispose();
+    disposeParams(this.params);
+  }
+
+  private disposeTables(): void {
+    this.distances.dispose();
+    for (const block of this.blocks) block.dispose();
+  }
+}
+
+// --- Variants ---
+
+const paper = (numLayers: number, numHeads: number, headDim: number, hiddenSize: number): ChinchillaConfig => ({
+  vocabSize: 32000,
+  hiddenSize,
+  numLayers,
+  numHeads,
+  headDim,
+  intermediateSize: 4 * hiddenSize,
+});
+
+/**
+ * Sizes by name. Gopher table 1 (44M to 7B), Chinchilla table 4 (70B), Flamingo table 4. For Flamingo-9B the paper
+ * prints 40 layers, which would be 8.9B parameters; 32 layers are the 7.1B that it also states, and Gopher's shape.
+ */
+export const chinchillaPresets = {
+  /** The quickstart's: trains in minutes on two cores. Set vocabSize to the tokenizer's. */
+  'chinchilla-mini': {
+    vocabSize: 1200,
+    hiddenSize: 192,
+    numLayers: 4,
+    numHeads: 6,
+    headDim: 32,
+    intermediateSize: 768,
+    outputScale: 4,
+  },
+  'chinchilla-44m': paper(8, 16, 32, 512),
+  'chinchilla-117m': paper(12, 12, 64, 768),
+  'chinchilla-417m': paper(12, 12, 128, 1536),
+  'chinchilla-1.4b': paper(24, 16, 128, 2048),
+  'chinchilla-7b': paper(32, 32, 128, 4096),
+  'chinchilla-7b-printed': paper(40, 32, 128, 4096),
+  'chinchilla-70b': paper(80, 64, 128, 8192),
+} satisfies Record<string, ChinchillaConfig>;
+
+export type ChinchillaPreset = keyof typeof chinchillaPresets;
+
+/** The configuration of a named size. */
+export function chinchillaPreset(name: string): ChinchillaConfig {
+  if (!Object.hasOwn(chinchillaPresets, name)) {
+    throw new Error(
+      `chinchillaPreset: expected one of ${Object.keys(chinchillaPresets).join(', ')}, got ${name}. ` +
+        'For another size write a ChinchillaConfig.',
+    );
+  }
+  return chinchillaPresets[name as ChinchillaPreset];
+}
+
+// --- Loading ---
+
+/**
+ * A model with the weights of a checkpoint.
+ *
+ * @param state values by name, as `chinchillaShapes` lists them
+ * @param what  named in errors: the file
+ */
+export function loadChinchilla(
+  config: ChinchillaConfig,
+  state: Readonly<Record<string, StateTensor>>,
+  what = 'Chinchilla',
+): Chinchilla {
+  checkConfig(config);
+  const params = layout(config, (_, shape) => constantVariable(shape, 0)) as ChinchillaParams;
+  try {
+    loadState(params, state, { what });
+  } catch (error) {
+    disposeParams(params);
+    throw error;
+  }
+  return new Chinchilla(config, params);
+}

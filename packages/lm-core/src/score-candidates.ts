@@ -1,0 +1,82 @@
+import type { CausalLM, LMContext } from './causal-lm';
+import { logSoftmax } from './log-probs';
+import { checkTokens, DecodingSession, type ContextOption } from './session';
+
+/** How likely one candidate is after its prompt. */
+export interface CandidateScore {
+  /** Natural log-probability of each of its tokens, given the prompt and the tokens before. */
+  readonly tokenLogProbs: readonly number[];
+  /** Log-likelihood: what the paper ranks closed-ended answers by. */
+  readonly sum: number;
+  /** Log-likelihood per token. */
+  readonly mean: number;
+}
+
+/** Rows of one call of the model: bounds the memory that many candidates take. */
+const ROWS_PER_CALL = 64;
+
+/**
+ * Scores given answers. Each prompt is read once, whatever the number of candidates, and candidates of one token cost
+ * nothing more.
+ *
+ * @param lm         any `CausalLM`
+ * @param prompts    token ids; several are read as one batch, padded left
+ * @param candidates for each prompt the token ids of its candidates
+ * @returns          for each prompt the scores of its candidates, in their order
+ */
+export async function scoreCandidates<C extends LMContext>(
+  lm: CausalLM<C>,
+  prompts: readonly (readonly number[])[],
+  candidates: readonly (readonly (readonly number[])[])[],
+  ...[options]: LMContext extends C ? [options?: ContextOption<C>] : [options: ContextOption<C>]
+): Promise<CandidateScore[][]> {
+  if (candidates.length !== prompts.length) {
+    throw new Error(
+      `scoreCandidates: expected candidates for each of ${prompts.length} prompts, got ${candidates.length} lists. ` +
+        'For the same candidates everywhere pass prompts.map(() => candidates).',
+    );
+  }
+  const rows = candidates.flatMap((list, prompt) =>
+    list.map((tokens, i) => {
+      checkTokens(`scoreCandidates: candidate ${i} of prompt ${prompt}`, tokens, lm.vocabSize);
+      return { prompt, tokens, logProbs: [] as number[] };
+    }),
+  );
+  const session = DecodingSession.open(lm, prompts, options?.context);
+  try {
+    const first = (await session.start()).map(logSoftmax);
+    for (const row of rows) row.logProbs.push(first[row.prompt]![row.tokens[0]!]!);
+    const longer = rows.filter((row) => row.tokens.length > 1);
+    for (let from = 0; from < longer.length; from += ROWS_PER_CALL) {
+      await scoreRest(session, longer.slice(from, from + ROWS_PER_CALL));
+    }
+  } finally {
+    session.dispose();
+  }
+  let next = 0;
+  return candidates.map((list) => list.map(() => toScore(rows[next++]!.logProbs)));
+}
+
+interface CandidateRow {
+  readonly prompt: number;
+  readonly tokens: readonly number[];
+  readonly logProbs: number[];
+}
+
+async function scoreRest<C extends LMContext>(session: DecodingSession<C>, rows: CandidateRow[]): Promise<void> {
+  const fork = session.fork(rows.map((row) => row.prompt));
+  try {
+    const logits = await fork.extend(rows.map((row) => row.tokens.slice(0, -1)));
+    let next = 0;
+    for (const row of rows) {
+      for (const token of row.tokens.slice(1)) row.logProbs.push(logSoftmax(logits[next++]!)[token]!);
+    }
+  } finally {
+    fork.dispose();
+  }
+}
+
+function toScore(tokenLogProbs: readonly number[]): CandidateScore {
+  const sum = tokenLogProbs.reduce((a, b) => a + b, 0);
+  return { tokenLogProbs, sum, mean: sum / tokenLogProbs.length };
+}

@@ -1,0 +1,227 @@
+import { specialToken, type TokenizerJson } from './tokenizer';
+
+/** What `trainByteLevelBPE` makes. */
+export interface BPEOptions {
+  /** Tokens in the end: special ones, 256 bytes, and as many merges as fit. */
+  readonly vocabSize: number;
+  /** Tokens that are never split; they take the first ids, in this order. */
+  readonly specialTokens?: readonly string[];
+}
+
+/** GPT-2's way to cut text into words: contractions, letters, digits, other signs, each with a leading space; blanks. */
+const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+
+/**
+ * Trains a byte-level BPE tokenizer (Radford et al. 2019) and returns the content of its tokenizer.json. The most
+ * frequent pair is merged first, among equals the one whose tokens are older; the same texts give the same file.
+ *
+ * @param texts documents; special tokens written in them are not learned from
+ */
+export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions): TokenizerJson {
+  const { vocabSize, specialTokens = [] } = options;
+  const alphabet = [...BYTE_CHARS].sort();
+  const room = vocabSize - specialTokens.length - alphabet.length;
+  if (!(room >= 0)) {
+    throw new Error(
+      `trainByteLevelBPE: vocabSize must be at least ${specialTokens.length + alphabet.length} ` +
+        `(256 bytes and ${specialTokens.length} special tokens), got ${vocabSize}. Raise vocabSize.`,
+    );
+  }
+  const tokens = [...specialTokens, ...alphabet];
+  const idOfByte = BYTE_CHARS.map((char) => specialTokens.length + alphabet.indexOf(char));
+  const merges = learnMerges(countWords(texts, specialTokens), idOfByte, tokens, room);
+  return tokenizerJson(tokens, specialTokens, merges);
+}
+
+/** How often each word occurs. */
+function countWords(texts: Iterable<string>, specialTokens: readonly string[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  const special = specialTokens.length
+    ? new RegExp(specialTokens.map((t) => t.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|'), 'g')
+    : undefined;
+  for (const text of texts) {
+    for (const part of special ? text.split(special) : [text]) {
+      for (const word of part.match(WORDS) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
+    }
+  }
+  return counts;
+}
+
+/** A pair of ids as one key; ids stay far below 2^26. */
+const pairKey = (left: number, right: number) => left * 2 ** 26 + right;
+
+interface PairStats {
+  readonly left: number;
+  readonly right: number;
+  /** Occurrences over all words, each word by its frequency. */
+  count: number;
+  /** Words that hold it, or held it. */
+  readonly words: Set<number>;
+}
+
+/**
+ * Merges pairs until the vocabulary is full or nothing is left to merge, appending to `tokens`. Counts are kept up to
+ * date word by word, so the cost is what changes, not the corpus.
+ */
+function learnMerges(
+  counts: ReadonlyMap<string, number>,
+  idOfByte: readonly number[],
+  tokens: string[],
+  room: number,
+): [string, string][] {
+  const utf8 = new TextEncoder();
+  const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (byte) => idOfByte[byte]!));
+  const frequency = [...counts.values()];
+  const pairs = new Map<number, PairStats>();
+  const queue = new PairQueue();
+  const touched = new Set<PairStats>();
+  const count = (left: number, right: number, by: number, word: number) => {
+    const key = pairKey(left, right);
+    let pair = pairs.get(key);
+    if (!pair) pairs.set(key, (pair = { left, right, count: 0, words: new Set() }));
+    pair.count += by;
+    if (by > 0) {
+      pair.words.add(word);
+      touched.add(pair);
+    }
+  };
+  const enqueueTouched = () => {
+    for (const pair of touched) queue.push(pair);
+    touched.clear();
+  };
+
+  words.forEach((word, w) => {
+    for (let i = 0; i + 1 < word.length; i++) count(word[i]!, word[i + 1]!, frequency[w]!, w);
+  });
+  enqueueTouched();
+  const ids = new Map(tokens.map((token, id) => [token, id]));
+  const merges: [string, string][] = [];
+  while (merges.length < room) {
+    const best = queue.pop();
+    if (!best) break;
+    const { left, right } = best;
+    const merged = tokens[left]! + tokens[right]!;
+    merges.push([tokens[left]!, tokens[right]!]);
+    // Two ways to the same text give one token.
+    let id = ids.get(merged);
+    if (id === undefined) {
+      ids.set(merged, (id = tokens.length));
+      tokens.push(merged);
+    }
+    for (const w of best.words) {
+      const word = words[w]!;
+      const by = frequency[w]!;
+      for (let i = 0; i + 1 < word.length; i++) {
+        if (word[i] !== left || word[i + 1] !== right) continue;
+        if (i > 0) {
+          count(word[i - 1]!, left, -by, w);
+          count(word[i - 1]!, id, by, w);
+        }
+        if (i + 2 < word.length) {
+          count(right, word[i + 2]!, -by, w);
+          count(id, word[i + 2]!, by, w);
+        }
+        word.splice(i, 2, id);
+      }
+    }
+    // It may stand in the queue more than once.
+    best.count = 0;
+    pairs.delete(pairKey(left, right));
+    enqueueTouched();
+  }
+  return merges;
+}
+
+/** A heap of pairs, most frequent first. Counts change behind its back: an entry that has fallen is put back where it belongs. */
+class PairQueue {
+  private readonly heap: { readonly pair: PairStats; readonly count: number }[] = [];
+
+  push(pair: PairStats): void {
+    if (pair.count <= 0) return;
+    const { heap } = this;
+    heap.push({ pair, count: pair.count });
+    let i = heap.length - 1;
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      if (!this.before(i, parent)) break;
+      this.swap(i, parent);
+      i = parent;
+    }
+  }
+
+  /** The most frequent pair still there; nothing when none is left. */
+  pop(): PairStats | undefined {
+    for (;;) {
+      const top = this.removeTop();
+      if (!top) return undefined;
+      if (top.count === top.pair.count) return top.pair;
+      this.push(top.pair);
+    }
+  }
+
+  private removeTop() {
+    const { heap } = this;
+    const top = heap[0];
+    const last = heap.pop();
+    if (heap.length === 0 || !last) return top;
+    heap[0] = last;
+    for (let i = 0; ;) {
+      let first = i;
+      for (const child of [2 * i + 1, 2 * i + 2]) if (child < heap.length && this.before(child, first)) first = child;
+      if (first === i) return top;
+      this.swap(i, first);
+      i = first;
+    }
+  }
+
+  private before(i: number, j: number): boolean {
+    const [a, b] = [this.heap[i]!, this.heap[j]!];
+    if (a.count !== b.count) return a.count > b.count;
+    return pairKey(a.pair.left, a.pair.right) < pairKey(b.pair.left, b.pair.right);
+  }
+
+  private swap(i: number, j: number): void {
+    [this.heap[i], this.heap[j]] = [this.heap[j]!, this.heap[i]!];
+  }
+}
+
+/**
+ * A printable character for each byte, as GPT-2 chose them: a byte that prints in Latin-1 stands for itself, the others
+ * follow from U+0100 on.
+ */
+const BYTE_CHARS: readonly string[] = (() => {
+  const prints = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173);
+  let next = 256;
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(prints(byte) ? byte : next++));
+})();
+
+function tokenizerJson(
+  tokens: readonly string[],
+  specialTokens: readonly string[],
+  merges: readonly (readonly [string, string])[],
+): TokenizerJson {
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const json = {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: specialTokens.map((content, id) => specialToken(id, content)),
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: byteLevel,
+    decoder: byteLevel,
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: false,
+      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+      merges,
+    },
+  };
+  return json;
+}
