@@ -1,0 +1,74 @@
+// Decodes pictures for ImageDecoder, one at a time. Plain JavaScript: this file runs as it stands, from the sources
+// (under a test runner or tsx) and from dist alike, because a worker does not inherit the parent's TypeScript loader.
+import { open } from 'node:fs/promises';
+import { parentPort, workerData } from 'node:worker_threads';
+
+/** A file larger than this is no picture of a training set. */
+const MAX_FILE_BYTES = 256 * 2 ** 20;
+/** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
+const MAX_PIXELS = 2 ** 26;
+
+const { size, fit, mean, std } = workerData;
+const border = mean.map((m) => Math.round(m * 255));
+const scales = mean.map((m, c) => Float32Array.from({ length: 256 }, (_, v) => (v / 255 - m) / std[c]));
+
+import('sharp').then(
+  ({ default: sharp }) => {
+    // One thread a picture: the pool's size is what decides how many cores decode.
+    sharp.concurrency(1);
+    sharp.cache(false);
+    parentPort.on('message', (job) => void answer(sharp, job));
+  },
+  (error) => parentPort.postMessage({ fatal: String(error?.message ?? error) }),
+);
+
+async function answer(sharp, { image, normalised }) {
+  try {
+    const input = typeof image === 'string' ? await readImage(image) : image;
+    const pixels = await decode(sharp, input, normalised);
+    parentPort.postMessage({ pixels }, [pixels.buffer]);
+  } catch (error) {
+    parentPort.postMessage({ error: String(error?.message ?? error) });
+  }
+}
+
+/** Reads a regular file of sane size; a pipe or a device would block for ever. */
+async function readImage(path) {
+  const file = await open(path, 'r');
+  try {
+    const info = await file.stat();
+    if (!info.isFile()) throw new Error('not a regular file');
+    if (info.size > MAX_FILE_BYTES) throw new Error(`${info.size} bytes are more than ${MAX_FILE_BYTES}`);
+    return await file.readFile();
+  } finally {
+    await file.close();
+  }
+}
+
+/** RGB [size, size, 3]: transparency on white, turned as the camera says, first frame of an animation. */
+async function decode(sharp, input, normalised) {
+  const { data, info } = await sharp(input, { limitInputPixels: MAX_PIXELS, failOn: 'error' })
+    .autoOrient()
+    .flatten({ background: '#ffffff' })
+    .toColourspace('srgb')
+    .resize({ width: size, height: size, fit: fit === 'pad' ? 'inside' : 'cover', kernel: 'cubic' })
+    .raw({ depth: 'uchar' })
+    .toBuffer({ resolveWithObject: true });
+  if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to RGB`);
+  return place(data, info.width, info.height, normalised);
+}
+
+/** Sets the picture in the middle of a square of the mean colour, which is 0 after normalisation. */
+function place(data, width, height, normalised) {
+  const pixels = new (normalised ? Float32Array : Uint8Array)(size * size * 3);
+  if (!normalised) for (let i = 0; i < pixels.length; i++) pixels[i] = border[i % 3];
+  const left = (size - width) >> 1;
+  const top = (size - height) >> 1;
+  for (let y = 0; y < height; y++) {
+    let to = ((top + y) * size + left) * 3;
+    for (let from = y * width * 3; from < (y + 1) * width * 3; from++, to++) {
+      pixels[to] = normalised ? scales[from % 3][data[from]] : data[from];
+    }
+  }
+  return pixels;
+}

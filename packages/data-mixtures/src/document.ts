@@ -1,0 +1,52 @@
+/** An encoded picture: the path of its file, or its bytes. */
+export type EncodedImage = string | Uint8Array;
+
+/** One visual input of a document; the media loader in use says which of the forms it can read. */
+export type MediaRef = (
+  | { readonly image: EncodedImage }
+  /** A clip: its frames in the order of time. */
+  | { readonly frames: readonly EncodedImage[] }
+  /** Whatever the loader understands: the number of a cached feature, the key of a store. */
+  | { readonly key: string | number }
+) & {
+  /** What reports call it; a file's path or the key where left out. */
+  readonly name?: string;
+};
+
+export interface TextPart {
+  readonly text: string;
+  /** False: the text is given, not learned (the `Output:` of a prompt, a question). Default true. */
+  readonly learn?: boolean;
+}
+
+export interface MediaPart {
+  readonly media: MediaRef;
+}
+
+/**
+ * A unit of training data: text and pictures in the order a reader meets them.
+ *
+ * - `page`: any interleaving (the paper's M3W)
+ * - `pair`: one picture and its text (ALIGN, LTIP)
+ * - `clip`: one clip and its text (VTP)
+ */
+export interface Document {
+  readonly kind: 'page' | 'pair' | 'clip';
+  readonly parts: readonly (TextPart | MediaPart)[];
+}
+
+/** An indexable set of documents. `get(i)` gives the same document whenever it is asked. */
+export interface DocumentSource {
+  /** Documents in one epoch; Infinity for a generator that has a new document for every index. */
+  readonly length: number;
+  /** Undefined for a document that turns out to be broken: it is counted and left out. */
+  get(index: number): Document | undefined | Promise<Document | undefined>;
+}
+
+/** A name that a person can find the picture by. */
+export function mediaName(media: MediaRef): string {
+  if (media.name !== undefined) return media.name;
+  if ('key' in media) return `key ${media.key}`;
+  const first = 'image' in media ? media.image : media.frames[0];
+  return typeof first === 'string' ? first : `${first?.byteLength ?? 0} bytes in memory`;
+}

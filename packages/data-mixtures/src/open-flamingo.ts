@@ -1,0 +1,105 @@
+/**
+ * How OpenFlamingo (2.0.1) builds and masks its training text, defects included, so that its runs can be repeated and
+ * compared. Samples made by `buildSample` do not go through this file unless one of its loss rules is asked for.
+ */
+import { assignMaximum } from './assignment';
+import type { SpecialTokens } from './tokenizer';
+
+const IMAGE = '<image>';
+const END_OF_CHUNK = '<|endofchunk|>';
+
+/** A page as MMC4 has it: sentences, pictures, and how well each picture fits each sentence. */
+export interface ScoredPage {
+  readonly sentences: readonly string[];
+  /** Bytes of each picture's data as stored; null where there is none. */
+  readonly imageBytes: readonly (number | null)[];
+  /** `similarity[picture][sentence]`. */
+  readonly similarity: readonly (readonly number[])[];
+}
+
+export interface OpenFlamingoPageOptions {
+  /** Pairs of picture and sentence below it are dropped. The published command: 0.24. */
+  readonly threshold: number;
+  readonly minImages: number;
+  readonly maxImages: number;
+  readonly maxTokens: number;
+  /** The tokenizer's end-of-text token, written out. */
+  readonly endOfText: string;
+  /** Splits the finished text into tokens of which `<image>` is one. */
+  tokenize(text: string): readonly string[];
+  /** Uniform in [0, 1): pages with one picture are kept above one half. */
+  readonly coin: number;
+}
+
+export type OpenFlamingoPage =
+  | { readonly text: string; /** Picture of each of the `maxImages` slots. */ readonly imageSlots: (number | null)[] }
+  | { readonly rejected: string };
+
+/** Text and picture slots of an MMC4 page. Known defect: slots are in page order, tags in the order of the sentences. */
+export function openFlamingoPage(page: ScoredPage, options: OpenFlamingoPageOptions): OpenFlamingoPage {
+  const { threshold, minImages, maxImages, maxTokens, endOfText, tokenize, coin } = options;
+  const valid = page.imageBytes.flatMap((bytes, i) => (Math.floor((bytes ?? 0) / 1000) > 10 ? [i] : []));
+  if (valid.length === 0) return { rejected: 'No images in sample' };
+
+  const pairs = assignMaximum(valid.map((i) => page.similarity[i]!))
+    .map(([row, sentence]) => ({ image: valid[row]!, sentence }))
+    .filter(({ image, sentence }) => !(page.similarity[image]![sentence]! < threshold))
+    .slice(0, maxImages);
+  if (pairs.length === 0) return { rejected: 'No images in sample' };
+
+  const tagged = new Set(pairs.map((pair) => pair.sentence));
+  const text = page.sentences
+    .map((sentence, i) => (tagged.has(i) ? END_OF_CHUNK + IMAGE + sentence : sentence))
+    .join(' ')
+    .replace(END_OF_CHUNK, '')
+    .replaceAll(' ' + END_OF_CHUNK, END_OF_CHUNK)
+    .replaceAll(IMAGE + ' ', IMAGE)
+    .replaceAll(' ' + IMAGE, IMAGE)
+    .concat(END_OF_CHUNK, endOfText);
+
+  const kept = tokenize(text).slice(0, maxTokens);
+  const count = kept.filter((token) => token === IMAGE).length;
+  if (count < minImages) return { rejected: `Fewer than ${minImages} images in sample` };
+  if (count === 1 && coin <= 0.5) return { rejected: 'Only one image in sample' };
+  if (count === 1 && kept.length === maxTokens && kept[maxTokens - 1] === IMAGE) {
+    return { rejected: 'Only one image at the end of sample, so labels will all be -100' };
+  }
+  return { text, imageSlots: Array.from({ length: maxImages }, (_, slot) => pairs[slot]?.image ?? null) };
+}
+
+/** Text of a LAION pair. */
+export function openFlamingoPair(caption: string, endOfText: string): string {
+  return IMAGE + pythonStrip(caption) + END_OF_CHUNK + endOfText;
+}
+
+/** What a masked position holds instead of a token id. */
+export const IGNORED_LABEL = -100;
+
+/**
+ * Labels aligned with the token ids, `IGNORED_LABEL` where nothing is learned.
+ *
+ * Pairs learn everything but padding and `<image>`. Interleaved pages also skip what comes before the first `<image>`
+ * and what follows an `<EOC>` up to the next `<image>`, so their last `<EOS>` is never learned. Every token with the
+ * padding's id counts as padding: where `pad` equals `eos`, no `<EOS>` is learned at all.
+ */
+export function openFlamingoLabels(
+  tokens: ArrayLike<number>,
+  special: Pick<SpecialTokens, 'image' | 'endOfChunk' | 'pad'>,
+  rule: 'open-flamingo-interleaved' | 'open-flamingo-pairs',
+): Int32Array {
+  const labels = new Int32Array(tokens.length).fill(IGNORED_LABEL);
+  let inChunk = rule === 'open-flamingo-pairs';
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i]!;
+    if (token === special.image) inChunk = true;
+    else if (inChunk && token !== special.pad) labels[i] = token;
+    if (token === special.endOfChunk && rule === 'open-flamingo-interleaved') inChunk = false;
+  }
+  return labels;
+}
+
+/** Python's str.strip(): its white space includes four separators and NEL that JavaScript's trim() leaves, but not U+FEFF. */
+function pythonStrip(text: string): string {
+  const space = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+';
+  return text.replace(new RegExp(`^${space}|${space}$`, 'g'), '');
+}
