@@ -1,1 +1,15 @@
-export {};
+export { adaptiveGradientClip, clipByGlobalNorm, type AdaptiveClipConfig, type ClipUnit } from './clip';
+export { valueAndGrads } from './gradients';
+export { adamW, addDecayedWeights, sgd, type AdamWConfig, type DecayMask, type SgdConfig } from './optimizers';
+export { constant, cosine, linear, switchAt, warmUp, type Schedule } from './schedules';
+export {
+  chain,
+  disposeOptimizer,
+  masked,
+  restoreOptimizer,
+  saveOptimizer,
+  type Gradients,
+  type OptimizerState,
+  type Params,
+  type Transform,
+} from './transform';

@@ -1,0 +1,54 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { globalNorm } from '@flamingo-ts/kernels';
+import { stateless, type Transform } from './transform';
+
+/** Scales all gradients by `maxNorm / (norm + 1e-6)` when that is below 1, norm being that of all of them together. */
+export function clipByGlobalNorm(maxNorm: number): Transform {
+  return stateless((grads) => {
+    const factor = tf.minimum(1, tf.div(maxNorm, tf.add(globalNorm(Object.values(grads)), 1e-6)));
+    return Object.fromEntries(Object.entries(grads).map(([name, g]) => [name, tf.mul(g, factor)]));
+  });
+}
+
+/** What is clipped together: the whole tensor, each output (index of the first axis), or each number alone. */
+export type ClipUnit = 'tensor' | 'output' | 'element';
+
+export interface AdaptiveClipConfig {
+  /** Largest gradient as a fraction of the parameter's norm. Default 0.01. */
+  readonly factor?: number;
+  /** Norm that a parameter is counted as having at least, so that one near zero can still grow. Default 1e-3. */
+  readonly epsilon?: number;
+  /** Default: `tensor` for vectors and scalars (axes of size 1 not counted), `output` for matrices and kernels. */
+  readonly unit?: (name: string, param: tf.Variable) => ClipUnit;
+  /** Which parameters are clipped. Default all; the paper of NFNets spares the classifier. */
+  readonly mask?: (name: string, param: tf.Variable) => boolean;
+}
+
+/**
+ * Adaptive gradient clipping (Brock et al. 2021, section 4.1): per unit, a gradient whose norm exceeds `factor` times
+ * the parameter's is scaled down to that.
+ */
+export function adaptiveGradientClip(config: AdaptiveClipConfig = {}): Transform {
+  const { factor = 0.01, epsilon = 1e-3, unit = unitOf, mask = () => true } = config;
+  return stateless((grads, params) =>
+    Object.fromEntries(
+      Object.entries(grads).map(([name, g]) => {
+        const p = params[name]!;
+        if (!mask(name, p)) return [name, g];
+        const norm = (x: tf.Tensor) => unitNorm(x, unit(name, p));
+        const most = tf.mul(tf.maximum(norm(p), epsilon), factor);
+        return [name, tf.mul(g, tf.minimum(1, tf.div(most, tf.maximum(norm(g), 1e-6))))];
+      }),
+    ),
+  );
+}
+
+function unitOf(_: string, { shape }: tf.Variable): ClipUnit {
+  return shape.filter((n) => n !== 1).length > 1 ? 'output' : 'tensor';
+}
+
+function unitNorm(x: tf.Tensor, unit: ClipUnit): tf.Tensor {
+  if (unit === 'element') return tf.abs(x);
+  const axes = unit === 'output' ? x.shape.map((_, i) => i).slice(1) : undefined;
+  return tf.sqrt(tf.sum(tf.square(x), axes, true));
+}

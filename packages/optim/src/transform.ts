@@ -1,0 +1,139 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { disposeParams, loadState, stateOf, type ParamTree, type StateTensor } from '@flamingo-ts/kernels';
+
+/** What is trained, by dotted name; `variables(model.params)` gives it. */
+export type Params = Readonly<Record<string, tf.Variable>>;
+
+/** Gradients under the names of their parameters. */
+export type Gradients = Readonly<Record<string, tf.Tensor>>;
+
+/** What a transform remembers from step to step. */
+export interface OptimizerState {
+  /** Updates done. */
+  step: number;
+  /** Running averages and the like: by purpose, then by parameter. */
+  readonly slots: Readonly<Record<string, Params>>;
+  /** States of the transforms that this one is made of. */
+  readonly parts: readonly OptimizerState[];
+}
+
+/**
+ * One stage of an optimizer. Clipping and decay hand changed gradients on; `adamW` and `sgd` change the parameters in
+ * place and hand nothing on. A parameter without a gradient is left alone by all of them.
+ */
+export interface Transform {
+  /** Fresh state for these parameters. */
+  init(params: Params): OptimizerState;
+  /**
+   * Does one step.
+   *
+   * @param grads  not disposed
+   * @param state  of `init` for the same parameters; changed in place
+   * @returns      the gradients that no stage has applied yet
+   */
+  update(grads: Gradients, state: OptimizerState, params: Params): Gradients;
+}
+
+/** Runs transforms one after another: `chain(clipByGlobalNorm(1), adamW({ learningRate: 1e-4 }))`. */
+export function chain(...transforms: readonly Transform[]): Transform {
+  return {
+    init: (params) => ({ step: 0, slots: {}, parts: transforms.map((t) => t.init(params)) }),
+    update: (grads, state, params) => {
+      expectKnown(grads, params);
+      const left = tf.tidy(() => transforms.reduce((g, t, i) => t.update(g, state.parts[i]!, params), grads));
+      state.step++;
+      return left;
+    },
+  };
+}
+
+/**
+ * A transform for some of the parameters; the gradients of the others pass by it. Alone it freezes them, in a chain of
+ * several it gives groups of parameters their own settings.
+ */
+export function masked(chosen: (name: string, param: tf.Variable) => boolean, transform: Transform): Transform {
+  const select = <T>(of: Readonly<Record<string, T>>, params: Params, wanted: boolean): Record<string, T> =>
+    Object.fromEntries(Object.entries(of).filter(([name]) => chosen(name, params[name]!) === wanted));
+  return {
+    init: (params) => ({ step: 0, slots: {}, parts: [transform.init(select(params, params, true))] }),
+    update: (grads, state, params) => {
+      expectKnown(grads, params);
+      const others = select(grads, params, false);
+      const left = transform.update(select(grads, params, true), state.parts[0]!, select(params, params, true));
+      state.step++;
+      return { ...others, ...left };
+    },
+  };
+}
+
+/** A transform without memory: new gradients from the gradients and the parameters. */
+export function stateless(change: (grads: Gradients, params: Params) => Gradients): Transform {
+  return {
+    init: () => ({ step: 0, slots: {}, parts: [] }),
+    update: (grads, state, params) => {
+      expectKnown(grads, params);
+      state.step++;
+      return tf.tidy(() => change(grads, params));
+    },
+  };
+}
+
+/** Zeros of the shapes of the parameters, not trainable themselves. */
+export function zerosLike(params: Params): Params {
+  return Object.fromEntries(
+    Object.entries(params).map(([name, p]) => [name, tf.tidy(() => tf.variable(tf.zeros(p.shape), false))]),
+  );
+}
+
+/** @throws Error when a gradient belongs to no parameter */
+export function expectKnown(grads: Gradients, params: Params): void {
+  const stranger = Object.keys(grads).find((name) => !Object.hasOwn(params, name));
+  if (stranger !== undefined) {
+    throw new Error(
+      `optim: there is a gradient for ${stranger} but no such parameter. Pass the parameters that the gradients were ` +
+        'taken for and the state was made for.',
+    );
+  }
+}
+
+/** An optimizer's state as tensors for a checkpoint: running averages and step counts, bit for bit. */
+export async function saveOptimizer(state: OptimizerState): Promise<Record<string, StateTensor>> {
+  const saved = await stateOf(slotTree(state));
+  for (const [name, part] of stepCounts(state)) saved[name] = { shape: [], data: Float32Array.of(part.step) };
+  return saved;
+}
+
+/**
+ * Sets a state of `init` to a saved one, so that training goes on as if it had never stopped.
+ *
+ * @throws Error listing the names that are missing, unexpected or of another shape
+ */
+export function restoreOptimizer(state: OptimizerState, saved: Readonly<Record<string, StateTensor>>): void {
+  const counts = stepCounts(state);
+  const slots = Object.fromEntries(Object.entries(saved).filter(([name]) => !counts.has(name)));
+  const lost = [...counts.keys()].find((name) => saved[name]?.data.length !== 1);
+  if (lost !== undefined) {
+    throw new Error(
+      `restoreOptimizer: the count of steps ${lost} is missing from the saved state. Build the optimizer as it was when ` +
+        'the state was saved, or start with a fresh one.',
+    );
+  }
+  loadState(slotTree(state), slots, { what: 'restoreOptimizer' });
+  for (const [name, part] of counts) part.step = saved[name]!.data[0]!;
+}
+
+/** Frees a state's tensors. */
+export function disposeOptimizer(state: OptimizerState): void {
+  disposeParams(slotTree(state));
+}
+
+/** The slots of a state and its parts as a tree: `1.m.blocks.0.weight`. */
+function slotTree(state: OptimizerState): ParamTree {
+  return { ...state.slots, ...state.parts.map(slotTree) };
+}
+
+/** The state and its parts by the names of their counts: `step`, `1.step`. */
+function stepCounts(state: OptimizerState, prefix = ''): Map<string, OptimizerState> {
+  const below = state.parts.flatMap((part, i) => [...stepCounts(part, `${prefix}${i}.`)]);
+  return new Map([[`${prefix}step`, state], ...below]);
+}
