@@ -1,0 +1,52 @@
+import type { DocumentSource } from '@flamingo-ts/data-mixtures';
+import { Random } from '@flamingo-ts/kernels';
+import type { DatasetName } from '../config';
+import type { Frames, MediaKey, TrainingData } from '../training-data';
+import { emojiDocuments, parseClipKey } from './documents';
+import { CLIP_FRAMES, drawClip, SIDE } from './pictures';
+import { altText, altTextVocabulary, pick, textPage } from './texts';
+import type { EmojiWorld } from './world';
+
+/** The emoji world as training data. A picture's key is its number; a clip's names its drawing and action. */
+export class EmojiData implements TrainingData {
+  readonly imageSize = SIDE;
+  readonly skipped: readonly string[] = [];
+
+  constructor(readonly world: EmojiWorld) {}
+
+  altTextVocabulary(): readonly string[] {
+    return altTextVocabulary(this.world);
+  }
+
+  altTextPair(random: Random) {
+    const key = this.trainingPicture(random);
+    return { key, words: altText(this.world, key, random) };
+  }
+
+  textPage(random: Random): string {
+    return textPage(this.world, random);
+  }
+
+  documents(dataset: DatasetName, seed: number, batch: number): DocumentSource {
+    return emojiDocuments(this.world, dataset, seed, batch);
+  }
+
+  trainingPicture(random: Random): number {
+    return pick(this.world.pictures('train'), random);
+  }
+
+  frames(keys: readonly MediaKey[]): Promise<Frames[]> {
+    return Promise.resolve(keys.map((key) => (typeof key === 'number' ? this.world.picture(key) : this.clip(key))));
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  private clip(key: string): Frames {
+    const { drawing, action } = parseClipKey(key);
+    const frames = new Uint8Array(CLIP_FRAMES * SIDE * SIDE * 3);
+    drawClip(this.world.drawing(drawing), action, new Random(0).fork(key), frames);
+    return frames;
+  }
+}

@@ -1,0 +1,154 @@
+import type { Random } from '@flamingo-ts/kernels';
+import { COUNTS, shuffled, STYLES, wordsOf, type Concept } from './concepts';
+import { VARIANTS } from './pictures';
+import { ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
+
+/** Words that mean nothing until a prompt binds them. */
+export const MADE_UP_WORDS: readonly string[] = (
+  'mip dax blick toma wug zeb fep lorp nim gaz vot kiv pim sul bex rup tig hob yad quo jat cag dov fal'
+).split(' ');
+
+export function pick<T>(items: ArrayLike<T>, random: Random): T {
+  return items[random.int(items.length)]!;
+}
+
+/** `n` different items. */
+export function pickSeveral<T>(items: readonly T[], n: number, random: Random): T[] {
+  return shuffled(items, random).slice(0, n);
+}
+
+/** A label in plain words, as the language model reads it. */
+export function nameOf(concept: Concept): string {
+  return wordsOf(concept.label).join(' ');
+}
+
+/** What is known of a picture, the attributes that are asked of it in words. */
+function factsOf(world: EmojiWorld, picture: number): Partial<Record<Attribute, string>> {
+  const facts: Partial<Record<Attribute, string>> = {};
+  for (const a of ATTRIBUTES) {
+    const answer = world.answer(picture, a);
+    if (answer !== undefined) facts[a] = answer;
+  }
+  return facts;
+}
+
+/** A description in sentences: what the longer captions say. */
+export function describe(world: EmojiWorld, picture: number, random: Random): string {
+  const concept = world.conceptOf(picture);
+  const facts = factsOf(world, picture);
+  const sentences = [
+    facts.colour && `The colour is ${facts.colour}.`,
+    `It belongs to ${facts.group}.`,
+    facts.count !== 'one' && `There are ${facts.count}.`,
+  ].filter((s): s is string => typeof s === 'string');
+  const tags = pickSeveral(concept.tags, Math.min(3, concept.tags.length), random).map((t) => wordsOf(t).join(' '));
+  if (tags.length) sentences.push(`Tags: ${tags.join(', ')}.`);
+  return `A ${facts.style} ${nameOf(concept)}. ${sentences.join(' ')}`;
+}
+
+/**
+ * One page of text for the language model, from training concepts only. It stands in for the text a language model is
+ * pretrained on: lists that keep to one question, names bound to made-up words, and descriptions. A newline stands
+ * where `<EOC>` will be once pictures join.
+ */
+export function textPage(world: EmojiWorld, random: Random): string {
+  const pictures = world.pictures('train');
+  const kind = random.uniform();
+  if (kind < 0.25) return attributePage(world, pictures, random);
+  if (kind < 0.4) return answersPage(random);
+  if (kind < 0.85) return bindingPage(world, pictures, random);
+  const picture = pick(pictures, random);
+  const text = describe(world, picture, random);
+  return random.uniform() < 0.5 ? `${text}\n` : `${text}\nOutput: ${nameOf(world.conceptOf(picture))}\n`;
+}
+
+/** "flat grinning face yellow smileys one Output: yellow", a few times with one question. */
+function attributePage(world: EmojiWorld, pictures: Int32Array, random: Random): string {
+  const attribute = pick(ATTRIBUTES, random);
+  const lines: string[] = [];
+  const count = 3 + random.int(4);
+  while (lines.length < count) {
+    const answer = pick(ANSWERS[attribute], random);
+    const pool = world.picturesWith('train', attribute, answer);
+    const picture = pool.length > 0 ? pick(pool, random) : pick(pictures, random);
+    const facts = factsOf(world, picture);
+    const truth = facts[attribute];
+    if (truth === undefined) continue;
+    const words = shuffled([nameOf(world.conceptOf(picture)), ...Object.values(facts)], random);
+    lines.push(`${words.join(' ')} Output: ${truth}\n`);
+  }
+  return lines.join('');
+}
+
+/** Answers alone: one question's, or two made-up words. */
+function answersPage(random: Random): string {
+  const answers =
+    random.uniform() < 0.25 ? pickSeveral(MADE_UP_WORDS, 2, random) : ANSWERS[pick(ATTRIBUTES, random)];
+  return Array.from({ length: 4 + random.int(6) }, () => `Output: ${pick(answers, random)}\n`).join('');
+}
+
+/** Names and made-up words that belong together for the length of the page. */
+function bindingPage(world: EmojiWorld, pictures: Int32Array, random: Random): string {
+  const n = 2 + random.int(2);
+  const words = pickSeveral(MADE_UP_WORDS, n, random);
+  const names = words.map(() => {
+    const name = nameOf(world.conceptOf(pick(pictures, random)));
+    return random.uniform() < 0.5 ? name : name.split(' ')[0]!;
+  });
+  return Array.from({ length: 5 + random.int(6) }, () => {
+    const i = random.int(n);
+    return `${names[i]} Output: ${words[i]}\n`;
+  }).join('');
+}
+
+/**
+ * What people write beside a picture, as the contrastive stage reads it: words of the label, some tags, and each known
+ * attribute with probability 0.6.
+ */
+export function altText(world: EmojiWorld, picture: number, random: Random): string[] {
+  const concept = world.conceptOf(picture);
+  const words = wordsOf(concept.label);
+  for (const tag of pickSeveral(concept.tags, random.int(5), random)) words.push(...wordsOf(tag));
+  for (const [attribute, answer] of Object.entries(factsOf(world, picture))) {
+    if (random.uniform() < 0.6) words.push(`${attribute}:${answer}`);
+  }
+  return words;
+}
+
+/** Every word an alt text of training concepts can hold, in a fixed order. */
+export function altTextVocabulary(world: EmojiWorld): string[] {
+  const words = new Set<string>();
+  for (const c of world.concepts) {
+    if (c.split !== 'train') continue;
+    for (const text of [c.label, ...c.tags]) for (const w of wordsOf(text)) words.add(w);
+  }
+  for (const a of ATTRIBUTES) for (const answer of ANSWERS[a]) words.add(`${a}:${answer}`);
+  return [...words].sort();
+}
+
+/** A page of pictures that asks one question throughout: the answers drawn first, then a picture for each. */
+export function picturePage(
+  world: EmojiWorld,
+  count: number,
+  random: Random,
+): { readonly attribute: Attribute; readonly pictures: number[]; readonly answers: string[] } {
+  const attribute = pick(ATTRIBUTES, random);
+  const pictures: number[] = [];
+  const answers: string[] = [];
+  while (pictures.length < count) {
+    const answer = pick(ANSWERS[attribute], random);
+    const pool = world.picturesWith('train', attribute, answer);
+    if (pool.length === 0) continue;
+    pictures.push(pick(pool, random));
+    answers.push(answer);
+  }
+  return { attribute, pictures, answers };
+}
+
+/** The pictures of the same concept and number of copies in another style. */
+export function inAnotherStyle(picture: number, random: Random): number {
+  const drawing = Math.floor(picture / VARIANTS);
+  const concept = Math.floor(drawing / STYLES.length);
+  const style = (drawing + 1 + random.int(STYLES.length - 1)) % STYLES.length;
+  return (concept * STYLES.length + style) * VARIANTS + random.int(VARIANTS - COUNTS.length + 1);
+}

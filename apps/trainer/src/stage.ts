@@ -1,0 +1,194 @@
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { CheckpointFolder } from '@flamingo-ts/checkpoint';
+import { globalNorm, loadState, stateOf } from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import type { OptimizerConfig } from './config';
+import { createOptimizer } from './optimizer';
+import { startProgress } from './progress';
+import { Interrupted, type StopSignal } from './stop-signal';
+
+/** One loss of a step; a step has one for each data set, and their gradients add up (Flamingo, section 2.4). */
+export interface Loss {
+  /** Named in the metrics. */
+  readonly name: string;
+  readonly weight: number;
+  /** Computes the loss from data that are at hand already. */
+  readonly loss: () => tf.Scalar;
+}
+
+/** What a stage of training learns, and from what. */
+export interface Objective {
+  /** What is trained, by name. */
+  readonly params: Readonly<Record<string, tf.Variable>>;
+  /** Whether weight decay acts on a parameter. */
+  decays(name: string, shape: readonly number[]): boolean;
+  /** Makes the data of a step ready. What it gives depends on the step alone, so that a resumed run sees the same. */
+  prepare(step: number): Promise<readonly Loss[]>;
+  /** Called after the update of a step. */
+  afterUpdate?(step: number): void;
+  /** More figures of a step for the metrics. */
+  figures?(): Record<string, number>;
+  /** Measured once at the end. */
+  measure?(): Promise<Record<string, number>>;
+}
+
+/** One line of metrics.jsonl. */
+export interface StepMetrics {
+  readonly step: number;
+  readonly loss: number;
+  readonly losses: Readonly<Record<string, number>>;
+  readonly learningRate: number;
+  readonly gradientNorm: number;
+  /** Seconds since the stage began, over all its runs. */
+  readonly seconds: number;
+  /** Seconds of them spent waiting for data. */
+  readonly waited: number;
+  readonly figures?: Readonly<Record<string, number>>;
+}
+
+export interface StageOptions {
+  /** Named in progress and errors: `pretrain-vision`. */
+  readonly name: string;
+  readonly folder: string;
+  readonly config: OptimizerConfig;
+  /** The part of the configuration this stage depends on; a checkpoint made with another is not continued. */
+  readonly fingerprint: unknown;
+  readonly objective: Objective;
+  readonly stop: StopSignal;
+}
+
+export interface StageResult {
+  readonly metrics: readonly StepMetrics[];
+  readonly measured: Readonly<Record<string, number>>;
+  readonly seconds: number;
+}
+
+/**
+ * Trains until the last step: prepare, gradients of every loss, clip, update, write down. Goes on from the newest whole
+ * checkpoint in the folder if there is one, and then gives the same losses as a run that was never stopped.
+ */
+export async function runStage(options: StageOptions): Promise<StageResult> {
+  const { name, folder, config, objective, stop } = options;
+  mkdirSync(folder, { recursive: true });
+  const metricsFile = join(folder, 'metrics.jsonl');
+  const checkpoints = new CheckpointFolder(join(folder, 'checkpoints'), { keep: 2 });
+  const optimizer = createOptimizer(config, objective);
+  const variables = Object.values(objective.params);
+
+  let from = 0;
+  const fingerprint = JSON.stringify(options.fingerprint);
+  const latest = await checkpoints.latest();
+  if (latest) {
+    if (latest.state['fingerprint'] !== fingerprint) {
+      throw new Error(
+        `${name}: the checkpoint ${latest.path} was made with another configuration. ` +
+          'Restore that configuration, choose another out folder, or start over with --fresh.',
+      );
+    }
+    loadState(optimizer.saved(), latest.tensors, { what: latest.path });
+    from = latest.step;
+  } else {
+    rmSync(metricsFile, { force: true });
+  }
+  const metrics = readMetrics(metricsFile).filter((m) => m.step < from);
+  writeFileSync(metricsFile, metrics.map((m) => `${JSON.stringify(m)}\n`).join(''));
+  let seconds = metrics.at(-1)?.seconds ?? 0;
+  let waited = metrics.at(-1)?.waited ?? 0;
+
+  const save = async (step: number) =>
+    checkpoints.save(step, await stateOf(optimizer.saved()), { fingerprint });
+  const progress = startProgress(name, config.steps, 'steps');
+  let next = from < config.steps ? objective.prepare(from) : undefined;
+  for (let step = from; next !== undefined; step++) {
+    const started = performance.now();
+    const losses = await next;
+    const ready = performance.now();
+    // Workers make the next data ready while this thread computes.
+    next = step + 1 < config.steps ? objective.prepare(step + 1) : undefined;
+
+    const values: Record<string, number> = {};
+    const gradients: Record<string, tf.Tensor> = {};
+    for (const part of losses) values[part.name] = addGradients(part, variables, objective.params, gradients);
+    const loss = losses.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
+    if (!Number.isFinite(loss)) {
+      throw new Error(
+        `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
+          `The newest whole checkpoint is in ${join(folder, 'checkpoints')}; lower train.learningRate or clipNorm and start over.`,
+      );
+    }
+    const gradientNorm = tf.tidy(() => globalNorm(Object.values(gradients)).dataSync()[0]!);
+    const learningRate = optimizer.update(gradients, step);
+    tf.dispose(gradients);
+    objective.afterUpdate?.(step);
+
+    waited += (ready - started) / 1000;
+    seconds += (performance.now() - started) / 1000;
+    const line: StepMetrics = {
+      step,
+      loss,
+      losses: values,
+      learningRate,
+      gradientNorm,
+      seconds,
+      waited,
+      ...(objective.figures && { figures: objective.figures() }),
+    };
+    metrics.push(line);
+    appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
+    progress.update(step + 1, `loss ${loss.toFixed(3)}`);
+
+    const done = step + 1;
+    const last = done === config.steps;
+    if (last || done % config.checkpointEvery === 0 || stop.requested) {
+      await next;
+      await save(done);
+      if (stop.requested && !last) {
+        progress.stop();
+        throw new Interrupted(name, done, folder);
+      }
+    }
+    // Signals and worker messages are heard between steps.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const measured = (await objective.measure?.()) ?? {};
+  const final = metrics.at(-1);
+  const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
+  progress.stop(`${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}`);
+  optimizer.dispose();
+  return { metrics, measured, seconds };
+}
+
+/** Adds the gradients of one weighted loss to those already there and returns the loss. */
+function addGradients(
+  { weight, loss }: Loss,
+  variables: tf.Variable[],
+  params: Readonly<Record<string, tf.Variable>>,
+  gradients: Record<string, tf.Tensor>,
+): number {
+  const { value, grads } = tf.variableGrads(() => tf.mul(loss(), weight) as tf.Scalar, variables);
+  for (const [name, variable] of Object.entries(params)) {
+    const gradient = grads[variable.name];
+    if (!gradient) continue;
+    const sum = gradients[name];
+    gradients[name] = sum ? tf.add(sum, gradient) : gradient;
+    if (sum) tf.dispose([sum, gradient]);
+  }
+  const number = value.dataSync()[0]! / weight;
+  value.dispose();
+  return number;
+}
+
+/** Lines of a metrics file; an unfinished last line of a killed run is left out. */
+export function readMetrics(file: string): StepMetrics[] {
+  if (!existsSync(file)) return [];
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .flatMap((line) => {
+      try {
+        return line ? [JSON.parse(line) as StepMetrics] : [];
+      } catch {
+        return [];
+      }
+    });
+}

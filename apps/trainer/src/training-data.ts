@@ -1,0 +1,31 @@
+import type { DocumentSource } from '@flamingo-ts/data-mixtures';
+import type { Random } from '@flamingo-ts/kernels';
+import type { DatasetName } from './config';
+
+/** Names one picture or clip of a data set. */
+export type MediaKey = string | number;
+
+/** RGB bytes of one picture or clip, `[frames, side, side, 3]`. */
+export type Frames = Uint8Array;
+
+/** What the stages of the training need of a data set; the emoji world and a folder of one's own both offer it. */
+export interface TrainingData {
+  /** Side of the square pictures. */
+  readonly imageSize: number;
+  /** Every word an alt text can hold, in a fixed order. */
+  altTextVocabulary(): readonly string[];
+  /** A picture for the contrastive stage with the words of its alt text. */
+  altTextPair(random: Random): { readonly key: MediaKey; readonly words: readonly string[] };
+  /** One page of text for the language stage. */
+  textPage(random: Random): string;
+  /** The documents of one data set of the mixture, or undefined where there is none of that name. */
+  documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
+  /** A training picture, for the statistics of the features. */
+  trainingPicture(random: Random): MediaKey;
+  /** Pixels of pictures and clips; undefined where one cannot be read (it is counted and named in `skipped`). */
+  frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
+  /** Pictures that could not be read so far, and why. */
+  readonly skipped: readonly string[];
+  /** Ends workers. */
+  close(): Promise<void>;
+}
