@@ -58,16 +58,15 @@ export interface SgdConfig {
 /** Gradient descent with momentum. For L2 decay put `addDecayedWeights` before it. */
 export function sgd({ learningRate, momentum = 0, nesterov = false }: SgdConfig): Transform {
   return {
-    init: (params) => ({ step: 0, slots: momentum ? { velocity: zerosLike(params) } : {}, parts: [] }),
+    init: (params) => ({ step: 0, slots: { velocity: momentum ? zerosLike(params) : {} }, parts: [] }),
     update: (grads, state, params) => {
       expectKnown(grads, params);
       const rate = rateAt(learningRate, state.step);
       for (const [name, g] of Object.entries(grads)) {
         tf.tidy(() => {
-          const velocity = state.slots['velocity']?.[name];
+          const velocity = state.slots['velocity']![name];
           velocity?.assign(tf.add(tf.mul(velocity, momentum), g));
-          const plain = velocity ?? g;
-          const direction = nesterov && velocity ? tf.add(g, tf.mul(velocity, momentum)) : plain;
+          const direction = nesterov && velocity ? tf.add(g, tf.mul(velocity, momentum)) : (velocity ?? g);
           params[name]!.assign(tf.sub(params[name]!, tf.mul(direction, rate)));
         });
       }
