@@ -1,0 +1,203 @@
+// Checks what would be published: packs every package, looks at the tarballs with publint and arethetypeswrong, installs
+// all of them into an empty project and runs there the example of each README, as an ES module and as CommonJS.
+//
+//   node --import tsx tools/check-packages.ts [--node OTHER_NODE_BINARY]
+//
+// The packages must be built. Prints one line a check and at the end `N passed, N failed`.
+import { spawnSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
+import { publint } from 'publint';
+import { formatMessage } from 'publint/utils';
+import ts from 'typescript';
+import { blocksOf, root } from './readme-blocks';
+
+interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly private?: boolean;
+  readonly bin?: Record<string, string>;
+  readonly peerDependencies?: Record<string, string>;
+  readonly peerDependenciesMeta?: Record<string, { optional?: boolean }>;
+  readonly devDependencies?: Record<string, string>;
+}
+
+interface Packed {
+  readonly folder: string;
+  readonly json: Manifest;
+  readonly tarball: string;
+  /** Paths inside the tarball. */
+  readonly files: readonly string[];
+}
+
+let passed = 0;
+let failed = 0;
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { node: { type: 'string', multiple: true, default: [] } } });
+  // The real path: Node reports module paths so, and the temporary folder is a link on some systems.
+  const work = realpathSync(mkdtempSync(path.join(tmpdir(), 'flamingo-packages-')));
+  try {
+    const packages = publishable().map((folder) => pack(folder, work));
+    for (const p of packages) await checkTarball(p);
+
+    const project = path.join(work, 'project');
+    report('all packages install into an empty project', install(packages, project));
+    for (const node of [process.execPath, ...values.node]) runEverything(packages, project, node);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+
+function report(name: string, problems: readonly string[]): void {
+  if (problems.length === 0) passed++;
+  else failed++;
+  console.log(`${problems.length === 0 ? 'pass' : 'FAIL'}  ${name}`);
+  for (const problem of problems) console.log(`      ${problem.trimEnd().replaceAll('\n', '\n      ')}`);
+}
+
+function manifest(folder: string): Manifest {
+  return JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')) as Manifest;
+}
+
+function publishable(): string[] {
+  return ['packages', 'apps']
+    .flatMap((parent) => readdirSync(path.join(root, parent)).map((name) => path.join(root, parent, name)))
+    .filter((folder) => existsSync(path.join(folder, 'package.json')) && !manifest(folder).private);
+}
+
+function pack(folder: string, destination: string): Packed {
+  const { stdout, stderr, status } = npm(['pack', '--json', '--pack-destination', destination], folder);
+  if (status !== 0) throw new Error(`npm pack failed in ${folder}:\n${stderr}`);
+  const [packed] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[] }];
+  return {
+    folder,
+    json: manifest(folder),
+    tarball: path.join(destination, packed.filename),
+    files: packed.files.map((file) => file.path),
+  };
+}
+
+async function checkTarball({ json, folder, tarball, files }: Packed): Promise<void> {
+  const data = readFileSync(tarball);
+  const license = readFileSync(path.join(root, 'LICENSE'), 'utf8');
+  report(`${json.name}: carries licence, README, both module forms with types and source maps, and no sources`, [
+    ...['LICENSE', 'README.md', ...['js', 'cjs'].flatMap((ext) => [`dist/index.${ext}`, `dist/index.${ext}.map`])]
+      .concat('dist/index.d.ts', 'dist/index.d.cts')
+      .filter((file) => !files.includes(file))
+      .map((file) => `${file} is missing from the tarball`),
+    ...files.filter((file) => /^(src|test)\//.test(file)).map((file) => `${file} should not be in the tarball`),
+    ...(readFileSync(path.join(folder, 'LICENSE'), 'utf8') === license ? [] : ["LICENSE differs from the workspace's"]),
+  ]);
+
+  const array = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer;
+  const { messages, pkg } = await publint({ pack: { tarball: array }, strict: true });
+  report(
+    `${json.name}: publint`,
+    messages.map((message) => formatMessage(message, pkg, { color: false }) ?? message.code),
+  );
+
+  const types = await checkPackage(createPackageFromTarballData(new Uint8Array(data)));
+  report(
+    `${json.name}: arethetypeswrong`,
+    types.types ? types.problems.map((problem) => JSON.stringify(problem)) : ['the package has no types'],
+  );
+}
+
+/** Installs the tarballs and the peers they need, with no scripts run, as in a new project of a user. */
+function install(packages: readonly Packed[], project: string): string[] {
+  const dev = manifest(root).devDependencies ?? {};
+  const peers = new Set(['@tensorflow/tfjs-backend-cpu', '@tensorflow/tfjs-backend-wasm']);
+  for (const { json } of packages) {
+    for (const name of Object.keys(json.peerDependencies ?? {})) {
+      if (!json.peerDependenciesMeta?.[name]?.optional && !packages.some((p) => p.json.name === name)) peers.add(name);
+    }
+  }
+  mkdirSync(project);
+  writeFileSync(path.join(project, 'package.json'), '{ "private": true }\n');
+  const { status, stdout, stderr } = npm(
+    [
+      'install',
+      '--ignore-scripts',
+      '--prefer-offline',
+      '--no-audit',
+      '--no-fund',
+      ...packages.map(({ tarball }) => tarball),
+      ...[...peers].map((name) => `${name}@${dev[name] ?? 'latest'}`),
+    ],
+    project,
+  );
+  return status === 0 ? [] : [`${stdout}${stderr}`];
+}
+
+function runEverything(packages: readonly Packed[], project: string, node: string): void {
+  const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim();
+  for (const { json, folder } of packages) {
+    if (json.bin) {
+      for (const name of Object.keys(json.bin)) {
+        const bin = path.join(project, 'node_modules', json.name, json.bin[name]!);
+        report(`${json.name}: command ${name} starts on Node ${version}`, run(node, project, [bin, '--help']));
+      }
+    }
+    const example = exampleOf(folder) ?? (json.bin && loading(json.name));
+    if (example === undefined) {
+      report(`${json.name}: README example`, ['README.md has no ts block']);
+      continue;
+    }
+    for (const [form, file, code] of [
+      ['ES module', 'example.mjs', asModule(example)],
+      ['CommonJS', 'example.cjs', asCommonJs(example)],
+    ] as const) {
+      writeFileSync(path.join(project, file), code);
+      report(`${json.name}: README example as ${form} on Node ${version}`, run(node, project, [file]));
+    }
+  }
+}
+
+/** The first TypeScript example of a package's README. */
+function exampleOf(folder: string): string | undefined {
+  const readme = path.join(folder, 'README.md');
+  return existsSync(readme) ? blocksOf(readme).find(({ language }) => language === 'ts')?.code : undefined;
+}
+
+/** For an application, whose README shows commands: that its module loads. */
+function loading(name: string): string {
+  return `import * as all from '${name}';\nif (Object.keys(all).length === 0) throw new Error('no exports');\n`;
+}
+
+function asModule(code: string): string {
+  return ts.transpile(code, { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext });
+}
+
+/** CommonJS has no top-level await, so the whole runs inside a function. */
+function asCommonJs(code: string): string {
+  const options = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.CommonJS, esModuleInterop: true };
+  return `(async () => {\n${ts.transpile(code, options)}\n})().catch((error) => {\n  console.error(error);\n  process.exit(1);\n});\n`;
+}
+
+function run(node: string, cwd: string, args: string[]): string[] {
+  const { status, signal, stdout, stderr } = spawnSync(node, args, { cwd, encoding: 'utf8', timeout: 120_000 });
+  return status === 0 ? [] : [`ended with ${signal ?? `status ${status}`}\n${stdout}${stderr}`];
+}
+
+function npm(args: string[], cwd: string) {
+  // npm hands its settings of the workspace down to what it runs; a project of its own must not inherit them.
+  const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => key !== 'npm_config_local_prefix'));
+  return spawnSync('npm', args, { cwd, env, encoding: 'utf8', maxBuffer: 1 << 28 });
+}
+
+await main();

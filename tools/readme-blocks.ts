@@ -1,0 +1,43 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+
+export const root = path.resolve(import.meta.dirname, '..');
+
+export interface Block {
+  readonly language: string;
+  readonly code: string;
+  /** Line of the block's first line of code, for messages. */
+  readonly line: number;
+}
+
+/** The fenced blocks of a markdown file, in order. */
+export function blocksOf(file: string): Block[] {
+  const blocks: Block[] = [];
+  let open: { language: string; line: number; lines: string[] } | undefined;
+  for (const [i, text] of readFileSync(file, 'utf8').split('\n').entries()) {
+    const fence = /^```(\w*)/.exec(text);
+    if (fence && open) {
+      blocks.push({ language: open.language, code: open.lines.join('\n'), line: open.line });
+      open = undefined;
+    } else if (fence) {
+      open = { language: fence[1]!, line: i + 2, lines: [] };
+    } else {
+      open?.lines.push(text);
+    }
+  }
+  if (open) throw new Error(`${file}:${open.line - 1}: this fenced block is never closed.`);
+  return blocks;
+}
+
+/** Every document whose examples must work, by its path from the root: READMEs, docs and the contributor's guide. */
+export function documents(): string[] {
+  const folders = ['packages', 'apps'].flatMap((parent) =>
+    readdirSync(path.join(root, parent)).map((name) => `${parent}/${name}/README.md`),
+  );
+  const docs = existsSync(path.join(root, 'docs'))
+    ? readdirSync(path.join(root, 'docs')).map((name) => `docs/${name}`)
+    : [];
+  return ['README.md', 'CONTRIBUTING.md', ...docs, ...folders].filter(
+    (file) => file.endsWith('.md') && existsSync(path.join(root, file)),
+  );
+}
