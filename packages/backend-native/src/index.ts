@@ -1,5 +1,6 @@
 import '@tensorflow/tfjs-backend-cpu';
-import { batchMatMul } from './kernels/matmul';
+import { convKernels } from './kernels/conv';
+import { matmulKernels } from './kernels/matmul';
 import { loadLibrary, nativeThreads, setNativeThreads, type NativeLibrary } from './library';
 import { NativeBackend } from './native-backend';
 import { OneDnn } from './onednn';
@@ -15,7 +16,7 @@ const PRIORITY = 3;
  */
 export function registerNativeBackend(): void {
   loadLibrary();
-  registerPooledBackend('native', () => new NativeBackend(), { BatchMatMul: batchMatMul }, PRIORITY);
+  registerPooledBackend('native', () => new NativeBackend(), { ...matmulKernels, ...convKernels }, PRIORITY);
 }
 
 /**

@@ -26,6 +26,11 @@ export type FastKernel<B extends PooledBackend = PooledBackend> = (
 export class PooledBackend extends MathBackendCPU {
   readonly pool = new BufferPool();
 
+  /** @param name under which it is registered with tfjs */
+  constructor(readonly name: string) {
+    super();
+  }
+
   override write(values: tf.backend_util.BackendValues, _shape: number[], dtype: tf.DataType): object {
     // A kernel that hands on (part of) another tensor's array makes two owners: the pool must not have it back.
     if (ArrayBuffer.isView(values)) this.pool.forget(values);
@@ -74,6 +79,12 @@ export class PooledBackend extends MathBackendCPU {
   /** Where a tensor's data lies. */
   address(x: tf.TensorInfo): number {
     return this.pool.address(this.entry(x.dataId).values);
+  }
+
+  /** Runs another kernel of this backend; for fast kernels that end in an operation they do not do themselves. */
+  call(kernelName: string, inputs: Record<string, tf.TensorInfo>, attrs: object = {}): tf.TensorInfo {
+    const kernel = tf.getKernel(kernelName, this.name)!;
+    return kernel.kernelFunc({ inputs, attrs: attrs as tf.NamedAttrMap, backend: this }) as tf.TensorInfo;
   }
 
   override dispose(): void {

@@ -1,27 +1,30 @@
-import type { Primitive } from './onednn';
+/** What the cache holds: something that owns native memory. */
+export interface Compiled {
+  destroy(): void;
+}
 
 /** Compiled operations by a key that says everything about them; the least recently used go when it is full. */
 export class PrimitiveCache {
-  private readonly entries = new Map<string, Primitive>();
+  private readonly entries = new Map<string, Compiled>();
 
   constructor(private readonly capacity = 2048) {}
 
-  get(key: string, make: () => Primitive): Primitive {
+  get<T extends Compiled>(key: string, make: () => T): T {
     const found = this.entries.get(key);
     if (found) {
       // A Map remembers insertion order: moving an entry to the end marks it as used.
       this.entries.delete(key);
       this.entries.set(key, found);
-      return found;
+      return found as T;
     }
     if (this.entries.size >= this.capacity) {
-      const [oldest, primitive] = this.entries.entries().next().value!;
+      const [oldest, compiled] = this.entries.entries().next().value!;
       this.entries.delete(oldest);
-      primitive.destroy();
+      compiled.destroy();
     }
-    const primitive = make();
-    this.entries.set(key, primitive);
-    return primitive;
+    const compiled = make();
+    this.entries.set(key, compiled);
+    return compiled;
   }
 
   get size(): number {

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Layout } from '../onednn';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { plainFloats, sizeOf } from '../pooled-backend';
+import { activate } from './activate';
 
 /** Shapes of a batched product, checked: `[batch, m, k] x [batch, k, n]`. */
 interface Product {
@@ -79,7 +80,7 @@ export function multiply(
   const rank = p.batch.length;
   const key = `matmul ${p.batchA}|${p.batchB}|${m},${n},${k},${transposeA},${transposeB}`;
   backend
-    .primitive(key, (dnn) =>
+    .compiled(key, (dnn) =>
       dnn.matmul(
         operand(p.batchA, rank, m, k, transposeA),
         operand(p.batchB, rank, k, n, transposeB),
@@ -91,5 +92,21 @@ export function multiply(
   return out;
 }
 
-export const batchMatMul: NativeKernel = ({ a, b }, { transposeA, transposeB }, backend) =>
+const batchMatMul: NativeKernel = ({ a, b }, { transposeA, transposeB }, backend) =>
   plainFloats(a, b) ? multiply(a!, b!, Boolean(transposeA), Boolean(transposeB), backend) : undefined;
+
+const fusedMatMul: NativeKernel = ({ a, b, bias, preluActivationWeights }, attrs, backend) => {
+  if (!plainFloats(a, b, bias, preluActivationWeights)) return undefined;
+  let y = multiply(a!, b!, Boolean(attrs['transposeA']), Boolean(attrs['transposeB']), backend);
+  if (bias) {
+    const sum = backend.call(tf.Add, { a: y, b: bias });
+    backend.disposeData(y.dataId);
+    y = sum;
+  }
+  return activate(y, attrs, preluActivationWeights, backend);
+};
+
+export const matmulKernels: Record<string, NativeKernel> = {
+  [tf.BatchMatMul]: batchMatMul,
+  [tf._FusedMatMul]: fusedMatMul,
+};
