@@ -1,1 +1,26 @@
-export {};
+export {
+  CrossAttention,
+  GatedXAttn,
+  gatedXAttnShapes,
+  initGatedXAttn,
+  type CrossAttentionParams,
+  type GatedXAttnConfig,
+  type GatedXAttnParams,
+} from './gated-xattn';
+export {
+  gatedPositions,
+  initInterleave,
+  interleave,
+  InterleavedLM,
+  interleaveShapes,
+  type InterleaveConfig,
+  type InterleaveParams,
+} from './interleave';
+export {
+  MediaContext,
+  type MediaAware,
+  type MediaContextOptions,
+  type MediaKeysValues,
+  type MediaLMContext,
+} from './media-context';
+export { gatedXAttnFromOpenFlamingo } from './open-flamingo';

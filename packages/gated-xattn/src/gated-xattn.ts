@@ -1,0 +1,252 @@
+import {
+  type Activation,
+  attention,
+  constantVariable,
+  expectShape,
+  layerNorm,
+  linear,
+  mediaCrossAttention,
+  normalVariable,
+  type Random,
+} from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import type { MediaContext, MediaKeysValues } from './media-context';
+
+/** Sizes and choices of a gated cross-attention block (Flamingo, section 2.2 and figure 4). */
+export interface GatedXAttnConfig {
+  /** Width of the language model's residual stream. */
+  readonly hiddenSize: number;
+  /** Width of the latents, the source of keys and values. */
+  readonly visualSize: number;
+  readonly numHeads: number;
+  readonly headDim: number;
+  /** Inner width of the feed-forward; 4 x `hiddenSize` in the paper. */
+  readonly intermediateSize: number;
+  /** Feed-forward activation: 'squared-relu' in the paper, 'gelu' in OpenFlamingo. */
+  readonly activation: Activation;
+  /** Whether the latents are normalised before keys and values: yes in the paper, no in OpenFlamingo. */
+  readonly normMedia: boolean;
+  /**
+   * Pictures that a text token sees: its own (default, section 2.3), all up to its own (the paper's ablation), or all of
+   * its sequence, later ones included.
+   */
+  readonly attend?: 'immediate' | 'all-previous' | 'all';
+  /**
+   * What a token gets that may see no picture: exactly zero (default), or what OpenFlamingo and flamingo-pytorch give
+   * it. There, 'uniform', it is the mean of all values of its sequence, save that with 'immediate' text before the
+   * first picture gets zero.
+   */
+  readonly emptyRows?: 'zero' | 'uniform';
+}
+
+type Matrix = tf.Variable<tf.Rank.R2>;
+type Vector = tf.Variable<tf.Rank.R1>;
+type Projection = { readonly weight: Matrix };
+type Norm = { readonly weight: Vector; readonly bias: Vector };
+
+/** Parameters of the attention; inner = numHeads x headDim. No linear map has a bias. */
+export type CrossAttentionParams = {
+  readonly norm: Norm;
+  /** One norm for keys and values. */
+  readonly normMedia?: Norm;
+  /** `[inner, hiddenSize]` */
+  readonly query: Projection;
+  /** `[inner, visualSize]`, as is value. */
+  readonly key: Projection;
+  readonly value: Projection;
+  /** `[hiddenSize, inner]` */
+  readonly output: Projection;
+};
+
+/** Parameters of a gated block; their paths joined by dots are their names in a checkpoint. */
+export type GatedXAttnParams = {
+  readonly attn: CrossAttentionParams;
+  /** `[1]`, 0 at the start, as is the other gate. */
+  readonly attnGate: Vector;
+  readonly mlp: {
+    readonly norm: Norm;
+    /** `[intermediateSize, hiddenSize]` */
+    readonly up: Projection;
+    /** `[hiddenSize, intermediateSize]` */
+    readonly down: Projection;
+  };
+  readonly mlpGate: Vector;
+};
+
+/** How a fresh parameter starts: normal with this standard deviation, or this value everywhere. */
+type Start = { readonly std: number } | { readonly value: number };
+
+/** The one description of all parameters: fresh weights and bare shapes both come from it. */
+function layout<T>(c: GatedXAttnConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+  const { hiddenSize, visualSize, intermediateSize } = c;
+  const inner = c.numHeads * c.headDim;
+  const projection = (name: string, out: number, into: number) => ({
+    weight: make(`${name}.weight`, [out, into], { std: into ** -0.5 }),
+  });
+  const norm = (name: string, size: number) => ({
+    weight: make(`${name}.weight`, [size], { value: 1 }),
+    bias: make(`${name}.bias`, [size], { value: 0 }),
+  });
+  return {
+    attn: {
+      norm: norm('attn.norm', hiddenSize),
+      normMedia: c.normMedia ? norm('attn.normMedia', visualSize) : undefined,
+      query: projection('attn.query', inner, hiddenSize),
+      key: projection('attn.key', inner, visualSize),
+      value: projection('attn.value', inner, visualSize),
+      output: projection('attn.output', hiddenSize, inner),
+    },
+    attnGate: make('attnGate', [1], { value: 0 }),
+    mlp: {
+      norm: norm('mlp.norm', hiddenSize),
+      up: projection('mlp.up', intermediateSize, hiddenSize),
+      down: projection('mlp.down', hiddenSize, intermediateSize),
+    },
+    mlpGate: make('mlpGate', [1], { value: 0 }),
+  };
+}
+
+/** Shape of every parameter of one block by name, without making any. */
+export function gatedXAttnShapes(config: GatedXAttnConfig): Record<string, readonly number[]> {
+  const shapes: Record<string, readonly number[]> = {};
+  layout(config, (name, shape) => (shapes[name] = shape));
+  return shapes;
+}
+
+/** Fresh parameters of one block: matrices normal with variance 1 / inputs, norms the identity, gates 0. */
+export function initGatedXAttn(config: GatedXAttnConfig, random: Random): GatedXAttnParams {
+  return layout(config, (name, shape, start) =>
+    'std' in start ? normalVariable(random.fork(name), shape, start.std) : constantVariable(shape, start.value),
+  ) as GatedXAttnParams;
+}
+
+/** Cross-attention from text to pictures, without gate and residual. */
+export class CrossAttention {
+  constructor(
+    readonly config: Omit<GatedXAttnConfig, 'intermediateSize' | 'activation'>,
+    readonly params: CrossAttentionParams,
+  ) {}
+
+  /** Keys and values of all pictures: computed once, they serve every further token of a prompt. */
+  keysValues(latents: tf.Tensor4D): MediaKeysValues {
+    expectShape(
+      'CrossAttention.keysValues: latents',
+      latents,
+      ['batch', 'media', 'latents', this.config.visualSize],
+      "The resampler's visualSize must be that of the gated layers.",
+    );
+    const { normMedia, key, value } = this.params;
+    return tf.tidy(() => {
+      const source = normMedia ? layerNorm(latents, normMedia) : latents;
+      return { keys: linear(source, key) as tf.Tensor4D, values: linear(source, value) as tf.Tensor4D };
+    });
+  }
+
+  /**
+   * @param x     float32 `[rows, text, hiddenSize]`
+   * @param media the pictures, and which token belongs to which
+   * @param known keys and values of `media.latents`, where they are known already
+   * @returns     float32 `[rows, text, hiddenSize]`, to be gated and added to `x`
+   */
+  apply(x: tf.Tensor3D, media: MediaContext, known?: MediaKeysValues): tf.Tensor3D {
+    expectShape(
+      'CrossAttention.apply: x',
+      x,
+      [media.rows, media.text, this.config.hiddenSize],
+      'x and the media context must be of the same call: one mediaIndex entry for each text token.',
+    );
+    return tf.tidy(() => {
+      const query = linear(layerNorm(x, this.params.norm), this.params.query) as tf.Tensor3D;
+      const seen = this.attend(query, known ?? this.keysValues(media.latents), media);
+      return linear(seen, this.params.output) as tf.Tensor3D;
+    });
+  }
+
+  private attend(query: tf.Tensor3D, { keys, values }: MediaKeysValues, media: MediaContext): tf.Tensor3D {
+    const { attend = 'immediate', emptyRows = 'zero', numHeads } = this.config;
+    if (attend === 'immediate') {
+      const [batch, pictures, latents, inner] = keys.shape;
+      // All rows in a line against all pictures in a line: the segments know who belongs to whom.
+      const all = (x: tf.Tensor4D): tf.Tensor4D => tf.reshape(x, [1, batch * pictures, latents, inner]);
+      const line = tf.reshape(query, [1, media.rows * media.text, inner]);
+      const own = mediaCrossAttention(line, all(keys), all(values), media.segments, { numHeads });
+      const y = tf.reshape(own, query.shape) as tf.Tensor3D;
+      return emptyRows === 'zero' ? y : addMean(y, values, media, (index) => index > pictures);
+    }
+    const ofRows = (x: tf.Tensor4D): tf.Tensor3D => {
+      const [batch, pictures, latents, inner] = x.shape;
+      return perRow(tf.reshape(x, [batch, pictures * latents, inner]), media);
+    };
+    const [k, v] = [ofRows(keys), ofRows(values)];
+    if (attend === 'all') return attention(query, k, v, { numHeads });
+    const y = attention(query, k, v, { numHeads, bias: earlierOnly(media) });
+    const blind = (index: number) => index < 1;
+    const seen = tf.mul(
+      y,
+      flags(media, (index) => !blind(index)),
+    ) as tf.Tensor3D;
+    return emptyRows === 'zero' ? seen : addMean(seen, values, media, blind);
+  }
+}
+
+/** What each row of text owns of `[batch, ...]`. */
+function perRow(x: tf.Tensor3D, media: MediaContext): tf.Tensor3D {
+  return media.owners ? tf.gather(x, tf.tensor1d([...media.owners], 'int32')) : x;
+}
+
+/** float32 `[rows, text, 1]`: 1 where the token's media index fulfils a condition. */
+function flags(media: MediaContext, condition: (index: number) => boolean): tf.Tensor3D {
+  const values = Float32Array.from(media.mediaIndex, (index) => (condition(index) ? 1 : 0));
+  return tf.tensor3d(values, [media.rows, media.text, 1]);
+}
+
+/** Adds the mean of all values of the sequence where the condition holds: what a fully masked softmax averages to. */
+function addMean(
+  y: tf.Tensor3D,
+  values: tf.Tensor4D,
+  media: MediaContext,
+  condition: (index: number) => boolean,
+): tf.Tensor3D {
+  const mean = perRow(tf.expandDims(tf.mean(values, [1, 2]), 1) as tf.Tensor3D, media); // [rows, 1, inner]
+  return tf.add(y, tf.mul(flags(media, condition), mean));
+}
+
+/** Scores to add, `[rows, 1, text, media x latents]`: 0 for pictures up to the token's own, hopeless for later ones. */
+function earlierOnly(media: MediaContext): tf.Tensor4D {
+  const [, pictures, latents] = media.latents.shape;
+  const keys = pictures * latents;
+  const bias = new Float32Array(media.rows * media.text * keys);
+  for (let i = 0; i < media.rows * media.text; i++) {
+    const visible = Math.min(media.mediaIndex[i]!, pictures) * latents;
+    bias.fill(-1e9, i * keys + visible, (i + 1) * keys);
+  }
+  return tf.tensor4d(bias, [media.rows, 1, media.text, keys]);
+}
+
+/** Gated cross-attention and gated feed-forward, to stand before a frozen block. With both gates 0 it changes nothing. */
+export class GatedXAttn {
+  readonly attn: CrossAttention;
+
+  constructor(
+    readonly config: GatedXAttnConfig,
+    readonly params: GatedXAttnParams,
+  ) {
+    this.attn = new CrossAttention(config, params.attn);
+  }
+
+  /**
+   * @param x     float32 `[rows, text, hiddenSize]`
+   * @param media the pictures, and which token belongs to which; absent: text alone
+   * @param known keys and values of `media.latents`, where they are known already
+   * @returns     float32 `[rows, text, hiddenSize]`
+   */
+  apply(x: tf.Tensor3D, media?: MediaContext, known?: MediaKeysValues): tf.Tensor3D {
+    const { attnGate, mlp, mlpGate } = this.params;
+    expectShape('GatedXAttn.apply: x', x, ['rows', 'text', this.config.hiddenSize], 'Pass the residual stream.');
+    return tf.tidy(() => {
+      const y = media ? tf.add(x, tf.mul(tf.tanh(attnGate), this.attn.apply(x, media, known))) : x;
+      const inner = linear(layerNorm(y, mlp.norm), mlp.up, this.config.activation);
+      return tf.add(y, tf.mul(tf.tanh(mlpGate), linear(inner, mlp.down)));
+    });
+  }
+}

@@ -1,0 +1,218 @@
+import {
+  type Activation,
+  attention,
+  constantVariable,
+  expectShape,
+  layerNorm,
+  linear,
+  normalVariable,
+  type Random,
+} from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+
+/** Sizes and choices of a Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1). */
+export interface ResamplerConfig {
+  /** Width of the latents, and of the features once they are inside. */
+  readonly visualSize: number;
+  /** Width of the features that come, where it is not `visualSize`: a linear projection then takes them there. */
+  readonly inputSize?: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly headDim: number;
+  /** Learned queries, and so the number of vectors that leave for each picture or clip. */
+  readonly numLatents: number;
+  /** Inner width of the feed-forward; 4 x `visualSize` in the paper. */
+  readonly intermediateSize: number;
+  /** Feed-forward activation: 'squared-relu' in the paper, 'gelu' in OpenFlamingo. */
+  readonly activation: Activation;
+  /**
+   * Learned time embeddings, one for each frame of a training clip; without it frames carry no order. A shorter clip
+   * (a picture is a clip of one frame) takes the first ones; a longer one gets them interpolated linearly, as the paper
+   * goes from 8 frames to 30.
+   */
+  readonly numFrames?: number;
+  /** Learned embeddings of a picture's place in its sequence; more pictures than this are an error. */
+  readonly numMedia?: number;
+  /** Whether a layer norm ends the stack: not in the paper's figure, but in every open implementation. */
+  readonly finalNorm: boolean;
+  /** Standard deviation of fresh latents and embeddings; 0.02 if absent (OpenFlamingo: 1). */
+  readonly latentStd?: number;
+}
+
+type Matrix = tf.Variable<tf.Rank.R2>;
+type Vector = tf.Variable<tf.Rank.R1>;
+type Projection = { readonly weight: Matrix };
+type Norm = { readonly weight: Vector; readonly bias: Vector };
+
+/** Parameters of one layer; inner = numHeads x headDim. No linear map has a bias. */
+export type ResamplerLayerParams = {
+  readonly normMedia: Norm;
+  readonly normLatents: Norm;
+  /** `[inner, visualSize]`, as are key and value. */
+  readonly query: Projection;
+  readonly key: Projection;
+  readonly value: Projection;
+  /** `[visualSize, inner]` */
+  readonly output: Projection;
+  readonly mlpNorm: Norm;
+  /** `[intermediateSize, visualSize]` */
+  readonly mlpUp: Projection;
+  /** `[visualSize, intermediateSize]` */
+  readonly mlpDown: Projection;
+};
+
+/** Parameters of a resampler; their paths joined by dots are their names in a checkpoint. */
+export type ResamplerParams = {
+  /** `[visualSize, inputSize]` */
+  readonly inputProjection?: Projection;
+  /** `[numLatents, visualSize]` */
+  readonly latents: Matrix;
+  /** `[numFrames, visualSize]` */
+  readonly timeEmbeddings?: Matrix;
+  /** `[numMedia, visualSize]` */
+  readonly mediaEmbeddings?: Matrix;
+  readonly layers: readonly ResamplerLayerParams[];
+  readonly norm?: Norm;
+};
+
+/** How a fresh parameter starts: normal with this standard deviation, or this value everywhere. */
+type Start = { readonly std: number } | { readonly value: number };
+
+/** The one description of all parameters: fresh weights and bare shapes both come from it. */
+function layout<T>(c: ResamplerConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+  const d = c.visualSize;
+  const inner = c.numHeads * c.headDim;
+  const projection = (name: string, out: number, into: number) => ({
+    weight: make(`${name}.weight`, [out, into], { std: into ** -0.5 }),
+  });
+  const norm = (name: string) => ({
+    weight: make(`${name}.weight`, [d], { value: 1 }),
+    bias: make(`${name}.bias`, [d], { value: 0 }),
+  });
+  const embeddings = (name: string, count: number) => make(name, [count, d], { std: c.latentStd ?? 0.02 });
+  return {
+    inputProjection: c.inputSize ? projection('inputProjection', d, c.inputSize) : undefined,
+    latents: embeddings('latents', c.numLatents),
+    timeEmbeddings: c.numFrames ? embeddings('timeEmbeddings', c.numFrames) : undefined,
+    mediaEmbeddings: c.numMedia ? embeddings('mediaEmbeddings', c.numMedia) : undefined,
+    layers: Array.from({ length: c.numLayers }, (_, i) => ({
+      normMedia: norm(`layers.${i}.normMedia`),
+      normLatents: norm(`layers.${i}.normLatents`),
+      query: projection(`layers.${i}.query`, inner, d),
+      key: projection(`layers.${i}.key`, inner, d),
+      value: projection(`layers.${i}.value`, inner, d),
+      output: projection(`layers.${i}.output`, d, inner),
+      mlpNorm: norm(`layers.${i}.mlpNorm`),
+      mlpUp: projection(`layers.${i}.mlpUp`, c.intermediateSize, d),
+      mlpDown: projection(`layers.${i}.mlpDown`, d, c.intermediateSize),
+    })),
+    norm: c.finalNorm ? norm('norm') : undefined,
+  };
+}
+
+/** Shape of every parameter by name, without making any. */
+export function resamplerShapes(config: ResamplerConfig): Record<string, readonly number[]> {
+  const shapes: Record<string, readonly number[]> = {};
+  layout(config, (name, shape) => (shapes[name] = shape));
+  return shapes;
+}
+
+/** Fresh parameters: matrices normal with variance 1 / inputs, latents and embeddings small, norms the identity. */
+export function initResampler(config: ResamplerConfig, random: Random): ResamplerParams {
+  return layout(config, (name, shape, start) =>
+    'std' in start ? normalVariable(random.fork(name), shape, start.std) : constantVariable(shape, start.value),
+  ) as ResamplerParams;
+}
+
+/** Turns any number of visual features into `numLatents` vectors for each picture or clip. */
+export class PerceiverResampler {
+  constructor(
+    readonly config: ResamplerConfig,
+    readonly params: ResamplerParams,
+  ) {
+    for (const [key, value] of Object.entries(config)) {
+      if (typeof value === 'number' && key !== 'latentStd' && (!Number.isInteger(value) || value < 1)) {
+        throw new Error(
+          `PerceiverResampler: ${key} must be a whole number of at least 1, got ${value}. Leave it out or mend it.`,
+        );
+      }
+    }
+  }
+
+  /**
+   * @param features float32 `[batch, media, frames, patches, inputSize]`; a picture has one frame
+   * @returns        float32 `[batch, media, numLatents, visualSize]`
+   */
+  apply(features: tf.Tensor5D): tf.Tensor4D {
+    const { visualSize, inputSize = visualSize, numLatents, numMedia } = this.config;
+    expectShape(
+      'PerceiverResampler.apply: features',
+      features,
+      ['batch', 'media', 'frames', 'patches', inputSize],
+      'Flatten the feature map to patches, and give a single picture media = 1 and frames = 1.',
+    );
+    const [batch, media] = features.shape;
+    if (numMedia && media > numMedia) {
+      throw new Error(
+        `PerceiverResampler.apply: features hold ${media} pictures in a sequence, but there are embeddings for ${numMedia} (numMedia). ` +
+          'Give fewer pictures, or train with a larger numMedia.',
+      );
+    }
+    return tf.tidy(() => {
+      const visual = this.embed(features); // [batch * media, frames * patches, visualSize]
+      let latents = tf.tile(tf.expandDims(this.params.latents, 0), [batch * media, 1, 1]) as tf.Tensor3D;
+      for (const layer of this.params.layers) latents = this.layer(visual, latents, layer);
+      if (this.params.norm) latents = layerNorm(latents, this.params.norm) as tf.Tensor3D;
+      return tf.reshape(latents, [batch, media, numLatents, visualSize]);
+    });
+  }
+
+  /** Features at `visualSize`, with their time and place added, one row of patches per picture, frame after frame. */
+  private embed(features: tf.Tensor5D): tf.Tensor3D {
+    const { inputProjection, timeEmbeddings, mediaEmbeddings } = this.params;
+    const [b, n, f, p] = features.shape;
+    const d = this.config.visualSize;
+    let x: tf.Tensor = inputProjection ? linear(features, inputProjection) : features;
+    if (timeEmbeddings) {
+      const time = tf.reshape(framesOf(timeEmbeddings, f), [1, f, 1, d]);
+      x = tf.add(tf.reshape(x, [b * n, f, p, d]), time);
+    }
+    if (mediaEmbeddings) {
+      const place = tf.reshape(tf.slice(mediaEmbeddings, [0, 0], [n, d]), [1, n, 1, d]);
+      x = tf.add(tf.reshape(x, [b, n, f * p, d]), place);
+    }
+    return tf.reshape(x, [b * n, f * p, d]);
+  }
+
+  private layer(visual: tf.Tensor3D, latents: tf.Tensor3D, p: ResamplerLayerParams): tf.Tensor3D {
+    const { numHeads, activation } = this.config;
+    const normed = layerNorm(latents, p.normLatents) as tf.Tensor3D;
+    // Keys and values come from the picture and the latents together, the picture first (appendix A.1.1).
+    const source = tf.concat([layerNorm(visual, p.normMedia) as tf.Tensor3D, normed], 1);
+    const seen = attention(
+      linear(normed, p.query) as tf.Tensor3D,
+      linear(source, p.key) as tf.Tensor3D,
+      linear(source, p.value) as tf.Tensor3D,
+      { numHeads },
+    );
+    const x = tf.add(latents, linear(seen, p.output));
+    const inner = linear(layerNorm(x, p.mlpNorm), p.mlpUp, activation);
+    return tf.add(x, linear(inner, p.mlpDown));
+  }
+}
+
+/** Time embeddings for a clip of `frames`: the first ones, or, if there are not enough, spread over the whole clip. */
+function framesOf(embeddings: tf.Tensor2D, frames: number): tf.Tensor2D {
+  const [count, d] = embeddings.shape;
+  if (frames <= count) return tf.slice(embeddings, [0, 0], [frames, d]);
+  const mix = new Float32Array(frames * count);
+  for (let i = 0; i < frames; i++) {
+    // First on first and last on last; between them each frame mixes its two neighbours.
+    const at = (i * (count - 1)) / (frames - 1);
+    const left = Math.min(Math.floor(at), count - 1);
+    const right = Math.min(left + 1, count - 1);
+    mix[i * count + left]! += 1 - (at - left);
+    mix[i * count + right]! += at - left;
+  }
+  return tf.matMul(tf.tensor2d(mix, [frames, count]), embeddings);
+}
