@@ -16,3 +16,4 @@ export {
   type OpenCheckpoint,
 } from './files';
 export { mapNames, type NameRule } from './names';
+export { CheckpointFolder, type CheckpointFolderOptions, type SavedCheckpoint } from './folder';
