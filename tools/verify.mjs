@@ -1,0 +1,146 @@
+// The whole check, from a fresh clone to the finish: installs, sets up the backends that can be had, builds, checks
+// types, lint and format, runs the tests on every backend, the reference cases and the packed packages.
+//
+// The last line is `N passed, N failed`: tests, reference cases and package checks, and one for each other step.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import path from 'node:path';
+
+const root = path.resolve(import.meta.dirname, '..');
+const work = path.join(root, '.cache', 'verify');
+const source = ['--conditions=@flamingo-ts/source', '--import', 'tsx'];
+const rows = [];
+
+async function main() {
+  rmSync(work, { recursive: true, force: true });
+  mkdirSync(work, { recursive: true });
+
+  if (!installed() && !(await step('install', 'npm', ['ci']))) return;
+  const backends = ['cpu', 'wasm'];
+  if (await optional('setup:onednn', 'node', ['tools/setup-onednn.mjs'])) backends.push('native');
+  if (await optional('setup:tensorflow', 'npm', ['run', '-s', 'setup:tensorflow', '--', '--download']))
+    backends.push('tensorflow');
+  const node24 = await otherNode();
+
+  await step('build', 'npm', ['run', '-s', 'build'], { env: { NX_DAEMON: 'false', NX_TUI: 'false' } });
+  await Promise.all([step('types', 'npm', ['run', '-s', 'typecheck']), step('lint', 'npm', ['run', '-s', 'lint'])]);
+  await step('format', 'npm', ['run', '-s', 'format:check']);
+
+  const report = path.join(work, 'vitest.json');
+  await step(
+    `tests on ${backends.join(', ')}`,
+    'npx',
+    ['vitest', 'run', '--reporter=dot', '--reporter=json', `--outputFile.json=${report}`],
+    {
+      env: { FLAMINGO_TEST_BACKENDS: backends.join(','), TF_CPP_MIN_LOG_LEVEL: '2' },
+      count: () => countTests(report),
+    },
+  );
+  await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...references()], { count: lastCount });
+  const nodes = node24 ? ['--node', node24] : [];
+  await step('packed packages', 'node', ['--import', 'tsx', 'tools/check-packages.ts', ...nodes], { count: lastCount });
+}
+
+/** Runs a command, keeps what it prints for the end of the step, and counts it: as one, or by what `count` reads. */
+async function step(name, command, args, { env, count } = {}) {
+  const { status, seconds, output } = await run(name, command, args, env);
+  const ok = status === 0;
+  const counted = count?.(output) ?? { passed: ok ? 1 : 0, failed: ok ? 0 : 1 };
+  // A command that fails without a failure among what it counts has broken down: that is one more.
+  if (!ok && counted.failed === 0) counted.failed = 1;
+  rows.push({ name, seconds, ...counted });
+  return ok;
+}
+
+/** A step that this machine may not be able to do, which is no failure. */
+async function optional(name, command, args) {
+  const { status, seconds } = await run(name, command, args);
+  rows.push({ name, seconds, note: status === 0 ? 'ready' : 'cannot be had here' });
+  return status === 0;
+}
+
+function run(name, command, args, env) {
+  const started = performance.now();
+  return new Promise((resolve) => {
+    const child = spawn(command, args, {
+      cwd: root,
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: 15 * 60_000,
+    });
+    let output = '';
+    child.stdout.on('data', (text) => (output += text));
+    child.stderr.on('data', (text) => (output += text));
+    const end = (status) => {
+      const seconds = (performance.now() - started) / 1000;
+      console.log(`== ${name}: ${status === 0 ? 'ok' : `failed (${status})`}, ${seconds.toFixed(1)} s`);
+      if (output.trim())
+        console.log(
+          output
+            .trimEnd()
+            .split('\n')
+            .slice(status === 0 ? -15 : -400)
+            .join('\n'),
+        );
+      resolve({ status, seconds, output });
+    };
+    child.on('error', (error) => end(error.message));
+    child.on('close', (status, signal) => end(status ?? signal));
+  });
+}
+
+/** `N passed, N failed`, as the last line that says so. */
+function lastCount(output) {
+  const line = output.split('\n').findLast((text) => /^\d+ passed, \d+ failed$/.test(text));
+  const [passed, failed] = line?.match(/\d+/g).map(Number) ?? [0, 1];
+  return { passed, failed };
+}
+
+/** Tests by vitest's report; a file that could not even be loaded has no tests and counts as one failure. */
+function countTests(file) {
+  if (!existsSync(file)) return { passed: 0, failed: 1 };
+  const { numPassedTests, numFailedTests, testResults } = JSON.parse(readFileSync(file, 'utf8'));
+  const broken = testResults.filter((result) => result.status === 'failed' && result.assertionResults.length === 0);
+  return { passed: numPassedTests, failed: numFailedTests + broken.length };
+}
+
+/** The reference data beside the clone where it is there, otherwise the copies that the packages carry for their tests. */
+function references() {
+  const shared = path.join(root, '..', 'shared', 'goldens');
+  if (existsSync(shared))
+    return ['flamingo', 'vision', 'lm/chinchilla', 'lm/decode', 'tokenizers'].map((area) => path.join(shared, area));
+  return readdirSync(path.join(root, 'packages'))
+    .map((name) => path.join(root, 'packages', name, 'test', 'reference'))
+    .filter((folder) => existsSync(folder));
+}
+
+function installed() {
+  const [lock, done] = ['package-lock.json', 'node_modules/.package-lock.json'].map((file) => path.join(root, file));
+  return existsSync(done) && statSync(done).mtimeMs >= statSync(lock).mtimeMs;
+}
+
+/** A Node 24 to try the packages on too, as npm's packages carry it; nothing where this is one. */
+async function otherNode() {
+  if (Number(process.versions.node.split('.')[0]) >= 24) return undefined;
+  const name = `node-${process.platform}-${process.arch}`;
+  const prefix = path.join(root, '.cache', 'node24');
+  const binary = path.join(prefix, 'node_modules', name, 'bin', 'node');
+  if (existsSync(binary)) return binary;
+  mkdirSync(prefix, { recursive: true });
+  const args = ['install', '--prefix', prefix, '--no-save', '--no-package-lock', '--ignore-scripts', `${name}@24`];
+  return (await optional('Node 24', 'npm', args)) && existsSync(binary) ? binary : undefined;
+}
+
+const started = performance.now();
+await main();
+console.log('\n  seconds   passed   failed  step');
+for (const { name, seconds, passed = '', failed = '', note } of rows) {
+  console.log(
+    [seconds.toFixed(1), passed, failed].map((x) => String(x).padStart(9)).join('') +
+      `  ${name}${note ? ` (${note})` : ''}`,
+  );
+}
+const [passed, failed] = ['passed', 'failed'].map((key) => rows.reduce((sum, row) => sum + (row[key] ?? 0), 0));
+console.log(`${((performance.now() - started) / 1000).toFixed(1).padStart(9)}${' '.repeat(20)}in all\n`);
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed === 0 ? 0 : 1);
