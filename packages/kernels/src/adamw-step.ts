@@ -48,6 +48,7 @@ export function adamWStep(
       `adamWStep: params, grads, m, v and weightDecay must have one entry each per tensor, got ${counts.join(', ')}.`,
     );
   }
+  if (!(o.step >= 1)) throw new Error(`adamWStep: step must count from 1, got ${o.step}.`);
   params.forEach((p, i) =>
     tf.tidy(() => {
       const updated = adamWOp({ p, g: grads[i], m: m[i], v: v[i] }, { ...o, weightDecay: o.weightDecay[i]! });

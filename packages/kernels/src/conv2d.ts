@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
-import { expectShape } from './shape';
+import { asRows, expectShape } from './shape';
 import { sumRows } from './sum-rows';
 
 /** Parameters of a convolution. */
@@ -140,8 +140,7 @@ function cellsSeen(x: tf.Tensor4D, ky: number, kx: number, stride: number, [b, h
 }
 
 function rowsOf(x: tf.Tensor): tf.Tensor2D {
-  const width = x.shape[x.rank - 1]!;
-  return tf.reshape(x, [x.size / width, width]);
+  return tf.reshape(x, asRows(x));
 }
 
 /**
@@ -168,6 +167,13 @@ export function conv2d(x: tf.Tensor, p: Conv2dParams, o: Conv2dOptions): tf.Tens
   if (p.bias) expectShape('conv2d: bias', p.bias, [out], 'Give one bias per output channel.');
   const [top, bottom] = padsOf(height, kernelHeight, stride, padding);
   const [left, right] = padsOf(width, kernelWidth, stride, padding);
+  const padded = [height + top + bottom, width + left + right] as const;
+  if (kernelHeight > padded[0] || kernelWidth > padded[1]) {
+    throw new Error(
+      `conv2d: the kernel ${kernelHeight}x${kernelWidth} is larger than the padded picture ${padded.join('x')}. ` +
+        "Use a larger picture or padding 'same'.",
+    );
+  }
   const attrs = { stride, groups, top, bottom, left, right };
   return convOp({ x, weight: p.weight, bias: p.bias }, attrs)[0] as tf.Tensor4D;
 }

@@ -24,7 +24,7 @@ export interface FusedOpDefinition<Attrs extends object> {
   readonly forward: (inputs: OpInputs, attrs: Attrs & Taped) => tf.Tensor[];
   /** Names of the inputs the gradient needs; an optional one that is absent is absent there too. */
   readonly saveInputs?: readonly string[];
-  /** Which outputs the gradient needs, by position. */
+  /** Which outputs the gradient needs, by position; one that the forward did not return is absent there too. */
   readonly saveOutputs?: readonly boolean[];
   /**
    * Gradients by input name, each computed only when asked for: a frozen input costs nothing.
@@ -70,7 +70,10 @@ export function fusedOp<Attrs extends object>(
     for (const [key, value] of Object.entries(inputs)) if (value !== undefined) present[key] = value;
     const engine = tf.engine();
     const taped = gradient !== undefined && engine.isTapeOn();
-    const run = () => engine.runKernel(name, present as never, { ...attrs, taped } as never) as unknown as tf.Tensor[];
+    const run = (): tf.Tensor[] => {
+      const out = engine.runKernel(name, present as never, { ...attrs, taped } as never);
+      return Array.isArray(out) ? out : [out as tf.Tensor];
+    };
     if (!gradient) return run();
     if (!taped) {
       const [result, ...rest] = run();
@@ -78,11 +81,12 @@ export function fusedOp<Attrs extends object>(
       return [result!];
     }
     const keptInputs = saveInputs.filter((input) => present[input] !== undefined);
-    const keptOutputs = saveOutputs.flatMap((keep, i) => (keep ? [i] : []));
+    let keptOutputs: number[] = [];
     const result = (engine as unknown as TapingEngine).runKernelFunc({
       inputs: present,
       forwardFunc: (_, save) => {
         const out = run();
+        keptOutputs = out.flatMap((_, i) => (saveOutputs[i] ? [i] : []));
         save([...keptInputs.map((input) => present[input]!), ...keptOutputs.map((i) => out[i]!)]);
         return out[0]!;
       },

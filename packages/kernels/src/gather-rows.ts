@@ -20,6 +20,9 @@ const scatterRowsOp = fusedOp<{ readonly count: number }>({
 
 /** Throws unless every entry lies in [0, count): backends differ in what they do otherwise, from garbage to a crash. */
 export function expectIndices(what: string, indices: tf.Tensor, count: number, fix: string): void {
+  if (indices.dtype !== 'int32') {
+    throw new Error(`${what} must be int32, got ${indices.dtype}. Make them with dtype 'int32' or tf.cast them.`);
+  }
   const values = indices.dataSync();
   for (let i = 0; i < values.length; i++) {
     if (!(values[i]! >= 0 && values[i]! < count)) {

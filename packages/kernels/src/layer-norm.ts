@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
-import { lastAxis } from './shape';
+import { expectShape, lastAxis } from './shape';
 import { sumRows } from './sum-rows';
 
 /** Parameters of a layer norm. */
@@ -55,6 +55,7 @@ const layerNormOp = fusedOp<{ readonly eps: number }>({
  */
 export function layerNorm(x: tf.Tensor, p: LayerNormParams, eps = 1e-5): tf.Tensor {
   expectWidth('layerNorm', x, p.weight);
+  if (p.bias) expectShape('layerNorm: bias', p.bias, [lastAxis(x)], 'Give one bias per feature.');
   return layerNormOp({ x, weight: p.weight, bias: p.bias }, { eps })[0]!;
 }
 

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { activation as activate, activationGrad, type Activation } from './activation';
 import { FrozenMatrix } from './frozen-matrix';
 import { fusedOp } from './fused-op';
-import { lastAxis } from './shape';
+import { asRows, expectShape, lastAxis } from './shape';
 import { sumRows } from './sum-rows';
 
 /** Parameters of a linear layer, y = x W^T + b. */
@@ -23,8 +23,7 @@ interface LinearAttrs {
 const linearOp = fusedOp<LinearAttrs>({
   name: 'FlamingoLinear',
   forward: ({ x, weight, bias }, { activation, frozen, taped }) => {
-    const width = lastAxis(x!);
-    const rows = tf.reshape(x!, [x!.size / width, width]) as tf.Tensor2D;
+    const rows = flatten(x!);
     // Not tf.fused.matMul: with a bias, one of the backends of tfjs 4.22 adds it to the wrong places.
     let z: tf.Tensor = frozen ? frozen.multiply(rows) : tf.matMul(rows, weight as tf.Tensor2D, false, true);
     if (bias) z = tf.add(z, bias);
@@ -37,17 +36,21 @@ const linearOp = fusedOp<LinearAttrs>({
   saveOutputs: [false, true],
   gradient: ([dy], { x, weight, out1: z }, { activation, frozen }) => {
     const dz = activation ? activationGrad(dy!, z!, activation) : dy!;
-    const rowsOf = (t: tf.Tensor) => tf.reshape(t, [t.size / lastAxis(t), lastAxis(t)]) as tf.Tensor2D;
     return {
       x: () => {
-        const rows = frozen ? frozen.multiply(rowsOf(dz), true) : tf.matMul(rowsOf(dz), weight as tf.Tensor2D);
+        const rows = frozen ? frozen.multiply(flatten(dz), true) : tf.matMul(flatten(dz), weight as tf.Tensor2D);
         return tf.reshape(rows, x!.shape);
       },
-      weight: () => tf.matMul(rowsOf(dz), rowsOf(x!), true),
+      weight: () => tf.matMul(flatten(dz), flatten(x!), true),
       bias: () => sumRows(dz),
     };
   },
 });
+
+/** `[..., d] -> [rows, d]` */
+function flatten(x: tf.Tensor): tf.Tensor2D {
+  return tf.reshape(x, asRows(x));
+}
 
 /**
  * A linear layer, with an activation if one is named.
@@ -65,6 +68,7 @@ export function linear(x: tf.Tensor, p: LinearParams, activation?: Activation): 
         'Weights are [out, in]: transpose one that came as [in, out].',
     );
   }
+  if (p.bias) expectShape('linear: bias', p.bias, [p.weight.shape[0]], 'Give one bias per output.');
   const frozen = p.weight instanceof FrozenMatrix ? p.weight : undefined;
   const weight = frozen ? undefined : (p.weight as tf.Tensor2D);
   return linearOp({ x, weight, bias: p.bias }, { activation, frozen })[0]!;

@@ -79,6 +79,9 @@ export function relativeScores(q: tf.Tensor, r: tf.Tensor, numHeads: number): tf
     ['distances', width],
     'Give one projected sinusoid per distance, distance 0 last.',
   );
+  if (width % numHeads !== 0) {
+    throw new Error(`relativeScores: the width ${width} of q must be a multiple of numHeads, got ${numHeads}.`);
+  }
   if (r.shape[0]! < t) {
     throw new Error(
       `relativeScores: r must have a row for each of the ${t} queries' distances, got ${r.shape[0]} rows.`,

@@ -1,13 +1,13 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
-import { lastAxis } from './shape';
+import { asRows } from './shape';
 
 /** `{x [..., d]}` -> `[d]`. As a product with a row of ones: a matMul adds columns far faster than most reductions do. */
 const sumRowsOp = fusedOp<object>({
   name: 'FlamingoSumRows',
   forward: ({ x }) => {
-    const width = lastAxis(x!);
-    const rows = x!.size / width;
+    const [rows, width] = asRows(x!);
+    if (rows === 0) return [tf.zeros([width])];
     return [tf.reshape(tf.matMul(tf.ones([1, rows]), tf.reshape(x!, [rows, width])), [width])];
   },
 });

@@ -1,0 +1,128 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { describeBackends, expectClose, expectNoLeak } from '@flamingo-ts/testing';
+import { expect, it } from 'vitest';
+import { checkOp, normal, toTensor } from '../test/check-op';
+import { FrozenMatrix } from './frozen-matrix';
+import { linear } from './linear';
+import { linearReference } from './linear.reference';
+
+const tolerance = { forward: 5e-7, gradient: 2e-6 };
+const WIDTH = 5;
+const x = normal(1, [2, 3, WIDTH]);
+const weight = normal(2, [4, WIDTH]);
+const bias = normal(3, [4]);
+
+describeBackends('linear', () => {
+  it('with bias, over leading axes', () => {
+    checkOp(
+      (x, w, b) => linear(x!, { weight: w as tf.Tensor2D, bias: b as tf.Tensor1D }),
+      (x, w, b) => linearReference(x!, w!, b, WIDTH),
+      [x, weight, bias],
+      tolerance,
+    );
+  });
+
+  it.each([[WIDTH], [1, WIDTH], [7, WIDTH], [2, 1, 2, WIDTH]])('without bias, x [%s, ...]', (...shape) => {
+    checkOp(
+      (x, w) => linear(x!, { weight: w as tf.Tensor2D }),
+      (x, w) => linearReference(x!, w!, undefined, WIDTH),
+      [normal(4, shape), weight],
+      tolerance,
+    );
+  });
+
+  it.each(['gelu', 'squared-relu', 'relu'] as const)('with %s', (kind) => {
+    checkOp(
+      (x, w, b) => linear(x!, { weight: w as tf.Tensor2D, bias: b as tf.Tensor1D }, kind),
+      (x, w, b) => linearReference(x!, w!, b, WIDTH, kind),
+      [x, weight, bias],
+      tolerance,
+    );
+  });
+
+  it('through a frozen matrix to its input and bias', () => {
+    const frozen = new FrozenMatrix(weight.values, [4, WIDTH]);
+    const w = Float64Array.from(weight.values);
+    checkOp(
+      (x, b) => linear(x!, { weight: frozen, bias: b as tf.Tensor1D }, 'gelu'),
+      (x, b) => linearReference(x!, w, b, WIDTH, 'gelu'),
+      [x, bias],
+      tolerance,
+    );
+    frozen.dispose();
+  });
+
+  it('has the same values with and without a tape', () => {
+    tf.tidy(() => {
+      const [xs, w, b] = [toTensor(x), toTensor(weight) as tf.Tensor2D, toTensor(bias) as tf.Tensor1D];
+      const f = (x: tf.Tensor) => tf.sum(linear(x, { weight: w, bias: b }, 'gelu')) as tf.Scalar;
+      expectClose(tf.valueAndGrad(f)(xs).value, f(xs), { atol: 0 });
+    });
+  });
+
+  it('computes no gradient that nobody asks for', async () => {
+    const w = tf.variable(toTensor(weight)) as tf.Variable<tf.Rank.R2>;
+    const xs = toTensor(x);
+    const run = () => tf.variableGrads(() => tf.sum(linear(xs, { weight: w })) as tf.Scalar, [w]);
+    const profile = await tf.profile(() => void tf.dispose(run() as unknown as tf.TensorContainer));
+    const products = profile.kernels.filter(({ name }) => name === 'BatchMatMul').length;
+    expect(products).toBeLessThanOrEqual(2); // the result and the gradient to the weight
+    tf.dispose([w, xs]);
+  });
+
+  it('takes no rows', () => {
+    tf.tidy(() => {
+      const w = toTensor(weight) as tf.Tensor2D;
+      expect(linear(tf.zeros([2, 0, WIDTH]), { weight: w }).shape).toEqual([2, 0, 4]);
+      const dw = tf.grad((w) => tf.sum(linear(tf.zeros([0, WIDTH]), { weight: w as tf.Tensor2D }, 'gelu')))(w);
+      expectClose(dw, new Float32Array(20), { atol: 0 });
+    });
+  });
+
+  it('says what does not fit', () => {
+    const w = toTensor(weight) as tf.Tensor2D;
+    expect(() => linear(tf.zeros([2, 4]), { weight: w })).toThrow(
+      /x must be \[\.\.\., 5\].*weight \[4, 5\], got \[2, 4\]/,
+    );
+    expect(() => linear(tf.zeros([2, 5]), { weight: w, bias: tf.zeros([5]) })).toThrow(/bias must be \[4\], got \[5\]/);
+    w.dispose();
+  });
+});
+
+describeBackends('FrozenMatrix', () => {
+  it('multiplies from both sides and gives its values back', async () => {
+    await expectNoLeak(async () => {
+      const frozen = new FrozenMatrix(weight.values, [4, WIDTH]);
+      const x = tf.tensor2d([1, 0, 0, 0, 2], [1, WIDTH]);
+      const y = frozen.multiply(x);
+      const w = weight.values;
+      expectClose(
+        y,
+        [0, 1, 2, 3].map((o) => w[o * WIDTH]! + 2 * w[o * WIDTH + 4]!),
+        { rtol: 2e-7 },
+      );
+      const dy = tf.tensor2d([0, 1, 0, 0], [1, 4]);
+      const back = frozen.multiply(dy, true);
+      expectClose(back, w.slice(WIDTH, 2 * WIDTH), { rtol: 1e-7 });
+      expect(await frozen.data()).toEqual(w);
+      expect(frozen.bytes).toBeGreaterThanOrEqual(80);
+      frozen.dispose();
+      expect(() => frozen.multiply(x)).toThrow(/used after dispose/);
+      return [x, y, dy, back];
+    });
+  });
+
+  it('rounds a bfloat16 matrix by no more than its precision', () => {
+    const frozen = new FrozenMatrix(weight.values, [4, WIDTH], 'bfloat16');
+    const x = toTensor(normal(5, [6, WIDTH])) as tf.Tensor2D;
+    const y = frozen.multiply(x);
+    const expected = tf.tidy(() => tf.matMul(x, toTensor(weight) as tf.Tensor2D, false, true));
+    expectClose(y, expected, { rtol: 2e-2 });
+    frozen.dispose();
+    tf.dispose([x, y, expected]);
+  });
+
+  it('refuses values of another size', () => {
+    expect(() => new FrozenMatrix(weight.values, [5, WIDTH])).toThrow(/5 x 5 = 25 numbers, got 20/);
+  });
+});
