@@ -1,0 +1,48 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+
+const root = path.resolve(import.meta.dirname, '../..');
+
+interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly nx: { readonly tags: readonly string[] };
+  readonly dependencies?: Record<string, string>;
+  readonly peerDependencies?: Record<string, string>;
+}
+
+const packages = ['packages', 'apps'].flatMap((parent) =>
+  readdirSync(path.join(root, parent)).map((name) => {
+    const folder = path.join(root, parent, name);
+    const json = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')) as Manifest;
+    const sources = readdirSync(path.join(folder, 'src'), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts'))
+      .map((file) => readFileSync(path.join(folder, 'src', file), 'utf8'))
+      .join('\n');
+    return { ...json, sources };
+  }),
+);
+
+describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies = {}, nx }) => {
+  it('uses every package that it makes its users install', () => {
+    const unused = Object.keys({ ...dependencies, ...peerDependencies }).filter(
+      (name) => !sources.includes(`'${name}'`) && !sources.includes(`'${name}/`),
+    );
+    expect(unused).toEqual([]);
+  });
+
+  it('leaves the copy of TensorFlow.js to the application', () => {
+    if (!nx.tags.includes('layer:app')) expect(Object.keys(dependencies)).not.toContain('@tensorflow/tfjs-core');
+  });
+});
+
+it('packages agree on the version of each thing that several of them need', () => {
+  const wanted = new Map<string, Set<string>>();
+  for (const { dependencies } of packages) {
+    for (const [name, range] of Object.entries(dependencies ?? {})) {
+      wanted.set(name, (wanted.get(name) ?? new Set()).add(range));
+    }
+  }
+  expect([...wanted].filter(([, ranges]) => ranges.size > 1)).toEqual([]);
+});
