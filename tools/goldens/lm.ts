@@ -1,4 +1,311 @@
-import type { GoldenHandler } from './case';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import { crossEntropy, rmsNorm, type StateTensor } from '@flamingo-ts/kernels';
+import { Chinchilla, loadChinchilla } from '@flamingo-ts/lm-chinchilla';
+import {
+  beamSearch,
+  DecodingSession,
+  filterLogits,
+  generate,
+  hiddenStates,
+  KVCache,
+  loadTokenizer,
+  logSoftmax,
+  scoreCandidates,
+  trainByteLevelBPE,
+  type CausalLM,
+  type LMContext,
+} from '@flamingo-ts/lm-core';
+import { maxError, type Reference, type Values } from '@flamingo-ts/testing';
+// Greedy and beam search were recorded on a GPT-2; this one is that of lm-core's own tests.
+import { TinyGPT2 } from '../../packages/lm-core/test/gpt2';
+import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
 
-/** Language models. */
-export const lmHandlers: readonly GoldenHandler[] = [];
+/** Language models, decoding, tokenizers. */
+export const lmHandlers: readonly GoldenHandler[] = [
+  { matches: ({ meta }) => meta.model_type === 'chinchilla', run: checkChinchilla },
+  { matches: ({ meta }) => meta.greedy && meta.beam && meta.scoring && meta.filters, run: checkDecoding },
+  {
+    matches: ({ meta, folder }) => meta.kind === 'tokenizer' && existsSync(join(folder, 'tokenizer.json')),
+    run: checkTokenizer,
+  },
+];
+
+/** Collects comparisons, each with its own allowed absolute difference. */
+class Comparison {
+  private error = 0;
+  private count = 0;
+  private readonly failed: string[] = [];
+
+  close(what: string, got: Values, want: Values, atol: number): void {
+    this.count++;
+    const relative = maxError(got, want);
+    this.error = Math.max(this.error, relative);
+    if (!(relative * largest(want) <= atol)) this.failed.push(`${what} (relative error ${relative.toExponential(1)})`);
+  }
+
+  equal(what: string, got: unknown, want: unknown): void {
+    this.count++;
+    if (JSON.stringify(got) === JSON.stringify(want)) return;
+    this.error = Infinity;
+    this.failed.push(`${what}: got ${JSON.stringify(got)}, expected ${JSON.stringify(want)}`);
+  }
+
+  result(): GoldenResult {
+    const pass = this.count > 0 && this.failed.length === 0;
+    const note = pass
+      ? `${this.count} comparisons`
+      : `${this.failed.length} of ${this.count} differ: ${this.failed[0]}`;
+    return { error: this.error, pass, note };
+  }
+}
+
+/** Largest magnitude; 1 where everything is zero, so that a relative error there stays what it is. */
+function largest(values: Values): number {
+  const numbers =
+    values instanceof tf.Tensor
+      ? values.dataSync()
+      : typeof values === 'object' && 'data' in values
+        ? values.data
+        : values;
+  const list = typeof numbers === 'number' ? [numbers] : Array.from(numbers as ArrayLike<number>, Number);
+  return list.reduce((top, x) => Math.max(top, Math.abs(x)), 0) || 1;
+}
+
+async function checkChinchilla(c: GoldenCase): Promise<GoldenResult> {
+  const { meta } = c.sibling('config.json');
+  const state = c.sibling('model.safetensors').tensors as Record<string, StateTensor>;
+  const lm = loadChinchilla(
+    {
+      vocabSize: meta.vocab_size,
+      hiddenSize: meta.d_model,
+      numLayers: meta.n_layers,
+      numHeads: meta.n_heads,
+      headDim: meta.kv_size,
+      intermediateSize: meta.ffw_size,
+      activation: meta.activation_function === 'gelu_tanh' ? 'gelu-tanh' : 'gelu',
+      epsilon: meta.rms_norm_eps,
+    },
+    state,
+    c.name,
+  );
+  try {
+    const comparison = new Comparison();
+    checkModel(lm, c, comparison, (x) => finalNorm(lm, x));
+    return comparison.result();
+  } finally {
+    lm.dispose();
+  }
+}
+
+function finalNorm(lm: Chinchilla, x: tf.Tensor3D): tf.Tensor {
+  return rmsNorm(x, lm.params.final_norm, lm.config.epsilon);
+}
+
+/** Everything that a language model's golden.safetensors holds, whatever the architecture. */
+function checkModel(lm: CausalLM, c: GoldenCase, comparison: Comparison, norm: (x: tf.Tensor3D) => tf.Tensor): void {
+  const { logits_and_hidden_abs: forward, gradients_abs: gradients } = c.meta.suggested_tolerance;
+  checkFull(lm, c, comparison, norm, forward, gradients);
+  for (const padding of ['leftpad', 'rightpad']) checkPadded(lm, c, comparison, padding, forward);
+  checkCached(lm, c, comparison, forward);
+}
+
+/** One call without padding: every residual, the loss, and its gradient to every residual. */
+function checkFull(
+  lm: CausalLM,
+  c: GoldenCase,
+  comparison: Comparison,
+  norm: (x: tf.Tensor3D) => tf.Tensor,
+  forward: number,
+  gradients: number,
+): void {
+  const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
+  const from = (i: number, x: tf.Tensor3D) => lm.blocks.slice(i).reduce((h, block) => block.apply(h, {}), x);
+  const lossFrom = (i: number) => (x: tf.Tensor) => meanLoss(lm.logits(from(i, x as tf.Tensor3D)), tokens);
+
+  let x = lm.embed(tokens, {});
+  for (let i = 0; i <= lm.blocks.length; i++) {
+    if (i > 0) x = lm.blocks[i - 1]!.apply(x, {});
+    comparison.close(`full.hidden.${i}`, x, c.tensors[`full.hidden.${i}`]!, forward);
+    const gradient = tf.grad(lossFrom(i))(x);
+    comparison.close(`full.grad_hidden.${i}`, gradient, c.tensors[`full.grad_hidden.${i}`]!, gradients);
+    if (i === 0) {
+      comparison.close('full.inputs_embeds', x, c.tensors['full.inputs_embeds']!, forward);
+      comparison.close('full.grad_inputs_embeds', gradient, c.tensors['full.grad_inputs_embeds']!, gradients);
+    }
+  }
+  comparison.close('full.final_norm', norm(x), c.tensors['full.final_norm']!, forward);
+  comparison.close('full.logits', lm.logits(x), c.tensors['full.logits']!, forward);
+  comparison.close('full.loss', tf.reshape(meanLoss(lm.logits(x), tokens), [1]), c.tensors['full.loss']!, forward);
+}
+
+/** Mean cross-entropy over pairs (t-1, t) that are both real; all of them without a mask. */
+function meanLoss(logits: tf.Tensor3D, tokens: tf.Tensor2D, mask?: tf.Tensor2D): tf.Scalar {
+  const [batch, text, vocab] = logits.shape;
+  const pairs = [batch, text - 1] as [number, number];
+  const predicted = tf.reshape(tf.slice(logits, [0, 0, 0], [...pairs, vocab]), [batch * (text - 1), vocab]);
+  const targets = tf.reshape(tf.slice(tokens, [0, 1], pairs), [batch * (text - 1)]);
+  const weights = mask && tf.mul(tf.slice(mask, [0, 0], pairs), tf.slice(mask, [0, 1], pairs));
+  return crossEntropy(predicted, targets, { weights: weights && tf.reshape(weights, [batch * (text - 1)]) });
+}
+
+function checkPadded(lm: CausalLM, c: GoldenCase, comparison: Comparison, name: string, forward: number): void {
+  const tokens = c.tensor(`${name}.input_ids`) as tf.Tensor2D;
+  const keyMask = tf.cast(c.tensor(`${name}.attention_mask`), 'float32') as tf.Tensor2D;
+  const real = tf.expandDims(keyMask, 2);
+  const x = hiddenStates(lm, tokens, { keyMask });
+  const logits = lm.logits(x);
+  comparison.close(`${name}.hidden_last`, tf.mul(x, real), c.tensors[`${name}.hidden_last`]!, forward);
+  comparison.close(`${name}.logits`, tf.mul(logits, real), c.tensors[`${name}.logits`]!, forward);
+  const loss = tf.reshape(meanLoss(logits, tokens, keyMask), [1]);
+  comparison.close(`${name}.loss`, loss, c.tensors[`${name}.loss`]!, forward);
+}
+
+/** A prompt in one call, then token by token; without padding, and the left-padded batch again. */
+function checkCached(lm: CausalLM, c: GoldenCase, comparison: Comparison, forward: number): void {
+  const cache = new KVCache(lm.blocks.length);
+  const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
+  const logits = stepByStep(lm, tokens, prefill(c, 'cache'), cache);
+  comparison.close('cache.logits', logits, c.tensors['cache.logits']!, forward);
+  for (let i = 0; i < lm.blocks.length; i++) {
+    for (const [name, stored] of [
+      ['k', cache.layer(i)!.keys],
+      ['v', cache.layer(i)!.values],
+    ] as const) {
+      const want = c.tensors[`cache.${name}.${i}`]!; // [b, h, s, d]
+      const [b, h, s, d] = want.shape as [number, number, number, number];
+      const byHead = tf.transpose(tf.reshape(stored, [b, s, h, d]), [0, 2, 1, 3]);
+      comparison.close(`cache.${name}.${i}`, byHead, want, forward);
+    }
+  }
+  cache.dispose();
+
+  const padded = new KVCache(lm.blocks.length);
+  const mask = tf.cast(c.tensor('leftpad.attention_mask'), 'float32') as tf.Tensor2D;
+  const left = stepByStep(lm, c.tensor('leftpad.input_ids') as tf.Tensor2D, prefill(c, 'cache_leftpad'), padded, mask);
+  const real = tf.mul(left, tf.expandDims(mask, 2));
+  comparison.close('cache_leftpad.logits', real, c.tensors['cache_leftpad.logits']!, forward);
+  padded.dispose();
+}
+
+function prefill(c: GoldenCase, name: string): number {
+  return Number(c.tensors[`${name}.prefill_len`]!.data[0]);
+}
+
+function stepByStep(lm: CausalLM, tokens: tf.Tensor2D, first: number, cache: KVCache, mask?: tf.Tensor2D): tf.Tensor3D {
+  const [batch, text] = tokens.shape;
+  const parts: tf.Tensor3D[] = [];
+  for (let past = 0; past < text; past = cache.length) {
+    const size = past === 0 ? first : 1;
+    const keyMask = mask && tf.slice(mask, [0, 0], [batch, past + size]);
+    const context: LMContext = { cache, keyMask };
+    parts.push(lm.logits(hiddenStates(lm, tf.slice(tokens, [0, past], [batch, size]), context)));
+  }
+  return tf.concat(parts, 1);
+}
+
+async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
+  const comparison = new Comparison();
+  const { meta } = c;
+  const weights = c.sibling('../gpt2/model.safetensors');
+  const lm = new TinyGPT2(weights, c.sibling('../gpt2/config.json').meta);
+  const prompts: number[][] = meta.prompts;
+  const decoding = { maxNewTokens: meta.max_new_tokens, stopTokens: [meta.eos_token_id] };
+  const greedy = await generate(lm, prompts, decoding);
+  for (const r of meta.greedy.results) comparison.equal('greedy', greedy[r.prompt]!.tokens, r.generated);
+
+  for (const [rules, { num_beams: beams, results }] of [
+    ['current', meta.beam],
+    ['transformers-4.2x', meta.beam_legacy],
+  ] as const) {
+    for (const r of results) {
+      const session = DecodingSession.open(lm, [prompts[r.prompt]!]);
+      const lengthPenalty = r.length_penalty;
+      const options = { ...decoding, beams, rules, lengthPenalty, earlyStopping: r.early_stopping };
+      const [answers] = await beamSearch(session, options);
+      session.dispose();
+      const what = `beams of prompt ${r.prompt}, ${rules}, penalty ${lengthPenalty}, early ${r.early_stopping}`;
+      comparison.equal(
+        what,
+        answers!.map((a) => a.tokens),
+        r.generated,
+      );
+      comparison.close(
+        what,
+        answers!.map((a) => a.score),
+        r.scores,
+        1e-4 * Math.max(1, largest(r.scores)),
+      );
+    }
+  }
+  const scored = await scoreCandidates(
+    lm,
+    prompts,
+    prompts.map((_, i) => meta.scoring.results.find((r: { prompt: number }) => r.prompt === i).candidates),
+  );
+  for (const r of meta.scoring.results) {
+    comparison.close(
+      'candidate sums',
+      scored[r.prompt]!.map((s) => s.sum),
+      r.sum,
+      1e-4,
+    );
+    comparison.close(
+      'candidate means',
+      scored[r.prompt]!.map((s) => s.mean),
+      r.mean,
+      1e-4,
+    );
+  }
+  checkFilters(c, comparison);
+  return comparison.result();
+}
+
+function checkFilters(c: GoldenCase, comparison: Comparison): void {
+  const filters = c.sibling('filters.safetensors');
+  const logits = rowsOf(filters, 'filter.logits');
+  const { specs, rows_where_top_p_cuts_inside_a_tie: ties } = c.meta.filters;
+  for (const [name, spec] of Object.entries<Record<string, number>>(specs)) {
+    const want = rowsOf(filters, `filter.${name}.probs`);
+    logits.forEach((row, i) => {
+      const kept = filterLogits(row, {
+        temperature: spec['temperature'],
+        topK: spec['top_k'],
+        topP: spec['top_p'],
+        minTokensToKeep: spec['keep'],
+      });
+      const got = Array.from(logSoftmax(kept), Math.exp);
+      // Which of equal tokens survive depends on the sort: there the values are compared, not their places.
+      const ordered = (p: number[]) => (ties[name]?.includes(i) ? [...p].sort((a, b) => a - b) : p);
+      comparison.close(`filter ${name}`, ordered(got), ordered(want[i]!), 1e-6);
+    });
+  }
+}
+
+function rowsOf(c: Reference, name: string): number[][] {
+  const { shape, data } = c.tensors[name]!;
+  const width = shape[1]!;
+  return Array.from({ length: shape[0]! }, (_, i) => Array.from(data.slice(i * width, (i + 1) * width), Number));
+}
+
+async function checkTokenizer(c: GoldenCase): Promise<GoldenResult> {
+  const comparison = new Comparison();
+  const tokenizer = loadTokenizer(c.sibling('tokenizer.json').meta, c.name);
+  for (const { text, ids, add_special_tokens, decoded, decoded_skipping_special } of c.meta.cases) {
+    const shown = JSON.stringify(text);
+    comparison.equal(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens: add_special_tokens }), ids);
+    comparison.equal(`text of ${shown}`, tokenizer.decode(ids), decoded);
+    const plain = tokenizer.decode(ids, { skipSpecialTokens: true });
+    comparison.equal(`text of ${shown} without special tokens`, plain, decoded_skipping_special);
+  }
+  const { training } = c.meta;
+  if (training) {
+    const corpus = readFileSync(join(c.folder, '..', training.corpus), 'utf8');
+    const ours = loadTokenizer(trainByteLevelBPE([corpus], { vocabSize: training.vocab_size }));
+    const [got, want] = [ours, tokenizer].map((t) => t.encode(corpus).length) as [number, number];
+    // Ties are broken differently, and the recorded vocabulary has special tokens: the size is what is compared.
+    comparison.close('ids over the corpus', [got], [want], 0.01 * want);
+  }
+  return comparison.result();
+}

@@ -18,7 +18,7 @@ interface BeamCase {
   scores: number[];
 }
 
-describeBackends('decoding', () => {
+describeBackends('decoding', (backend) => {
   let lm: TinyGPT2;
   beforeAll(() => {
     const weights = reference('gpt2');
@@ -40,7 +40,8 @@ describeBackends('decoding', () => {
     ['transformers-4.2x', 'beam_legacy'],
   ] as const)('finds the beams of the %s rules', async (rules, recorded) => {
     for (const length_penalty of [0, 1, -2]) {
-      for (const early_stopping of [false, true, 'never'] as const) {
+      // The rules are the same code everywhere; one fast backend goes through all of them.
+      for (const early_stopping of backend === 'wasm' ? ([false, true, 'never'] as const) : ([false] as const)) {
         const want: BeamCase[] = meta[recorded].results.filter(
           (r: BeamCase) => r.length_penalty === length_penalty && r.early_stopping === early_stopping,
         );
