@@ -1,0 +1,61 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { describeBackends, expectNoLeak } from '@flamingo-ts/testing';
+import { expect, it } from 'vitest';
+import { FrozenMatrix } from './frozen-matrix';
+import { countParams, disposeParams, loadState, namedParams, stateOf, variables } from './params';
+import { constantVariable } from './random';
+
+const make = () => ({
+  norm: { weight: constantVariable([2], 1), bias: undefined },
+  layers: [{ gate: constantVariable([], 0) }, { gate: constantVariable([], 3) }],
+});
+
+describeBackends('parameter trees', () => {
+  it('names leaves by their path, frozen ones too, and counts them', async () => {
+    await expectNoLeak(() => {
+      const tree = { ...make(), head: new FrozenMatrix(new Float32Array(6), [3, 2]) };
+      expect([...namedParams(tree).keys()]).toEqual(['norm.weight', 'layers.0.gate', 'layers.1.gate', 'head']);
+      expect([...namedParams(tree, 'lm').keys()][0]).toBe('lm.norm.weight');
+      expect(Object.keys(variables(tree))).toEqual(['norm.weight', 'layers.0.gate', 'layers.1.gate']);
+      expect(countParams(tree)).toBe(10);
+      disposeParams(tree);
+    });
+  });
+
+  it('go through a state and back', async () => {
+    await expectNoLeak(async () => {
+      const [from, to] = [make(), make()];
+      tf.tidy(() => from.norm.weight.assign(tf.tensor1d([4, 5])));
+      const state = await stateOf(from);
+      expect(state['norm.weight']).toEqual({ shape: [2], data: Float32Array.of(4, 5) });
+      loadState(to, state, { what: 'test' });
+      expect([...to.norm.weight.dataSync(), to.layers[1]!.gate.dataSync()[0]]).toEqual([4, 5, 3]);
+      disposeParams(from);
+      disposeParams(to);
+    });
+  });
+
+  it('name together what is missing, unexpected and misshapen', async () => {
+    const tree = make();
+    const { 'layers.1.gate': _, ...state } = await stateOf(tree);
+    const wrong = {
+      ...state,
+      'norm.weight': { shape: [3], data: new Float32Array(3) },
+      stray: state['layers.0.gate']!,
+    };
+    expect(() => loadState(tree, wrong, { what: 'tiny model' })).toThrow(
+      /^tiny model: .*missing \(1\): layers\.1\.gate\. unexpected \(1\): stray\. wrong shape \(1\): norm\.weight: expected \[2\], got \[3\]/,
+    );
+    expect([...tree.norm.weight.dataSync()]).toEqual([1, 1]);
+    const lenient = { what: 'tiny model', allowMissing: /^layers\.1/, ignoreUnexpected: /^stray$/ };
+    loadState(tree, { ...state, stray: state['layers.0.gate']! }, lenient);
+    disposeParams(tree);
+  });
+
+  it('refuse to load into a packed matrix', async () => {
+    const tree = { head: new FrozenMatrix(new Float32Array(2), [1, 2]) };
+    const state = await stateOf(tree);
+    expect(() => loadState(tree, state, { what: 'test' })).toThrow(/head is frozen and packed. Load the state before/);
+    disposeParams(tree);
+  });
+});
