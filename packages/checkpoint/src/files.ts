@@ -204,7 +204,9 @@ function parseIndex(text: string, path: string): Record<string, string> {
   try {
     index = JSON.parse(text) as { weight_map?: unknown } | null;
   } catch (cause) {
-    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch or write the file again.`);
+    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch or write the file again.`, {
+      cause,
+    });
   }
   const map = index?.weight_map;
   if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string')) {

@@ -50,7 +50,7 @@ function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, 'utf8'));
   } catch (cause) {
-    throw new Error(`${path} is not valid JSON: ${(cause as Error).message}`);
+    throw new Error(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
   }
 }
 
