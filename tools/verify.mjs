@@ -64,7 +64,8 @@ function run(name, command, args, env) {
   return new Promise((resolve) => {
     const child = spawn(command, args, {
       cwd: root,
-      env: { ...process.env, ...env },
+      // `npm run --silent verify` must not silence the commands below it.
+      env: { ...process.env, npm_config_loglevel: 'error', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: 15 * 60_000,
     });
