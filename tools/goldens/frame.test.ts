@@ -78,6 +78,12 @@ it('fails a case that no handler knows, by name', async () => {
   expect(lines[1]).toBe('0 passed, 1 failed');
 });
 
+it('a NaN never passes', async () => {
+  put('nan.json', {});
+  expect(await run({ matches: () => true, run: async () => ({ error: NaN, pass: true }) })).toBe(false);
+  expect(lines[1]).toBe('0 passed, 1 failed');
+});
+
 it('an exception and a broken file fail their case only', async () => {
   putScaling('a', 2, [2, 4]);
   putScaling('b', 2, [2, 4, 6]);

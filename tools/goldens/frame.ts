@@ -41,7 +41,9 @@ async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Pro
     const c = readCase(item);
     const handler = handlers.find((h) => recognises(h, c));
     if (!handler) return { error: NaN, pass: false, note: 'unknown kind' };
-    return await handler.run(c);
+    const result = await handler.run(c);
+    // No comparison that met a NaN can have passed.
+    return { ...result, pass: result.pass && !Number.isNaN(result.error) };
   } catch (cause) {
     return {
       error: NaN,
