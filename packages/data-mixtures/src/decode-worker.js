@@ -1,6 +1,6 @@
 // Decodes pictures for ImageDecoder, one at a time. Plain JavaScript: this file runs as it stands, from the sources
 // (under a test runner or tsx) and from dist alike, because a worker does not inherit the parent's TypeScript loader.
-import { open } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 
 /** A file larger than this is no picture of a training set. */
@@ -32,17 +32,12 @@ async function answer(sharp, { image, normalised }) {
   }
 }
 
-/** Reads a regular file of sane size; a pipe or a device would block for ever. */
+/** Reads a regular file of sane size; opening a pipe would block for ever. */
 async function readImage(path) {
-  const file = await open(path, 'r');
-  try {
-    const info = await file.stat();
-    if (!info.isFile()) throw new Error('not a regular file');
-    if (info.size > MAX_FILE_BYTES) throw new Error(`${info.size} bytes are more than ${MAX_FILE_BYTES}`);
-    return await file.readFile();
-  } finally {
-    await file.close();
-  }
+  const info = await stat(path);
+  if (!info.isFile()) throw new Error('not a regular file');
+  if (info.size > MAX_FILE_BYTES) throw new Error(`${info.size} bytes are more than ${MAX_FILE_BYTES}`);
+  return readFile(path);
 }
 
 /** RGB [size, size, 3]: transparency on white, turned as the camera says, first frame of an animation. */

@@ -115,7 +115,9 @@ export class ImageDecoder {
       seat.job = job;
       seat.worker.ref();
       seat.timer = setTimeout(() => this.replace(seat, `no answer within ${TIMEOUT_MS / 1000} s`), TIMEOUT_MS);
-      seat.worker.postMessage({ image: job.image, normalised: job.normalised });
+      // A copy, handed over: cloning a view would clone all of the buffer under it, a whole shard perhaps.
+      const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
+      seat.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
     }
   }
 

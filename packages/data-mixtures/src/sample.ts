@@ -88,7 +88,8 @@ export function buildSample(
     : mediaIndexOf(tokens, tokenizer.special.image);
   const lossMask = lossMaskOf(tokens, mediaIndex, tokenizer, lossRule);
   sequence.forEach((item, i) => item.given && (lossMask[i] = 0));
-  if (!lossMask.includes(1)) return { rejected: 'no text to learn' };
+  // Without media: all stood at the window's end, where no text looks at them.
+  if (media.length === 0 || !lossMask.includes(1)) return { rejected: 'no text to learn' };
   return { tokens, mediaIndex, lossMask, media };
 }
 

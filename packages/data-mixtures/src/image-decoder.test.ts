@@ -1,0 +1,220 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { deflateSync } from 'node:zlib';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ImageDecoder, type ImageFormat } from './image-decoder';
+import { pictureLoader } from './media';
+
+const format: ImageFormat = { size: 8, fit: 'pad', mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.5] };
+const folder = mkdtempSync(join(tmpdir(), 'pictures-'));
+const at = (name: string) => join(folder, name);
+const decoder = new ImageDecoder(format, { workers: 2 });
+
+const plain = (width: number, height: number, colour: string) =>
+  sharp({ create: { width, height, channels: 3, background: colour } });
+const svg = (inner: string, size = 'width="40" height="20"') =>
+  Buffer.from(`<svg xmlns="http://www.w3.org/2000/svg" ${size}>${inner}</svg>`);
+const red = svg('<rect width="40" height="20" fill="#ff0000"/>');
+
+/** A PNG that says it is 60000 x 60000 and holds next to nothing. */
+function bomb(): Buffer {
+  const crcTable = Array.from({ length: 256 }, (_, n) => {
+    let c = n;
+    for (let k = 0; k < 8; k++) c = c & 1 ? 0xedb88320 ^ (c >>> 1) : c >>> 1;
+    return c >>> 0;
+  });
+  const chunk = (type: string, data: Buffer) => {
+    const body = Buffer.concat([Buffer.from(type), data]);
+    const crc = ~body.reduce((c, byte) => crcTable[(c ^ byte) & 255]! ^ (c >>> 8), ~0) >>> 0;
+    const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
+    length.writeUInt32BE(data.length);
+    sum.writeUInt32BE(crc);
+    return Buffer.concat([length, body, sum]);
+  };
+  const header = Buffer.alloc(13);
+  header.writeUInt32BE(60_000, 0);
+  header.writeUInt32BE(60_000, 4);
+  header.set([8, 2, 0, 0, 0], 8);
+  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  return Buffer.concat([
+    signature,
+    chunk('IHDR', header),
+    chunk('IDAT', deflateSync(Buffer.alloc(1000))),
+    chunk('IEND', Buffer.alloc(0)),
+  ]);
+}
+
+beforeAll(async () => {
+  const noise = Buffer.from(Uint8Array.from({ length: 64 * 64 * 3 }, (_, i) => Math.imul(i, 2654435761) >>> 24));
+  const jpeg = await sharp(noise, { raw: { width: 64, height: 64, channels: 3 } })
+    .jpeg()
+    .toBuffer();
+  const png = await plain(64, 64, '#00ff00').png().toBuffer();
+  writeFileSync(at('whole.jpg'), jpeg);
+  writeFileSync(at('truncated.jpg'), jpeg.subarray(0, jpeg.length / 2));
+  writeFileSync(at('broken.png'), Buffer.concat([png.subarray(0, 50), Buffer.alloc(20, 7), png.subarray(70)]));
+  writeFileSync(at('bomb.png'), bomb());
+  writeFileSync(at('text.png'), 'not a picture');
+  writeFileSync(at('empty.png'), '');
+  execFileSync('mkfifo', [at('pipe.png')]);
+});
+
+afterAll(async () => {
+  await decoder.close();
+  rmSync(folder, { recursive: true });
+});
+
+const pixel = (pixels: ArrayLike<number>, x: number, y: number) =>
+  Array.from({ length: 3 }, (_, c) => pixels[(y * 8 + x) * 3 + c]!);
+
+describe('a picture', () => {
+  it('is normalised, its aspect kept, in the middle of the mean', async () => {
+    const pixels = (await decoder.decode(red))!;
+    expect(pixels).toHaveLength(8 * 8 * 3);
+    // 40 x 20 becomes 8 x 4: two rows above and below are mean, exactly 0.
+    expect(pixel(pixels, 4, 1)).toEqual([0, 0, 0]);
+    expect(pixel(pixels, 4, 6)).toEqual([0, 0, 0]);
+    const want = [(1 - 0.4) / 0.2, -0.5 / 0.25, -0.6 / 0.5];
+    pixel(pixels, 4, 3).forEach((v, c) => expect(v).toBeCloseTo(want[c]!, 5));
+  });
+
+  it('as bytes has the mean in whole numbers around it', async () => {
+    const pixels = (await decoder.decodeBytes(red))!;
+    expect(pixels).toBeInstanceOf(Uint8Array);
+    expect(pixel(pixels, 0, 0)).toEqual([102, 128, 153]);
+    expect(pixel(pixels, 0, 4)).toEqual([255, 0, 0]);
+  });
+
+  it('is cut to the square with crop', async () => {
+    const cropping = new ImageDecoder({ ...format, fit: 'crop' }, { workers: 1 });
+    const halves = svg(
+      '<rect width="10" height="20" fill="#0000ff"/><rect x="10" width="20" height="20" fill="#ff0000"/>',
+    );
+    const pixels = (await cropping.decodeBytes(halves))!;
+    for (const [x, y] of [
+      [0, 0],
+      [7, 0],
+      [0, 7],
+      [7, 7],
+    ] as const)
+      expect(pixel(pixels, x, y)[0]).toBeGreaterThan(200);
+    await cropping.close();
+  });
+
+  it.each([
+    ['grey', () => plain(8, 8, '#808080').greyscale().png().toBuffer(), [128, 128, 128]],
+    ['16 bits', () => plain(8, 8, '#804020').toColourspace('rgb16').png().toBuffer(), [128, 64, 32]],
+    [
+      'transparent',
+      () =>
+        sharp({ create: { width: 8, height: 8, channels: 4, background: '#00000000' } })
+          .png()
+          .toBuffer(),
+      [255, 255, 255],
+    ],
+    ['one pixel', () => plain(1, 1, '#804020').gif().toBuffer(), [128, 64, 32]],
+  ])('of another kind (%s) becomes RGB on white', async (_kind, make, want) => {
+    const pixels = (await decoder.decodeBytes(await make()))!;
+    pixel(pixels, 4, 4).forEach((v, c) => expect(Math.abs(v - want[c]!)).toBeLessThanOrEqual(1));
+  });
+
+  it('stands upright as its camera says', async () => {
+    const sideways = await sharp(red).jpeg().withMetadata({ orientation: 6 }).toBuffer();
+    const pixels = (await decoder.decodeBytes(sideways))!;
+    expect(pixel(pixels, 0, 4)).toEqual([102, 128, 153]);
+    expect(pixel(pixels, 4, 0)[0]).toBeGreaterThan(240);
+  });
+
+  it('leaves the caller its bytes', async () => {
+    const bytes = new Uint8Array(red);
+    await decoder.decode(bytes);
+    expect(bytes).toEqual(new Uint8Array(red));
+  });
+});
+
+describe('an unreadable picture', () => {
+  it('is counted, named and skipped, whatever is wrong with it', async () => {
+    const own = new ImageDecoder(format, { workers: 1 });
+    const names = ['truncated.jpg', 'broken.png', 'bomb.png', 'text.png', 'empty.png', 'missing.png', 'pipe.png', '.'];
+    const results = await Promise.all(['whole.jpg', ...names].map((name) => own.decode(at(name))));
+    expect(results.map((r) => r !== undefined)).toEqual([true, ...names.map(() => false)]);
+    const { decoded, unreadable, failures } = own.report();
+    expect([decoded, unreadable]).toEqual([1, names.length]);
+    expect(failures.map((f) => f.name)).toEqual(names.map(at));
+    expect(failures[2]!.reason).toContain('pixel limit');
+    expect(failures[6]!.reason).toBe('not a regular file');
+    await own.close();
+  });
+
+  it('includes drawings that unfold or reach out', async () => {
+    const laughs = Array.from({ length: 12 }, (_, i) => `<!ENTITY e${i + 1} "${`&e${i};`.repeat(10)}">`).join('');
+    const entities = Buffer.from(
+      `<!DOCTYPE svg [<!ENTITY e0 "ha">${laughs}]><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text>&e12;</text></svg>`,
+    );
+    expect(await decoder.decode(entities, 'entities')).toBeUndefined();
+    expect(await decoder.decode(svg('<rect/>', 'width="90000" height="90000"'), 'huge drawing')).toBeUndefined();
+    // A drawing is not refused for a picture it links to, but sees nothing of the disk.
+    const linked = svg(`<image href="file://${at('whole.jpg')}" width="40" height="20"/>`);
+    const pixels = (await decoder.decodeBytes(linked))!;
+    expect(pixel(pixels, 4, 4)).toEqual([255, 255, 255]);
+  });
+});
+
+describe('the pool', () => {
+  it('answers many at once, each with its own picture', async () => {
+    const colours = Array.from({ length: 40 }, (_, i) => i * 6);
+    const bytes = await Promise.all(colours.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));
+    const pixels = await Promise.all(bytes.map((b) => decoder.decodeBytes(b)));
+    expect(pixels.map((p) => p![0])).toEqual(colours);
+  });
+
+  it('refuses what comes after or during close()', async () => {
+    const own = new ImageDecoder(format, { workers: 1 });
+    const waiting = [own.decode(red, 'first'), own.decode(red, 'second')].map((p) => p.catch((e: Error) => e.message));
+    await own.close();
+    expect(await Promise.all(waiting)).toEqual([
+      'ImageDecoder: closed while first was waiting.',
+      'ImageDecoder: closed while second was waiting.',
+    ]);
+    await expect(own.decode(red, 'late')).rejects.toThrow('late came after close()');
+  });
+
+  it('names a wrong format', () => {
+    expect(() => new ImageDecoder({ ...format, size: 0 })).toThrow('size must be a whole number, got 0');
+    expect(() => new ImageDecoder({ ...format, std: [1, 0, 1] })).toThrow(
+      'std must be three numbers above 0, got 1,0,1',
+    );
+    expect(() => new ImageDecoder(format, { workers: 0 })).toThrow('workers must be a whole number from 1, got 0');
+  });
+});
+
+describe('clips', () => {
+  const frame = (v: number) => plain(8, 8, `rgb(${v}, ${v}, ${v})`).png().toBuffer();
+  const firstValues = (pixels: Float32Array) =>
+    Array.from({ length: pixels.length / 192 }, (_, f) => Math.round((pixels[f * 192]! * 0.2 + 0.4) * 255));
+
+  it('give the frames asked for, evenly spread, the last repeated', async () => {
+    const frames = await Promise.all([0, 10, 20, 30, 40].map(frame));
+    const loader = pictureLoader(decoder, 3);
+    expect(loader.shape).toEqual([3, 8, 8, 3]);
+    expect(firstValues((await loader.load({ frames }))!)).toEqual([0, 20, 40]);
+    expect(firstValues((await loader.load({ frames: frames.slice(1, 3) }))!)).toEqual([10, 20, 20]);
+    expect(firstValues((await pictureLoader(decoder).load({ frames }))!)).toEqual([20]);
+  });
+
+  it('with a broken frame are unreadable, and the frame is named', async () => {
+    const clip = { frames: [await frame(1), Buffer.from('x')], name: 'film' };
+    expect(await pictureLoader(decoder, 2).load(clip)).toBeUndefined();
+    expect(decoder.report().failures.map((f) => f.name)).toContain('film frame 1');
+    expect(await pictureLoader(decoder, 2).load({ frames: [] })).toBeUndefined();
+  });
+
+  it('are not keys', async () => {
+    await expect(pictureLoader(decoder).load({ key: 3 })).rejects.toThrow(
+      'key 3 names no file or bytes. Use featureLoader',
+    );
+  });
+});

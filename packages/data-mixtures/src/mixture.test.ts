@@ -1,0 +1,212 @@
+import * as fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { EOC, EOS, IMAGE, page, PAD, wordTokenizer } from '../test/words';
+import { lossRows } from './batch';
+import type { Document, DocumentSource } from './document';
+import { featureLoader } from './media';
+import { Mixture, type DatasetConfig, type MixtureCursor, type MixtureStep } from './mixture';
+import { prefetch } from './prefetch';
+
+const tokenizer = wordTokenizer();
+/** One number as the features of each key; keys from 1000 have none. */
+const features = featureLoader([1, 1, 1], (key) => (Number(key) >= 1000 ? undefined : Float32Array.of(Number(key))));
+
+function source(length: number, make: (i: number) => Document | undefined): DocumentSource {
+  return { length, get: make };
+}
+
+const pages = source(37, (i) => page(` t${i}`, i, ` u${i} v${i}`, i + 100, ` w${i}`));
+const pairs = source(11, (i) => ({ kind: 'pair', parts: [{ media: { key: i } }, { text: ` p${i}` }] }));
+
+function dataset(name: string, from: DocumentSource, more: Partial<DatasetConfig> = {}): DatasetConfig {
+  return { name, source: from, weight: 1, batchSize: 4, maxTokens: 32, media: features, ...more };
+}
+
+function mixture(cursor?: MixtureCursor, more: Partial<DatasetConfig> = {}, seed = 3): Mixture {
+  const datasets = [dataset('pages', pages, more), dataset('pairs', pairs, { weight: 0.2, batchSize: 3 })];
+  return new Mixture({ seed, tokenizer, datasets }, cursor);
+}
+
+async function take(mix: AsyncIterable<MixtureStep>, count: number): Promise<MixtureStep[]> {
+  const steps: MixtureStep[] = [];
+  for await (const step of mix) if (steps.push(step) === count) break;
+  return steps;
+}
+
+describe('a step', () => {
+  it('has one batch of every set with its weight', async () => {
+    const step = await mixture().next();
+    expect(step.batches.map(({ name, weight, batch }) => [name, weight, batch.size])).toEqual([
+      ['pages', 1, 4],
+      ['pairs', 0.2, 3],
+    ]);
+  });
+
+  it('has padded rows whose masks say where the padding is', async () => {
+    const { batch } = (await mixture().next()).batches[0]!;
+    expect(batch.text % 8).toBe(0);
+    expect(batch.visual.shape).toEqual([4, 2, 1, 1, 1]);
+    for (let i = 0; i < batch.tokens.length; i++) {
+      if (batch.tokens[i] !== PAD) continue;
+      expect([batch.textMask[i], batch.lossMask[i], batch.mediaIndex[i]]).toEqual([0, 0, 0]);
+    }
+    for (let b = 0; b < batch.size; b++) {
+      const row = Array.from(batch.tokens.subarray(b * batch.text, (b + 1) * batch.text));
+      expect(row.filter((id) => id === IMAGE)).toHaveLength(2);
+      expect(batch.visual.data[b * 2]! + 100).toBe(batch.visual.data[b * 2 + 1]);
+      expect(row.lastIndexOf(EOS)).toBe(row.lastIndexOf(EOC) + 1);
+    }
+  });
+
+  it('tells where the loss is computed', async () => {
+    const { batch } = (await mixture(undefined, { pNext: 0 }).next()).batches[0]!;
+    const { rows, targets } = lossRows(batch);
+    expect(rows.length).toBe(batch.lossMask.reduce((a, b) => a + b, 0));
+    rows.forEach((row, i) => {
+      expect(batch.lossMask[row + 1]).toBe(1);
+      expect(targets[i]).toBe(batch.tokens[row + 1]);
+    });
+  });
+});
+
+describe('order', () => {
+  const keysOf = (steps: MixtureStep[], set: number) =>
+    steps.flatMap((s) => Array.from(s.batches[set]!.batch.visual.data));
+
+  it('gives every document once an epoch, in another order the next', async () => {
+    const keys = keysOf(await take(mixture(), 22), 1);
+    const all = Array.from({ length: 11 }, (_, i) => i);
+    const epochs = [0, 1, 2, 3, 4, 5].map((e) => keys.slice(e * 11, (e + 1) * 11));
+    for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual(all);
+    expect(new Set(epochs.map(String)).size).toBe(6);
+  });
+
+  it('depends on the seed', async () => {
+    const [a, b, c] = await Promise.all([mixture(), mixture(), mixture(undefined, {}, 4)].map((m) => take(m, 3)));
+    expect(a).toEqual(b);
+    expect(a).not.toEqual(c);
+  });
+
+  it('goes through an endless source in its own order', async () => {
+    const endless = dataset(
+      'endless',
+      source(Infinity, (i) => page(i, ` x${i}`)),
+    );
+    const steps = await take(new Mixture({ seed: 0, tokenizer, datasets: [endless] }), 3);
+    expect(keysOf(steps, 0)).toEqual(Array.from({ length: 12 }, (_, i) => i));
+  });
+});
+
+describe('resuming', () => {
+  it('goes on exactly as if never stopped, from any cursor, through JSON', async () => {
+    const whole = await take(mixture(), 30);
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 0, max: 26 }), async (at) => {
+        const cursor = JSON.parse(JSON.stringify(whole[at]!.cursor)) as MixtureCursor;
+        expect(await take(mixture(cursor), 3)).toEqual(whole.slice(at + 1, at + 4));
+      }),
+      { numRuns: 12 },
+    );
+  });
+
+  it('does not care how far ahead batches were prepared, nor how long each picture takes', async () => {
+    const slow = {
+      ...features,
+      load: async (media: Parameters<typeof features.load>[0]) => {
+        await new Promise((done) => setTimeout(done, 'key' in media ? Number(media.key) % 3 : 0));
+        return features.load(media);
+      },
+    };
+    const plain = await take(mixture(), 8);
+    const ahead = await take(prefetch(mixture(undefined, { media: slow }), 3), 5);
+    expect(ahead).toEqual(plain.slice(0, 5));
+    expect(await take(mixture(ahead[4]!.cursor), 3)).toEqual(plain.slice(5));
+  });
+
+  it('makes steps one after the other even when asked for at once', async () => {
+    const mix = mixture();
+    expect(await Promise.all([mix.next(), mix.next(), mix.next()])).toEqual(await take(mixture(), 3));
+  });
+
+  it('refuses the cursor of another mixture', async () => {
+    const { cursor } = await mixture().next();
+    expect(() => mixture(cursor, {}, 4)).toThrow('the cursor was made with seed 3, the config has 4');
+    expect(() => new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', pages)] }, cursor)).toThrow(
+      /cursor is of the data sets pages, pairs, the config has pages/,
+    );
+    expect(() => mixture(cursor, { source: source(38, () => undefined) })).toThrow(
+      'had 37 documents when the cursor was made and has 38 now',
+    );
+  });
+});
+
+describe('broken documents and media', () => {
+  it('are counted, named and left out; the batches stay full', async () => {
+    const mixed = source(40, (i) => {
+      if (i % 10 === 0) return undefined;
+      if (i % 10 === 1) return page(' only text');
+      if (i % 10 === 2) return page(1000 + i, ' its only picture is broken');
+      if (i % 10 === 3) return page(i, ' good', 1000 + i, ' text of a broken one');
+      return page(i, ' good');
+    });
+    const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('mixed', mixed, { batchSize: 7, pNext: 0 })] });
+    const steps = await take(mix, 4);
+    expect(steps.every((s) => s.batches[0]!.batch.size === 7)).toBe(true);
+    const report = mix.report()['mixed']!;
+    expect(report.samples).toBe(28);
+    expect(report.epochs).toBe(1);
+    expect(report.skipped).toEqual({ 'broken document': 4, 'no media': 4, 'unreadable media': 4 });
+    expect(report.unreadableMedia).toBe(8);
+    expect(report.unreadableNames).toContain('key 1003');
+  });
+
+  it('keeps a page whose broken picture can be left out: its text joins the picture before', async () => {
+    const one = source(1, () => page(7, ' a', 1000, ' b', 8, ' c'));
+    const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
+    const { batch } = (await mix.next()).batches[0]!;
+    expect(tokenizer.words(batch.tokens)).toMatch(/^<BOS><image> a b<EOC><image> c<EOC><EOS>(<PAD>)+$/);
+    expect(Array.from(batch.visual.data)).toEqual([7, 8]);
+  });
+
+  it('are an error when nothing else is left', async () => {
+    const hopeless = new Mixture({
+      seed: 1,
+      tokenizer,
+      datasets: [
+        dataset(
+          'bad',
+          source(5, () => page(' text')),
+        ),
+      ],
+    });
+    await expect(hopeless.next()).rejects.toThrow(/data set "bad" gave no sample .*"no media":8/);
+  });
+
+  it('name the set and the document whose source throws', async () => {
+    const throwing = source(5, () => {
+      throw new Error('disk is gone');
+    });
+    const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('bad', throwing)] });
+    await expect(mix.next()).rejects.toThrow(/data set "bad", document \d: disk is gone/);
+  });
+});
+
+describe('a wrong config', () => {
+  const make = (...datasets: DatasetConfig[]) => new Mixture({ seed: 0, tokenizer, datasets });
+
+  it('is named', () => {
+    expect(() => make()).toThrow('datasets is empty');
+    expect(() => make(dataset('a', pages), dataset('a', pairs))).toThrow('data set "a" occurs twice');
+    expect(() => make(dataset('a', pages, { weight: -1 }))).toThrow('weight must be 0 or more, got -1');
+    expect(() => make(dataset('a', pages, { batchSize: 0 }))).toThrow('batchSize must be a whole number from 1, got 0');
+    expect(() =>
+      make(
+        dataset(
+          'a',
+          source(0, () => undefined),
+        ),
+      ),
+    ).toThrow('its source is empty');
+    expect(() => make(dataset('a', pages, { maxTokens: 3 }))).toThrow('maxTokens must be a whole number from 4, got 3');
+  });
+});

@@ -1,0 +1,54 @@
+import { expect, it } from 'vitest';
+import { prefetch } from './prefetch';
+
+const tick = () => new Promise((done) => setTimeout(done, 1));
+
+function counting(failAt = Infinity) {
+  const state = { started: 0, ended: false };
+  async function* count() {
+    try {
+      for (let i = 0; i < 10; i++) {
+        state.started++;
+        if (i === failAt) throw new Error('broke');
+        await tick();
+        yield i;
+      }
+    } finally {
+      state.ended = true;
+    }
+  }
+  return { state, items: count() };
+}
+
+it('keeps the order and the end', async () => {
+  const seen: number[] = [];
+  for await (const i of prefetch(counting().items, 3)) seen.push(i);
+  expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+});
+
+it('prepares while the consumer works, but not more than it is told', async () => {
+  const { items, state } = counting();
+  for await (const i of prefetch(items, 2)) {
+    for (let k = 0; k < 10; k++) await tick();
+    // Item i, the two after it, and never more.
+    expect(state.started).toBe(Math.min(10, i + 3));
+  }
+});
+
+it('gives an error at its own place', async () => {
+  const seen: number[] = [];
+  const run = async () => {
+    for await (const i of prefetch(counting(2).items, 5)) {
+      seen.push(i);
+      await tick();
+    }
+  };
+  await expect(run()).rejects.toThrow('broke');
+  expect(seen).toEqual([0, 1]);
+});
+
+it('ends the source when the loop is left', async () => {
+  const { items, state } = counting();
+  for await (const i of prefetch(items, 2)) if (i === 1) break;
+  expect(state.ended).toBe(true);
+});

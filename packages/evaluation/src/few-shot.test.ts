@@ -1,0 +1,169 @@
+import { describe, expect, it } from 'vitest';
+import { evaluateFewShot, orders, type CandidateScorer, type FewShotTask } from './few-shot';
+import { paperTemplates, promptImages, promptText, type FewShotExample, type Prompt } from './prompt';
+import { Rices } from './rices';
+import { seededStream } from './random';
+
+const colours = ['red', 'green', 'blue'];
+/** The picture of an example is its own answer and a number, so a scorer can look at it. */
+const examples = Array.from({ length: 30 }, (_, i): FewShotExample<string> => {
+  const answer = colours[i % 3]!;
+  return { image: `${answer} ${i}`, answer, id: `${i}` };
+});
+const task: FewShotTask<string> = {
+  name: 'colour',
+  template: paperTemplates.caption,
+  queries: examples.slice(0, 12),
+  support: examples,
+  candidates: colours,
+};
+
+/** Knows the colour of the query's picture from two shots on; before, it says red. */
+const scorer: CandidateScorer<string> = async (prompts, candidates) =>
+  prompts.map((prompt) => {
+    const images = promptImages(prompt);
+    const seen = images.length > 2 ? images[images.length - 1]!.split(' ')[0] : 'red';
+    return candidates.map((candidate) => (candidate === ` ${seen}` ? -1 : -5));
+  });
+
+function recording() {
+  const seen: Prompt<string>[] = [];
+  const record: CandidateScorer<string> = async (prompts, candidates) => {
+    seen.push(...prompts);
+    return scorer(prompts, candidates);
+  };
+  return { seen, record };
+}
+
+describe('a closed-ended task', () => {
+  it('is scored per number of shots, with its standard error', async () => {
+    const [zero, four] = await evaluateFewShot(task, { shots: [0, 4], seed: 1, scorer });
+    expect(zero).toMatchObject({ task: 'colour', shots: 0, count: 12 });
+    expect(zero!.score).toBeCloseTo(1 / 3, 12);
+    expect(zero!.standardError).toBeCloseTo(Math.sqrt(2 / 9 / 12), 12);
+    expect(zero!.predictions[1]).toEqual({ prediction: 'red', worth: 0 });
+    expect(four!).toMatchObject({ score: 1, standardError: 0 });
+  });
+
+  it('gives a query without shots nothing but itself', async () => {
+    const { seen, record } = recording();
+    await evaluateFewShot(task, { shots: [0], seed: 1, scorer: record });
+    expect(promptText(seen[0]!)).toBe('<image>Output:');
+  });
+
+  it('never shows a query among its own shots, and no example twice', async () => {
+    const { seen, record } = recording();
+    await evaluateFewShot(task, { shots: [8], seed: 1, scorer: record });
+    for (const prompt of seen) {
+      const images = promptImages(prompt);
+      expect(new Set(images).size).toBe(9);
+    }
+  });
+
+  it('draws the same shots from the same seed, other ones from another', async () => {
+    const prompts = async (seed: number, t = task) => {
+      const { seen, record } = recording();
+      await evaluateFewShot(t, { shots: [4], seed, scorer: record });
+      return seen.map((p) => promptText(p));
+    };
+    expect(await prompts(1)).toEqual(await prompts(1));
+    expect(await prompts(1)).not.toEqual(await prompts(2));
+    // Blank pictures change the pictures and nothing else.
+    const blank = (all: readonly FewShotExample<string>[]) => all.map((e) => ({ ...e, image: 'blank' }));
+    expect(await prompts(1, { ...task, queries: blank(task.queries), support: blank(examples) })).toEqual(
+      await prompts(1),
+    );
+  });
+
+  it('averages over orders of the shots when asked to', async () => {
+    const { seen, record } = recording();
+    await evaluateFewShot(
+      { ...task, queries: examples.slice(0, 2) },
+      { shots: [3], seed: 1, scorer: record, permutations: 6 },
+    );
+    expect(seen).toHaveLength(12);
+    const sets = seen.slice(0, 6).map((prompt) => promptImages(prompt).slice(0, 3));
+    expect(new Set(sets.map(String)).size).toBe(6);
+    expect(new Set(sets.map((s) => String([...s].sort()))).size).toBe(1);
+  });
+
+  it('hands over no more prompts at once than it is told', async () => {
+    const sizes: number[] = [];
+    const counting: CandidateScorer<string> = async (prompts, candidates) => {
+      sizes.push(prompts.length);
+      return scorer(prompts, candidates);
+    };
+    await evaluateFewShot(task, { shots: [1], seed: 1, scorer: counting, batchSize: 5 });
+    expect(sizes).toEqual([5, 5, 2]);
+  });
+
+  it('takes its shots from a selection of its own', async () => {
+    const direction = (i: number) => [Math.cos(i / 30), Math.sin(i / 30)];
+    const pool = examples.slice(10);
+    const rices = new Rices(pool.map((_, i) => direction(i + 10)));
+    const support: FewShotTask<string>['support'] = (_query, shots, _random, index) =>
+      rices.nearest(direction(index), shots).map((i) => pool[i]!);
+    const { seen, record } = recording();
+    await evaluateFewShot({ ...task, support }, { shots: [2], seed: 1, scorer: record });
+    expect(promptImages(seen[3]!)).toEqual(['blue 11', 'green 10', 'red 3']);
+  });
+});
+
+describe('an open-ended task', () => {
+  const open = { ...task, candidates: undefined };
+  const echo = async (prompts: readonly Prompt<string>[]) =>
+    prompts.map((prompt) => ` ${promptImages(prompt).pop()!.split(' ')[0]!.toUpperCase()}`);
+
+  it('is generated, and compared but for case', async () => {
+    const [result] = await evaluateFewShot(open, { shots: [1], seed: 1, generator: echo });
+    expect(result!.score).toBe(1);
+    expect(result!.predictions[0]!.prediction).toBe(' RED');
+  });
+
+  it('has two examples without pictures in its zero-shot prompt', async () => {
+    const texts: string[] = [];
+    const record = async (prompts: readonly Prompt<string>[]) => {
+      texts.push(...prompts.map((p) => promptText(p)));
+      return echo(prompts);
+    };
+    await evaluateFewShot(open, { shots: [0], seed: 1, generator: record });
+    expect(texts[0]).toMatch(/^Output: \w+<EOC>Output: \w+<EOC><image>Output:$/);
+  });
+
+  it('can be measured otherwise', async () => {
+    const metric = (prediction: string, query: FewShotExample<string>) =>
+      prediction.length > query.answer.length ? 0.5 : 0;
+    const [result] = await evaluateFewShot({ ...open, metric }, { shots: [1], seed: 1, generator: echo });
+    expect(result).toMatchObject({ score: 0.5, count: 12 });
+  });
+});
+
+describe('what is missing', () => {
+  const options = { shots: [1], seed: 1, scorer };
+
+  it('is named', async () => {
+    const failing = async (t: Partial<FewShotTask<string>>, o = {}) =>
+      evaluateFewShot({ ...task, ...t }, { ...options, ...o }).catch((e: Error) => e.message);
+    expect(await failing({ queries: [] })).toContain('task "colour" has no queries');
+    expect(await failing({ candidates: [] })).toContain('empty list of candidates');
+    expect(await failing({ candidates: undefined })).toContain('has none: give a generator');
+    expect(await failing({}, { scorer: undefined })).toContain('has candidates: give a scorer');
+    expect(await failing({}, { shots: [-1] })).toContain('shots must be whole numbers from 0, got -1');
+    expect(await failing({ support: examples.slice(0, 2) }, { shots: [2] })).toContain(
+      'needs 2 support examples for query 0, got 1',
+    );
+    expect(await failing({}, { scorer: async () => [] })).toContain('12 prompts were handed over, 0 results came back');
+  });
+});
+
+describe('orders', () => {
+  it('are different, the given one first, and no more than there are', () => {
+    const some = orders(['a', 'b', 'c', 'd', 'e'], 6, seededStream(1)).map(String);
+    expect(some[0]).toBe('a,b,c,d,e');
+    expect(new Set(some).size).toBe(6);
+    expect(orders(['a', 'b'], 6, seededStream(1))).toHaveLength(2);
+    expect(orders([], 6, seededStream(1))).toEqual([[]]);
+    // Equal items are still different places.
+    expect(orders(['a', 'a', 'a'], 6, seededStream(1))).toHaveLength(6);
+  });
+});
