@@ -1,1 +1,20 @@
-export {};
+export {
+  CLIP_VIT_VARIANTS,
+  ClipViT,
+  clipViTConfig,
+  clipViTShapes,
+  initClipViT,
+  type ClipViTConfig,
+  type ClipViTParams,
+  type ClipViTSettings,
+  type ClipViTVariant,
+} from './clip-vit';
+export {
+  contrastiveLogits,
+  contrastiveLoss,
+  l2Normalise,
+  LOG_SCALE_MAX,
+  LOG_SCALE_START,
+  type ContrastiveOptions,
+} from './contrastive';
+export { importOpenClip } from './import';

@@ -1,0 +1,298 @@
+import {
+  attention,
+  constantVariable,
+  conv2d,
+  expectShape,
+  layerNorm,
+  linear,
+  loadState,
+  normalVariable,
+  type LayerNormParams,
+  type LinearParams,
+  type Random,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+
+// ---------------------------------------------------------------------------------------------------------------
+// Config
+
+/** The vision transformer of CLIP (Radford et al. 2021, section 2.4). */
+export interface ClipViTConfig {
+  /** Width of the pictures, and their height unless `imageHeight` says otherwise. */
+  readonly imageSize: number;
+  readonly imageHeight?: number;
+  /** Side of a square patch. */
+  readonly patchSize: number;
+  /** Width of the tokens: the features. */
+  readonly visualSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  /** Inner width of the MLPs; default 4 times `visualSize`. */
+  readonly intermediateSize: number;
+  /** Width of the space shared with text, in which `pooled` lies. */
+  readonly embeddingSize: number;
+  /** OpenAI's weights were trained with `quick-gelu`, most later ones with `gelu`. */
+  readonly activation: 'quick-gelu' | 'gelu';
+  /** Whether `encode` applies the last layer norm to the patch tokens. OpenFlamingo's checkpoints expect that it does not. */
+  readonly normTokens: boolean;
+  /** Channel means and deviations, after division by 255, that pictures are normalised with. */
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+}
+
+/** The published variants (CLIP paper, table 20). */
+export const CLIP_VIT_VARIANTS = {
+  'B/32': { patchSize: 32, visualSize: 768, numLayers: 12, numHeads: 12, embeddingSize: 512 },
+  'B/16': { patchSize: 16, visualSize: 768, numLayers: 12, numHeads: 12, embeddingSize: 512 },
+  'L/14': { patchSize: 14, visualSize: 1024, numLayers: 24, numHeads: 16, embeddingSize: 768 },
+} as const;
+
+export type ClipViTVariant = keyof typeof CLIP_VIT_VARIANTS;
+
+const DEFAULTS = {
+  imageSize: 224,
+  activation: 'quick-gelu',
+  normTokens: false,
+  mean: [0.48145466, 0.4578275, 0.40821073],
+  std: [0.26862954, 0.26130258, 0.27577711],
+} as const;
+
+/** Settings of a tower: a published variant with changes, or one's own sizes. */
+export type ClipViTSettings = Partial<ClipViTConfig> &
+  (
+    | { readonly variant: ClipViTVariant }
+    | Pick<ClipViTConfig, 'patchSize' | 'visualSize' | 'numLayers' | 'numHeads' | 'embeddingSize'>
+  );
+
+/**
+ * Completes and checks settings.
+ *
+ * @example clipViTConfig({ variant: 'L/14' }) // the encoder of OpenFlamingo, for OpenAI's weights
+ */
+export function clipViTConfig(settings: ClipViTSettings): ClipViTConfig {
+  const { variant, ...own } = settings as Partial<ClipViTConfig> & { readonly variant?: ClipViTVariant };
+  const sizes = variant && CLIP_VIT_VARIANTS[variant];
+  if (variant && !sizes) {
+    throw new Error(
+      `clipViTConfig: variant must be one of ${Object.keys(CLIP_VIT_VARIANTS).join(', ')}, got ${variant}.`,
+    );
+  }
+  const unknown = Object.keys(own).filter((key) => !KNOWN_KEYS.has(key));
+  if (unknown.length) {
+    throw new Error(`clipViTConfig: unknown key ${unknown.join(', ')}. Known: variant, ${[...KNOWN_KEYS].join(', ')}.`);
+  }
+  const merged = { ...DEFAULTS, ...sizes, ...own } as ClipViTConfig;
+  const config = { ...merged, intermediateSize: merged.intermediateSize ?? 4 * merged.visualSize };
+  checkConfig(config);
+  return config;
+}
+
+const KNOWN_KEYS = new Set<string>([
+  ...Object.keys(DEFAULTS),
+  ...Object.keys(CLIP_VIT_VARIANTS['B/32']),
+  'imageHeight',
+  'intermediateSize',
+]);
+
+function checkConfig(c: ClipViTConfig): void {
+  for (const key of ['imageSize', 'patchSize', 'visualSize', 'numLayers', 'numHeads', 'embeddingSize'] as const) {
+    if (!Number.isInteger(c[key]) || c[key] < 1) {
+      throw new Error(`ClipViTConfig: ${key} must be a whole number above 0, got ${c[key]}.`);
+    }
+  }
+  if (c.visualSize % c.numHeads) {
+    throw new Error(`ClipViTConfig: visualSize must be a multiple of numHeads ${c.numHeads}, got ${c.visualSize}.`);
+  }
+}
+
+/** Patches of a picture, down and across; pixels that fill no whole patch are not read. */
+function gridOf(c: ClipViTConfig): readonly [rows: number, columns: number] {
+  return [Math.floor((c.imageHeight ?? c.imageSize) / c.patchSize), Math.floor(c.imageSize / c.patchSize)];
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Params
+
+export type NormTree<T> = { readonly weight: T; readonly bias: T };
+/** Weight `[out, in]`, bias `[out]`. */
+export type LinearTree<T> = { readonly weight: T; readonly bias: T };
+export type ClipViTLayerTree<T> = {
+  readonly attnNorm: NormTree<T>;
+  readonly query: LinearTree<T>;
+  readonly key: LinearTree<T>;
+  readonly value: LinearTree<T>;
+  readonly output: LinearTree<T>;
+  readonly mlpNorm: NormTree<T>;
+  readonly up: LinearTree<T>;
+  readonly down: LinearTree<T>;
+};
+export type ClipViTTree<T> = {
+  /** `[visualSize, 3, patchSize, patchSize]`, no bias. */
+  readonly patches: { readonly weight: T };
+  readonly classToken: T;
+  /** `[1 + patches, visualSize]`, the class token first. */
+  readonly positions: T;
+  readonly preNorm: NormTree<T>;
+  readonly layers: readonly ClipViTLayerTree<T>[];
+  readonly postNorm: NormTree<T>;
+  /** `[embeddingSize, visualSize]`, no bias. */
+  readonly projection: { readonly weight: T };
+};
+export type ClipViTParams = ClipViTTree<tf.Variable>;
+
+/** Builds the tree of a tower, whatever its leaves. `start` is a constant or the deviation of normal numbers. */
+function buildTree<T>(
+  c: ClipViTConfig,
+  leaf: (name: string, shape: readonly number[], start: { readonly constant: number } | { readonly std: number }) => T,
+): ClipViTTree<T> {
+  const d = c.visualSize;
+  const [rows, columns] = gridOf(c);
+  const norm = (name: string): NormTree<T> => ({
+    weight: leaf(`${name}.weight`, [d], { constant: 1 }),
+    bias: leaf(`${name}.bias`, [d], { constant: 0 }),
+  });
+  const dense = (name: string, out: number, inWidth: number, std: number): LinearTree<T> => ({
+    weight: leaf(`${name}.weight`, [out, inWidth], { std }),
+    bias: leaf(`${name}.bias`, [out], { constant: 0 }),
+  });
+  // What writes into the residual stream starts smaller, by the number of things that write.
+  const residual = (2 * c.numLayers) ** -0.5;
+  const layer = (name: string): ClipViTLayerTree<T> => ({
+    attnNorm: norm(`${name}.attnNorm`),
+    query: dense(`${name}.query`, d, d, d ** -0.5),
+    key: dense(`${name}.key`, d, d, d ** -0.5),
+    value: dense(`${name}.value`, d, d, d ** -0.5),
+    output: dense(`${name}.output`, d, d, d ** -0.5 * residual),
+    mlpNorm: norm(`${name}.mlpNorm`),
+    up: dense(`${name}.up`, c.intermediateSize, d, (2 * d) ** -0.5),
+    down: dense(`${name}.down`, d, c.intermediateSize, d ** -0.5 * residual),
+  });
+  return {
+    patches: {
+      weight: leaf('patches.weight', [d, 3, c.patchSize, c.patchSize], { std: (3 * c.patchSize ** 2) ** -0.5 }),
+    },
+    classToken: leaf('classToken', [d], { std: d ** -0.5 }),
+    positions: leaf('positions', [1 + rows * columns, d], { std: d ** -0.5 }),
+    preNorm: norm('preNorm'),
+    layers: Array.from({ length: c.numLayers }, (_, i) => layer(`layers.${i}`)),
+    postNorm: norm('postNorm'),
+    projection: { weight: leaf('projection.weight', [c.embeddingSize, d], { std: d ** -0.5 }) },
+  };
+}
+
+/** Shapes of all parameters by name, without making any. */
+export function clipViTShapes(config: ClipViTConfig): Record<string, readonly number[]> {
+  const shapes: Record<string, readonly number[]> = {};
+  buildTree(config, (name, shape) => (shapes[name] = shape));
+  return shapes;
+}
+
+/** Fresh parameters, with the deviations of CLIP's own initialisation. */
+export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParams {
+  return buildTree(config, (name, shape, start) =>
+    'constant' in start ? constantVariable(shape, start.constant) : normalVariable(random.fork(name), shape, start.std),
+  );
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Model
+
+/** CLIP's vision tower as an image encoder. */
+export class ClipViT {
+  /** Width of the features. */
+  readonly featureDim: number;
+  readonly imageSize: number;
+  readonly mean: readonly [number, number, number];
+  readonly std: readonly [number, number, number];
+
+  constructor(
+    readonly config: ClipViTConfig,
+    readonly params: ClipViTParams,
+  ) {
+    checkConfig(config);
+    this.featureDim = config.visualSize;
+    ({ imageSize: this.imageSize, mean: this.mean, std: this.std } = config);
+  }
+
+  /** A tower with the values of a state that has this package's parameter names (see `importOpenClip`). */
+  static fromState(config: ClipViTConfig, state: Readonly<Record<string, StateTensor>>): ClipViT {
+    const params = buildTree(config, (_, shape) => constantVariable(shape, 0));
+    loadState(params, state, { what: 'ClipViT.fromState' });
+    return new ClipViT(config, params);
+  }
+
+  /**
+   * The patch tokens, row by row, without the class token.
+   *
+   * @param images float32 [images, height, width, 3], normalised by `mean` and `std`
+   * @returns      float32 [images, patches, visualSize]
+   */
+  encode(images: tf.Tensor4D): tf.Tensor3D {
+    return tf.tidy(() => {
+      const x = this.hidden(images);
+      const tokens = tf.slice(x, [0, 1, 0], [-1, -1, -1]);
+      return (
+        this.config.normTokens ? layerNorm(tokens, this.params.postNorm as LayerNormParams) : tokens
+      ) as tf.Tensor3D;
+    });
+  }
+
+  /** The picture in the space shared with text, not normalised: float32 [images, embeddingSize]. */
+  pooled(images: tf.Tensor4D): tf.Tensor2D {
+    return tf.tidy(() => {
+      const x = this.hidden(images);
+      const first = tf.reshape(tf.slice(x, [0, 0, 0], [-1, 1, -1]), [x.shape[0], x.shape[2]]);
+      return linear(
+        layerNorm(first, this.params.postNorm as LayerNormParams),
+        this.params.projection as LinearParams,
+      ) as tf.Tensor2D;
+    });
+  }
+
+  /** The residual stream after the last layer, class token first: float32 [images, 1 + patches, visualSize]. */
+  hidden(images: tf.Tensor4D): tf.Tensor3D {
+    return tf.tidy(() => {
+      let x = this.applyEmbedding(images);
+      for (let i = 0; i < this.config.numLayers; i++) x = this.applyLayer(x, i);
+      return x;
+    });
+  }
+
+  /** Patches and class token with their positions, normalised: float32 [images, 1 + patches, visualSize]. */
+  applyEmbedding(images: tf.Tensor4D): tf.Tensor3D {
+    const { imageSize, imageHeight = imageSize, patchSize, visualSize } = this.config;
+    expectShape(
+      'ClipViT: images',
+      images,
+      ['images', imageHeight, imageSize, 3],
+      'Resize pictures to the size that the positions were trained for; channels come last.',
+    );
+    const p = this.params;
+    return tf.tidy(() => {
+      const patches = conv2d(images, p.patches, { stride: patchSize, padding: 'valid' }); // [n, rows, columns, d]
+      const [n, rows, columns] = patches.shape;
+      // Adding to zeros repeats the class token; its gradient is then one sum.
+      const first = tf.add(tf.zeros([n, 1, visualSize]), p.classToken);
+      const x = tf.concat([first, tf.reshape(patches, [n, rows * columns, visualSize])], 1); // [n, 1 + p, d]
+      return layerNorm(tf.add(x, p.positions), p.preNorm as LayerNormParams) as tf.Tensor3D;
+    });
+  }
+
+  /** One pre-norm layer: attention, then MLP. */
+  applyLayer(x: tf.Tensor3D, index: number): tf.Tensor3D {
+    const p = this.params.layers[index]! as ClipViTLayerTree<never>;
+    return tf.tidy(() => {
+      const h = layerNorm(x, p.attnNorm);
+      const mixed = attention(
+        linear(h, p.query) as tf.Tensor3D,
+        linear(h, p.key) as tf.Tensor3D,
+        linear(h, p.value) as tf.Tensor3D,
+        { numHeads: this.config.numHeads },
+      );
+      const y = tf.add(x, linear(mixed, p.output));
+      const inner = linear(layerNorm(y, p.mlpNorm), p.up, this.config.activation);
+      return tf.add(y, linear(inner, p.down)) as tf.Tensor3D;
+    });
+  }
+}

@@ -1,0 +1,40 @@
+import { mapNames, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
+
+const LAYER = /^transformer\.resblocks\.(\d+)\./.source;
+
+const OPEN_CLIP: readonly NameRule[] = [
+  { from: /^class_embedding$/, to: 'classToken' },
+  { from: /^positional_embedding$/, to: 'positions' },
+  { from: /^conv1\./, to: 'patches.' },
+  { from: /^ln_pre\./, to: 'preNorm.' },
+  { from: /^ln_post\./, to: 'postNorm.' },
+  { from: /^proj$/, to: 'projection.weight', convert: transposed },
+  { from: new RegExp(`${LAYER}ln_1\\.`), to: 'layers.$1.attnNorm.' },
+  { from: new RegExp(`${LAYER}ln_2\\.`), to: 'layers.$1.mlpNorm.' },
+  {
+    from: new RegExp(`${LAYER}attn\\.in_proj_(weight|bias)$`),
+    split: ['layers.$1.query.$2', 'layers.$1.key.$2', 'layers.$1.value.$2'],
+  },
+  { from: new RegExp(`${LAYER}attn\\.out_proj\\.`), to: 'layers.$1.output.' },
+  { from: new RegExp(`${LAYER}mlp\\.c_fc\\.`), to: 'layers.$1.up.' },
+  { from: new RegExp(`${LAYER}mlp\\.c_proj\\.`), to: 'layers.$1.down.' },
+];
+
+/**
+ * An open_clip (or OpenAI) state dict under our names and layouts, for `ClipViT.fromState`. Of a whole CLIP model, where
+ * the tower's names begin with `visual.`, only the tower is taken.
+ */
+export function importOpenClip(state: Readonly<Record<string, FloatTensor>>): Record<string, FloatTensor> {
+  const tower = Object.entries(state).flatMap(([name, tensor]) =>
+    name.startsWith('visual.') ? [[name.slice('visual.'.length), tensor] as const] : [],
+  );
+  return mapNames(tower.length ? Object.fromEntries(tower) : state, OPEN_CLIP);
+}
+
+/** Theirs is applied as `x @ proj`, ours as `x @ weight^T`. */
+function transposed({ shape, data }: FloatTensor): FloatTensor {
+  const [rows = 1, columns = 1] = shape;
+  const turned = new Float32Array(data.length);
+  for (let i = 0; i < turned.length; i++) turned[i] = data[(i % rows) * columns + Math.floor(i / rows)]!;
+  return { shape: [columns, rows], data: turned };
+}
