@@ -23,6 +23,7 @@ import {
   type CandidateScore,
   type CausalLM,
   type ContextFactory,
+  type CountedRows,
   type GenerateOptions,
   type Hypothesis,
   type LMContext,
@@ -165,9 +166,7 @@ export class Flamingo<C extends LMContext = LMContext> {
       const tokens = tf.tensor2d(batch.tokens, [size, text], 'int32');
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
-      const { rows, targets, weights } = countedRows(nextTokens(batch));
-      const counting = gatherRows(hidden, tf.tensor1d(rows, 'int32'));
-      return this.crossEntropy(counting, targets, weights);
+      return this.crossEntropy(hidden, countedRows(nextTokens(batch)));
     });
   }
 
@@ -236,25 +235,22 @@ export class Flamingo<C extends LMContext = LMContext> {
     loadState(this.params, state, { what });
   }
 
-  private crossEntropy(hidden: tf.Tensor2D, targets: Int32Array, weights: Float32Array): tf.Scalar {
+  private crossEntropy(hidden: tf.Tensor, { rows, targets, weights }: CountedRows): tf.Scalar {
     const { hiddenSize, vocabSize } = this.lm;
-    const total = weights.reduce((a, b) => a + b, 0);
-    // Whole multiples of 32 rows, as countedRows gives them.
-    const most = Math.max(32, Math.floor(LOGITS_PER_CHUNK / vocabSize / 32) * 32);
-    const sizes: number[] = [];
-    for (let left = targets.length; left > 0; left -= most) sizes.push(Math.min(left, most));
-    let from = 0;
-    const sums = tf.split(hidden, sizes).map((rows, i) => {
-      const to = from + sizes[i]!;
-      const logits = this.lm.logits(tf.reshape(rows, [1, sizes[i]!, hiddenSize]));
-      const sum = crossEntropy(
-        tf.reshape(logits, [sizes[i]!, vocabSize]),
-        tf.tensor1d(targets.subarray(from, to), 'int32'),
-        { weights: tf.tensor1d(weights.subarray(from, to)), reduction: 'sum' },
+    const most = Math.max(1, Math.floor(LOGITS_PER_CHUNK / vocabSize));
+    const sums: tf.Scalar[] = [];
+    for (let from = 0; from < rows.length; from += most) {
+      const to = Math.min(from + most, rows.length);
+      const counting = gatherRows(hidden, tf.tensor1d(rows.subarray(from, to), 'int32'));
+      const logits = this.lm.logits(tf.reshape(counting, [1, to - from, hiddenSize]));
+      sums.push(
+        crossEntropy(tf.reshape(logits, [to - from, vocabSize]), tf.tensor1d(targets.subarray(from, to), 'int32'), {
+          weights: tf.tensor1d(weights.subarray(from, to)),
+          reduction: 'sum',
+        }),
       );
-      from = to;
-      return sum;
-    });
+    }
+    const total = weights.reduce((a, b) => a + b, 0);
     return tf.mul(tf.addN(sums), total > 0 ? 1 / total : 0);
   }
 

@@ -57,8 +57,11 @@ export class TrainedTokens<C extends LMContext> implements CausalLM<C> {
     if (!hasTiedHead(lm)) return lm.logits(x);
     return tf.tidy(() => {
       const added = linear(lm.headInput(x), { weight: this.offsets }); // [batch, text, ids]
-      const places = tf.oneHot(tf.tensor1d([...this.ids], 'int32'), this.vocabSize, 1, 0, 'float32');
-      const columns = tf.matMul(tf.reshape(added, [-1, this.ids.length]), places as tf.Tensor2D);
+      // tf.oneHot of tfjs 4.22 gives WASM integers in a float tensor, so the columns are marked here.
+      const marks = new Float32Array(this.ids.length * this.vocabSize);
+      this.ids.forEach((id, row) => (marks[row * this.vocabSize + id] = 1));
+      const places = tf.tensor2d(marks, [this.ids.length, this.vocabSize]);
+      const columns = tf.matMul(tf.reshape(added, [-1, this.ids.length]), places);
       return tf.add(lm.logits(x), tf.reshape(columns, [x.shape[0], x.shape[1], this.vocabSize]));
     });
   }

@@ -4,13 +4,13 @@ import type { StateTensor } from '@flamingo-ts/kernels';
 const NAMES: readonly (readonly [RegExp, string])[] = [
   [/^frame_embs$/, 'timeEmbeddings'],
   [/^(media_time_embs|media_pos_emb)$/, 'mediaEmbeddings'],
-  [/\.0\.norm_media\./, '.normMedia.'],
-  [/\.0\.norm_latents\./, '.normLatents.'],
-  [/\.0\.to_q\./, '.query.'],
-  [/\.0\.to_out\./, '.output.'],
-  [/\.1\.0\./, '.mlpNorm.'],
-  [/\.1\.1\./, '.mlpUp.'],
-  [/\.1\.3\./, '.mlpDown.'],
+  [/^(layers\.\d+)\.0\.norm_media\./, '$1.normMedia.'],
+  [/^(layers\.\d+)\.0\.norm_latents\./, '$1.normLatents.'],
+  [/^(layers\.\d+)\.0\.to_q\./, '$1.query.'],
+  [/^(layers\.\d+)\.0\.to_out\./, '$1.output.'],
+  [/^(layers\.\d+)\.1\.0\./, '$1.mlpNorm.'],
+  [/^(layers\.\d+)\.1\.1\./, '$1.mlpUp.'],
+  [/^(layers\.\d+)\.1\.3\./, '$1.mlpDown.'],
 ];
 
 /**
