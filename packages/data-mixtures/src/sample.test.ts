@@ -113,6 +113,11 @@ describe('pairs and clips', () => {
     expect(masked(build(document, { leadingSpace: 0 }))).toBe(' cat<EOC><EOS>');
   });
 
+  it('learn no <EOC> after nothing but given text', () => {
+    const parts = [{ media: { key: 1 } }, { text: 'given', learn: false }, { media: { key: 2 } }, { text: 'two' }];
+    expect(masked(build({ kind: 'page', parts }))).toBe('two<EOC><EOS>');
+  });
+
   it('are refused with reasons', () => {
     const options = { maxTokens: 16 };
     const refuse = (document: Document) => buildSample(document, tokenizer, options, random());

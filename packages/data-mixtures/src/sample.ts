@@ -86,8 +86,7 @@ export function buildSample(
   const mediaIndex = looksAhead
     ? nextMediaIndexOf(tokens, tokenizer.special.image)
     : mediaIndexOf(tokens, tokenizer.special.image);
-  const lossMask = lossMaskOf(tokens, mediaIndex, tokenizer, lossRule);
-  sequence.forEach((item, i) => item.given && (lossMask[i] = 0));
+  const lossMask = lossMaskOf(sequence, tokens, mediaIndex, tokenizer, lossRule);
   // Without media: all stood at the window's end, where no text looks at them.
   if (media.length === 0 || !lossMask.includes(1)) return { rejected: 'no text to learn' };
   return { tokens, mediaIndex, lossMask, media };
@@ -229,6 +228,7 @@ function limitMedia(
 }
 
 function lossMaskOf(
+  sequence: readonly Item[],
   tokens: Int32Array,
   mediaIndex: Int32Array,
   { special }: TextTokenizer,
@@ -242,7 +242,7 @@ function lossMaskOf(
     const learned = labels
       ? labels[i] !== IGNORED_LABEL
       : tokens[i] !== special.image && mediaIndex[i]! > 0 && (!closes || mask[i - 1] === 1);
-    mask[i] = learned ? 1 : 0;
+    mask[i] = learned && !sequence[i]!.given ? 1 : 0;
   }
   return mask;
 }
