@@ -21,7 +21,7 @@ export interface Conv2dOptions {
   readonly padding: Padding;
 }
 
-/** Zeros around a picture. */
+/** Cells before and after the two axes of a picture: zeros to add, or, negative, cells to leave out. */
 interface Pads {
   readonly top: number;
   readonly bottom: number;
@@ -42,37 +42,14 @@ function padsOf(n: number, kernel: number, stride: number, padding: Padding): [b
   return [Math.floor(total / 2), total - Math.floor(total / 2)];
 }
 
-function pad(x: tf.Tensor4D, { top, bottom, left, right }: Pads): tf.Tensor4D {
-  return top || bottom || left || right
-    ? tf.pad(x, [
-        [0, 0],
-        [top, bottom],
-        [left, right],
-        [0, 0],
-      ])
-    : x;
-}
-
-/** A picture's channels in equal parts. */
-function splitChannels(x: tf.Tensor, groups: number): tf.Tensor4D[] {
-  return (groups === 1 ? [x] : tf.split(x, groups, 3)) as tf.Tensor4D[];
-}
-
-/** OIHW kernels of each group as HWIO. */
-function kernelsOf(weight: tf.Tensor, groups: number): tf.Tensor4D[] {
-  const hwio = tf.transpose(weight, [2, 3, 1, 0]);
-  return splitChannels(hwio, groups);
-}
-
 /** `{x NHWC, weight OIHW, bias? [out]}` -> `[y NHWC]` */
 const convOp = fusedOp<ConvAttrs>({
   name: 'FlamingoConv2D',
   forward: ({ x, weight, bias }, attrs) => {
-    const kernels = kernelsOf(weight!, attrs.groups);
-    const parts = splitChannels(pad(x as tf.Tensor4D, attrs), attrs.groups).map((part, g) =>
-      tf.conv2d(part, kernels[g]!, attrs.stride, 'valid'),
+    const kernels = splitChannels(tf.transpose(weight!, [2, 3, 1, 0]), attrs.groups); // HWIO
+    const y = joinChannels(
+      splitChannels(x!, attrs.groups).map((part, g) => convolve(part, kernels[g]!, attrs.stride, attrs)),
     );
-    const y = tf.concat(parts, 3);
     return [bias ? tf.add(y, bias) : y];
   },
   saveInputs: ['x', 'weight'],
@@ -84,63 +61,142 @@ const convOp = fusedOp<ConvAttrs>({
   }),
 });
 
-/** `{dy NHWC, weight OIHW}` -> dx `[batch, height, width, in]` */
+/**
+ * `{dy NHWC, weight OIHW}` -> dx `[batch, height, width, in]`
+ *
+ * Not by tfjs' Conv2DBackpropInput, which on wasm is 20 times slower than a convolution: those cells of dx that lie a
+ * stride apart are together a convolution of dy with the turned part of the kernel that meets them.
+ */
 const convInputGradOp = fusedOp<ConvAttrs & { readonly height: number; readonly width: number }>({
   name: 'FlamingoConv2DInputGrad',
-  forward: ({ dy, weight }, attrs) => {
-    const { height, width, top, bottom, left, right, stride, groups } = attrs;
-    const batch = dy!.shape[0]!;
-    const inputs = weight!.shape[1]!;
-    const kernels = kernelsOf(weight!, groups);
-    const parts = splitChannels(dy!, groups).map((part, g) =>
-      conv2dInputGrad([batch, height + top + bottom, width + left + right, inputs], part, kernels[g]!, stride),
-    );
-    return [tf.slice(tf.concat(parts, 3), [0, top, left, 0], [batch, height, width, inputs * groups])];
+  forward: ({ dy, weight }, { height, width, stride, groups, top, left }) => {
+    const [batch, h, w] = dy!.shape as [number, number, number, number];
+    const [, inputs, kernelHeight, kernelWidth] = weight!.shape as [number, number, number, number];
+    const vertical = phases(height, h, top, kernelHeight, stride);
+    const horizontal = phases(width, w, left, kernelWidth, stride);
+    const kernels = tf.split(tf.transpose(weight!, [2, 3, 0, 1]), groups, 2); // HWOI: dy's channels go in
+    const parts = splitChannels(dy!, groups).map((part, g) => {
+      const cells = (y: Phase, x: Phase): tf.Tensor4D => {
+        if (!y.taps.length || !x.taps.length) return tf.zeros([batch, y.length, x.length, inputs]);
+        const kernel = take(take(kernels[g]!, y.taps, 0), x.taps, 1) as tf.Tensor4D;
+        return convolve(part, kernel, 1, { top: y.before, bottom: y.after, left: x.before, right: x.after });
+      };
+      return interleave(vertical.map((y) => horizontal.map((x) => cells(y, x))));
+    });
+    const dx = joinChannels(parts);
+    return [frame(dx, { top: 0, left: 0, bottom: height - dx.shape[1], right: width - dx.shape[2] })];
   },
 });
 
-/** tfjs' own kernel for the gradient to a `valid` convolution's input. */
-function conv2dInputGrad(
-  inputShape: [number, number, number, number],
-  dy: tf.Tensor4D,
-  filter: tf.Tensor4D,
-  stride: number,
-): tf.Tensor4D {
-  const attrs = { strides: [stride, stride], pad: 'valid', dataFormat: 'NHWC', inputShape };
-  return tf.engine().runKernel(tf.Conv2DBackpropInput, { dy, filter }, attrs) as tf.Tensor4D;
-}
-
-/** `{dy NHWC, x NHWC}` -> dweight OIHW */
+/** `{dy NHWC, x NHWC}` -> dweight OIHW. One product of matrices per cell of the kernel, over all places where it lay. */
 const convWeightGradOp = fusedOp<ConvAttrs & { readonly kernelHeight: number; readonly kernelWidth: number }>({
   name: 'FlamingoConv2DWeightGrad',
-  forward: ({ dy, x }, attrs) => {
-    const { kernelHeight, kernelWidth, groups } = attrs;
-    const dys = splitChannels(dy!, groups).map(rowsOf);
-    const parts = splitChannels(pad(x as tf.Tensor4D, attrs), groups).map((part, g) => {
-      const taps: tf.Tensor[] = [];
-      // Each cell of the kernel saw a picture of the output's size: one matMul per cell.
-      for (let ky = 0; ky < kernelHeight; ky++) {
-        for (let kx = 0; kx < kernelWidth; kx++) {
-          taps.push(tf.matMul(dys[g]!, rowsOf(cellsSeen(part, ky, kx, attrs.stride, dy!.shape)), true)); // [out, in]
-        }
-      }
-      return tf.stack(taps, -1);
+  forward: ({ dy, x }, { kernelHeight, kernelWidth, stride, groups, top, left }) => {
+    const [batch, h, w, out] = dy!.shape as [number, number, number, number];
+    const [, height, width, channels] = x!.shape as [number, number, number, number];
+    const dys = tf.split(tf.transpose(tf.reshape(dy!, asRows(dy!))), groups, 0); // [out, places] of each group
+    const reach = (n: number, kernel: number) => (n + Math.floor((kernel - 1) / stride)) * stride;
+    const bottom = reach(h, kernelHeight) - height - top;
+    const right = reach(w, kernelWidth) - width - left;
+    const pictures = splitChannels(frame(x as tf.Tensor4D, { top, left, bottom, right }), groups);
+    const inputs = channels / groups;
+
+    const parts = pictures.map((picture, g) => {
+      const phase = separate(picture, stride);
+      const taps = range(kernelHeight).flatMap((ky) =>
+        range(kernelWidth).map((kx) => {
+          const start = [0, Math.floor(ky / stride), Math.floor(kx / stride), 0];
+          const met = tf.slice(phase[ky % stride]![kx % stride]!, start, [batch, h, w, inputs]);
+          return tf.matMul(dys[g]! as tf.Tensor2D, tf.reshape(met, [batch * h * w, inputs]));
+        }),
+      );
+      return tf.stack(taps); // [kernelHeight * kernelWidth, out / groups, inputs]
     });
-    const weight = tf.concat(parts, 0); //                                                       [out, in, kh*kw]
-    return [tf.reshape(weight, [weight.shape[0]!, weight.shape[1]!, kernelHeight, kernelWidth])];
+    const weight = tf.transpose(tf.concat(parts, 1), [1, 2, 0]);
+    return [tf.reshape(weight, [out, inputs, kernelHeight, kernelWidth])];
   },
 });
 
-/** What the kernel's cell (ky, kx) meets at each place of the output. */
-function cellsSeen(x: tf.Tensor4D, ky: number, kx: number, stride: number, [b, h, w]: number[]): tf.Tensor4D {
-  const size: [number, number, number, number] = [b!, (h! - 1) * stride + 1, (w! - 1) * stride + 1, x.shape[3]];
-  if (stride === 1) return tf.slice(x, [0, ky, kx, 0], size);
-  const end = [b!, ky + size[1], kx + size[2], x.shape[3]];
-  return tf.stridedSlice(x, [0, ky, kx, 0], end, [1, stride, stride, 1]) as tf.Tensor4D;
+/** The cells of an axis of dx that lie a stride apart. */
+interface Phase {
+  readonly length: number;
+  /** The kernel's cells that meet them, last first. */
+  readonly taps: readonly number[];
+  /** Zeros around dy. */
+  readonly before: number;
+  readonly after: number;
 }
 
-function rowsOf(x: tf.Tensor): tf.Tensor2D {
-  return tf.reshape(x, asRows(x));
+/** Phases of an axis of `size` cells with `before` zeros, from which a kernel made n cells. */
+function phases(size: number, n: number, before: number, kernel: number, stride: number): Phase[] {
+  const length = Math.ceil(size / stride);
+  return range(stride).map((offset) => {
+    const first = (offset + before) % stride;
+    const shift = Math.floor((offset + before) / stride);
+    const taps = range(kernel).filter((k) => k % stride === first);
+    return { length, taps: taps.reverse(), before: taps.length - 1 - shift, after: length + shift - n };
+  });
+}
+
+/** Pictures of all cells a stride apart, by row and column they start from: `[rows][columns]`. */
+function separate(x: tf.Tensor4D, stride: number): tf.Tensor4D[][] {
+  if (stride === 1) return [[x]];
+  const [b, height, width, c] = x.shape;
+  const [h, w] = [height / stride, width / stride];
+  const rows = tf.split(tf.reshape(x, [b * h, stride, w, stride * c]), stride, 1);
+  return rows.map((row) => tf.split(row, stride, 3).map((part) => tf.reshape(part, [b, h, w, c]) as tf.Tensor4D));
+}
+
+/** The inverse of `separate`. */
+function interleave(parts: tf.Tensor4D[][]): tf.Tensor4D {
+  const stride = parts.length;
+  if (stride === 1) return parts[0]![0]!;
+  const [b, h, w, c] = parts[0]![0]!.shape;
+  const rows = parts.map((row) => tf.reshape(tf.concat(row, 3), [b * h, 1, w, stride * c]));
+  return tf.reshape(tf.concat(rows, 1), [b, h * stride, w * stride, c]);
+}
+
+/** A convolution without groups, HWIO. Not every backend takes unequal pads, so they are put on before. */
+function convolve(x: tf.Tensor4D, kernel: tf.Tensor4D, stride: number, pads: Pads): tf.Tensor4D {
+  const [top, bottom] = padsOf(x.shape[1], kernel.shape[0], stride, 'same');
+  const [left, right] = padsOf(x.shape[2], kernel.shape[1], stride, 'same');
+  const same = top === pads.top && bottom === pads.bottom && left === pads.left && right === pads.right;
+  return same ? tf.conv2d(x, kernel, stride, 'same') : tf.conv2d(frame(x, pads), kernel, stride, 'valid');
+}
+
+/** Adds zeros, or leaves cells out. */
+function frame(x: tf.Tensor4D, { top, bottom, left, right }: Pads): tf.Tensor4D {
+  const all = [top, bottom, left, right];
+  const [b, height, width, c] = x.shape;
+  let framed = x;
+  if (all.some((n) => n < 0)) {
+    const [y, z] = [Math.max(-top, 0), Math.max(-left, 0)];
+    framed = tf.slice(x, [0, y, z, 0], [b, height - y - Math.max(-bottom, 0), width - z - Math.max(-right, 0), c]);
+  }
+  if (!all.some((n) => n > 0)) return framed;
+  const zeros = all.map((n) => Math.max(n, 0)) as [number, number, number, number];
+  return tf.pad(framed, [
+    [0, 0],
+    [zeros[0], zeros[1]],
+    [zeros[2], zeros[3]],
+    [0, 0],
+  ]);
+}
+
+function splitChannels(x: tf.Tensor, groups: number): tf.Tensor4D[] {
+  return (groups === 1 ? [x] : tf.split(x, groups, 3)) as tf.Tensor4D[];
+}
+
+function joinChannels(parts: tf.Tensor4D[]): tf.Tensor4D {
+  return parts.length === 1 ? parts[0]! : tf.concat(parts, 3);
+}
+
+function take(x: tf.Tensor, indices: readonly number[], axis: number): tf.Tensor {
+  return tf.gather(x, tf.tensor1d([...indices], 'int32'), axis);
+}
+
+function range(n: number): number[] {
+  return Array.from({ length: n }, (_, i) => i);
 }
 
 /**

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { matMul } from './mat-mul';
 
 /** How a frozen matrix is held. `bfloat16` halves memory; arithmetic accumulates in float32. */
 export type FrozenPrecision = 'float32' | 'bfloat16';
@@ -57,7 +58,7 @@ export class FrozenMatrix {
   /** `[m, in] -> [m, out]`; with `transpose` `[m, out] -> [m, in]`. No gradient is recorded: `linear` does that. */
   multiply(rows: tf.Tensor2D, transpose = false): tf.Tensor2D {
     if (this.packed) return tf.engine().makeTensorFromTensorInfo(this.packed.multiply(rows, transpose)) as tf.Tensor2D;
-    return tf.matMul(rows, this.dense(), false, !transpose);
+    return matMul(rows, this.dense(), false, !transpose);
   }
 
   /** Row-major float32 values `[out, in]`, for checkpoints. */

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { activation as activate, activationGrad, type Activation } from './activation';
 import { FrozenMatrix } from './frozen-matrix';
 import { fusedOp } from './fused-op';
+import { matMul } from './mat-mul';
 import { asRows, expectShape, lastAxis } from './shape';
 import { sumRows } from './sum-rows';
 
@@ -25,7 +26,7 @@ const linearOp = fusedOp<LinearAttrs>({
   forward: ({ x, weight, bias }, { activation, frozen, taped }) => {
     const rows = flatten(x!);
     // Not tf.fused.matMul: with a bias, one of the backends of tfjs 4.22 adds it to the wrong places.
-    let z: tf.Tensor = frozen ? frozen.multiply(rows) : tf.matMul(rows, weight as tf.Tensor2D, false, true);
+    let z: tf.Tensor = frozen ? frozen.multiply(rows) : matMul(rows, weight as tf.Tensor2D, false, true);
     if (bias) z = tf.add(z, bias);
     z = tf.reshape(z, [...x!.shape.slice(0, -1), lastAxis(z)]);
     if (!activation) return [z];
@@ -38,10 +39,10 @@ const linearOp = fusedOp<LinearAttrs>({
     const dz = activation ? activationGrad(dy!, z!, activation) : dy!;
     return {
       x: () => {
-        const rows = frozen ? frozen.multiply(flatten(dz), true) : tf.matMul(flatten(dz), weight as tf.Tensor2D);
+        const rows = frozen ? frozen.multiply(flatten(dz), true) : matMul(flatten(dz), weight as tf.Tensor2D);
         return tf.reshape(rows, x!.shape);
       },
-      weight: () => tf.matMul(flatten(dz), flatten(x!), true),
+      weight: () => matMul(flatten(dz), flatten(x!), true),
       bias: () => sumRows(dz),
     };
   },
