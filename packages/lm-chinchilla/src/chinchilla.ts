@@ -323,10 +323,16 @@ export class Chinchilla implements CausalLM {
     const want = ['batch', 'text', this.config.hiddenSize];
     expectShape('Chinchilla.logits: x', x, want, 'Pass what left the last block, or rows of it as [1, n, hiddenSize].');
     return tf.tidy(() => {
-      const h = rmsNorm(x, this.params.final_norm, this.config.epsilon);
-      const { outputScale } = this.config;
-      return linear(outputScale === 1 ? h : tf.mul(h, outputScale), { weight: this.head }) as tf.Tensor3D;
+      return linear(this.finalNorm(x, this.config.outputScale), { weight: this.head }) as tf.Tensor3D;
     });
+  }
+
+  /**
+   * What the head multiplies: a logit is the product of this with the token's embedding as `embed` gives it. For those
+   * who add tokens of their own on both sides.
+   */
+  headInput(x: tf.Tensor3D): tf.Tensor3D {
+    return this.finalNorm(x, this.config.outputScale / this.config.embeddingScale);
   }
 
   /**
@@ -370,6 +376,13 @@ export class Chinchilla implements CausalLM {
     this.disposeTables();
     if (this.head !== this.params.embed.weight) this.head.dispose();
     disposeParams(this.params);
+  }
+
+  private finalNorm(x: tf.Tensor3D, scale: number): tf.Tensor3D {
+    return tf.tidy(() => {
+      const h = rmsNorm(x, this.params.final_norm, this.config.epsilon) as tf.Tensor3D;
+      return scale === 1 ? h : tf.mul(h, scale);
+    });
   }
 
   private disposeTables(): void {

@@ -1,6 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { attention, embedding, layerNorm, linear, type ParamTree } from '@flamingo-ts/kernels';
-import type { Reference } from '@flamingo-ts/testing';
 import type { CausalLM, LMBlock, LMContext } from '../src/index';
 
 /** GPT-2 in as few lines as it takes to try decoding on a language model with absolute positions. */
@@ -13,7 +12,7 @@ export class TinyGPT2 implements CausalLM {
 
   /** @param weights tensors named as in a Hugging Face checkpoint: linear weights are [in, out] */
   constructor(
-    private readonly weights: Pick<Reference, 'tensor'>,
+    private readonly weights: { tensor(name: string): tf.Tensor },
     config: { n_embd: number; vocab_size: number; n_layer: number; n_head: number },
   ) {
     this.hiddenSize = config.n_embd;
