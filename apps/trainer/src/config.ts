@@ -105,6 +105,7 @@ const configSchema = z.strictObject({
       numLatents: positive,
     }),
     xattn: z.strictObject({ every: positive, numHeads: positive, headDim: positive }),
+    framesPerClip: positive.default(4),
     /** The gates start at 0; for the first `steps` updates `by` is added to each after the update. 0 steps: learned only. */
     gateWalk: z.strictObject({ steps: z.number().int().min(0), by: z.number() }).default({ steps: 0, by: 0 }),
     datasets: z.strictObject({

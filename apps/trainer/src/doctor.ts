@@ -36,7 +36,11 @@ export async function examine(): Promise<Finding[]> {
     findings.push(finding);
   }
   findings.push({ what: 'chosen by auto', ok: fastest !== undefined, detail: fastest ?? 'no backend works here' });
-  findings.push({ what: 'pictures', ok: true, detail: `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}` });
+  findings.push({
+    what: 'pictures',
+    ok: true,
+    detail: `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}`,
+  });
   const ffmpeg = spawnSync('ffmpeg', ['-version'], { encoding: 'utf8' });
   findings.push({
     what: 'ffmpeg',

@@ -9,8 +9,7 @@ import {
   type Tokenizer,
   type TokenizerJson,
 } from '@flamingo-ts/lm-core';
-import { Chinchilla, initChinchilla, type ChinchillaConfig } from '@flamingo-ts/lm-chinchilla';
-import * as tf from '@tensorflow/tfjs-core';
+import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
 import type { Config } from './config';
 import type { Objective } from './stage';
 import type { TrainingData } from './training-data';
@@ -49,9 +48,17 @@ export class LanguageModel {
   }
 
   static create(model: Config['lm']['model'], tokenizerJson: TokenizerJson, random: Random): LanguageModel {
-    const config: ChinchillaConfig = lmConfig(model);
-    const lm = new Chinchilla(config, initChinchilla(config, random.fork('chinchilla')));
+    const lm = new Chinchilla(model, initChinchilla(model, random.fork('chinchilla')));
     return new LanguageModel(lm, loadTokenizer(tokenizerJson), tokenizerJson);
+  }
+
+  /** The same for use without training: its matrices packed by the backend. */
+  async freeze(): Promise<LanguageModel> {
+    return new LanguageModel(await this.lm.freeze(), this.tokenizer, this.tokenizerJson);
+  }
+
+  dispose(): void {
+    this.lm.dispose();
   }
 
   load(state: Readonly<Record<string, StateTensor>>, what: string): void {
@@ -73,7 +80,7 @@ export function languageObjective(model: LanguageModel, config: Config, data: Tr
         [...model.tokenizer.encode(data.textPage(own)), eos].slice(0, maxTokens + 1),
       );
       const text = nextTokenBatch(rows);
-      return [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) as tf.Scalar }];
+      return { losses: [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }] };
     },
   };
 }

@@ -43,7 +43,9 @@ export function lineChart(series: readonly Series[], options: ChartOptions): str
   for (const x of options.xTicks ?? even(x0, x1)) {
     parts.push(`<text class="tick" x="${px(x)}" y="${h - bottom + 16}" text-anchor="middle">${label(x)}</text>`);
   }
-  parts.push(`<text class="axis" x="${(left + w - right) / 2}" y="${h - 8}" text-anchor="middle">${escapeHtml(options.x)}</text>`);
+  parts.push(
+    `<text class="axis" x="${(left + w - right) / 2}" y="${h - 8}" text-anchor="middle">${escapeHtml(options.x)}</text>`,
+  );
   parts.push(
     `<text class="axis" transform="translate(12 ${(top + h - bottom) / 2}) rotate(-90)" text-anchor="middle">${escapeHtml(options.y)}</text>`,
   );

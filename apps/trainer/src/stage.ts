@@ -2,9 +2,10 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileS
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { globalNorm, loadState, stateOf } from '@flamingo-ts/kernels';
+import { disposeOptimizer, restoreOptimizer, saveOptimizer, valueAndGrads } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import type { OptimizerConfig } from './config';
-import { createOptimizer } from './optimizer';
+import { createOptimizer, learningRateOf } from './optimizer';
 import { startProgress } from './progress';
 import { Interrupted, type StopSignal } from './stop-signal';
 
@@ -17,14 +18,23 @@ export interface Loss {
   readonly loss: () => tf.Scalar;
 }
 
+/** The data of one step. */
+export interface PreparedStep {
+  readonly losses: readonly Loss[];
+  /** Where the data stand after this step, as JSON; saved with the parameters it leads to. */
+  readonly cursor?: unknown;
+}
+
 /** What a stage of training learns, and from what. */
 export interface Objective {
   /** What is trained, by name. */
   readonly params: Readonly<Record<string, tf.Variable>>;
   /** Whether weight decay acts on a parameter. */
   decays(name: string, shape: readonly number[]): boolean;
-  /** Makes the data of a step ready. What it gives depends on the step alone, so that a resumed run sees the same. */
-  prepare(step: number): Promise<readonly Loss[]>;
+  /** Makes the data of a step ready; called once for each step, in order. */
+  prepare(step: number): Promise<PreparedStep>;
+  /** Goes on after the step that a cursor came with. Needed where what `prepare` gives depends on more than the step. */
+  resume?(cursor: unknown): void;
   /** Called after the update of a step. */
   afterUpdate?(step: number): void;
   /** More figures of a step for the metrics. */
@@ -72,21 +82,26 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const { name, folder, config, objective, stop } = options;
   mkdirSync(folder, { recursive: true });
   const metricsFile = join(folder, 'metrics.jsonl');
-  const checkpoints = new CheckpointFolder(join(folder, 'checkpoints'), { keep: 2 });
+  const checkpoints = new CheckpointFolder<{ fingerprint: string; cursor?: unknown }>(join(folder, 'checkpoints'), {
+    keep: 2,
+  });
   const optimizer = createOptimizer(config, objective);
-  const variables = Object.values(objective.params);
+  const optimizerState = optimizer.init(objective.params);
+  const rate = learningRateOf(config);
 
   let from = 0;
   const fingerprint = JSON.stringify(options.fingerprint);
   const latest = await checkpoints.latest();
   if (latest) {
-    if (latest.state['fingerprint'] !== fingerprint) {
+    if (latest.state.fingerprint !== fingerprint) {
       throw new Error(
         `${name}: the checkpoint ${latest.path} was made with another configuration. ` +
           'Restore that configuration, choose another out folder, or start over with --fresh.',
       );
     }
-    loadState(optimizer.saved(), latest.tensors, { what: latest.path });
+    loadState(objective.params, await latest.read('model'), { what: latest.path });
+    restoreOptimizer(optimizerState, await latest.read('optimizer'));
+    if (latest.state.cursor !== undefined) objective.resume?.(latest.state.cursor);
     from = latest.step;
   } else {
     rmSync(metricsFile, { force: true });
@@ -96,20 +111,22 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   let seconds = metrics.at(-1)?.seconds ?? 0;
   let waited = metrics.at(-1)?.waited ?? 0;
 
-  const save = async (step: number) =>
-    checkpoints.save(step, await stateOf(optimizer.saved()), { fingerprint });
+  const save = async (step: number, cursor: unknown) => {
+    const parts = { model: await stateOf(objective.params), optimizer: await saveOptimizer(optimizerState) };
+    await checkpoints.save(step, parts, { fingerprint, cursor });
+  };
   const progress = startProgress(name, config.steps, 'steps');
   let next = from < config.steps ? objective.prepare(from) : undefined;
   for (let step = from; next !== undefined; step++) {
     const started = performance.now();
-    const losses = await next;
+    const { losses, cursor } = await next;
     const ready = performance.now();
     // Workers make the next data ready while this thread computes.
     next = step + 1 < config.steps ? objective.prepare(step + 1) : undefined;
 
     const values: Record<string, number> = {};
     const gradients: Record<string, tf.Tensor> = {};
-    for (const part of losses) values[part.name] = addGradients(part, variables, objective.params, gradients);
+    for (const part of losses) values[part.name] = addGradients(part, objective.params, gradients);
     const loss = losses.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
     if (!Number.isFinite(loss)) {
       throw new Error(
@@ -118,7 +135,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       );
     }
     const gradientNorm = tf.tidy(() => globalNorm(Object.values(gradients)).dataSync()[0]!);
-    const learningRate = optimizer.update(gradients, step);
+    optimizer.update(gradients, optimizerState, objective.params);
     tf.dispose(gradients);
     objective.afterUpdate?.(step);
 
@@ -128,7 +145,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       step,
       loss,
       losses: values,
-      learningRate,
+      learningRate: rate(step),
       gradientNorm,
       seconds,
       waited,
@@ -142,7 +159,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     const last = done === config.steps;
     if (last || done % config.checkpointEvery === 0 || stop.requested) {
       await next;
-      await save(done);
+      await save(done, cursor);
       if (stop.requested && !last) {
         progress.stop();
         throw new Interrupted(name, done, folder);
@@ -155,21 +172,18 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const final = metrics.at(-1);
   const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
   progress.stop(`${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}`);
-  optimizer.dispose();
+  disposeOptimizer(optimizerState);
   return { metrics, measured, seconds };
 }
 
 /** Adds the gradients of one weighted loss to those already there and returns the loss. */
 function addGradients(
   { weight, loss }: Loss,
-  variables: tf.Variable[],
   params: Readonly<Record<string, tf.Variable>>,
   gradients: Record<string, tf.Tensor>,
 ): number {
-  const { value, grads } = tf.variableGrads(() => tf.mul(loss(), weight) as tf.Scalar, variables);
-  for (const [name, variable] of Object.entries(params)) {
-    const gradient = grads[variable.name];
-    if (!gradient) continue;
+  const { value, grads } = valueAndGrads(() => tf.mul(loss(), weight) as tf.Scalar, params);
+  for (const [name, gradient] of Object.entries(grads)) {
     const sum = gradients[name];
     gradients[name] = sum ? tf.add(sum, gradient) : gradient;
     if (sum) tf.dispose([sum, gradient]);

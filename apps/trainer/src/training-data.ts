@@ -8,10 +8,16 @@ export type MediaKey = string | number;
 /** RGB bytes of one picture or clip, `[frames, side, side, 3]`. */
 export type Frames = Uint8Array;
 
-/** What the stages of the training need of a data set; the emoji world and a folder of one's own both offer it. */
-export interface TrainingData {
+/** Where pixels come from. */
+export interface PictureSource {
   /** Side of the square pictures. */
   readonly imageSize: number;
+  /** Pixels of pictures and clips; undefined where one cannot be read. */
+  frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
+}
+
+/** What the stages of the training need of a data set; the emoji world and a folder of one's own both offer it. */
+export interface TrainingData extends PictureSource {
   /** Every word an alt text can hold, in a fixed order. */
   altTextVocabulary(): readonly string[];
   /** A picture for the contrastive stage with the words of its alt text. */
@@ -22,8 +28,6 @@ export interface TrainingData {
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
   /** A training picture, for the statistics of the features. */
   trainingPicture(random: Random): MediaKey;
-  /** Pixels of pictures and clips; undefined where one cannot be read (it is counted and named in `skipped`). */
-  frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
   /** Pictures that could not be read so far, and why. */
   readonly skipped: readonly string[];
   /** Ends workers. */

@@ -1,11 +1,19 @@
 import { contrastiveLogits, contrastiveLoss } from '@flamingo-ts/clip-vit';
-import { linear, loadState, normalVariable, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
+import {
+  disposeParams,
+  linear,
+  loadState,
+  normalVariable,
+  Random,
+  variables,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
 import { initNFNet, NFNet, nfnetConfig, type NFNetConfig } from '@flamingo-ts/nfnet';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Config } from './config';
 import type { Objective } from './stage';
 import { TextTower } from './text-tower';
-import type { MediaKey, TrainingData } from './training-data';
+import type { MediaKey, PictureSource, TrainingData } from './training-data';
 
 /** The inverse temperature: where it starts, and the bound above which it may not grow. */
 const SCALE_START = 14;
@@ -38,12 +46,23 @@ export class VisionTower {
     );
   }
 
+  /** Positions of the feature map. */
+  get patches(): number {
+    const { stemStrides, strides, imageSize } = this.encoder.config;
+    const side = [...stemStrides, ...strides].reduce((n, stride) => Math.ceil(n / stride), imageSize);
+    return side * side;
+  }
+
   get params() {
     return { encoder: this.encoder.params, head: this.head, statistics: this.statistics };
   }
 
   load(state: Readonly<Record<string, StateTensor>>, what: string): void {
     loadState(this.params, state, { what });
+  }
+
+  dispose(): void {
+    disposeParams(this.params);
   }
 
   /** RGB bytes of pictures of one size to the encoder's float32 [pictures, side, side, 3]. */
@@ -111,7 +130,9 @@ export class VisionTower {
       count += feature.length / d;
     }
     const mean = Float32Array.from(sum, (s) => s / count);
-    const deviation = Float32Array.from(squares, (q, i) => Math.max(1e-6, Math.sqrt(Math.max(0, q / count - mean[i]! ** 2))));
+    const deviation = Float32Array.from(squares, (q, i) =>
+      Math.max(1e-6, Math.sqrt(Math.max(0, q / count - mean[i]! ** 2))),
+    );
     tf.tidy(() => {
       this.statistics.mean.assign(tf.tensor1d(mean));
       this.statistics.deviation.assign(tf.tensor1d(deviation));
@@ -152,7 +173,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       const { words, pictures } = await draw(`vision ${step}`);
       const loss = () =>
         contrastiveLoss(tower.embed(tower.normalise(pictures)), text.apply(words), logScale(), { labelSmoothing });
-      return [{ name: 'contrastive', weight: 1, loss }];
+      return { losses: [{ name: 'contrastive', weight: 1, loss }] };
     },
     afterUpdate() {
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
@@ -161,9 +182,9 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       const { words, pictures } = await draw('retrieval');
       const found = tf.tidy(() => {
         const logits = contrastiveLogits(tower.embed(tower.normalise(pictures)), text.apply(words), logScale());
-        return tf.argMax(logits, 1).dataSync();
+        return Array.from(tf.argMax(logits, 1).dataSync());
       });
-      const right = found.reduce((n, best, i) => n + (best === i ? 1 : 0), 0);
+      const right = found.filter((best, i) => best === i).length;
       return { retrieval: right / pictures.length };
     },
   };
@@ -175,7 +196,7 @@ export class FeatureStore {
 
   constructor(
     readonly tower: VisionTower,
-    readonly data: TrainingData,
+    readonly data: PictureSource,
   ) {}
 
   /**

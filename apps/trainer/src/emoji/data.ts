@@ -4,6 +4,7 @@ import type { DatasetName } from '../config';
 import type { Frames, MediaKey, TrainingData } from '../training-data';
 import { emojiDocuments, parseClipKey } from './documents';
 import { CLIP_FRAMES, drawClip, SIDE } from './pictures';
+import { BLANK } from './tasks';
 import { altText, altTextVocabulary, pick, textPage } from './texts';
 import type { EmojiWorld } from './world';
 
@@ -36,14 +37,16 @@ export class EmojiData implements TrainingData {
   }
 
   frames(keys: readonly MediaKey[]): Promise<Frames[]> {
-    return Promise.resolve(keys.map((key) => (typeof key === 'number' ? this.world.picture(key) : this.clip(key))));
+    return Promise.resolve(keys.map((key) => this.framesOf(key)));
   }
 
   close(): Promise<void> {
     return Promise.resolve();
   }
 
-  private clip(key: string): Frames {
+  private framesOf(key: MediaKey): Frames {
+    if (typeof key === 'number') return this.world.picture(key);
+    if (key === BLANK) return new Uint8Array(SIDE * SIDE * 3).fill(255);
     const { drawing, action } = parseClipKey(key);
     const frames = new Uint8Array(CLIP_FRAMES * SIDE * SIDE * 3);
     drawClip(this.world.drawing(drawing), action, new Random(0).fork(key), frames);

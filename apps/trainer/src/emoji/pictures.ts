@@ -38,7 +38,9 @@ export async function drawConcepts(concepts: readonly Concept[], onDrawn?: (coun
   const size = DRAWN * DRAWN * 4;
   const pixels = new Uint8Array(concepts.length * STYLES.length * size);
   const colour = new Int8Array(concepts.length * STYLES.length).fill(-1);
-  const jobs = concepts.flatMap((c, i) => c.files.map((file, style) => ({ file, style, at: i * STYLES.length + style })));
+  const jobs = concepts.flatMap((c, i) =>
+    c.files.map((file, style) => ({ file, style, at: i * STYLES.length + style })),
+  );
   let next = 0;
   let done = 0;
   const worker = async () => {

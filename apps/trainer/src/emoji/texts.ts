@@ -4,9 +4,8 @@ import { VARIANTS } from './pictures';
 import { ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
 
 /** Words that mean nothing until a prompt binds them. */
-export const MADE_UP_WORDS: readonly string[] = (
-  'mip dax blick toma wug zeb fep lorp nim gaz vot kiv pim sul bex rup tig hob yad quo jat cag dov fal'
-).split(' ');
+export const MADE_UP_WORDS: readonly string[] =
+  'mip dax blick toma wug zeb fep lorp nim gaz vot kiv pim sul bex rup tig hob yad quo jat cag dov fal'.split(' ');
 
 export function pick<T>(items: ArrayLike<T>, random: Random): T {
   return items[random.int(items.length)]!;
@@ -82,8 +81,7 @@ function attributePage(world: EmojiWorld, pictures: Int32Array, random: Random):
 
 /** Answers alone: one question's, or two made-up words. */
 function answersPage(random: Random): string {
-  const answers =
-    random.uniform() < 0.25 ? pickSeveral(MADE_UP_WORDS, 2, random) : ANSWERS[pick(ATTRIBUTES, random)];
+  const answers = random.uniform() < 0.25 ? pickSeveral(MADE_UP_WORDS, 2, random) : ANSWERS[pick(ATTRIBUTES, random)];
   return Array.from({ length: 4 + random.int(6) }, () => `Output: ${pick(answers, random)}\n`).join('');
 }
 

@@ -1,0 +1,247 @@
+import { existsSync, mkdirSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Command, CommanderError } from 'commander';
+import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
+import { bench, formatBench } from './bench';
+import { loadConfig, type Config } from './config';
+import { examine } from './doctor';
+import { evaluate } from './evaluate';
+import { answerPrompt } from './few-shot-answer';
+import { formatPlan, planTraining } from './plan';
+import { quickstart, readResults, type QuickstartResults } from './quickstart';
+import { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './recipe';
+import { Interrupted, StopSignal } from './stop-signal';
+
+/** Exit status of a run that was stopped by Ctrl-C and can be continued. */
+const INTERRUPTED = 130;
+const CONFIGS = join(dirname(fileURLToPath(import.meta.url)), '..', 'configs');
+
+/** Options that every command over a configuration takes. */
+interface RunFlags {
+  readonly set: Record<string, unknown>;
+  readonly fresh?: boolean;
+  readonly json?: boolean;
+}
+
+/** Runs the command line and gives its exit status. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const program = createProgram();
+  try {
+    await program.parseAsync([...argv]);
+    return 0;
+  } catch (error) {
+    // Commander has printed its own message already.
+    if (error instanceof CommanderError) return error.exitCode;
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    return error instanceof Interrupted ? INTERRUPTED : 1;
+  }
+}
+
+/** The `flamingo` command with all its sub-commands. */
+export function createProgram(): Command {
+  const program = new Command('flamingo')
+    .description('Trains Flamingo from pictures and text, and answers few-shot prompts.')
+    .exitOverride();
+
+  program
+    .command('doctor')
+    .description('looks at what training needs on this machine')
+    .option('--json', 'print JSON')
+    .action(async ({ json }: { json?: boolean }) => {
+      const findings = await examine();
+      if (json) return print(JSON.stringify(findings, null, 2));
+      for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
+    });
+
+  onConfig(
+    program,
+    'pretrain-vision',
+    'trains the vision encoder on pictures and their alt texts (contrastive)',
+  ).action((file: string, flags: RunFlags) => stage(file, flags, pretrainVision));
+  onConfig(program, 'pretrain-lm', 'trains the language model on text alone').action((file: string, flags: RunFlags) =>
+    stage(file, flags, pretrainLanguage),
+  );
+  onConfig(program, 'train', 'trains what joins the two frozen models on the mixture').action(
+    (file: string, flags: RunFlags) => stage(file, flags, trainJoint),
+  );
+
+  onConfig(program, 'eval', 'asks a trained model few-shot questions')
+    .option('--split <name>', 'choosing or heldOut concepts of the emoji data', 'choosing')
+    .option('--json', 'print JSON')
+    .action(async (file: string, flags: RunFlags & { split: 'choosing' | 'heldOut' }) => {
+      const { config } = await start(file, flags);
+      const data = await openData(config);
+      try {
+        const evaluation = await evaluate(await openJoint(config, data), data, config, { split: flags.split });
+        if (flags.json) return print(JSON.stringify(evaluation, null, 2));
+        for (const r of evaluation.rows) {
+          const scores = Object.entries(r.scores).map(([name, score]) => `${name} ${score.toFixed(3)}`);
+          print(
+            `${r.condition.padEnd(8)} ${String(r.shots).padStart(2)} shots  mean ${r.mean.toFixed(3)}  ${scores.join('  ')}`,
+          );
+        }
+      } finally {
+        await data.close();
+      }
+    });
+
+  onConfig(program, 'generate', 'answers about a picture, after a few examples')
+    .requiredOption('--image <file>', 'the picture that is asked about')
+    .option('--example <file=answer>', 'a picture and its answer; as many as wanted', collect, [])
+    .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', (v: string) =>
+      v.split(','),
+    )
+    .option('--json', 'print JSON')
+    .action(async (file: string, flags: RunFlags & { image: string; example: string[]; candidates?: string[] }) => {
+      const { config } = await start(file, flags);
+      const answer = await answerPrompt(config, flags);
+      print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
+    });
+
+  onConfig(program, 'bench', 'times the kernels and one training step of each stage')
+    .option('--seconds <s>', 'seconds per measurement', Number, 3)
+    .option('--json', 'print JSON')
+    .action(async (file: string, flags: RunFlags & { seconds: number }) => {
+      const { config, backend } = await start(file, flags);
+      const results = await bench(config, backend, flags.seconds);
+      print(flags.json ? JSON.stringify(results, null, 2) : formatBench(results));
+    });
+
+  program
+    .command('plan')
+    .description("prints parameters, memory and work of the paper's models")
+    .argument('<preset>', '3b, 9b or 80b')
+    .option('--devices <n>', 'accelerators that share an update', Number, 1)
+    .option('--json', 'print JSON')
+    .action((preset: string, { devices, json }: { devices: number; json?: boolean }) => {
+      const plan = planTraining(preset, devices);
+      print(json ? JSON.stringify(plan, null, 2) : formatPlan(plan));
+    });
+
+  program
+    .command('quickstart')
+    .description('the whole recipe in miniature: data, three trainings, evaluation, report')
+    .option('--config <file>', 'configuration; by default the one for the backend that was found')
+    .option('--set <key=value>', 'change one key of the configuration', setKey, {})
+    .option('--seed <n>', 'seed of everything', Number)
+    .option('--seeds <n>', 'repeat with so many seeds and show their spread', Number, 1)
+    .option('--unseen-style <name>', 'keep one style out of all training: outlined, flat or sketch')
+    .option('--backend <name>', 'auto, native, tensorflow, wasm or cpu', 'auto')
+    .option('--fresh', 'start over instead of going on from a checkpoint')
+    .option('--started <ms>', 'when the set-up began, milliseconds since 1970', Number)
+    .action(runQuickstart);
+
+  return program;
+}
+
+function onConfig(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .argument('<config>', 'YAML configuration')
+    .option('--set <key=value>', 'change one key of the configuration', setKey, {})
+    .option('--fresh', 'start over instead of going on from a checkpoint');
+}
+
+/** Reads the configuration and takes the backend it asks for. */
+async function start(file: string, flags: Pick<RunFlags, 'set'>): Promise<{ config: Config; backend: BackendChoice }> {
+  const config = loadConfig(file, flags.set);
+  const backend = await useBackend(config.backend);
+  process.stderr.write(`${backend.summary}\n`);
+  return { config, backend };
+}
+
+async function stage(file: string, flags: RunFlags, run: (options: RunOptions) => Promise<unknown>): Promise<void> {
+  const { config } = await start(file, flags);
+  mkdirSync(config.out, { recursive: true });
+  const stop = new StopSignal();
+  const data = await openData(config);
+  try {
+    await run({ config, data, stop, fresh: flags.fresh });
+    if (data.skipped.length > 0) {
+      process.stderr.write(
+        `${data.skipped.length} pictures could not be read:\n${data.skipped.slice(0, 10).join('\n')}\n`,
+      );
+    }
+  } finally {
+    stop.dispose();
+    await data.close();
+  }
+}
+
+interface QuickstartFlags {
+  readonly config?: string;
+  readonly set: Record<string, unknown>;
+  readonly seed?: number;
+  readonly seeds: number;
+  readonly unseenStyle?: string;
+  readonly backend: 'auto';
+  readonly fresh?: boolean;
+  readonly started?: number;
+}
+
+async function runQuickstart(flags: QuickstartFlags): Promise<void> {
+  const backend = await useBackend(flags.backend);
+  process.stderr.write(`${backend.summary}\n`);
+  const slow = backend.name === 'wasm' || backend.name === 'cpu';
+  if (slow && !flags.config) {
+    process.stderr.write(
+      `The ${backend.name} backend is many times slower than oneDNN, so a smaller recipe runs: fewer concepts, a smaller vision ` +
+        'encoder and language model, fewer steps. It shows that everything works, not how well. To get the whole recipe: npm run setup:onednn.\n',
+    );
+  }
+  const file = flags.config ?? join(CONFIGS, slow ? 'quickstart-small.yaml' : 'quickstart.yaml');
+  const first = flags.seed ?? 0;
+  const stop = new StopSignal();
+  try {
+    const others: QuickstartResults[] = [];
+    for (let seed = first + flags.seeds - 1; seed >= first; seed--) {
+      const base = loadConfig(file, flags.set);
+      const unseen = flags.unseenStyle ? `-without-${flags.unseenStyle}` : '';
+      const out = `${base.out}${unseen}${seed === first ? '' : `-seed-${seed}`}`;
+      const config = loadConfig(file, {
+        ...flags.set,
+        seed: flags.seed === undefined && seed === first ? base.seed : seed,
+        out,
+        ...(flags.unseenStyle && { 'data.unseenStyle': flags.unseenStyle }),
+      });
+      if (seed !== first && !flags.fresh && existsSync(join(out, 'results.json'))) {
+        others.push(readResults(out));
+        continue;
+      }
+      const startedAt = seed === first + flags.seeds - 1 ? flags.started : Date.now();
+      const done = await quickstart({ config, backend, stop, fresh: flags.fresh, startedAt, others });
+      others.unshift(done.results);
+      print(`${done.results.seconds['total']!.toFixed(0)} s in all. Report: ${done.report}`);
+    }
+  } finally {
+    stop.dispose();
+  }
+}
+
+function collect(value: string, before: string[]): string[] {
+  if (!value.includes('=')) {
+    throw new Error(
+      `--example must be FILE=ANSWER, got ${basename(value)}. For example: --example ${resolve('cat.png')}=animal`,
+    );
+  }
+  return [...before, value];
+}
+
+function setKey(value: string, before: Record<string, unknown>): Record<string, unknown> {
+  const at = value.indexOf('=');
+  if (at < 1) throw new Error(`--set must be KEY=VALUE, got ${value}. For example: --set flamingo.train.steps=10`);
+  const text = value.slice(at + 1);
+  let parsed: unknown = text;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    // Not JSON: the text itself.
+  }
+  return { ...before, [value.slice(0, at)]: parsed };
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}

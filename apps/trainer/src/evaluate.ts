@@ -1,0 +1,189 @@
+import {
+  evaluateFewShot,
+  paperTemplates,
+  promptImages,
+  promptTokens,
+  type FewShotOptions,
+  type FewShotResult,
+  type FewShotTask,
+  type Prompt,
+} from '@flamingo-ts/evaluation';
+import type { FlamingoPrompt } from '@flamingo-ts/flamingo';
+import type { Config } from './config';
+import { askable, attributeTask, bindingTask, CONDITIONS, namingTask, type Condition } from './emoji/tasks';
+import type { Split } from './emoji/concepts';
+import { EmojiData } from './emoji/data';
+import { FolderData } from './folder-data';
+import type { JointModel } from './joint';
+import { startProgress } from './progress';
+import type { MediaKey, TrainingData } from './training-data';
+
+/** One row of an evaluation's table. */
+export interface EvalRow {
+  readonly condition: Condition;
+  readonly shots: number;
+  /** Share of right answers by question. */
+  readonly scores: Readonly<Record<string, number>>;
+  readonly mean: number;
+  /** Binomial standard error of the mean. */
+  readonly standardError: number;
+  /** Prompts behind the mean. */
+  readonly count: number;
+}
+
+/** Everything an evaluation found. */
+export interface Evaluation {
+  readonly split: Split | 'folder';
+  readonly style: 'seen' | 'unseen';
+  readonly rows: readonly EvalRow[];
+  /** Made-up words bound by k examples: share right among all made-up words, guessing between two is 0.5. */
+  readonly binding: readonly { readonly k: number; readonly score: number; readonly count: number }[];
+  /** Names written freely after four examples. */
+  readonly naming?: {
+    readonly score: number;
+    readonly exact: number;
+    readonly count: number;
+    readonly samples: readonly { readonly key: MediaKey; readonly said: string; readonly label: string }[];
+  };
+  readonly seconds: number;
+}
+
+/** Prompts that run together. */
+const BATCH = 40;
+/** Tokens a free name may have. */
+const NAME_TOKENS = 12;
+
+/** Asks the model everything the configuration says. */
+export async function evaluate(
+  model: JointModel,
+  data: TrainingData,
+  config: Config,
+  where: { readonly split: Split; readonly style?: 'seen' | 'unseen' } = { split: 'heldOut' },
+): Promise<Evaluation> {
+  const started = performance.now();
+  const { shots, prompts, seed } = config.eval;
+  const { split, style = 'seen' } = where;
+  const ask = { ...answering(model), seed, batchSize: BATCH };
+  const rows: EvalRow[] = [];
+  if (data instanceof FolderData) {
+    const results = await evaluateFewShot(folderTask(data), { ...ask, shots });
+    for (const result of results) rows.push(rowOf('real', result.shots, [result]));
+    return { split: 'folder', style, rows, binding: [], seconds: (performance.now() - started) / 1000 };
+  }
+  if (!(data instanceof EmojiData)) throw new Error('evaluate: expected emoji data or a folder.');
+
+  const { world } = data;
+  const options = { split, style, prompts, seed };
+  const attributes = askable(options);
+  const progress = startProgress('eval', CONDITIONS.length * attributes.length, 'tasks');
+  let done = 0;
+  for (const condition of CONDITIONS) {
+    const results: FewShotResult[] = [];
+    for (const attribute of attributes) {
+      const task = attributeTask(world, attribute, condition, options);
+      results.push(...(await evaluateFewShot(task, { ...ask, shots })));
+      progress.update(++done);
+    }
+    for (const n of shots) {
+      rows.push(
+        rowOf(
+          condition,
+          n,
+          results.filter((r) => r.shots === n),
+        ),
+      );
+    }
+  }
+  const binding = [];
+  for (const k of [1, 2, 4]) {
+    const [result] = await evaluateFewShot(bindingTask(world, k, options), { ...ask, shots: [k] });
+    binding.push({ k, score: result!.score, count: result!.count });
+  }
+  const task = namingTask(world, { ...options, prompts: Math.min(prompts, BATCH) });
+  const [named] = await evaluateFewShot(task, { ...ask, shots: [4] });
+  const naming = {
+    score: named!.score,
+    exact: named!.predictions.filter((p) => p.worth === 1).length / named!.count,
+    count: named!.count,
+    samples: named!.predictions.map((p, i) => ({
+      key: task.queries[i]!.image!,
+      said: p.prediction,
+      label: task.queries[i]!.answer,
+    })),
+  };
+  progress.stop(`${rows.length} rows`);
+  return { split, style, rows, binding, naming, seconds: (performance.now() - started) / 1000 };
+}
+
+/** The model as the evaluation asks it: scores of candidates, and free text. */
+export function answering(model: JointModel): Pick<FewShotOptions<MediaKey>, 'scorer' | 'generator'> {
+  const { flamingo, tokenizer } = model;
+  const encode = (text: string) => Array.from(tokenizer.encode(text));
+  return {
+    async scorer(prompts, candidates) {
+      const ids = candidates.map(encode);
+      const scores = await flamingo.score(
+        await toPrompts(model, prompts),
+        prompts.map(() => ids),
+      );
+      return scores.map((list) => list.map((s) => s.sum));
+    },
+    async generator(prompts) {
+      const made = await flamingo.generate(await toPrompts(model, prompts), { maxNewTokens: NAME_TOKENS });
+      return made.map(({ tokens }) => model.language.tokenizer.decode([...tokens], { skipSpecialTokens: true }).trim());
+    },
+  };
+}
+
+/** Prompts with features instead of pictures. */
+async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
+  const { tower, features, tokenizer } = model;
+  const keys = prompts.map((p) => promptImages(p));
+  const found = await features.get(keys.flat());
+  let next = 0;
+  return prompts.map((prompt, i) => {
+    const own = keys[i]!.map((key) => {
+      const values = found[next++];
+      if (!values)
+        throw new Error(`eval: the picture ${key} cannot be read. Replace it or take it out of the questions.`);
+      return values;
+    });
+    const each = tower.patches * tower.encoder.featureDim;
+    const data = new Float32Array(own.length * each);
+    own.forEach((values, n) => data.set(values, n * each));
+    const shape = [own.length, 1, tower.patches, tower.encoder.featureDim];
+    return { tokens: promptTokens(prompt, tokenizer), visual: { kind: 'features', shape, data } };
+  });
+}
+
+/** Few-shot classification among the answers that a folder's questions have. */
+function folderTask(data: FolderData): FewShotTask<MediaKey> {
+  const queries = data.questions.map((q, i) => ({ image: q.image, answer: q.answer, id: String(i) }));
+  if (queries.length === 0) {
+    throw new Error(
+      `Data folder ${data.folder}: expected eval.jsonl with few-shot questions, got none. ` +
+        'Write one line for each: {"image": "pictures/1.jpg", "answer": "red"}.',
+    );
+  }
+  const candidates = [...new Set(queries.map((q) => q.answer))];
+  return { name: 'folder', template: paperTemplates.caption, queries, support: queries, candidates };
+}
+
+function rowOf(condition: Condition, shots: number, results: readonly FewShotResult[]): EvalRow {
+  const mean = results.reduce((sum, r) => sum + r.score, 0) / results.length;
+  const count = results.reduce((sum, r) => sum + r.count, 0);
+  const variance = results.reduce((sum, r) => sum + r.standardError ** 2, 0);
+  return {
+    condition,
+    shots,
+    scores: Object.fromEntries(results.map((r) => [r.task, r.score])),
+    mean,
+    standardError: Math.sqrt(variance) / results.length,
+    count,
+  };
+}
+
+/** The row of a condition and number of shots. */
+export function findRow(evaluation: Evaluation, condition: Condition, shots: number): EvalRow | undefined {
+  return evaluation.rows.find((r) => r.condition === condition && r.shots === shots);
+}

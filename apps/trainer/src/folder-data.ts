@@ -1,0 +1,143 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import type { Random } from '@flamingo-ts/kernels';
+import { z } from 'zod';
+import { datasetNames, type DatasetName } from './config';
+import type { Frames, MediaKey, TrainingData } from './training-data';
+
+const pair = z.strictObject({ image: z.string().min(1), text: z.string().min(1) });
+const clip = z.strictObject({ frames: z.array(z.string().min(1)).min(1), text: z.string().min(1) });
+const page = z.strictObject({
+  parts: z.array(z.union([z.strictObject({ text: z.string() }), z.strictObject({ image: z.string().min(1) })])).min(1),
+});
+const question = z.strictObject({ image: z.string().min(1), answer: z.string().min(1) });
+export type Question = z.infer<typeof question>;
+
+/** What a line of each file must look like. */
+const LINES = { pages: page, pairs: pair, descriptions: pair, clips: clip, eval: question } as const;
+
+/**
+ * A folder of one's own: any of `pages.jsonl`, `pairs.jsonl`, `descriptions.jsonl`, `clips.jsonl` for training and
+ * `eval.jsonl` for few-shot questions, with pictures named relative to the folder. Pictures are decoded by workers;
+ * unreadable ones are counted, named and skipped.
+ */
+export class FolderData implements TrainingData {
+  private readonly decoder: ImageDecoder;
+  private readonly documentsOf: Readonly<Partial<Record<DatasetName, readonly Document[]>>>;
+  private readonly pictures: readonly { readonly key: string; readonly words: readonly string[] }[];
+  private readonly texts: readonly string[];
+
+  private constructor(
+    readonly folder: string,
+    readonly imageSize: number,
+    documents: Partial<Record<DatasetName, readonly Document[]>>,
+    /** Few-shot questions; empty without an eval.jsonl. */
+    readonly questions: readonly Question[],
+  ) {
+    this.documentsOf = documents;
+    const all = Object.values(documents).flat();
+    this.texts = all.map((d) =>
+      d.parts
+        .map((p) => ('text' in p ? p.text : '\n'))
+        .join('')
+        .trim(),
+    );
+    this.pictures = all.flatMap((d) => (d.kind === 'pair' ? [captioned(d)] : []));
+    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: [0.5, 0.5, 0.5], std: [1, 1, 1] });
+  }
+
+  /** @throws Error naming the first bad line, what it must look like and what is there */
+  static open(folder: string, imageSize: number): FolderData {
+    const documents: Partial<Record<DatasetName, readonly Document[]>> = {};
+    for (const name of datasetNames) {
+      const lines = readLines(folder, name);
+      if (lines.length > 0) documents[name] = lines.map((line) => toDocument(name, line));
+    }
+    if (!documents.pairs && !documents.descriptions) {
+      throw new Error(
+        `Data folder ${folder}: expected pairs.jsonl or descriptions.jsonl (the vision encoder learns from pairs), ` +
+          'got neither. Write one line for each picture: {"image": "pictures/1.jpg", "text": "a red car"}.',
+      );
+    }
+    return new FolderData(folder, imageSize, documents, readLines(folder, 'eval'));
+  }
+
+  get skipped(): readonly string[] {
+    return this.decoder.report().failures.map((f) => `${f.name}: ${f.reason}`);
+  }
+
+  altTextVocabulary(): readonly string[] {
+    return [...new Set(this.pictures.flatMap((p) => p.words))].sort();
+  }
+
+  altTextPair(random: Random) {
+    return this.pictures[random.int(this.pictures.length)]!;
+  }
+
+  textPage(random: Random): string {
+    return this.texts[random.int(this.texts.length)]!;
+  }
+
+  documents(dataset: DatasetName): DocumentSource | undefined {
+    const documents = this.documentsOf[dataset];
+    return documents && { length: documents.length, get: (i) => documents[i]! };
+  }
+
+  trainingPicture(random: Random): MediaKey {
+    return this.altTextPair(random).key;
+  }
+
+  async frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
+    return Promise.all(
+      keys.map(async (key) => {
+        const files = String(key).split('\n');
+        const decoded = await Promise.all(files.map((f) => this.decoder.decodeBytes(join(this.folder, f), f)));
+        return decoded.some((d) => d === undefined) ? undefined : Buffer.concat(decoded as Uint8Array[]);
+      }),
+    );
+  }
+
+  close(): Promise<void> {
+    return this.decoder.close();
+  }
+}
+
+function readLines<K extends keyof typeof LINES>(folder: string, name: K): z.infer<(typeof LINES)[K]>[] {
+  const file = join(folder, `${name}.jsonl`);
+  if (!existsSync(file)) return [];
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .flatMap((line, i) => {
+      if (line.trim() === '') return [];
+      const where = `${file}, line ${i + 1}`;
+      let value: unknown;
+      try {
+        value = JSON.parse(line);
+      } catch (error) {
+        throw new Error(`${where}: expected JSON, got ${line.slice(0, 60)} (${(error as Error).message}).`);
+      }
+      const result = LINES[name].safeParse(value);
+      if (result.success) return [result.data as z.infer<(typeof LINES)[K]>];
+      const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the line'}: ${issue.message}`);
+      throw new Error(`${where}: ${problems.join('; ')}, got ${line.slice(0, 120)}. Correct the line.`);
+    });
+}
+
+function toDocument(name: DatasetName, line: object): Document {
+  if (name === 'pages') {
+    const { parts } = line as z.infer<typeof page>;
+    return { kind: 'page', parts: parts.map((p) => ('image' in p ? { media: { key: p.image } } : p)) };
+  }
+  if (name === 'clips') {
+    const { frames, text } = line as z.infer<typeof clip>;
+    return { kind: 'clip', parts: [{ media: { key: frames.join('\n') } }, { text }] };
+  }
+  const { image, text } = line as z.infer<typeof pair>;
+  return { kind: 'pair', parts: [{ media: { key: image } }, { text }] };
+}
+
+function captioned(document: Document): { key: string; words: string[] } {
+  const [media, text] = document.parts as unknown as [{ media: { key: string } }, { text: string }];
+  return { key: media.media.key, words: text.text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [] };
+}

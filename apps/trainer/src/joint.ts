@@ -1,0 +1,140 @@
+import { Mixture, type MediaLoader, type MixtureCursor, type TextTokenizer } from '@flamingo-ts/data-mixtures';
+import { Flamingo, initFlamingo, type FlamingoConfig } from '@flamingo-ts/flamingo';
+import { Random, variables } from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import { datasetNames, type Config, type DatasetName } from './config';
+import { specialIds, type LanguageModel } from './lm';
+import type { Objective } from './stage';
+import type { MediaKey, PictureSource, TrainingData } from './training-data';
+import { FeatureStore, type VisionTower } from './vision';
+
+/** The two frozen models and what joins them, with the features of all pictures seen so far. */
+export class JointModel {
+  readonly flamingo: Flamingo;
+  readonly features: FeatureStore;
+
+  constructor(
+    readonly config: Config,
+    readonly tower: VisionTower,
+    readonly language: LanguageModel,
+    readonly pictures: PictureSource,
+  ) {
+    const joint = flamingoConfig(config, language);
+    const random = new Random(config.seed).fork('flamingo');
+    const params = initFlamingo(joint, config.lm.model.numLayers, random);
+    this.flamingo = new Flamingo(joint, params, { lm: language.lm });
+    this.features = new FeatureStore(tower, pictures);
+  }
+
+  /** The tokenizer as data and prompts want it. */
+  get tokenizer(): TextTokenizer {
+    const { tokenizer } = this.language;
+    return { encode: (text) => tokenizer.encode(text), special: specialIds(tokenizer) };
+  }
+
+  /** Both gates of every gated block, after tanh. */
+  gates(): Record<string, number> {
+    const found: Record<string, number> = {};
+    this.flamingo.params.xattn.blocks.forEach((block, i) => {
+      found[`attn ${i}`] = Math.tanh(block.attnGate.dataSync()[0]!);
+      found[`mlp ${i}`] = Math.tanh(block.mlpGate.dataSync()[0]!);
+    });
+    return found;
+  }
+}
+
+/** Flamingo as the paper has it, at the configured sizes. */
+export function flamingoConfig(config: Config, language: LanguageModel): FlamingoConfig {
+  const { resampler, xattn } = config.flamingo;
+  const { hiddenSize } = config.lm.model;
+  const { image, endOfChunk } = specialIds(language.tokenizer);
+  const inputSize = config.vision.model.finalWidth;
+  return {
+    resampler: {
+      ...resampler,
+      ...(inputSize !== resampler.visualSize && { inputSize }),
+      intermediateSize: 4 * resampler.visualSize,
+      activation: 'squared-relu',
+      numFrames: config.flamingo.framesPerClip,
+      finalNorm: true,
+    },
+    xattn: {
+      ...xattn,
+      hiddenSize,
+      visualSize: resampler.visualSize,
+      intermediateSize: 4 * hiddenSize,
+      activation: 'squared-relu',
+      normMedia: true,
+      placement: 'paper',
+    },
+    tokens: { image, endOfChunk },
+  };
+}
+
+/** Loads features; all that are asked for before the event loop comes round are encoded together. */
+export class BatchedFeatures implements MediaLoader {
+  readonly kind = 'features';
+  private waiting: { readonly key: MediaKey; readonly resolve: (values: Float32Array | undefined) => void }[] = [];
+
+  /** @param shape of one picture or clip, [frames, patches, featureDim] */
+  constructor(
+    private readonly store: FeatureStore,
+    readonly shape: readonly [number, number, number],
+  ) {}
+
+  load(media: { readonly key: MediaKey } | object): Promise<Float32Array | undefined> {
+    if (!('key' in media)) throw new Error('BatchedFeatures: expected media named by key. Give each picture a key.');
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ key: media.key, resolve });
+      if (this.waiting.length === 1) setImmediate(() => void this.flush().catch(reject));
+    });
+  }
+
+  private async flush(): Promise<void> {
+    const asked = this.waiting;
+    this.waiting = [];
+    const features = await this.store.get(asked.map((a) => a.key));
+    asked.forEach((a, i) => a.resolve(features[i]));
+  }
+}
+
+/** Learns what joins the frozen models from a weighted mixture; one batch of every data set in each step. */
+export function jointObjective(model: JointModel, config: Config, data: TrainingData): Objective {
+  const { datasets, gateWalk, framesPerClip } = config.flamingo;
+  const { flamingo, features } = model;
+  const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
+  const sources = datasetNames.flatMap((name) => {
+    const settings = datasets[name];
+    if (!settings) return [];
+    const { batch, weight, maxTokens, maxMedia, pNext, leadingSpace } = settings;
+    const source = data.documents(name, config.seed, batch);
+    if (!source) throw new Error(missing(name));
+    const media = new BatchedFeatures(features, [name === 'clips' ? framesPerClip : 1, patches, width]);
+    return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];
+  });
+  const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources };
+  let mixture = new Mixture(mixtureConfig);
+
+  const gates = flamingo.params.xattn.blocks.flatMap((b) => [b.attnGate, b.mlpGate]);
+  return {
+    params: variables(flamingo.params),
+    decays: (name, shape) => name.startsWith('xattn.') && shape.length > 1,
+    resume(cursor) {
+      mixture = new Mixture(mixtureConfig, cursor as MixtureCursor);
+    },
+    async prepare() {
+      const { batches, cursor } = await mixture.next();
+      const losses = batches.map(({ name, weight, batch }) => ({ name, weight, loss: () => flamingo.loss(batch) }));
+      return { losses, cursor };
+    },
+    afterUpdate(step) {
+      if (step >= gateWalk.steps) return;
+      tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));
+    },
+    figures: () => model.gates(),
+  };
+}
+
+function missing(name: DatasetName): string {
+  return `train: the data have no set "${name}". Add it to the data folder or remove flamingo.datasets.${name} from the configuration.`;
+}

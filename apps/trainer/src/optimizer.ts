@@ -1,0 +1,37 @@
+import {
+  adamW,
+  chain,
+  clipByGlobalNorm,
+  linear,
+  switchAt,
+  warmUp,
+  type Schedule,
+  type Transform,
+} from '@flamingo-ts/optim';
+import type { OptimizerConfig } from './config';
+import type { Objective } from './stage';
+
+/** Warm-up to the top rate, constant, then a line down to its final share at the last step. */
+export function learningRateOf(config: OptimizerConfig): Schedule {
+  const { learningRate, warmupSteps, decayFrom, finalShare, steps } = config;
+  const decayStart = Math.max(warmupSteps, Math.round(decayFrom * steps));
+  const decay = linear(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
+  const level = switchAt(decayStart - warmupSteps, () => learningRate, decay);
+  // The very first step has a rate above 0: a run of a few hundred steps has none to give away.
+  return (step) => warmUp(warmupSteps, level)(step + (step < warmupSteps ? 1 : 0));
+}
+
+/** Global clipping and AdamW, as the Flamingo and Chinchilla papers train. */
+export function createOptimizer(config: OptimizerConfig, objective: Objective): Transform {
+  const { beta1, beta2, weightDecay, clipNorm } = config;
+  return chain(
+    clipByGlobalNorm(clipNorm),
+    adamW({
+      learningRate: learningRateOf(config),
+      beta1,
+      beta2,
+      weightDecay,
+      decayMask: (name, param) => objective.decays(name, param.shape),
+    }),
+  );
+}

@@ -1,0 +1,182 @@
+import { flamingoPreset, flamingoShapes, type FlamingoArchitecture, type FlamingoShapes } from '@flamingo-ts/flamingo';
+import { nfnetFlops } from '@flamingo-ts/nfnet';
+
+/** What one update sees of one data set. */
+interface StepData {
+  readonly name: string;
+  /** Sequences per update. */
+  readonly batch: number;
+  readonly tokens: number;
+  readonly media: number;
+  readonly frames: number;
+}
+
+/** The batches of the paper's ablations (section 4.4 of its first version); those of the final models are not printed. */
+const PAPER_STEP: readonly StepData[] = [
+  { name: 'M3W', batch: 256, tokens: 256, media: 5, frames: 1 },
+  { name: 'ALIGN', batch: 512, tokens: 32, media: 1, frames: 1 },
+  { name: 'LTIP', batch: 512, tokens: 64, media: 1, frames: 1 },
+  { name: 'VTP', batch: 64, tokens: 32, media: 1, frames: 8 },
+];
+
+/** Bytes per scalar: frozen weights and activations in bfloat16, trained ones and the optimizer in float32. */
+const FROZEN_BYTES = 2;
+const TRAINED_BYTES = 4;
+const GRADIENT_BYTES = 4;
+const ADAM_BYTES = 8;
+const ACTIVATION_BYTES = 2;
+
+export interface Plan {
+  readonly preset: string;
+  readonly devices: number;
+  /** Scalars per part. */
+  readonly parameters: Record<'lm' | 'vision' | 'xattn' | 'resampler' | 'total', number>;
+  readonly trained: number;
+  /** Bytes on each device: data parallel, optimizer state sharded over all devices (ZeRO stage 1). */
+  readonly memoryPerDevice: Record<'frozen' | 'trained' | 'gradients' | 'optimizer' | 'activations' | 'total', number>;
+  /** Floating-point operations of one update over all data sets and devices. */
+  readonly flopsPerStep: Record<'vision' | 'resampler' | 'xattn' | 'lm' | 'total', number>;
+  /** What an update sees. */
+  readonly step: readonly StepData[];
+}
+
+/**
+ * Parameters, memory and work of a preset, all counted from the shapes that the models themselves are made from.
+ *
+ * @param preset  3b, 9b or 80b
+ * @param devices accelerators that share an update
+ */
+export function planTraining(preset: string, devices: number): Plan {
+  if (!Number.isInteger(devices) || devices < 1) {
+    throw new Error(`plan: --devices must be a whole number from 1, got ${devices}.`);
+  }
+  const architecture = flamingoPreset(preset);
+  const shapes = flamingoShapes(architecture);
+  const count = (part: keyof FlamingoShapes) => Object.values(shapes[part]).reduce((n, s) => n + sizeOf(s), 0);
+  const parts = { lm: count('lm'), vision: count('vision'), xattn: count('xattn'), resampler: count('resampler') };
+  const trained = parts.xattn + parts.resampler;
+  const flops = flopsOf(architecture, shapes);
+  const memory = {
+    frozen: FROZEN_BYTES * (parts.lm + parts.vision),
+    trained: TRAINED_BYTES * trained,
+    gradients: GRADIENT_BYTES * trained,
+    optimizer: Math.ceil((ADAM_BYTES * trained) / devices),
+    activations: activationBytes(shapes, architecture, devices),
+  };
+  return {
+    preset,
+    devices,
+    parameters: { ...parts, total: parts.lm + parts.vision + trained },
+    trained,
+    memoryPerDevice: { ...memory, total: Object.values(memory).reduce((a, b) => a + b, 0) },
+    flopsPerStep: flops,
+    step: PAPER_STEP,
+  };
+}
+
+const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** Positions of the encoder's feature map. */
+function patchesOf({ vision }: FlamingoArchitecture): number {
+  const side = [...vision.stemStrides, ...vision.strides].reduce((n, s) => Math.ceil(n / s), vision.imageSize);
+  return side * side;
+}
+
+/** Rows that each kind of matrix multiplies in one sequence. */
+function rowsOf(a: FlamingoArchitecture, d: StepData) {
+  const features = d.media * d.frames * patchesOf(a);
+  const latents = d.media * a.resampler.numLatents;
+  return { text: d.tokens, latents, features };
+}
+
+/** Rows of one matrix of the resampler or the gated blocks, by its name. */
+function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnType<typeof rowsOf>): number {
+  const reads = /(^|\.)(key|value)\.weight$/.test(name);
+  if (part === 'xattn') return reads || name.startsWith('mediaProjection') ? rows.latents : rows.text;
+  if (name.startsWith('inputProjection')) return rows.features;
+  return reads ? rows.features + rows.latents : rows.latents;
+}
+
+/**
+ * Multiply-adds counted as two. Backward costs twice the forward pass where weights train, once where the gradient only
+ * passes through; nothing flows into the vision encoder, and below the first gated block only to two token vectors.
+ */
+function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPerStep'] {
+  const flops = { vision: 0, resampler: 0, xattn: 0, lm: 0 };
+  for (const d of PAPER_STEP) {
+    const rows = rowsOf(a, d);
+    flops.vision += d.batch * d.media * d.frames * nfnetFlops(a.vision);
+    for (const part of ['resampler', 'xattn'] as const) {
+      for (const [name, shape] of Object.entries(shapes[part])) {
+        if (shape.length !== 2 || !name.endsWith('.weight')) continue;
+        flops[part] += d.batch * 6 * sizeOf(shape) * rowsOfMatrix(part, name, rows);
+      }
+    }
+    const { numLayers, numHeads, headDim, numLatents } = { ...a.resampler };
+    const keys = rows.features / d.media + numLatents;
+    flops.resampler += d.batch * d.media * numLayers * 12 * numLatents * keys * numHeads * headDim;
+    const gated = Math.ceil(a.lm.numLayers / a.xattn.every);
+    flops.xattn += d.batch * gated * 12 * d.tokens * numLatents * a.xattn.numHeads * a.xattn.headDim;
+
+    const matrices = Object.entries(shapes.lm).filter(([, s]) => s.length === 2);
+    const weights = matrices.reduce((n, [name, s]) => n + (/bias$/.test(name) ? 0 : sizeOf(s)), 0);
+    // Position projections multiply distances, as many as there are tokens; causal scores see half of all pairs.
+    flops.lm += d.batch * 4 * weights * d.tokens;
+    flops.lm += d.batch * a.lm.numLayers * 12 * d.tokens * (d.tokens / 2) * a.lm.numHeads * a.lm.headDim;
+  }
+  return { ...flops, total: flops.vision + flops.resampler + flops.xattn + flops.lm };
+}
+
+/**
+ * What the backward pass needs of the largest data set's share on one device, one set after another: every matrix's
+ * input. Counted from the shapes; the temporary memory of a kernel comes on top.
+ */
+function activationBytes(shapes: FlamingoShapes, a: FlamingoArchitecture, devices: number): number {
+  const perSet = PAPER_STEP.map((d) => {
+    const rows = rowsOf(a, d);
+    let scalars = 0;
+    for (const part of ['resampler', 'xattn'] as const) {
+      for (const [name, shape] of Object.entries(shapes[part])) {
+        if (shape.length === 2 && name.endsWith('.weight')) scalars += shape[1]! * rowsOfMatrix(part, name, rows);
+      }
+    }
+    for (const [name, shape] of Object.entries(shapes.lm)) {
+      if (shape.length === 2 && name.endsWith('.weight')) scalars += shape[1]! * rows.text;
+    }
+    return Math.ceil(d.batch / devices) * scalars * ACTIVATION_BYTES;
+  });
+  return Math.max(...perSet);
+}
+
+/** The plan as text. */
+export function formatPlan(plan: Plan): string {
+  const { parameters: p, memoryPerDevice: m, flopsPerStep: f } = plan;
+  const count = (n: number) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)}B` : `${(n / 1e6).toFixed(1)}M`);
+  const gib = (n: number) => `${(n / 2 ** 30).toFixed(1)} GiB`;
+  const work = (n: number) => `${(n / 1e15).toFixed(2)} PFLOP`;
+  const row = (name: string, value: string, note = '') =>
+    `  ${name.padEnd(14)}${value.padStart(14)}  ${note}`.trimEnd();
+  return [
+    `Flamingo ${plan.preset} on ${plan.devices} device${plan.devices > 1 ? 's' : ''}`,
+    'parameters',
+    row('lm', count(p.lm), 'frozen'),
+    row('vision', count(p.vision), 'frozen'),
+    row('xattn', count(p.xattn), 'trained'),
+    row('resampler', count(p.resampler), 'trained'),
+    row('total', count(p.total)),
+    'memory per device (data parallel, optimizer state sharded over the devices)',
+    row('frozen', gib(m.frozen), 'bfloat16'),
+    row('trained', gib(m.trained), 'float32'),
+    row('gradients', gib(m.gradients), 'float32'),
+    row('optimizer', gib(m.optimizer), 'two float32 per trained parameter, sharded'),
+    row('activations', gib(m.activations), 'of the largest data set, bfloat16'),
+    row('total', gib(m.total)),
+    'work per update',
+    row('vision', work(f.vision), 'forward only'),
+    row('resampler', work(f.resampler)),
+    row('xattn', work(f.xattn)),
+    row('lm', work(f.lm), 'the gradient passes through'),
+    row('total', work(f.total)),
+    `an update sees ${plan.step.map((d) => `${d.batch} x ${d.tokens} tokens of ${d.name}`).join(', ')}`,
+  ].join('\n');
+}

@@ -1,0 +1,178 @@
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { readState, writeSafetensors } from '@flamingo-ts/checkpoint';
+import { countParams, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
+import type { TokenizerJson } from '@flamingo-ts/lm-core';
+import type { Config } from './config';
+import { FolderData } from './folder-data';
+import { EmojiData } from './emoji/data';
+import { EmojiWorld } from './emoji/world';
+import { JointModel, jointObjective } from './joint';
+import { LanguageModel, languageObjective, trainTokenizer } from './lm';
+import { startProgress } from './progress';
+import { readMetrics, runStage, type Objective, type StepMetrics } from './stage';
+import type { StopSignal } from './stop-signal';
+import type { PictureSource, TrainingData } from './training-data';
+import { contrastiveObjective, VisionTower } from './vision';
+
+/** The three stages, by the command that runs each. */
+export const STAGES = { vision: 'pretrain-vision', lm: 'pretrain-lm', flamingo: 'train' } as const;
+export type StageName = keyof typeof STAGES;
+
+/** What is left of a finished stage beside its weights. */
+export interface StageSummary {
+  readonly steps: number;
+  readonly seconds: number;
+  /** Share of the seconds spent waiting for data. */
+  readonly waited: number;
+  /** Scalars trained. */
+  readonly trained: number;
+  readonly measured: Readonly<Record<string, number>>;
+}
+
+/** What every stage is given. */
+export interface RunOptions {
+  readonly config: Config;
+  readonly data: TrainingData;
+  readonly stop: StopSignal;
+  /** Start over, whatever is in the folder. */
+  readonly fresh?: boolean | undefined;
+}
+
+const MODEL_FILE = 'model.safetensors';
+const TOKENIZER_FILE = 'tokenizer.json';
+const SUMMARY_FILE = 'summary.json';
+
+/** Reads or draws the data a configuration names. */
+export async function openData(config: Config): Promise<TrainingData> {
+  if (config.data.kind === 'folder') return FolderData.open(config.data.path, config.vision.model.imageSize);
+  const progress = startProgress('data', 1, 'pictures');
+  const world = await EmojiWorld.create({
+    seed: config.seed,
+    unseenStyle: config.data.unseenStyle,
+    maxConcepts: config.data.maxConcepts,
+  });
+  progress.stop(`${world.concepts.length} concepts, ${world.pictureCount} pictures drawn`);
+  return new EmojiData(world);
+}
+
+/** Contrastive pretraining of the vision encoder; then the statistics of its features. */
+export async function pretrainVision(options: RunOptions): Promise<VisionTower> {
+  const { config, data } = options;
+  const tower = createTower(config);
+  await train('vision', options, contrastiveObjective(tower, config, data), tower.params, async () => {
+    await tower.measureStatistics(data, config.seed);
+  });
+  return tower;
+}
+
+/** Pretraining of the language model on text alone, after its tokenizer. */
+export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
+  const { config, data } = options;
+  const folder = stageFolder(config, 'lm');
+  prepareFolder(folder, options.fresh);
+  const tokenizerFile = join(folder, TOKENIZER_FILE);
+  if (!existsSync(tokenizerFile)) writeFileSync(tokenizerFile, JSON.stringify(trainTokenizer(config, data)));
+  const language = createLanguage(config);
+  await train('lm', { ...options, fresh: false }, languageObjective(language, config, data), language.lm.params);
+  return language;
+}
+
+/** Training of what joins the two frozen models, which come from the folders of their stages. */
+export async function trainJoint(options: RunOptions): Promise<JointModel> {
+  const { config, data } = options;
+  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
+  await train('flamingo', options, jointObjective(model, config, data), model.flamingo.params);
+  return model;
+}
+
+/** A trained model from its folder. */
+export async function openJoint(config: Config, pictures: PictureSource): Promise<JointModel> {
+  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), pictures);
+  model.flamingo.load(...(await loadModel(config, 'flamingo')));
+  return model;
+}
+
+export async function loadVision(config: Config): Promise<VisionTower> {
+  const tower = createTower(config);
+  tower.load(...(await loadModel(config, 'vision')));
+  return tower;
+}
+
+export async function loadLanguage(config: Config): Promise<LanguageModel> {
+  const [state, what] = await loadModel(config, 'lm');
+  const language = createLanguage(config);
+  language.load(state, what);
+  return language.freeze();
+}
+
+export function stageFolder(config: Config, stage: StageName): string {
+  return join(config.out, stage);
+}
+
+/** What a finished stage wrote down. */
+export function readSummary(config: Config, stage: StageName): StageSummary {
+  return JSON.parse(readFileSync(join(stageFolder(config, stage), SUMMARY_FILE), 'utf8')) as StageSummary;
+}
+
+export function stageMetrics(config: Config, stage: StageName): StepMetrics[] {
+  return readMetrics(join(stageFolder(config, stage), 'metrics.jsonl'));
+}
+
+function createTower(config: Config): VisionTower {
+  return VisionTower.create(config.vision.model, config.vision.jointSize, new Random(config.seed).fork('vision'));
+}
+
+function createLanguage(config: Config): LanguageModel {
+  const file = join(stageFolder(config, 'lm'), TOKENIZER_FILE);
+  const tokenizer = JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
+  return LanguageModel.create(config.lm.model, tokenizer, new Random(config.seed).fork('lm'));
+}
+
+/** Runs a stage and writes its weights and summary; `finish` comes between. */
+async function train(
+  stage: StageName,
+  options: RunOptions,
+  objective: Objective,
+  params: ParamTree,
+  finish?: () => Promise<void>,
+): Promise<void> {
+  const { config, stop } = options;
+  const folder = stageFolder(config, stage);
+  prepareFolder(folder, options.fresh);
+  const settings = config[stage];
+  const result = await runStage({
+    name: STAGES[stage],
+    folder,
+    config: settings.train,
+    fingerprint: { seed: config.seed, data: config.data, [stage]: settings },
+    objective,
+    stop,
+  });
+  await finish?.();
+  await writeSafetensors(join(folder, MODEL_FILE), await stateOf(params));
+  const summary: StageSummary = {
+    steps: settings.train.steps,
+    seconds: result.seconds,
+    waited: (result.metrics.at(-1)?.waited ?? 0) / Math.max(result.seconds, 1e-9),
+    trained: countParams(objective.params),
+    measured: result.measured,
+  };
+  writeFileSync(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
+}
+
+function prepareFolder(folder: string, fresh = false): void {
+  if (fresh) rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+}
+
+async function loadModel(config: Config, stage: StageName) {
+  const file = join(stageFolder(config, stage), MODEL_FILE);
+  if (!existsSync(file)) {
+    throw new Error(
+      `${file}: there is no trained model, expected the result of an earlier stage. ` +
+        `Run first: flamingo ${STAGES[stage]} CONFIG.`,
+    );
+  }
+  return [await readState(file), file] as const;
+}
