@@ -43,16 +43,17 @@ export function workspacePackages() {
 /** Why `specifier` must not be imported by `file`, or undefined where it may. */
 export function forbidden(packages, file, specifier) {
   const owner = packages.find(({ folder }) => file.startsWith(folder + path.sep));
-  const isTest = /\.test\.ts$/.test(file) || /[\\/]test[\\/]/.test(path.relative(owner?.folder ?? root, file));
+  const isTest = /\.test\.ts$/.test(file) || /(^|[\\/])test[\\/]/.test(path.relative(owner?.folder ?? root, file));
 
   if (specifier.startsWith('.')) {
     const target = path.resolve(path.dirname(file), specifier);
     const other = packages.find(
       ({ folder }) => folder !== owner?.folder && (target + path.sep).startsWith(folder + path.sep),
     );
+    // What a tool shares with a package's tests has no name to import it by.
+    if (other && !owner && isBelow(path.join(other.folder, 'test'), target)) return undefined;
     if (other) return `reaches into another package: import ${other.name} by its name`;
-    if (owner && isOutside(owner.folder, target))
-      return 'leaves its package: a published package has nothing beside it';
+    if (owner && !isBelow(owner.folder, target)) return 'leaves its package: a published package has nothing beside it';
     return undefined;
   }
   if (specifier.startsWith('node:') || builtinModules.includes(specifier)) return undefined;
@@ -75,8 +76,8 @@ export function forbidden(packages, file, specifier) {
   return undefined;
 }
 
-function isOutside(folder, target) {
-  return path.relative(folder, target).startsWith('..');
+function isBelow(folder, target) {
+  return !path.relative(folder, target).startsWith('..');
 }
 
 function listed(layers) {

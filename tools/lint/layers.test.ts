@@ -55,6 +55,8 @@ describe('import arrows', () => {
       'packages/optim/src/planted.test.ts',
       'import { expectClose } from "@flamingo-ts/testing"; import { it } from "vitest";',
     ],
+    ['packages/optim/test/planted.ts', "import { it } from 'vitest'; import { x } from '@flamingo-ts/testing';"],
+    ['tools/planted.ts', "import { gpt2 } from '../packages/lm-core/test/gpt2';"],
     ['apps/trainer/src/planted.ts', 'import { registerNativeBackend } from "@flamingo-ts/backend-native";'],
   ])('%s allows %s', async (file, code) => {
     expect(await lint(file, code)).toEqual([]);
