@@ -1,0 +1,410 @@
+import {
+  countParams,
+  disposeParams,
+  namedParams,
+  Random,
+  stateOf,
+  useBackend,
+  variables,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
+import {
+  checkGradient,
+  describeBackends,
+  expectClose,
+  expectNoLeak,
+  loadReference,
+  type Reference,
+} from '@flamingo-ts/testing';
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  drawKeepMasks,
+  importHaiku,
+  importTimm,
+  initNFNet,
+  NFNet,
+  nfnetConfig,
+  nfnetFlops,
+  nfnetPlan,
+  nfnetShapes,
+  NFNET_VARIANTS,
+  type NFNetConfig,
+  type NFNetVariant,
+} from './index';
+
+const reference = (name: string) => loadReference(new URL(`../test/reference/${name}`, import.meta.url));
+
+// A tiny network computed in float64 in DeepMind's convention and checked against DeepMind's own source under JAX, and one
+// by timm in training mode with given drop masks. Names and layouts of both are timm's.
+const deepmind = reference('nfnet_dm_features');
+const training = reference('nfnet_stochastic_depth');
+const table = reference('nfnet_table').meta;
+
+function stateFrom(from: Reference, prefix: string): Record<string, StateTensor> {
+  const found = Object.entries(from.tensors).filter(([name]) => name.startsWith(prefix));
+  return Object.fromEntries(found.map(([name, t]) => [name.slice(prefix.length), t as StateTensor]));
+}
+
+function referenceConfig({ meta }: Reference, conventions: Partial<NFNetConfig>): NFNetConfig {
+  const hp = meta.hyperparameters;
+  return nfnetConfig({
+    imageSize: hp.input_width,
+    stemWidths: hp.stem_channels,
+    widths: hp.channels,
+    depths: hp.depths,
+    groupSize: hp.group_size,
+    numClasses: hp.num_classes,
+    ...conventions,
+  });
+}
+
+const channelsLast = (x: tf.Tensor) => tf.transpose(x, [0, 2, 3, 1]) as tf.Tensor4D;
+const channelsFirst = (x: tf.Tensor) => tf.transpose(x, [0, 3, 1, 2]);
+
+/** A network small enough for gradients by differences, whose every part is there. */
+const small = nfnetConfig({
+  imageSize: 12,
+  stemWidths: [4, 6],
+  stemStrides: [2, 1],
+  widths: [8, 12],
+  depths: [1, 2],
+  strides: [1, 2],
+  groupSize: 2,
+  squeezeExciteRatio: 0.25,
+  finalWidth: 10,
+  numClasses: 3,
+  initialSkipGain: 1,
+});
+const fresh = (config: NFNetConfig = small, seed = 1) => new NFNet(config, initNFNet(config, new Random(seed)));
+const pictures = (n: number, side = 12, seed = 7): tf.Tensor4D => {
+  const random = new Random(seed);
+  return tf.tensor4d(
+    Float32Array.from({ length: n * side * side * 3 }, () => random.normal()),
+    [n, side, side, 3],
+  );
+};
+
+describeBackends('NFNet', () => {
+  it("computes what DeepMind's network computes, and its gradients", () => {
+    const net = NFNet.fromState(referenceConfig(deepmind, {}), importTimm(stateFrom(deepmind, 'param.')));
+    tf.tidy(() => {
+      const images = channelsLast(deepmind.tensor('x'));
+      expectClose(channelsFirst(net.featureMap(images)), deepmind.tensors['out.features']!, { rtol: 1e-5 });
+      expectClose(net.pooled(images), deepmind.tensors['out.pooled']!, { rtol: 1e-5 });
+      expectClose(net.logits(images), deepmind.tensors['out.logits']!, { rtol: 1e-5 });
+
+      const cotangent = channelsLast(deepmind.tensor('cotangent'));
+      const expected = importTimm(stateFrom(deepmind, 'grad.'));
+      const trained = variables(net.params);
+      const names = Object.keys(trained).filter((name) => !name.startsWith('classifier.'));
+      const [toImages, ...grads] = tf.grads((x) => tf.sum(tf.mul(net.featureMap(x as tf.Tensor4D), cotangent)))([
+        images,
+        ...names.map((name) => trained[name]!),
+      ]);
+      expectClose(channelsFirst(toImages!), deepmind.tensors['grad.x']!, { rtol: 1e-4 });
+      names.forEach((name, i) => {
+        // A scalar gain's gradient is a sum that cancels: to 6e-5 of itself in float32, to 1e-6 absolutely.
+        const tolerance = trained[name]!.rank === 0 ? { rtol: 1e-4, atol: 1e-5 } : { rtol: 1e-4 };
+        expectClose(grads[i]!, expected[name]!, tolerance);
+      });
+    });
+    disposeParams(net.params);
+  });
+
+  it("leaves out branches as timm's network does", () => {
+    const config = referenceConfig(training, {
+      activation: 'scaled-gelu',
+      standardisation: 'timm',
+      stochasticDepthRate: training.meta.hyperparameters.drop_path_rate,
+      stochasticDepthRule: 'timm',
+    });
+    const net = NFNet.fromState(config, importTimm(stateFrom(training, 'param.')));
+    const keep = ['0.0', '1.0', '1.1', '2.0', '3.0'].map((at) => training.tensors[`mask.${at}`]!.data as Float32Array);
+    tf.tidy(() => {
+      const map = net.featureMap(channelsLast(training.tensor('x')), { keep });
+      expectClose(channelsFirst(map), training.tensors['out.features']!, { rtol: 1e-5 });
+    });
+    disposeParams(net.params);
+  });
+
+  it('gives the same features folded, and as a sequence', () => {
+    const net = fresh();
+    const folded = net.folded();
+    tf.tidy(() => {
+      const map = net.featureMap(pictures(2)); // [2, 3, 3, 10]
+      expect(map.shape).toEqual([2, 3, 3, 10]);
+      expectClose(net.encode(pictures(2)), tf.reshape(map, [2, 9, 10]), { atol: 0 });
+      expectClose(folded.featureMap(pictures(2)), map, { rtol: 1e-5 });
+      expectClose(folded.logits(pictures(2)), net.logits(pictures(2)), { rtol: 1e-5 });
+    });
+    disposeParams(folded.params);
+    tf.dispose(net.encode(pictures(1))); // the original has parameters of its own
+    disposeParams(net.params);
+  });
+
+  it('has gradients that differences confirm, in training too', () => {
+    const net = fresh();
+    const keep = [
+      [1, 0],
+      [0, 1],
+      [1, 1],
+    ];
+    const gain = net.params.stages[1]![1]!.skipGain;
+    const kernel = net.params.stages[1]![0]!.conv2.weight;
+    checkGradient((x) => net.pooled(x as tf.Tensor4D, { keep }), [pictures(2)], { rtol: 2e-2, elements: 4 });
+    for (const variable of [gain, kernel]) {
+      const start = tf.clone(variable);
+      const at = (value: tf.Tensor) => {
+        variable.assign(value);
+        return tf.tidy(() => tf.sum(tf.square(net.logits(pictures(2), { keep }))).dataSync()[0]!);
+      };
+      const { grads } = tf.variableGrads(() => tf.sum(tf.square(net.logits(pictures(2), { keep }))), [variable]);
+      const analytic = grads[variable.name]!;
+      // Along its own direction the gradient's slope is its squared length.
+      const length = Math.sqrt(tf.sum(tf.square(analytic)).dataSync()[0]!);
+      const step = tf.mul(analytic, 1e-2 / length);
+      const slope = (at(tf.add(start, step)) - at(tf.sub(start, step))) / 2e-2;
+      variable.assign(start);
+      expect(Math.abs(slope / length - 1)).toBeLessThan(2e-2);
+    }
+    disposeParams(net.params);
+  });
+
+  it('leaks nothing', async () => {
+    const net = fresh();
+    const x = pictures(1);
+    await expectNoLeak(() => net.encode(x, { keep: [[1], [1], [0]] }));
+    await expectNoLeak(() => {
+      const { value, grads } = tf.variableGrads(() => tf.mean(net.logits(x)));
+      return [value, ...Object.values(grads)];
+    });
+    await expectNoLeak(() => {
+      const other = fresh();
+      const folded = other.folded();
+      disposeParams(other.params);
+      disposeParams(folded.params);
+    });
+    disposeParams(net.params);
+  });
+});
+
+// What holds of the network holds on every backend if the parts do; the fastest that is always there shows it.
+describe('NFNet by its definition', () => {
+  beforeAll(async () => {
+    await useBackend('wasm');
+  });
+
+  it('ignores every branch while the skip gains are 0, and they alone learn of it', () => {
+    const config = nfnetConfig({ ...small, initialSkipGain: 0 });
+    const net = fresh(config);
+    tf.tidy(() => {
+      const before = net.pooled(pictures(2));
+      const branch = net.params.stages[1]![1]!;
+      branch.conv2.weight.assign(tf.mul(branch.conv2.weight, -3));
+      branch.conv3.bias.assign(tf.ones([12]));
+      expectClose(net.pooled(pictures(2)), before, { atol: 0 });
+
+      const trained = variables(branch);
+      const { grads } = tf.variableGrads(() => tf.sum(net.pooled(pictures(2))), Object.values(trained));
+      for (const [name, v] of Object.entries(trained)) {
+        const size = tf.max(tf.abs(grads[v.name]!)).dataSync()[0]!;
+        if (name === 'skipGain') expect(size).toBeGreaterThan(0);
+        else expect(size).toBe(0);
+      }
+    });
+    disposeParams(net.params);
+  });
+
+  it('a picture left out of a block passes by it, and does not disturb the others', () => {
+    const net = fresh();
+    tf.tidy(() => {
+      const x = net.applyStem(pictures(2));
+      const through = net.applyBlock(net.applyBlock(x, 0, 0), 1, 0);
+      const kept = net.applyBlock(through, 1, 1);
+      const mixed = net.applyBlock(through, 1, 1, [0, 1]);
+      expectClose(tf.gather(mixed, 0), tf.gather(through, 0), { atol: 0 });
+      expectClose(tf.gather(mixed, 1), tf.gather(kept, 1), { rtol: 1e-6 });
+    });
+    disposeParams(net.params);
+  });
+
+  it('works without squeeze-excite, groups and classifier, on pictures of any size, padded either way', () => {
+    for (const padding of ['same', 'symmetric'] as const) {
+      const config = nfnetConfig({
+        ...small,
+        padding,
+        squeezeExciteRatio: 0,
+        groupSize: 0,
+        numClasses: 0,
+        activation: 'scaled-relu',
+      });
+      const net = fresh(config);
+      const map = tf.tidy(() => net.featureMap(tf.ones([1, 13, 9, 3])));
+      expect(map.shape).toEqual([1, 4, 3, 10]);
+      expect(() => net.logits(tf.ones([1, 12, 12, 3]))).toThrow(/no classifier.*numClasses/);
+      disposeParams(net.params);
+    }
+  });
+
+  it('features keep their scale through a deep fresh network', () => {
+    const config = nfnetConfig({
+      ...small,
+      depths: [4, 8],
+      strides: [1, 1],
+      groupSize: 0,
+      widths: [16, 24],
+      finalWidth: 32,
+      numClasses: 0,
+    });
+    const net = fresh(config);
+    const { mean, variance } = tf.moments(net.featureMap(pictures(8)));
+    const spread = variance.dataSync()[0]! + mean.dataSync()[0]! ** 2;
+    expect(spread).toBeGreaterThan(0.3);
+    expect(spread).toBeLessThan(3);
+    disposeParams(net.params);
+  });
+
+  it('drops pooled features in training only, by seed', () => {
+    const net = fresh(nfnetConfig({ ...small, dropRate: 0.5 }));
+    tf.tidy(() => {
+      const drop = (seed: number) => net.logits(pictures(2), { dropout: new Random(seed) });
+      expectClose(drop(3), drop(3), { atol: 0 });
+      expect(tf.max(tf.abs(tf.sub(drop(3), net.logits(pictures(2))))).dataSync()[0]).toBeGreaterThan(1e-3);
+    });
+    disposeParams(net.params);
+  });
+
+  it('says what is wrong with pictures, masks and states', async () => {
+    const net = fresh();
+    expect(() => net.encode(tf.zeros([1, 3, 12, 12]))).toThrow(
+      /images must be \[images, height, width, 3\], got \[1, 3, 12, 12\]/,
+    );
+    expect(() => net.encode(pictures(1), { keep: [[1]] })).toThrow(
+      /one mask for each of the 3 blocks, got 1.*drawKeepMasks/,
+    );
+    const { 'finalConv.gain': _, ...rest } = await stateOf(net.params);
+    expect(() => NFNet.fromState(small, rest)).toThrow(/missing \(1\): finalConv\.gain/);
+    const again = NFNet.fromState({ ...small, numClasses: 0 }, await stateOf(net.params)); // its classifier is left out
+    expect(again.params.classifier).toBeUndefined();
+    disposeParams(again.params);
+    disposeParams(net.params);
+  });
+
+  it('has parameters of the shapes that nfnetShapes promises', () => {
+    const net = fresh();
+    const shapes = Object.fromEntries([...namedParams(net.params)].map(([name, p]) => [name, [...p.shape]]));
+    expect(shapes).toEqual(nfnetShapes(small));
+    expect(countParams(net.params)).toBe(count(nfnetShapes(small)));
+    disposeParams(net.params);
+  });
+});
+
+const count = (shapes: Readonly<Record<string, readonly number[]>>): number =>
+  Object.values(shapes).reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
+
+describe('variants', () => {
+  const variants = Object.keys(NFNET_VARIANTS) as NFNetVariant[];
+
+  it('have the sizes and parameter counts of the published ones', () => {
+    for (const variant of variants) {
+      const row = table.variants[variant];
+      const config = nfnetConfig({ variant });
+      expect([config.depths, config.widths, config.imageSize]).toEqual([row.depth, row.width, row.test_imsize]);
+      expect([NFNET_VARIANTS[variant].trainSize, config.dropRate]).toEqual([row.train_imsize, row.drop_rate]);
+      expect(count(nfnetShapes(config))).toBe(row.parameters_without_classifier);
+      expect(count(nfnetShapes({ ...config, numClasses: 1000 }))).toBe(row.parameters_with_classifier);
+    }
+  });
+
+  it("cost the multiply-adds of the paper's table 6", () => {
+    // In units of 10^9, at the test size.
+    const paper = { F0: 12.38, F1: 35.54, F2: 62.59, F3: 114.76, F4: 215.24, F5: 289.76, F6: 377.28 };
+    for (const variant of variants) {
+      const config = nfnetConfig({ variant, numClasses: 1000 });
+      expect(Math.abs(nfnetFlops(config) / 2e9 / paper[variant] - 1)).toBeLessThan(0.03);
+    }
+  });
+
+  it('divide by the expected deviation of each block', () => {
+    for (const variant of ['F0', 'F6'] as const) {
+      const betas = nfnetPlan(nfnetConfig({ variant })).flatMap((stage) => stage.map((p) => p.beta));
+      expectClose(betas, table[`betas_${variant}`].flat(), { atol: 1e-12 });
+    }
+  });
+});
+
+describe('stochastic depth', () => {
+  it("rises to the rate at the last block for timm, and stays below it for DeepMind's", () => {
+    const rates = (stochasticDepthRule: 'timm' | 'deepmind') =>
+      nfnetPlan(nfnetConfig({ variant: 'F0', stochasticDepthRate: 0.24, stochasticDepthRule }))
+        .flat()
+        .map((p) => p.dropRate);
+    expect(rates('timm')[11]).toBeCloseTo(0.24, 12);
+    expect(rates('deepmind')[11]).toBeCloseTo(0.22, 12);
+    expect([rates('timm')[0], rates('deepmind')[0]]).toEqual([0, 0]);
+  });
+
+  it('draws masks by seed and rate', () => {
+    const config = nfnetConfig({ variant: 'F0', stochasticDepthRate: 0.5, stochasticDepthRule: 'timm' });
+    const masks = drawKeepMasks(config, 2000, new Random(5));
+    expect(masks).toEqual(drawKeepMasks(config, 2000, new Random(5)));
+    const kept = masks.map((mask) => mask.reduce((a, b) => a + b, 0) / 2000);
+    expect(kept[0]).toBe(1);
+    expect(Math.abs(kept[11]! - 0.5)).toBeLessThan(0.04);
+  });
+});
+
+describe('importing', () => {
+  const shapes = reference('dm_nfnet_f0_state_dict_shapes').meta.shapes as Record<string, number[]>;
+  const names = reference('dm_nfnet_f0_haiku_names').meta.entries as [string, string, number[], string, string][];
+  const ours = nfnetShapes(nfnetConfig({ variant: 'F0', numClasses: 1000 }));
+  const none = new Float32Array(0);
+  const shapesOf = (state: Readonly<Record<string, StateTensor>>) =>
+    Object.fromEntries(Object.entries(state).map(([name, { shape }]) => [name, shape]));
+
+  it("understands all of timm's names", () => {
+    const state = Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, { shape, data: none }]));
+    expect(shapesOf(importTimm(state))).toEqual(ours);
+  });
+
+  it("understands all of DeepMind's names, with slashes or dots", () => {
+    const config = nfnetConfig({ variant: 'F0' });
+    const tensors = names.map(([module, leaf, shape]) => [`${module}/${leaf}`, { shape, data: none }] as const);
+    expect(shapesOf(importHaiku(Object.fromEntries(tensors), config))).toEqual(ours);
+    const dotted = tensors.map(([name, tensor]) => [name.replace(/\/~\/|\//g, '.'), tensor]);
+    expect(shapesOf(importHaiku(Object.fromEntries(dotted), config))).toEqual(ours);
+  });
+
+  it('puts outputs first', () => {
+    const data = Float32Array.from({ length: 12 }, (_, i) => i);
+    const kernel = importHaiku({ 'NFNet/~/final_conv/w': { shape: [1, 2, 2, 3], data } }, small)['finalConv.weight']!;
+    expect(kernel.shape).toEqual([3, 2, 1, 2]);
+    // ours [o, i, 0, w] = theirs [0, w, i, o] = 6 w + 3 i + o
+    expect([...kernel.data]).toEqual([0, 6, 3, 9, 1, 7, 4, 10, 2, 8, 5, 11]);
+    const matrix = importHaiku({ 'NFNet/~/linear/w': { shape: [4, 3], data } }, small)['classifier.weight']!;
+    expect([matrix.shape, ...matrix.data]).toEqual([[3, 4], 0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
+  });
+
+  it('leaves a name it does not know for the loader to report', () => {
+    expect(Object.keys(importTimm({ 'stem.norm.weight': { shape: [1], data: none } }))).toEqual(['stem.norm.weight']);
+  });
+});
+
+describe('nfnetConfig', () => {
+  it('completes a variant', () => {
+    const config = nfnetConfig({ variant: 'F6', imageSize: 320 });
+    expect([config.imageSize, config.finalWidth, config.eps, config.numClasses]).toEqual([320, 3072, 1e-4, 0]);
+    expect(nfnetConfig({ variant: 'F6', standardisation: 'timm' }).eps).toBe(1e-5);
+  });
+
+  it('refuses what cannot be', () => {
+    expect(() => nfnetConfig({ variant: 'F9' as never })).toThrow(/variant must be one of F0, .*got F9/);
+    expect(() => nfnetConfig({ variant: 'F0', width: 3 } as never)).toThrow(/unknown key width\. Known: variant, mean/);
+    expect(() => nfnetConfig({ ...small, depths: [1] })).toThrow(/one entry per stage, got 2, 1 and 2/);
+    expect(() => nfnetConfig({ ...small, stemStrides: [2] })).toThrow(/one entry for each of the 2 stemWidths, got 1/);
+    expect(() => nfnetConfig({ ...small, strides: [1, 3] })).toThrow(/strides must be 1 or 2, got 3/);
+    expect(() => nfnetConfig({ ...small, groupSize: 5 })).toThrow(/groupSize 5 does not fit into the 4 inner channels/);
+    expect(() => nfnetConfig({ ...small, finalWidth: 0 })).toThrow(/whole numbers above 0, got 0/);
+  });
+});
