@@ -25,7 +25,8 @@ export function contrastiveLoss(
   logScale: tf.Scalar,
   { labelSmoothing = 0, directions = 'mean' }: ContrastiveOptions = {},
 ): tf.Scalar {
-  const [n] = images.shape;
+  const [n, d] = images.shape;
+  expectShape('contrastiveLoss: texts', texts, [n, d], 'Give one text per picture, both projected to one width.');
   return tf.tidy(() => {
     const logits = contrastiveLogits(images, texts, logScale); // [pairs, pairs]
     const own = tf.range(0, n, 1, 'int32') as tf.Tensor1D;
