@@ -1,12 +1,4 @@
-import {
-  constantVariable,
-  crossEntropy,
-  gatherRows,
-  loadState,
-  stateOf,
-  type Random,
-  type StateTensor,
-} from '@flamingo-ts/kernels';
+import { constantVariable, loadState, stateOf, type Random, type StateTensor } from '@flamingo-ts/kernels';
 import {
   initInterleave,
   InterleavedLM,
@@ -23,7 +15,6 @@ import {
   type CandidateScore,
   type CausalLM,
   type ContextFactory,
-  type CountedRows,
   type GenerateOptions,
   type Hypothesis,
   type LMContext,
@@ -35,6 +26,7 @@ import {
   type ResamplerParams,
 } from '@flamingo-ts/perceiver-resampler';
 import * as tf from '@tensorflow/tfjs-core';
+import { countedLoss } from './counted-loss';
 import { TrainedTokens } from './trained-tokens';
 import { visualFeatures, type VisionEncoder, type Visual } from './vision';
 
@@ -106,9 +98,6 @@ export interface PreparedMedia<C extends LMContext = LMContext> {
   dispose(): void;
 }
 
-/** Numbers in the logits of one piece of the loss: 64 MiB. */
-const LOGITS_PER_CHUNK = 2 ** 24;
-
 // --- Model ---
 
 /** A language model that sees (Alayrac et al. 2022): encoder, resampler and a language model with gated blocks in it. */
@@ -166,7 +155,7 @@ export class Flamingo<C extends LMContext = LMContext> {
       const tokens = tf.tensor2d(batch.tokens, [size, text], 'int32');
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
-      return this.crossEntropy(hidden, countedRows(nextTokens(batch)));
+      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)));
     });
   }
 
@@ -233,25 +222,6 @@ export class Flamingo<C extends LMContext = LMContext> {
   /** Sets everything trained. @param what named in errors: the file */
   load(state: Readonly<Record<string, StateTensor>>, what = 'Flamingo.load'): void {
     loadState(this.params, state, { what });
-  }
-
-  private crossEntropy(hidden: tf.Tensor, { rows, targets, weights }: CountedRows): tf.Scalar {
-    const { hiddenSize, vocabSize } = this.lm;
-    const most = Math.max(1, Math.floor(LOGITS_PER_CHUNK / vocabSize));
-    const sums: tf.Scalar[] = [];
-    for (let from = 0; from < rows.length; from += most) {
-      const to = Math.min(from + most, rows.length);
-      const counting = gatherRows(hidden, tf.tensor1d(rows.subarray(from, to), 'int32'));
-      const logits = this.lm.logits(tf.reshape(counting, [1, to - from, hiddenSize]));
-      sums.push(
-        crossEntropy(tf.reshape(logits, [to - from, vocabSize]), tf.tensor1d(targets.subarray(from, to), 'int32'), {
-          weights: tf.tensor1d(weights.subarray(from, to)),
-          reduction: 'sum',
-        }),
-      );
-    }
-    const total = weights.reduce((a, b) => a + b, 0);
-    return tf.mul(tf.addN(sums), total > 0 ? 1 / total : 0);
   }
 
   private mediaIndexOf({ tokens, mediaIndex, visual }: FlamingoPrompt): number[] {

@@ -1,0 +1,307 @@
+import { Random, variables } from '@flamingo-ts/kernels';
+import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
+import {
+  DecodingSession,
+  hiddenStates,
+  languageModelLoss,
+  type CandidateScore,
+  type CausalLM,
+  type LMContext,
+} from '@flamingo-ts/lm-core';
+import { MediaContext } from '@flamingo-ts/gated-xattn';
+import { describeBackends, expectClose, expectNoLeak } from '@flamingo-ts/testing';
+import * as tf from '@tensorflow/tfjs-core';
+import { expect, it } from 'vitest';
+import { countedLoss } from './counted-loss';
+import {
+  Flamingo,
+  initFlamingo,
+  type FlamingoBatch,
+  type FlamingoConfig,
+  type FlamingoPrompt,
+  type TiedHead,
+  type VisionEncoder,
+  type Visual,
+} from './index';
+
+const language = { vocabSize: 24, hiddenSize: 16, numLayers: 2, numHeads: 2, headDim: 8, intermediateSize: 32 };
+const [IMAGE, EOC] = [22, 23];
+
+const config: FlamingoConfig = {
+  tokens: { image: IMAGE, endOfChunk: EOC },
+  resampler: {
+    visualSize: 6,
+    numLayers: 1,
+    numHeads: 2,
+    headDim: 4,
+    numLatents: 3,
+    intermediateSize: 12,
+    activation: 'squared-relu',
+    finalNorm: true,
+    latentStd: 1,
+  },
+  xattn: {
+    hiddenSize: 16,
+    visualSize: 6,
+    numHeads: 2,
+    headDim: 4,
+    intermediateSize: 32,
+    activation: 'squared-relu',
+    normMedia: true,
+    every: 1,
+    placement: 'paper',
+  },
+};
+
+const makeLM = () => new Chinchilla(language, initChinchilla(language, new Random(1)));
+
+/** A small Flamingo; open: with gates far from 0 and marks that have learned something. */
+function make(open = true, lm: CausalLM = makeLM(), vision?: VisionEncoder): Flamingo {
+  const params = initFlamingo(config, lm.blocks.length, new Random(2));
+  if (open) {
+    for (const block of params.xattn.blocks) {
+      block.attnGate.assign(tf.tensor1d([0.8]));
+      block.mlpGate.assign(tf.tensor1d([0.5]));
+    }
+    params.tokenOffsets.assign(tf.randomNormal([2, 16], 0, 0.3, 'float32', 9));
+  }
+  return new Flamingo(config, params, { lm, vision });
+}
+
+/** Random features of this shape. */
+function features(seed: number, ...shape: number[]): Visual {
+  const random = new Random(seed);
+  const size = shape.reduce((a, b) => a * b, 1);
+  return { kind: 'features', shape, data: Float32Array.from({ length: size }, () => random.normal()) };
+}
+
+/** Two rows: two pictures in the first, one in the second, which is padded. */
+const batch = (visual: Visual | undefined = features(3, 2, 2, 1, 4, 6)): FlamingoBatch => ({
+  size: 2,
+  text: 8,
+  tokens: Int32Array.of(1, IMAGE, 5, EOC, IMAGE, 7, EOC, 2, 1, IMAGE, 9, 4, EOC, 2, 0, 0),
+  lossMask: Float32Array.of(0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0),
+  mediaIndex: Int32Array.of(0, 1, 1, 1, 2, 2, 2, 2, 0, 1, 1, 1, 1, 1, 1, 1),
+  visual,
+});
+
+const prompt = (seed: number, tokens: readonly number[]): FlamingoPrompt => {
+  const media = tokens.filter((token) => token === IMAGE).length;
+  return { tokens, ...(media > 0 && { visual: features(seed, media, 1, 4, 6) }) };
+};
+const PROMPTS = [prompt(4, [1, IMAGE, 5, EOC, IMAGE]), prompt(5, [1, IMAGE, 8]), prompt(6, [1, 3, 4])];
+
+const value = (x: tf.Tensor) => x.dataSync()[0]!;
+
+describeBackends('Flamingo', () => {
+  it('starts as the language model it stands on, bit for bit', () => {
+    const model = make(false);
+    const { size, text, tokens, lossMask } = batch();
+    const targets = Int32Array.from(tokens, (_, i) => tokens[i + 1] ?? 0);
+    const weights = Float32Array.from(lossMask, (_, i) => lossMask[i + 1] ?? 0);
+    const alone = languageModelLoss(makeLM(), { batch: size, text, tokens, targets, weights });
+    expectClose(model.loss(batch()), alone, { rtol: 1e-6 });
+    const ids = tf.tensor2d(tokens, [size, text], 'int32');
+    const media = model.encodeMedia(batch())!;
+    const x = model.lm.blocks.reduce((y, block) => block.apply(y, { media }), model.lm.embed(ids, { media }));
+    const lm = makeLM();
+    const y = lm.blocks.reduce((z, block) => block.apply(z, {}), lm.embed(ids));
+    expectClose(model.lm.logits(x), lm.logits(y), { atol: 0 });
+  });
+
+  it('has a gradient for everything it trains, and the one that differences give', () => {
+    const model = make();
+    const params = variables(model.params);
+    const loss = () => model.loss(batch());
+    const { grads } = tf.variableGrads(loss, Object.values(params));
+    for (const [name, variable] of Object.entries(params)) {
+      const gradient = grads[variable.name]!;
+      expect(value(tf.max(tf.abs(gradient))), name).toBeGreaterThan(0);
+    }
+    for (const name of ['tokenOffsets', 'resampler.latents', 'xattn.blocks.1.attnGate']) {
+      const variable = params[name]!;
+      const gradient = grads[variable.name]!;
+      // Along the gradient itself the loss changes fastest: its difference is the gradient's squared norm.
+      const [before, norm] = [tf.clone(variable), value(tf.norm(gradient))];
+      const at = (step: number) => {
+        variable.assign(tf.add(before, tf.mul(gradient, step / norm)));
+        return value(loss());
+      };
+      const slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+      variable.assign(before);
+      expect(Math.abs(slope - norm) / norm, name).toBeLessThan(2e-2);
+    }
+  });
+
+  it('counts nothing where nothing counts', () => {
+    const model = make();
+    const nothing = { ...batch(), lossMask: new Float32Array(16) };
+    expect(value(model.loss(nothing))).toBe(0);
+  });
+
+  it('computes the loss in pieces as in one', () => {
+    const { lm } = make();
+    const hidden = tf.randomNormal([20, 16], 0, 1, 'float32', 3);
+    const counted = { rows: Int32Array.of(3, 9, 9, 0, 19), targets: Int32Array.of(1, 2, 3, 4, 0), weights: Float32Array.of(1, 2, 1, 0.5, 0) }; // prettier-ignore
+    const both = (f: (x: tf.Tensor) => tf.Scalar) => tf.valueAndGrad(f)(hidden);
+    const [whole, pieces] = [both((x) => countedLoss(lm, x, counted)), both((x) => countedLoss(lm, x, counted, 48))];
+    expectClose(pieces.value, whole.value, { rtol: 1e-6 });
+    expectClose(pieces.grad, whole.grad, { rtol: 1e-6 });
+  });
+
+  it('trains a mark on the side of a tied head too', () => {
+    const lm = makeLM();
+    const tied: CausalLM & TiedHead = Object.assign(Object.create(lm) as CausalLM, {
+      // The rows whose product with the embedding are the logits, found by a head of ones and zeros: the final norm.
+      headInput: (x: tf.Tensor3D) => tf.div(x, tf.sqrt(tf.add(tf.mean(tf.square(x), -1, true), 1e-6))) as tf.Tensor3D,
+    });
+    const model = make(true, tied);
+    const x = tf.randomNormal([1, 3, 16], 0, 1, 'float32', 8) as tf.Tensor3D;
+    const table = lm.params.embed.weight;
+    const rows = tf.add(tf.slice(table, [IMAGE, 0], [2, 16]), model.params.tokenOffsets);
+    const expected = tf.matMul(tf.reshape(tied.headInput(x), [3, 16]), rows, false, true);
+    expectClose(tf.reshape(tf.slice(model.lm.logits(x), [0, 0, IMAGE], [1, 3, 2]), [3, 2]), expected, { rtol: 1e-5 });
+    expectClose(
+      tf.slice(model.lm.logits(x), [0, 0, 0], [1, 3, IMAGE]),
+      tf.slice(lm.logits(x), [0, 0, 0], [1, 3, IMAGE]),
+      {
+        rtol: 1e-6,
+      },
+    );
+  });
+
+  it('reads several prompts with different pictures as it reads each alone', async () => {
+    const model = make();
+    const options = { maxNewTokens: 4, stopTokens: [] };
+    const together = await model.generate(PROMPTS, options);
+    for (const [i, one] of PROMPTS.entries()) {
+      const [alone] = await model.generate([one], options);
+      expect(together[i]!.tokens).toEqual(alone!.tokens);
+    }
+  });
+
+  it('decodes step by step what one call gives', async () => {
+    const model = make();
+    const { tokens, visual } = PROMPTS[0]!;
+    const answer = [6, 7, 8];
+    const media = model.prepare([PROMPTS[0]!]);
+    const session = DecodingSession.open(model.lm, [tokens], media.context);
+    let [last] = await session.start();
+    for (const token of answer) [last] = await session.next([0], [token]);
+    session.dispose();
+    media.dispose();
+    const text = tokens.length + answer.length;
+    const context = {
+      // The answer looks at the last picture.
+      media: new MediaContext(
+        model.latents({ ...visual!, shape: [1, ...visual!.shape] }),
+        [0, 1, 1, 1, 2, 2, 2, 2],
+        text,
+      ),
+    };
+    const x = hiddenStates(model.lm, tf.tensor2d([[...tokens, ...answer]], [1, text], 'int32'), context);
+    expectClose(tf.reshape(model.lm.logits(tf.slice(x, [0, text - 1, 0], [1, 1, 16])), [24]), last!, { rtol: 1e-5 });
+  });
+
+  it('stops at <EOC>, or at what it is told', async () => {
+    const [free] = await make().generate([PROMPTS[0]!], { maxNewTokens: 2, stopTokens: [] });
+    const [told] = await make().generate([PROMPTS[0]!], { maxNewTokens: 9, stopTokens: [free!.tokens[0]!] });
+    expect(told).toMatchObject({ tokens: [free!.tokens[0]], stopped: true });
+    const lm = makeLM();
+    const closing: CausalLM = Object.assign(Object.create(lm) as CausalLM, {
+      logits: (x: tf.Tensor3D) => {
+        const [batch, text] = x.shape;
+        return tf.tile(tf.reshape(tf.range(0, 24), [1, 1, 24]), [batch, text, 1]) as tf.Tensor3D;
+      },
+    });
+    const [closed] = await make(true, closing).generate([PROMPTS[0]!], { maxNewTokens: 9 });
+    expect(closed).toMatchObject({ tokens: [EOC], stopped: true });
+  });
+
+  it('scores an answer as its beam search does', async () => {
+    const model = make();
+    const [answer] = await model.generate([PROMPTS[0]!], { maxNewTokens: 4, beams: 3 });
+    const [[score]] = (await model.score([PROMPTS[0]!], [[answer!.tokens, [5]]])) as [CandidateScore[]];
+    expectClose(score!.sum, answer!.score, { rtol: 1e-4 });
+    expectClose(score!.mean, score!.sum / answer!.tokens.length, { rtol: 1e-6 });
+  });
+
+  it('looks at the picture', async () => {
+    const model = make();
+    const { tokens, visual } = PROMPTS[1]!;
+    const other = { tokens, visual: { ...visual!, data: visual!.data.map((x) => -x) } };
+    const scores = await model.score([PROMPTS[1]!, other], [[[5]], [[5]]]);
+    const [a, b] = scores.flat();
+    expect(Math.abs(a!.sum - b!.sum)).toBeGreaterThan(1e-4);
+  });
+
+  it('encodes frames with its vision encoder, which gets no gradient', () => {
+    const weight = tf.variable(tf.randomNormal([3, 6], 0, 1, 'float32', 3) as tf.Tensor2D);
+    const vision: VisionEncoder = {
+      featureDim: 6,
+      imageSize: 2,
+      mean: [0, 0, 0],
+      std: [1, 1, 1],
+      encode: (images) => {
+        const [n, h, w] = images.shape;
+        return tf.reshape(tf.matMul(tf.reshape(images, [n * h * w, 3]), weight), [n, h * w, 6]) as tf.Tensor3D;
+      },
+    };
+    const model = make(true, makeLM(), vision);
+    const pixels = features(3, 2, 2, 1, 2, 2, 3);
+    const frames: Visual = { ...pixels, kind: 'frames' };
+    const encoded = vision.encode(tf.tensor4d(pixels.data, [4, 2, 2, 3])).dataSync() as Float32Array;
+    const cached: Visual = { kind: 'features', shape: [2, 2, 1, 4, 6], data: encoded };
+    expectClose(model.latents(frames), model.latents(cached), { rtol: 1e-6 });
+    const { latents } = model.params.resampler;
+    const { grads } = tf.variableGrads(() => model.loss(batch(frames)), [latents]);
+    expect(value(tf.max(tf.abs(grads[latents.name]!)))).toBeGreaterThan(0);
+    expect(() => tf.variableGrads(() => model.loss(batch(frames)), [weight])).toThrow();
+  });
+
+  it('saves and loads what it trains, under stable names', async () => {
+    const [a, b] = [make(true), make(false)];
+    const state = await a.state();
+    expect(Object.keys(state)).toEqual(
+      expect.arrayContaining(['resampler.latents', 'xattn.blocks.0.attn.key.weight', 'tokenOffsets']),
+    );
+    b.load(state);
+    expectClose(b.loss(batch()), a.loss(batch()), { atol: 0 });
+    expect(() => b.load({ ...state, stray: state['tokenOffsets']! }, 'my.safetensors')).toThrow(
+      /my\.safetensors.*unexpected \(1\): stray/,
+    );
+  });
+
+  it('leaves no tensors behind', async () => {
+    const model = make();
+    const trained = Object.values(variables(model.params));
+    await expectNoLeak(() => {
+      const { value, grads } = tf.variableGrads(() => model.loss(batch()), trained);
+      tf.dispose([value, ...Object.values(grads)]);
+    });
+    await expectNoLeak(async () => {
+      await model.generate(PROMPTS, { maxNewTokens: 2 });
+      await model.score(PROMPTS, PROMPTS.map(() => [[1, 2], [3]])); // prettier-ignore
+    });
+  });
+
+  it('says what is wrong', async () => {
+    const model = make();
+    expect(() => model.loss({ ...batch(), lossMask: new Float32Array(3) })).toThrow(/lossMask.*2 rows x 8.*got 3/);
+    expect(() => model.loss(batch(features(1, 2, 2, 4, 6)))).toThrow(/\[batch, media, frames, patches, featureDim\]/);
+    expect(() => model.loss(batch({ ...features(1, 2, 2, 1, 2, 2, 3), kind: 'frames' }))).toThrow(/no vision encoder/);
+    await expect(model.generate([{ tokens: [1, IMAGE] }, PROMPTS[0]!], { maxNewTokens: 1 })).rejects.toThrow(
+      /none above its 0 pictures, got 2 up to 1/,
+    );
+    const small = { ...PROMPTS[1]!, visual: features(1, 1, 1, 3, 6) };
+    await expect(model.generate([PROMPTS[0]!, small], { maxNewTokens: 1 })).rejects.toThrow(/one kind and size/);
+    const lm = makeLM() as CausalLM<LMContext>;
+    const wrong = (changes: Partial<FlamingoConfig>) => () =>
+      new Flamingo({ ...config, ...changes }, model.params, { lm, vision: { featureDim: 5 } as VisionEncoder });
+    expect(wrong({ tokens: { image: 3, endOfChunk: 24 } })).toThrow(/width 6, but the vision encoder gives 5/);
+    expect(wrong({ xattn: { ...config.xattn, visualSize: 7 } })).toThrow(/latents of width 7/);
+    expect(() => new Flamingo({ ...config, tokens: { image: 3, endOfChunk: 24 } }, model.params, { lm })).toThrow(
+      /vocabSize is 24, got ids 3 and 24/,
+    );
+  });
+});
