@@ -1,10 +1,25 @@
 import '@tensorflow/tfjs-backend-cpu';
+import { binaryKernels } from './kernels/binary';
 import { convKernels } from './kernels/conv';
+import { eltwiseKernels } from './kernels/eltwise';
 import { matmulKernels } from './kernels/matmul';
+import { moveKernels } from './kernels/move';
+import { reduceKernels } from './kernels/reduce';
+import { softmaxKernels } from './kernels/softmax';
 import { loadLibrary, nativeThreads, setNativeThreads, type NativeLibrary } from './library';
 import { NativeBackend } from './native-backend';
 import { OneDnn } from './onednn';
 import { registerPooledBackend } from './pooled-backend';
+
+const KERNELS = {
+  ...matmulKernels,
+  ...convKernels,
+  ...binaryKernels,
+  ...eltwiseKernels,
+  ...reduceKernels,
+  ...softmaxKernels,
+  ...moveKernels,
+};
 
 /** Between tfjs' own CPU and WASM backends and TensorFlow's: chosen before the former when nobody chooses. */
 const PRIORITY = 3;
@@ -16,7 +31,7 @@ const PRIORITY = 3;
  */
 export function registerNativeBackend(): void {
   loadLibrary();
-  registerPooledBackend('native', () => new NativeBackend(), { ...matmulKernels, ...convKernels }, PRIORITY);
+  registerPooledBackend('native', () => new NativeBackend(), KERNELS, PRIORITY);
 }
 
 /**

@@ -11,6 +11,27 @@ export class NativeBackend extends PooledBackend {
     super('native');
   }
 
+  private zero: Float32Array = new Float32Array(0);
+  private one: Float32Array = new Float32Array(0);
+
+  /** Address of at least n zeros, for operations that want an operand of them. Not to be written. */
+  zeros(n: number): number {
+    if (this.zero.length < n) {
+      this.pool.release(this.zero);
+      this.zero = this.pool.allocate(n).fill(0);
+    }
+    return this.pool.address(this.zero);
+  }
+
+  /** At least n ones. Not to be written. */
+  ones(n: number): Float32Array {
+    if (this.one.length < n) {
+      this.pool.release(this.one);
+      this.one = this.pool.allocate(n).fill(1);
+    }
+    return this.one;
+  }
+
   /** The compiled operation of this key, made on first use. The key must name everything that `make` depends on. */
   compiled<T extends Compiled>(key: string, make: (dnn: OneDnn) => T): T {
     return this.cache.get(key, () => make(this.dnn));

@@ -32,8 +32,12 @@ function kernelLayout({ x, y, kernel: [kh, kw], groups, order }: Convolution): L
     // One input per group; the outputs of input c are c * m ... c * m + m - 1.
     return { dims: [groups, ...dims], strides: [outputs, 1, 1, kw * y[3], y[3]] };
   }
-  if (order === 'hwio') return { dims, strides: [1, outputs, kw * inputs * outputs, inputs * outputs] };
+  if (order === 'hwio') return { dims, strides: hwioStrides(dims) };
   return { dims: groups === 1 ? dims : [groups, ...dims] };
+}
+
+function hwioStrides([outputs, inputs, , kw]: readonly number[]): number[] {
+  return [1, outputs!, kw! * inputs! * outputs!, inputs! * outputs!];
 }
 
 function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolution): ConvGeometry {
@@ -45,13 +49,26 @@ function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolution): 
 }
 
 /**
+ * Whether to use an implementation. The reference one is slow. The one for 1x1 kernels writes past its buffers when it also
+ * has to skip pixels and the channels do not fill its blocks of eight (seen in 2.6.3: wrong sums and a damaged heap).
+ */
+function trusted({ implementation }: Primitive, { x, y, groups, stride }: Convolution): boolean {
+  if (implementation.startsWith('ref')) return false;
+  const skips = stride[0] > 1 || stride[1] > 1;
+  const ragged = (x[3] / groups) % 8 !== 0 || (y[3] / groups) % 8 !== 0;
+  return !(implementation.startsWith('jit_1x1') && skips && ragged);
+}
+
+/**
  * A convolution compiled for one direction. oneDNN wants kernels in blocks of its own: they are small, so they are
  * rearranged at each call, while pictures stay NHWC.
  */
 class ConvPlan implements Compiled {
-  private readonly main: Primitive;
+  private main: Primitive;
   private readonly rearrange: Primitive | undefined;
+  /** Holds the kernel in oneDNN's blocks; kept so that the memory stays. */
   private readonly blocked: Float32Array | undefined;
+  private readonly address: number = 0;
 
   constructor(dnn: OneDnn, direction: Direction, c: Convolution, bias: boolean, backend: NativeBackend) {
     const plain = kernelLayout(c);
@@ -62,22 +79,20 @@ class ConvPlan implements Compiled {
       if (direction === 'weights') return dnn.convBackwardWeights(x, kernel, y, g);
       return dnn.convForward(x, kernel, bias ? { dims: [c.y[3]] } : undefined, y, g);
     };
-    const free = make({ dims: plain.dims, strides: 'any' });
-    const direct = free.implementation.startsWith('ref') ? make(plain) : undefined;
-    if (direct && !direct.implementation.startsWith('ref')) {
-      free.destroy();
-      this.main = direct;
-      return;
+    const { dims } = plain;
+    this.main = make({ dims, strides: 'any' });
+    if (!trusted(this.main, c) && dims.length === 4) {
+      // The one plain layout that its convolution by matrix product takes.
+      const byProduct = make({ dims, strides: hwioStrides(dims) });
+      this.main.destroy();
+      this.main = byProduct;
+      if (c.order === 'hwio') return;
     }
-    direct?.destroy();
-    this.main = free;
-    const chosen = free.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights);
+    const chosen = this.main.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights);
     this.rearrange = direction === 'weights' ? dnn.reorder(chosen, plain) : dnn.reorder(plain, chosen);
     this.blocked = backend.pool.allocate(Math.ceil(dnn.bytes(chosen) / 4));
     this.address = backend.pool.address(this.blocked);
   }
-
-  private readonly address: number = 0;
 
   forward(x: number, kernel: number, y: number, bias?: number): void {
     const weights = this.arranged(kernel);
@@ -90,7 +105,7 @@ class ConvPlan implements Compiled {
   }
 
   weights(x: number, dy: number, dkernel: number): void {
-    this.main.run(x, dy, this.rearrange ? this.address : dkernel);
+    this.main.run(x, dy, this.blocked ? this.address : dkernel);
     this.rearrange?.run(this.address, dkernel);
   }
 
@@ -143,13 +158,13 @@ interface ConvAttrs {
 
 /** A tfjs convolution, or nothing where it is not one for oneDNN. */
 function describe(x: number[], filter: number[], attrs: ConvAttrs, depthwise: boolean): Convolution | undefined {
-  const { strides, pad, dataFormat = 'NHWC', dilations = 1, dimRoundingMode } = attrs;
+  const { strides, pad, dataFormat = 'NHWC', dilations, dimRoundingMode } = attrs;
   if (dataFormat !== 'NHWC') return undefined;
   const info = tf.backend_util.computeConv2DInfo(
     x as [number, number, number, number],
     filter as [number, number, number, number],
     strides,
-    dilations,
+    dilations ?? 1,
     pad,
     dimRoundingMode,
     depthwise,
@@ -183,6 +198,8 @@ const convolutionInputGradient =
   ({ dy, filter }, attrs, backend) => {
     const shape = attrs['inputShape'] as number[];
     const c = plainFloats(dy, filter) ? describe(shape, filter!.shape, convAttrs(attrs), depthwise) : undefined;
+    // tfjs' transposed convolution also comes here, with sizes that need not be those of the convolution it transposes.
+    if (c && !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
     return c && inputGradient(backend, c, dy!, filter!);
   };
 
@@ -191,6 +208,7 @@ const convolutionFilterGradient =
   ({ x, dy }, attrs, backend) => {
     const shape = attrs['filterShape'] as number[];
     const c = plainFloats(x, dy) ? describe(x!.shape, shape, convAttrs(attrs), depthwise) : undefined;
+    if (c && !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
     return c && weightsGradient(backend, c, x!, dy!, shape);
   };
 

@@ -1,0 +1,152 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { collapse, eachRun, type Collapsed } from '../broadcast';
+import type { NativeBackend, NativeKernel } from '../native-backend';
+import type { Binary, Layout, OneDnn, PostOp, Primitive } from '../onednn';
+import { plainFloats, sizeOf } from '../pooled-backend';
+import type { Compiled } from '../primitive-cache';
+
+/** Below this many elements a loop in JavaScript is done before oneDNN has woken its threads. */
+export const FEW = 4096;
+
+type Run = (
+  a: Float32Array,
+  i: number,
+  da: number,
+  b: Float32Array,
+  j: number,
+  db: number,
+  out: Float32Array,
+  o: number,
+  n: number,
+) => void;
+
+/** The operations as loops over one run; `da` and `db` are 1, or 0 for an operand that stands still. */
+const RUNS = {
+  add: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = a[i]! + b[j]!;
+  },
+  sub: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = a[i]! - b[j]!;
+  },
+  mul: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = a[i]! * b[j]!;
+  },
+  div: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = a[i]! / b[j]!;
+  },
+  max: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = Math.max(a[i]!, b[j]!);
+  },
+  min: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) out[o] = Math.min(a[i]!, b[j]!);
+  },
+  squaredDifference: (a, i, da, b, j, db, out, o, n) => {
+    for (const end = o + n; o < end; o++, i += da, j += db) {
+      const d = a[i]! - b[j]!;
+      out[o] = d * d;
+    }
+  },
+} satisfies Record<string, Run>;
+
+type Operation = keyof typeof RUNS;
+
+/**
+ * What oneDNN does for an operation. Its max and min lose a NaN on one side, so they are not used. A repeated first operand
+ * is more than oneDNN takes: where the sides can change places, they do.
+ */
+const NATIVE: Partial<Record<Operation, { alg: Binary; post: PostOp[]; swapped?: PostOp[] }>> = {
+  add: { alg: 'add', post: [], swapped: [] },
+  mul: { alg: 'mul', post: [], swapped: [] },
+  // a - b = -(b - a), and both round alike
+  sub: { alg: 'sub', post: [], swapped: [{ kind: 'eltwise', alg: 'linear', alpha: -1 }] },
+  div: { alg: 'div', post: [] },
+  squaredDifference: {
+    alg: 'sub',
+    post: [{ kind: 'eltwise', alg: 'square' }],
+    swapped: [{ kind: 'eltwise', alg: 'square' }],
+  },
+};
+
+/** A compiled binary operation, or the knowledge that oneDNN would use its slow reference code for these shapes. */
+class BinaryPlan implements Compiled {
+  readonly primitive: Primitive | undefined;
+
+  constructor(dnn: OneDnn, alg: Binary, post: readonly PostOp[], dims: readonly number[], second: readonly number[]) {
+    const other: Layout = { dims: dims.map((n, i) => (second[i] === 0 ? 1 : n)) };
+    const primitive = dnn.binary(alg, { dims }, other, { dims }, post);
+    if (primitive.implementation.startsWith('ref')) primitive.destroy();
+    else this.primitive = primitive;
+  }
+
+  destroy(): void {
+    this.primitive?.destroy();
+  }
+}
+
+function native(
+  operation: Operation,
+  c: Collapsed,
+  a: tf.TensorInfo,
+  b: tf.TensorInfo,
+  out: tf.TensorInfo,
+  backend: NativeBackend,
+): boolean {
+  const known = NATIVE[operation];
+  if (!known) return false;
+  const whole = (strides: readonly number[]) => strides.every((s) => s !== 0);
+  const swap = !whole(c.a);
+  if (swap && !(known.swapped && whole(c.b))) return false;
+  const [first, second] = swap ? [b, a] : [a, b];
+  const strides = swap ? c.a : c.b;
+  const post = swap ? known.swapped! : known.post;
+  const plan = backend.compiled(
+    `binary ${operation} ${swap} ${c.dims.join()} ${strides.join()}`,
+    (dnn) => new BinaryPlan(dnn, known.alg, post, c.dims, strides),
+  );
+  plan.primitive?.run(backend.address(first), backend.address(second), backend.address(out));
+  return plan.primitive !== undefined;
+}
+
+const binary =
+  (operation: Operation): NativeKernel =>
+  ({ a, b }, _attrs, backend) => {
+    if (!plainFloats(a, b)) return undefined;
+    const shape = tf.broadcast_util.assertAndGetBroadcastShape(a!.shape, b!.shape);
+    const out = backend.output(shape);
+    const c = collapse(shape, a!.shape, b!.shape);
+    if (sizeOf(shape) >= FEW && native(operation, c, a!, b!, out, backend)) return out;
+    const run = RUNS[operation] as Run;
+    const last = c.dims.length - 1;
+    const [x, y, z] = [backend.values(a!), backend.values(b!), backend.values(out)];
+    const [dx, dy, n] = [c.a[last]!, c.b[last]!, c.dims[last]!];
+    eachRun(c, (i, j, o) => run(x, i, dx, y, j, dy, z, o, n));
+    return out;
+  };
+
+/** Sums of many tensors of one shape. */
+const addN: NativeKernel = (inputs, _attrs, backend) => {
+  const terms = Object.values(inputs);
+  if (terms.length < 2 || !plainFloats(...terms)) return undefined;
+  const out = backend.output(terms[0]!.shape);
+  const n = sizeOf(out.shape);
+  let sum = terms[0]!;
+  for (const term of terms.slice(1)) {
+    const c = { dims: [n], a: [1], b: [1] };
+    if (n < FEW || !native('add', c, sum, term, out, backend)) {
+      RUNS.add(backend.values(sum), 0, 1, backend.values(term), 0, 1, backend.values(out), 0, n);
+    }
+    sum = out;
+  }
+  return out;
+};
+
+export const binaryKernels: Record<string, NativeKernel> = {
+  [tf.Add]: binary('add'),
+  [tf.Sub]: binary('sub'),
+  [tf.Multiply]: binary('mul'),
+  [tf.RealDiv]: binary('div'),
+  [tf.Maximum]: binary('max'),
+  [tf.Minimum]: binary('min'),
+  [tf.SquaredDifference]: binary('squaredDifference'),
+  [tf.AddN]: addN,
+};

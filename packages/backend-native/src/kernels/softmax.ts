@@ -1,0 +1,48 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { NativeBackend, NativeKernel } from '../native-backend';
+import type { SoftmaxKind } from '../onednn';
+import { plainFloats, sizeOf } from '../pooled-backend';
+import { total } from './reduce';
+
+/**
+ * Over each of `rows` runs of `width`; x and y may be the same. oneDNN loses a NaN here, so rows that hold one are found
+ * first (a sum is NaN where a term is) and given back as NaN.
+ */
+export function softmaxRows(
+  b: NativeBackend,
+  kind: SoftmaxKind,
+  x: Float32Array,
+  y: Float32Array,
+  rows: number,
+  width: number,
+): void {
+  const spoilt = Number.isNaN(total(x)) ? spoiltRows(x, rows, width) : [];
+  b.compiled(`${kind} ${rows},${width}`, (dnn) => dnn.softmax(kind, { dims: [rows, width] }, 1)).run(
+    b.pool.address(x),
+    b.pool.address(y),
+  );
+  for (const row of spoilt) y.fill(NaN, row * width, (row + 1) * width);
+}
+
+function spoiltRows(x: Float32Array, rows: number, width: number): number[] {
+  const found: number[] = [];
+  for (let r = 0; r < rows; r++) if (x.subarray(r * width, (r + 1) * width).some(Number.isNaN)) found.push(r);
+  return found;
+}
+
+const overLast =
+  (kind: SoftmaxKind, axisName: string): NativeKernel =>
+  ({ logits }, attrs, backend) => {
+    const x = logits!;
+    const axis = attrs[axisName] as number;
+    if (!plainFloats(x) || (axis !== -1 && axis !== x.shape.length - 1)) return undefined;
+    const width = x.shape[x.shape.length - 1] ?? 1;
+    const y = backend.output(x.shape);
+    softmaxRows(backend, kind, backend.values(x), backend.values(y), sizeOf(x.shape) / width, width);
+    return y;
+  };
+
+export const softmaxKernels: Record<string, NativeKernel> = {
+  [tf.Softmax]: overLast('softmax', 'dim'),
+  [tf.LogSoftmax]: overLast('logSoftmax', 'axis'),
+};

@@ -1,0 +1,104 @@
+/**
+ * Runs tfjs' own test suite on one of our backends.
+ *
+ *     npm run conformance -- native [text that the names of the tests to run contain]
+ *     npm run conformance -- cpu
+ */
+import { mkdirSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { build } from 'esbuild';
+import { EXCLUSIONS } from './exclusions';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = resolve(here, '../..');
+const require = createRequire(import.meta.url);
+
+interface Result {
+  readonly fullName: string;
+  readonly status: 'passed' | 'failed' | 'excluded' | 'pending' | 'disabled';
+  readonly failedExpectations: readonly { readonly message: string }[];
+}
+
+interface JasmineEnv {
+  configure(options: object): void;
+  addReporter(reporter: object): void;
+  execute(): Promise<unknown>;
+}
+
+/**
+ * The suite, the library under test and the backends in one file, so that all of them share one engine. The suite is ESM in
+ * files that Node takes for CommonJS: it has to be bundled in any case.
+ */
+async function bundle(): Promise<string> {
+  const suite = join(root, 'node_modules/@tensorflow/tfjs-core/dist');
+  const tests = (readdirSync(suite, { recursive: true }) as string[])
+    .filter((name) => name.endsWith('_test.js'))
+    .sort();
+  const outfile = join(root, '.cache/conformance/suite.mjs');
+  mkdirSync(dirname(outfile), { recursive: true });
+  await build({
+    stdin: {
+      // The environment comes first: test files register their tests with it as they are loaded.
+      contents: ['./environment', ...tests.map((name) => join(suite, name))]
+        .map((path) => `import ${JSON.stringify(path)};`)
+        .join('\n'),
+      resolveDir: here,
+    },
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    conditions: ['@flamingo-ts/source'],
+    mainFields: ['module', 'main'],
+    external: ['koffi'],
+    // The package says that its test files have no side effects, and they would be left out.
+    ignoreAnnotations: true,
+    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+    logLevel: 'error',
+  });
+  return outfile;
+}
+
+async function main(): Promise<void> {
+  const [backend, filter] = process.argv.slice(2);
+  if (backend !== 'native' && backend !== 'cpu') {
+    console.error(`conformance: expected a backend, native or cpu, got ${backend ?? 'nothing'}.`);
+    process.exit(2);
+  }
+  process.env['CONFORMANCE_BACKEND'] = backend;
+  const env = (require('jasmine-core') as { boot(): { getEnv(): JasmineEnv } }).boot().getEnv();
+  const excluded = new Map<string, number>();
+  env.configure({
+    random: false,
+    specFilter: (spec: { getFullName(): string }) => {
+      const name = spec.getFullName();
+      if (filter && !name.includes(filter)) return false;
+      const exclusion = EXCLUSIONS.find(({ test }) => test.test(name));
+      if (exclusion) excluded.set(exclusion.reason, (excluded.get(exclusion.reason) ?? 0) + 1);
+      return !exclusion;
+    },
+  });
+  let passed = 0;
+  let failed = 0;
+  env.addReporter({
+    specDone: ({ fullName, status, failedExpectations }: Result) => {
+      if (status === 'passed') passed++;
+      if (status !== 'failed') return;
+      failed++;
+      console.log(`FAILED ${fullName}`);
+      for (const { message } of failedExpectations.slice(0, 3)) console.log(`    ${message.split('\n')[0]}`);
+    },
+  });
+  // The suite provokes warnings on purpose, thousands of lines of them.
+  console.warn = () => undefined;
+  await import(pathToFileURL(await bundle()).href);
+  await env.execute();
+  for (const [reason, count] of excluded) console.log(`excluded ${count}: ${reason}`);
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exit(failed || !passed ? 1 : 0);
+}
+
+await main();
