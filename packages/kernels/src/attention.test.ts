@@ -5,7 +5,7 @@ import { checkOp, normal, toTensor } from '../test/check-op';
 import { attention, type AttentionOptions } from './attention';
 import { attentionReference, type AttentionCase } from './attention.reference';
 
-const tolerance = { forward: 1e-6, gradient: 5e-6 };
+const tolerance = { forward: 5e-7, gradient: 3e-6 };
 
 /** Checks one case against the reference, with its gradients. */
 function check(c: AttentionCase): void {

@@ -21,11 +21,11 @@ interface CrossEntropyAttrs {
 /** `{logits [n, vocab], targets int32 [n], weights? [n]}` -> `[loss [], probabilities [n, vocab]]` */
 const crossEntropyOp = fusedOp<CrossEntropyAttrs>({
   name: 'FlamingoCrossEntropy',
-  forward: ({ logits, targets, weights }, { labelSmoothing, reduction }) => {
+  forward: ({ logits, targets, weights }, { labelSmoothing, reduction, taped }) => {
     const [n, vocab] = logits!.shape as [number, number];
     // Rows that do not count may hold anything, infinities included, and 0 times infinity is no zero.
     const safe = weights
-      ? tf.where(tf.broadcastTo(tf.expandDims(tf.notEqual(weights, 0), 1), [n, vocab]), logits!, tf.zerosLike(logits!))
+      ? tf.where(tf.expandDims(tf.notEqual(weights, 0), 1), logits!, tf.zerosLike(logits!))
       : logits!;
     const shifted = tf.sub(safe, tf.max(safe, 1, true));
     const exps = tf.exp(shifted);
@@ -34,7 +34,8 @@ const crossEntropyOp = fusedOp<CrossEntropyAttrs>({
     let losses = tf.sub(tf.log(tf.reshape(total, [n])), tf.mul(atTarget, 1 - labelSmoothing));
     if (labelSmoothing) losses = tf.sub(losses, tf.mul(tf.mean(shifted, 1), labelSmoothing));
     const loss = tf.sum(weights ? tf.mul(losses, weights) : losses);
-    return [reduction === 'mean' ? tf.mul(loss, inverseCount(n, weights)) : loss, tf.div(exps, total)];
+    const result = reduction === 'mean' ? tf.mul(loss, inverseCount(n, weights)) : loss;
+    return taped ? [result, tf.div(exps, total)] : [result];
   },
   saveInputs: ['targets', 'weights'],
   saveOutputs: [false, true],

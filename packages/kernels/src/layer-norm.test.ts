@@ -5,7 +5,7 @@ import { checkOp, normal } from '../test/check-op';
 import { layerNorm } from './layer-norm';
 import { layerNormReference } from './layer-norm.reference';
 
-const tolerance = { forward: 1e-6, gradient: 5e-6 };
+const tolerance = { forward: 3e-7, gradient: 1e-6 };
 
 describeBackends('layerNorm', () => {
   it.each([1e-5, 0.1])('with bias, eps %s', (eps) => {

@@ -6,7 +6,7 @@ import { FrozenMatrix } from './frozen-matrix';
 import { linear } from './linear';
 import { linearReference } from './linear.reference';
 
-const tolerance = { forward: 5e-7, gradient: 2e-6 };
+const tolerance = { forward: 3e-7, gradient: 6e-7 };
 const WIDTH = 5;
 const x = normal(1, [2, 3, WIDTH]);
 const weight = normal(2, [4, WIDTH]);
@@ -22,7 +22,7 @@ describeBackends('linear', () => {
     );
   });
 
-  it.each([[WIDTH], [1, WIDTH], [7, WIDTH], [2, 1, 2, WIDTH]])('without bias, x [%s, ...]', (...shape) => {
+  it.each([[WIDTH], [1, WIDTH], [7, WIDTH], [2, 1, 6, WIDTH]])('without bias, x [%s, ...]', (...shape) => {
     checkOp(
       (x, w) => linear(x!, { weight: w as tf.Tensor2D }),
       (x, w) => linearReference(x!, w!, undefined, WIDTH),

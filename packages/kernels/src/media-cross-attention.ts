@@ -31,7 +31,8 @@ function toRows(x: tf.Tensor, { placeOfRow, batch, text }: MediaSegments): tf.Te
 function gatherOrZero(x: tf.Tensor, rows: Int32Array): tf.Tensor2D {
   const width = x.shape[x.rank - 1]!;
   const flat = tf.reshape(x, [x.size / width, width]);
-  return tf.gather(tf.concat([flat, tf.zeros([1, width])], 0), tf.tensor1d(rows, 'int32')) as tf.Tensor2D;
+  const source = rows.includes(flat.shape[0]!) ? tf.concat([flat, tf.zeros([1, width])], 0) : flat;
+  return tf.gather(source, tf.tensor1d(rows, 'int32')) as tf.Tensor2D;
 }
 
 /** Each tile's image: `[b, media, latents, w] -> [tiles, latents, w]`. */

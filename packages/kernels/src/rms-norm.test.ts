@@ -5,7 +5,7 @@ import { checkOp, normal } from '../test/check-op';
 import { rmsNorm } from './rms-norm';
 import { rmsNormReference } from './rms-norm.reference';
 
-const tolerance = { forward: 1e-6, gradient: 5e-6 };
+const tolerance = { forward: 3e-7, gradient: 4e-6 };
 
 describeBackends('rmsNorm', () => {
   it.each([1e-6, 0.1])('eps %s', (eps) => {

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
@@ -150,6 +150,12 @@ describe('kernels that our operations call on tfjs', () => {
 
   it('are those of every fused operation, forward and backward', () => {
     expect(fusedOpNames().filter((name) => !called.has(name))).toEqual([]);
+  });
+
+  it('stand in the table of the README, and nothing else does', () => {
+    const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+    const listed = [...readme.matchAll(/^\| `(Flamingo\w+)`/gm)].map(([, name]) => name);
+    expect(listed.sort()).toEqual(fusedOpNames().sort());
   });
 
   it('are registered by wasm', () => {
