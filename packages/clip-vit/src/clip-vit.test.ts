@@ -81,6 +81,16 @@ describeBackends('ClipViT', () => {
     disposeParams(tower.params);
   });
 
+  it('gives the same features frozen', async () => {
+    const tower = fresh();
+    const x = pictures(2);
+    const [tokens, pooled] = [tower.encode(x), tower.pooled(x)];
+    const frozen = await tower.freeze();
+    expectClose(frozen.encode(x), tokens, { rtol: 1e-5 });
+    expectClose(frozen.pooled(x), pooled, { rtol: 1e-5 });
+    disposeParams(frozen.params);
+  });
+
   it('leaks nothing', async () => {
     const tower = fresh();
     const x = pictures(2);
@@ -90,6 +100,7 @@ describeBackends('ClipViT', () => {
       return [value, ...Object.values(grads)];
     });
     disposeParams(tower.params);
+    await expectNoLeak(async () => disposeParams((await fresh().freeze()).params));
   });
 });
 

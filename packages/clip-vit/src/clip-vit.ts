@@ -3,10 +3,12 @@ import {
   constantVariable,
   conv2d,
   expectShape,
+  FrozenMatrix,
   layerNorm,
   linear,
   loadState,
   normalVariable,
+  type FrozenPrecision,
   type LayerNormParams,
   type LinearParams,
   type Random,
@@ -116,30 +118,31 @@ function gridOf(c: ClipViTConfig): readonly [rows: number, columns: number] {
 
 export type NormTree<T> = { readonly weight: T; readonly bias: T };
 /** Weight `[out, in]`, bias `[out]`. */
-export type LinearTree<T> = { readonly weight: T; readonly bias: T };
-export type ClipViTLayerTree<T> = {
+export type LinearTree<T, M> = { readonly weight: M; readonly bias: T };
+export type ClipViTLayerTree<T, M> = {
   readonly attnNorm: NormTree<T>;
-  readonly query: LinearTree<T>;
-  readonly key: LinearTree<T>;
-  readonly value: LinearTree<T>;
-  readonly output: LinearTree<T>;
+  readonly query: LinearTree<T, M>;
+  readonly key: LinearTree<T, M>;
+  readonly value: LinearTree<T, M>;
+  readonly output: LinearTree<T, M>;
   readonly mlpNorm: NormTree<T>;
-  readonly up: LinearTree<T>;
-  readonly down: LinearTree<T>;
+  readonly up: LinearTree<T, M>;
+  readonly down: LinearTree<T, M>;
 };
-export type ClipViTTree<T> = {
+/** `M` are the matrices that `freeze` packs, `T` all other leaves. */
+export type ClipViTTree<T, M = T> = {
   /** `[visualSize, 3, patchSize, patchSize]`, no bias. */
   readonly patches: { readonly weight: T };
   readonly classToken: T;
   /** `[1 + patches, visualSize]`, the class token first. */
   readonly positions: T;
   readonly preNorm: NormTree<T>;
-  readonly layers: readonly ClipViTLayerTree<T>[];
+  readonly layers: readonly ClipViTLayerTree<T, M>[];
   readonly postNorm: NormTree<T>;
   /** `[embeddingSize, visualSize]`, no bias. */
-  readonly projection: { readonly weight: T };
+  readonly projection: { readonly weight: M };
 };
-export type ClipViTParams = ClipViTTree<tf.Variable>;
+export type ClipViTParams = ClipViTTree<tf.Variable, tf.Variable | FrozenMatrix>;
 
 /** Builds the tree of a tower, whatever its leaves. `start` is a constant or the deviation of normal numbers. */
 function buildTree<T>(
@@ -152,13 +155,13 @@ function buildTree<T>(
     weight: leaf(`${name}.weight`, [d], { constant: 1 }),
     bias: leaf(`${name}.bias`, [d], { constant: 0 }),
   });
-  const dense = (name: string, out: number, inWidth: number, std: number): LinearTree<T> => ({
+  const dense = (name: string, out: number, inWidth: number, std: number): LinearTree<T, T> => ({
     weight: leaf(`${name}.weight`, [out, inWidth], { std }),
     bias: leaf(`${name}.bias`, [out], { constant: 0 }),
   });
   // What writes into the residual stream starts smaller, by the number of things that write.
   const residual = (2 * c.numLayers) ** -0.5;
-  const layer = (name: string): ClipViTLayerTree<T> => ({
+  const layer = (name: string): ClipViTLayerTree<T, T> => ({
     attnNorm: norm(`${name}.attnNorm`),
     query: dense(`${name}.query`, d, d, d ** -0.5),
     key: dense(`${name}.key`, d, d, d ** -0.5),
@@ -189,7 +192,7 @@ export function clipViTShapes(config: ClipViTConfig): Record<string, readonly nu
 }
 
 /** Fresh parameters, with the deviations of CLIP's own initialisation. */
-export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParams {
+export function initClipViT(config: ClipViTConfig, random: Random): ClipViTTree<tf.Variable> {
   return buildTree(config, (name, shape, start) =>
     'constant' in start ? constantVariable(shape, start.constant) : normalVariable(random.fork(name), shape, start.std),
   );
@@ -220,6 +223,33 @@ export class ClipViT {
     const params = buildTree(config, (_, shape) => constantVariable(shape, 0));
     loadState(params, state, { what: 'ClipViT.fromState' });
     return new ClipViT(config, params);
+  }
+
+  /**
+   * The same tower for use without training, its matrices packed by the backend. Variables that it replaces are freed, so
+   * this object must not be used any more.
+   */
+  async freeze(precision: FrozenPrecision = 'float32'): Promise<ClipViT> {
+    const pack = async <P extends { readonly weight: tf.Variable | FrozenMatrix }>(p: P): Promise<P> => {
+      if (p.weight instanceof FrozenMatrix) return p;
+      const values = (await p.weight.data()) as Float32Array;
+      const weight = new FrozenMatrix(values, p.weight.shape as [number, number], precision);
+      p.weight.dispose();
+      return { ...p, weight };
+    };
+    const layers: ClipViTParams['layers'][number][] = [];
+    for (const { query, key, value, output, up, down, ...norms } of this.params.layers) {
+      layers.push({
+        ...norms,
+        query: await pack(query),
+        key: await pack(key),
+        value: await pack(value),
+        output: await pack(output),
+        up: await pack(up),
+        down: await pack(down),
+      });
+    }
+    return new ClipViT(this.config, { ...this.params, layers, projection: await pack(this.params.projection) });
   }
 
   /**
@@ -281,7 +311,7 @@ export class ClipViT {
 
   /** One pre-norm layer: attention, then MLP. */
   applyLayer(x: tf.Tensor3D, index: number): tf.Tensor3D {
-    const p = this.params.layers[index]! as ClipViTLayerTree<never>;
+    const p = this.params.layers[index]! as ClipViTLayerTree<tf.Tensor1D, LinearParams['weight']>;
     return tf.tidy(() => {
       const h = layerNorm(x, p.attnNorm);
       const mixed = attention(

@@ -216,7 +216,7 @@ export function nfnetPlan(config: NFNetConfig): readonly (readonly NFBlockPlan[]
 // ---------------------------------------------------------------------------------------------------------------
 // Params
 
-/** A standardised convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. A folded one has no gain. */
+/** A standardised convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. A frozen one has no gain. */
 export type ConvTree<T> = { readonly weight: T; readonly gain?: T; readonly bias: T };
 /** A linear layer: weight `[out, in]`, bias `[out]`. */
 export type LinearTree<T> = { readonly weight: T; readonly bias: T };
@@ -399,40 +399,36 @@ export class NFNet {
   }
 
   /**
-   * A copy for inference that standardises no more: every kernel is standardised now, with gain and beta folded in. Its
-   * features are the same; it has no gains, so its state is none that `fromState` takes.
+   * The same network for use without training: every kernel standardised once, with gain and beta in it. Variables that it
+   * replaces are freed, so this object must not be used any more; the result has no gains, so its state is none that
+   * `fromState` takes.
    */
-  folded(): NFNet {
-    const fold = ({ weight, gain, bias }: ConvTree<tf.Variable>, gamma = 1): ConvTree<tf.Variable> => ({
-      weight: gain
-        ? tf.tidy(() => tf.variable(standardiseWeight(weight, gain, { ...this.config, gamma })))
-        : tf.variable(weight),
-      bias: tf.variable(bias),
-    });
-    const copy = (p: LinearTree<tf.Variable>) => ({ weight: tf.variable(p.weight), bias: tf.variable(p.bias) });
-    const { stem, stages, finalConv, classifier } = this.params;
-    const params: NFNetParams = {
+  freeze(): NFNet {
+    const fold = ({ weight, gain, bias }: ConvTree<tf.Variable>, gamma = 1): ConvTree<tf.Variable> => {
+      if (!gain) return { weight, bias };
+      const standardised = tf.tidy(() => tf.variable(standardiseWeight(weight, gain, { ...this.config, gamma })));
+      tf.dispose([weight, gain]);
+      return { weight: standardised, bias };
+    };
+    const { stem, stages, finalConv } = this.params;
+    return new NFNet(this.config, {
+      ...this.params,
       stem: stem.map((p) => fold(p)),
       stages: stages.map((stage, s) =>
         stage.map((p, b): NFBlockTree<tf.Variable> => {
           const { beta } = this.plan[s]![b]!;
           return {
+            ...p,
             ...(p.shortcut && { shortcut: fold(p.shortcut, beta) }),
             conv1: fold(p.conv1, beta),
             conv2: fold(p.conv2),
             conv2b: fold(p.conv2b),
             conv3: fold(p.conv3),
-            ...(p.squeezeExcite && {
-              squeezeExcite: { reduce: copy(p.squeezeExcite.reduce), expand: copy(p.squeezeExcite.expand) },
-            }),
-            skipGain: tf.variable(p.skipGain),
           };
         }),
       ),
       finalConv: fold(finalConv),
-      ...(classifier && { classifier: copy(classifier) }),
-    };
-    return new NFNet(this.config, params);
+    });
   }
 
   /**
