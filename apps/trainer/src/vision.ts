@@ -1,5 +1,6 @@
 import { contrastiveLogits, contrastiveLoss } from '@flamingo-ts/clip-vit';
 import {
+  constantVariable,
   disposeParams,
   linear,
   loadState,
@@ -42,7 +43,10 @@ export class VisionTower {
     return new VisionTower(
       encoder,
       { weight: normalVariable(random.fork('head'), [jointSize, d], d ** -0.5) as tf.Variable<tf.Rank.R2> },
-      { mean: tf.variable(tf.zeros([d])), deviation: tf.variable(tf.ones([d])) },
+      {
+        mean: constantVariable([d], 0) as tf.Variable<tf.Rank.R1>,
+        deviation: constantVariable([d], 1) as tf.Variable<tf.Rank.R1>,
+      },
     );
   }
 
@@ -155,7 +159,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
   const { textHiddenSize, jointSize, batch, labelSmoothing } = config.vision;
   const random = new Random(config.seed);
   const text = TextTower.create(data.altTextVocabulary(), textHiddenSize, jointSize, random.fork('text tower'));
-  const scale = tf.variable(tf.scalar(Math.log(SCALE_START) / SCALE_RATE));
+  const scale = constantVariable([], Math.log(SCALE_START) / SCALE_RATE);
   const logScale = () => tf.mul(scale, SCALE_RATE) as tf.Scalar;
 
   const draw = async (name: string) => {

@@ -1,0 +1,200 @@
+import { beforeAll, describe, expect, it } from 'vitest';
+import { Random } from '@flamingo-ts/kernels';
+import { COUNTS, GROUPS, loadConcepts, STYLES, type Split } from './concepts';
+import { EmojiData } from './data';
+import { clipKey, emojiDocuments } from './documents';
+import { CLIP_FRAMES, dominantColour, COLOURS, SIDE, VARIANTS } from './pictures';
+import { attributeTask, bindingTask, CONDITIONS } from './tasks';
+import { textPage } from './texts';
+import { ANSWERS, ATTRIBUTES, EmojiWorld } from './world';
+
+const concepts = loadConcepts(0);
+let world: EmojiWorld;
+beforeAll(async () => {
+  world = await EmojiWorld.create({ seed: 0, maxConcepts: 150 });
+}, 120_000);
+
+describe('concepts', () => {
+  it('are those that all three drawings and the annotations know', () => {
+    expect(concepts).toHaveLength(1856);
+    expect(new Set(concepts.map((c) => c.hexcode)).size).toBe(1856);
+    expect(GROUPS.map((_, g) => concepts.filter((c) => c.group === g).length)).toEqual([
+      166, 363, 157, 128, 218, 85, 261, 209, 269,
+    ]);
+  });
+
+  it('never part a family', () => {
+    const splits = new Map<string, Set<Split>>();
+    for (const c of concepts) splits.set(c.family, (splits.get(c.family) ?? new Set()).add(c.split));
+    expect([...splits.values()].every((s) => s.size === 1)).toBe(true);
+    const family = (label: string) => concepts.find((c) => c.label === label)!.family;
+    expect(family('woman astronaut')).toBe(family('man astronaut'));
+    expect(family('one o’clock')).toBe(family('ten-thirty'));
+    expect(family('person running')).toBe(family('woman running'));
+  });
+
+  it('are held out in every group, about 15 in 100, and 5 in 100 for choosing', () => {
+    for (let g = 0; g < GROUPS.length; g++) {
+      const of = concepts.filter((c) => c.group === g);
+      const share = (split: Split) => of.filter((c) => c.split === split).length / of.length;
+      expect(share('heldOut')).toBeGreaterThan(0.14);
+      expect(share('heldOut')).toBeLessThan(0.17);
+      expect(share('choosing')).toBeGreaterThan(0.03);
+      expect(share('choosing')).toBeLessThan(0.07);
+    }
+  });
+
+  it('are split otherwise by another seed, and alike by the same', () => {
+    const held = (seed: number) => loadConcepts(seed).flatMap((c) => (c.split === 'heldOut' ? [c.hexcode] : []));
+    expect(held(0)).toEqual(held(0));
+    expect(held(1)).not.toEqual(held(0));
+  });
+});
+
+describe('colours', () => {
+  const filled = (...parts: [r: number, g: number, b: number, share: number][]) =>
+    Uint8Array.from(parts.flatMap(([r, g, b, n]) => Array.from({ length: n }, () => [r, g, b, 255]).flat()));
+  const name = (pixels: Uint8Array) => COLOURS[dominantColour(pixels)];
+
+  it('are told by what covers half of the drawing', () => {
+    expect(name(filled([252, 234, 43, 60], [234, 90, 71, 40]))).toBe('yellow');
+    expect(name(filled([91, 145, 59, 40], [146, 211, 245, 30], [234, 90, 71, 30]))).toBeUndefined();
+  });
+
+  it('look past outlines, and leave black drawings without a colour', () => {
+    expect(name(filled([0, 0, 0, 60], [92, 158, 191, 40]))).toBe('blue');
+    expect(name(filled([0, 0, 0, 75], [92, 158, 191, 25]))).toBeUndefined();
+  });
+
+  it('do not count what is transparent', () => {
+    const pixels = filled([255, 0, 0, 10], [0, 0, 255, 90]);
+    for (let i = 10; i < 100; i++) pixels[4 * i + 3] = 0;
+    expect(name(pixels)).toBe('red');
+  });
+});
+
+describe('pictures', () => {
+  it('are there for every concept, style and view', () => {
+    expect(world.pictureCount).toBe(world.concepts.length * STYLES.length * VARIANTS);
+    for (let p = 0; p < world.pictureCount; p += 37) {
+      const pixels = world.picture(p);
+      expect(new Set(pixels).size).toBeGreaterThan(3);
+    }
+  });
+
+  it('show as many copies as their answer says', () => {
+    expect([0, 5, 6, 7].map((v) => world.answer(v, 'count'))).toEqual([COUNTS[0], COUNTS[0], COUNTS[1], COUNTS[2]]);
+  });
+
+  it('of one seed are the same on every run', async () => {
+    const again = await EmojiWorld.create({ seed: 0, maxConcepts: 20 });
+    const twice = await EmojiWorld.create({ seed: 0, maxConcepts: 20 });
+    expect(Buffer.compare(again.pixels, twice.pixels)).toBe(0);
+  }, 60_000);
+
+  it('of clips move', async () => {
+    const data = new EmojiData(world);
+    for (let action = 0; action < 4; action++) {
+      const [frames] = await data.frames([clipKey({ drawing: 3, action })]);
+      expect(frames).toHaveLength(CLIP_FRAMES * SIDE * SIDE * 3);
+      const size = SIDE * SIDE * 3;
+      expect(Buffer.compare(frames!.subarray(0, size), frames!.subarray(3 * size))).not.toBe(0);
+    }
+  });
+});
+
+describe('training data', () => {
+  it('show training concepts alone', () => {
+    const held = world.concepts.filter((c) => c.split !== 'train');
+    expect(held.length).toBeGreaterThan(10);
+    for (const set of ['pages', 'pairs', 'descriptions', 'clips'] as const) {
+      const source = emojiDocuments(world, set, 0, 4);
+      for (let i = 0; i < 60; i++) {
+        for (const part of (source.get(i) as unknown as { parts: object[] }).parts) {
+          if (!('media' in part)) continue;
+          const key = (part.media as { key: number | string }).key;
+          const picture = typeof key === 'number' ? key : Number(key.split(' ')[1]) * VARIANTS;
+          expect(world.conceptOf(picture).split).toBe('train');
+        }
+      }
+    }
+  });
+
+  it('ask one question a page, and give right answers', () => {
+    const source = emojiDocuments(world, 'pages', 0, 6);
+    for (let i = 0; i < 30; i++) {
+      const { parts } = source.get(i) as unknown as {
+        parts: { media?: { key: number }; text?: string; learn?: boolean }[];
+      };
+      const pictures = parts.flatMap((p) => p.media?.key ?? []);
+      const answers = parts.filter((p) => p.text && p.learn !== false).map((p) => p.text!.trim());
+      const asked = ATTRIBUTES.filter((a) => ANSWERS[a].includes(answers[0]!));
+      expect(asked).toHaveLength(1);
+      expect(answers).toEqual(pictures.map((p) => world.answer(p, asked[0]!)));
+    }
+  });
+
+  it('depend on seed and index alone', () => {
+    const [a, b] = [emojiDocuments(world, 'pages', 3, 4), emojiDocuments(world, 'pages', 3, 4)];
+    b.get(0);
+    expect(a.get(17)).toEqual(b.get(17));
+    expect(emojiDocuments(world, 'pages', 4, 4).get(17)).not.toEqual(a.get(17));
+  });
+
+  it('never show a style that is kept out', async () => {
+    const without = await EmojiWorld.create({ seed: 0, maxConcepts: 40, unseenStyle: 'flat' });
+    const seen = without.pictures('train');
+    expect(seen.some((p) => STYLES[without.styleOf(p)] === 'flat')).toBe(false);
+    expect(without.pictures('train', 'unseen').length).toBe(seen.length / 2);
+  }, 60_000);
+
+  it('never name the marks in text', () => {
+    const random = new Random(5);
+    for (let i = 0; i < 300; i++) expect(textPage(world, random)).not.toMatch(/<|>/);
+  });
+});
+
+describe('tasks', () => {
+  const options = { split: 'heldOut', style: 'seen', prompts: 20, seed: 9 } as const;
+
+  it('differ between conditions in their pictures alone', () => {
+    const [real, blank, swapped] = CONDITIONS.map((c) => attributeTask(world, 'style', c, options));
+    const answers = (t: typeof real) => t!.queries.map((q) => q.answer);
+    expect(answers(blank)).toEqual(answers(real));
+    expect(answers(swapped)).toEqual(answers(real));
+    expect(blank!.queries.every((q) => q.image === 'blank')).toBe(true);
+    for (const [i, q] of swapped!.queries.entries()) {
+      expect(world.answer(q.image as number, 'style')).not.toBe(q.answer);
+      expect(world.answer(real!.queries[i]!.image as number, 'style')).toBe(q.answer);
+    }
+  });
+
+  it('are about held-out concepts, examples included, and never about the query itself', () => {
+    const task = attributeTask(world, 'count', 'real', options);
+    const random = { uniform: () => 0.5, int: (n: number) => Math.floor(n * Math.random()) };
+    task.queries.forEach((query, i) => {
+      const examples = (task.support as never as (...a: unknown[]) => { image: number }[])(query, 4, random, i);
+      for (const { image } of [...examples, query as { image: number }]) {
+        expect(world.conceptOf(image).split).toBe('heldOut');
+      }
+      const asked = world.conceptOf(query.image as number);
+      expect(examples.map((e) => world.conceptOf(e.image))).not.toContain(asked);
+    });
+  });
+
+  it('of binding ask in another style than they showed', () => {
+    const task = bindingTask(world, 2, options);
+    task.queries.forEach((query, i) => {
+      const examples = (task.support as never as (...a: unknown[]) => { image: number; answer: string }[])(
+        query,
+        2,
+        {},
+        i,
+      );
+      expect(examples).toHaveLength(4);
+      const shown = examples.find((e) => e.answer === query.answer)!;
+      expect(world.conceptOf(shown.image)).toBe(world.conceptOf(query.image as number));
+      expect(world.styleOf(shown.image)).not.toBe(world.styleOf(query.image as number));
+    });
+  });
+});

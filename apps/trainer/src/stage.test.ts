@@ -1,0 +1,134 @@
+import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { constantVariable, Random, useBackend } from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { OptimizerConfig } from './config';
+import { readMetrics, runStage, type Objective } from './stage';
+import { Interrupted, StopSignal } from './stop-signal';
+
+const root = mkdtempSync(join(tmpdir(), 'flamingo-stage-'));
+beforeAll(() => useBackend('cpu'));
+afterAll(() => rmSync(root, { recursive: true }));
+
+const config: OptimizerConfig = {
+  steps: 12,
+  learningRate: 0.1,
+  warmupSteps: 2,
+  decayFrom: 0.5,
+  finalShare: 0.1,
+  beta1: 0.9,
+  beta2: 0.95,
+  weightDecay: 0.01,
+  clipNorm: 1,
+  checkpointEvery: 5,
+};
+
+/** A line through noisy points; the data come from a stream that must be continued, not begun again. */
+function lineObjective(onStep?: (step: number) => void): Objective & { dispose(): void } {
+  const w = constantVariable([2], 0);
+  let taken = 0;
+  return {
+    params: { w },
+    decays: () => true,
+    resume(cursor) {
+      taken = (cursor as { taken: number }).taken;
+    },
+    async prepare() {
+      const random = new Random(7).fork(`point ${taken++}`);
+      const cursor = { taken };
+      const x = Array.from({ length: 8 }, () => random.normal());
+      const y = x.map((v) => 3 * v - 1 + 0.1 * random.normal());
+      const loss = () =>
+        tf.tidy(() => {
+          const inputs = tf.stack([tf.tensor1d(x), tf.onesLike(tf.tensor1d(x))], 1);
+          return tf.mean(tf.square(tf.sub(tf.dot(inputs, w), tf.tensor1d(y)))) as tf.Scalar;
+        });
+      return { losses: [{ name: 'line', weight: 0.5, loss }], cursor };
+    },
+    afterUpdate: onStep,
+    dispose: () => w.dispose(),
+  };
+}
+
+async function run(folder: string, options: { stopAt?: number; steps?: number; fingerprint?: unknown } = {}) {
+  const stop = new StopSignal();
+  const objective = lineObjective((step) => {
+    if (step === options.stopAt) process.emit('SIGINT');
+  });
+  try {
+    return await runStage({
+      name: 'line',
+      folder: join(root, folder),
+      config: { ...config, steps: options.steps ?? config.steps },
+      fingerprint: options.fingerprint ?? 'same',
+      objective,
+      stop,
+    });
+  } finally {
+    stop.dispose();
+    objective.dispose();
+  }
+}
+
+const losses = (folder: string) => readMetrics(join(root, folder, 'metrics.jsonl')).map((m) => m.loss);
+
+describe('a stage', () => {
+  it('learns, and writes a line for every step', async () => {
+    const { metrics } = await run('whole');
+    expect(metrics).toHaveLength(12);
+    expect(metrics[11]!.loss).toBeLessThan(0.7 * metrics[0]!.loss);
+    expect(losses('whole')).toEqual(metrics.map((m) => m.loss));
+    expect(metrics.map((m) => m.learningRate)[5]).toBe(0.1);
+    expect(metrics[11]!.learningRate).toBeLessThan(0.05);
+  });
+
+  it('stopped by Ctrl-C and started again gives the losses of a run never stopped', async () => {
+    await expect(run('stopped', { stopAt: 6 })).rejects.toThrow(Interrupted);
+    expect(losses('stopped')).toHaveLength(7);
+    await run('stopped');
+    expect(losses('stopped')).toEqual(losses('whole'));
+  });
+
+  it('killed between checkpoints repeats the lost steps and gives the same losses', async () => {
+    await expect(run('killed', { stopAt: 7 })).rejects.toThrow(Interrupted);
+    // As a kill leaves it: the newest checkpoint half written, metrics ahead of the one before.
+    const checkpoints = join(root, 'killed', 'checkpoints');
+    truncateSync(join(checkpoints, 'step-000008', 'model.safetensors'), 10);
+    await run('killed');
+    expect(losses('killed')).toEqual(losses('whole'));
+    expect(readdirSync(checkpoints)).toContain('step-000012');
+  });
+
+  it('does nothing more when it is finished', async () => {
+    const before = losses('whole');
+    await run('whole');
+    expect(losses('whole')).toEqual(before);
+  });
+
+  it('does not continue what was made with another configuration', async () => {
+    await expect(run('whole', { fingerprint: 'other' })).rejects.toThrow(/another configuration.*--fresh/);
+  });
+
+  it('ends at a loss that is not finite, and says which', async () => {
+    const w = constantVariable([], 0);
+    const stop = new StopSignal();
+    const objective: Objective = {
+      params: { w },
+      decays: () => false,
+      prepare: async () => ({ losses: [{ name: 'bad', weight: 1, loss: () => tf.div(w, 0) as tf.Scalar }] }),
+    };
+    const options = { name: 'bad', folder: join(root, 'bad'), config, fingerprint: 0, objective, stop };
+    await expect(runStage(options)).rejects.toThrow(/bad: the loss at step 0 is NaN.*expected a finite number/);
+    stop.dispose();
+    w.dispose();
+    expect(existsSync(join(root, 'bad', 'checkpoints', 'step-000001'))).toBe(false);
+  });
+
+  it('leaves no tensors behind', async () => {
+    const before = tf.memory().numTensors;
+    await run('leaks');
+    expect(tf.memory().numTensors).toBe(before);
+  });
+});
