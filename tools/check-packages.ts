@@ -1,5 +1,6 @@
 // Checks what would be published: packs every package, looks at the tarballs with publint and arethetypeswrong, installs
-// all of them into an empty project and runs there the example of each README, as an ES module and as CommonJS.
+// all of them into an empty project and runs there the example of each README, as an ES module and as CommonJS. Packages
+// that say nothing of Node are bundled for the browser too.
 //
 //   node --import tsx tools/check-packages.ts [--node OTHER_NODE_BINARY]
 //
@@ -19,6 +20,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
+import { build } from 'esbuild';
 import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
 import ts from 'typescript';
@@ -29,6 +31,7 @@ interface Manifest {
   readonly version: string;
   readonly private?: boolean;
   readonly bin?: Record<string, string>;
+  readonly nx?: { readonly tags: readonly string[] };
   readonly peerDependencies?: Record<string, string>;
   readonly peerDependenciesMeta?: Record<string, { optional?: boolean }>;
   readonly devDependencies?: Record<string, string>;
@@ -41,6 +44,17 @@ interface Packed {
   /** Paths inside the tarball. */
   readonly files: readonly string[];
 }
+
+/** Layers that need Node: FFI, image decoding, the command line. */
+const nodeOnly = ['backend', 'data', 'app'];
+
+/** The backends are optional peers; the project of the checks has no tfjs-node-gpu. */
+const missingBackend = `
+  import { useBackend } from '@flamingo-ts/kernels';
+  const message = await useBackend('tensorflow').then(() => 'it started', (error) => error.message);
+  if (!/@tensorflow\\/tfjs-node-gpu is not installed. To fix this: npm install/.test(message)) throw new Error(message);
+  console.log((await useBackend('auto')).summary);
+`;
 
 let passed = 0;
 let failed = 0;
@@ -55,6 +69,10 @@ async function main(): Promise<void> {
 
     const project = path.join(work, 'project');
     report('all packages install into an empty project', install(packages, project));
+    for (const { json } of packages) {
+      if (!nodeOnly.includes(layerOf(json)))
+        report(`${json.name}: bundles for the browser`, await bundle(json.name, project));
+    }
     for (const node of [process.execPath, ...values.node]) runEverything(packages, project, node);
   } finally {
     rmSync(work, { recursive: true, force: true });
@@ -146,6 +164,10 @@ function install(packages: readonly Packed[], project: string): string[] {
 
 function runEverything(packages: readonly Packed[], project: string, node: string): void {
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim();
+  for (const [form, file, code] of forms(missingBackend)) {
+    writeFileSync(path.join(project, file), code);
+    report(`a backend that is not installed is named as ${form} on Node ${version}`, run(node, project, [file]));
+  }
   for (const { json, folder } of packages) {
     if (json.bin) {
       for (const name of Object.keys(json.bin)) {
@@ -158,13 +180,32 @@ function runEverything(packages: readonly Packed[], project: string, node: strin
       report(`${json.name}: README example`, ['README.md has no ts block']);
       continue;
     }
-    for (const [form, file, code] of [
-      ['ES module', 'example.mjs', asModule(example)],
-      ['CommonJS', 'example.cjs', asCommonJs(example)],
-    ] as const) {
+    for (const [form, file, code] of forms(example)) {
       writeFileSync(path.join(project, file), code);
       report(`${json.name}: README example as ${form} on Node ${version}`, run(node, project, [file]));
     }
+  }
+}
+
+function layerOf({ nx }: Manifest): string {
+  return nx?.tags[0]?.replace('layer:', '') ?? '';
+}
+
+/** A bundler fails on what a browser does not have, node:fs for example, and on peers that should be optional. */
+async function bundle(name: string, project: string): Promise<string[]> {
+  const contents = `import * as all from '${name}';\nconsole.log(all);\n`;
+  try {
+    await build({
+      stdin: { contents, resolveDir: project },
+      bundle: true,
+      write: false,
+      format: 'esm',
+      platform: 'browser',
+      logLevel: 'silent',
+    });
+    return [];
+  } catch (error) {
+    return [(error as Error).message];
   }
 }
 
@@ -177,6 +218,14 @@ function exampleOf(folder: string): string | undefined {
 /** For an application, whose README shows commands: that its module loads. */
 function loading(name: string): string {
   return `import * as all from '${name}';\nif (Object.keys(all).length === 0) throw new Error('no exports');\n`;
+}
+
+/** The same code in both module forms: [what it is called, its file, its JavaScript]. */
+function forms(code: string): [string, string, string][] {
+  return [
+    ['ES module', 'example.mjs', asModule(code)],
+    ['CommonJS', 'example.cjs', asCommonJs(code)],
+  ];
 }
 
 function asModule(code: string): string {

@@ -58,19 +58,19 @@ const candidates: Record<BackendName, Candidate> = {
       (globalThis as { navigator?: { gpu?: unknown } }).navigator?.gpu
         ? undefined
         : 'there is no navigator.gpu on this platform',
-    load: () => import('@tensorflow/tfjs-backend-webgpu'),
+    load: () => import('@tensorflow/tfjs-backend-webgpu').catch(sayNotInstalled('@tensorflow/tfjs-backend-webgpu')),
     fix: 'use a browser that has WebGPU and npm install @tensorflow/tfjs-backend-webgpu@4.22.0',
   },
   wasm: {
     is: 'WebAssembly with SIMD',
-    load: () => import('@tensorflow/tfjs-backend-wasm'),
+    load: () => import('@tensorflow/tfjs-backend-wasm').catch(sayNotInstalled('@tensorflow/tfjs-backend-wasm')),
     fix:
       'npm install @tensorflow/tfjs-backend-wasm@4.22.0; in a browser, serve its .wasm files and say where with ' +
       'setWasmPaths before this call',
   },
   cpu: {
     is: 'plain JavaScript, complete but slow',
-    load: () => import('@tensorflow/tfjs-backend-cpu'),
+    load: () => import('@tensorflow/tfjs-backend-cpu').catch(sayNotInstalled('@tensorflow/tfjs-backend-cpu')),
     fix: 'npm install @tensorflow/tfjs-backend-cpu@4.22.0',
   },
 };
@@ -145,7 +145,18 @@ function choice(name: BackendName, reason: string, rejected: readonly RejectedBa
 
 /** Import by a name that bundlers for the browser do not follow: these packages are for Node only. */
 function importHidden(name: string): Promise<unknown> {
-  return import(/* @vite-ignore */ /* webpackIgnore: true */ name);
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ name).catch(sayNotInstalled(name));
+}
+
+/**
+ * Puts a missing optional peer into plain words. Bundlers also take an import that is caught as one that may be missing.
+ */
+function sayNotInstalled(name: string): (error: unknown) => never {
+  return (error) => {
+    const { code, message } = error as { code?: unknown; message?: unknown };
+    const missing = code === 'ERR_MODULE_NOT_FOUND' && String(message).includes(`'${name}'`);
+    throw missing ? new Error(`${name} is not installed`, { cause: error }) : error;
+  };
 }
 
 function isNode(): boolean {
