@@ -1,11 +1,18 @@
 import '@tensorflow/tfjs-backend-cpu';
+import { activationKernels } from './kernels/activation';
+import { attentionKernels } from './kernels/attention';
 import { binaryKernels } from './kernels/binary';
 import { convKernels } from './kernels/conv';
 import { eltwiseKernels } from './kernels/eltwise';
+import { linearKernels } from './kernels/linear';
+import { lossKernels } from './kernels/loss';
 import { matmulKernels } from './kernels/matmul';
 import { moveKernels } from './kernels/move';
+import { normKernels } from './kernels/norm';
+import { poolingKernels } from './kernels/pooling';
 import { reduceKernels } from './kernels/reduce';
 import { softmaxKernels } from './kernels/softmax';
+import { weightKernels } from './kernels/weights';
 import { loadLibrary, nativeThreads, setNativeThreads, type NativeLibrary } from './library';
 import { NativeBackend } from './native-backend';
 import { OneDnn } from './onednn';
@@ -19,6 +26,13 @@ const KERNELS = {
   ...reduceKernels,
   ...softmaxKernels,
   ...moveKernels,
+  ...poolingKernels,
+  ...activationKernels,
+  ...linearKernels,
+  ...normKernels,
+  ...attentionKernels,
+  ...lossKernels,
+  ...weightKernels,
 };
 
 /** Between tfjs' own CPU and WASM backends and TensorFlow's: chosen before the former when nobody chooses. */

@@ -1,4 +1,5 @@
 import { OneDnn } from './onednn';
+import { NativePackedMatrix } from './packed-matrix';
 import { PooledBackend, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
 
@@ -23,13 +24,22 @@ export class NativeBackend extends PooledBackend {
     return this.pool.address(this.zero);
   }
 
-  /** At least n ones. Not to be written. */
-  ones(n: number): Float32Array {
+  /** Address of at least n ones. Not to be written. */
+  ones(n: number): number {
     if (this.one.length < n) {
       this.pool.release(this.one);
       this.one = this.pool.allocate(n).fill(1);
     }
-    return this.one;
+    return this.pool.address(this.one);
+  }
+
+  /** Packs a frozen `[out, in]` matrix; what `FrozenMatrix` of the kernels package looks for. */
+  packMatrix(
+    values: Float32Array,
+    shape: readonly [number, number],
+    precision: 'float32' | 'bfloat16',
+  ): NativePackedMatrix {
+    return new NativePackedMatrix(this, values, shape, precision);
   }
 
   /** The compiled operation of this key, made on first use. The key must name everything that `make` depends on. */

@@ -7,6 +7,7 @@ export const F32 = 3;
 const ANY = 1;
 const FORWARD_TRAINING = 64;
 const FORWARD_INFERENCE = 96;
+const BACKWARD = 128;
 
 /** Names of a primitive's arguments. */
 export const ARG = {
@@ -23,6 +24,7 @@ export const ARG = {
   diffDst: 145,
   diffWeights: 161,
   diffBias: 169,
+  diffScale: 255,
 } as const;
 
 /** How to ask a primitive for the layout it chose for an argument. */
@@ -53,8 +55,7 @@ export type Eltwise = keyof typeof ELTWISE;
 const BINARY = { add: 0x1fff0, mul: 0x1fff1, max: 0x1fff2, min: 0x1fff3, div: 0x1fff4, sub: 0x1fff5 } as const;
 export type Binary = keyof typeof BINARY;
 
-const REDUCTION = { max: 0x2fff2, min: 0x2fff3, sum: 0x2fff4, mean: 0x2fff6 } as const;
-export type Reduction = keyof typeof REDUCTION;
+const AVERAGE_EXCLUDING_PADDING = 0x3ff;
 
 const SOFTMAX = { softmax: 0x30000, logSoftmax: 0x30001 } as const;
 export type SoftmaxKind = keyof typeof SOFTMAX;
@@ -73,6 +74,14 @@ export interface Layout {
 export interface ConvGeometry {
   readonly strides: readonly [number, number];
   readonly dilations: readonly [number, number];
+  readonly padStart: readonly [number, number];
+  readonly padEnd: readonly [number, number];
+}
+
+/** A pooling's geometry. */
+export interface PoolGeometry {
+  readonly strides: readonly [number, number];
+  readonly kernel: readonly [number, number];
   readonly padStart: readonly [number, number];
   readonly padEnd: readonly [number, number];
 }
@@ -111,6 +120,7 @@ export class OneDnn {
   private readonly functions = new Map<string, Fn>();
   private readonly setHandle: (memory: bigint, address: number) => number;
   private readonly execute: (primitive: bigint, stream: bigint, count: number, args: Buffer) => number;
+  private readonly gemm: Fn;
   /** Version 3's descriptors of the primitive being made, destroyed once it is. */
   private pending: bigint[] = [];
   /** One operation descriptor serves all of version 2's creations in turn. */
@@ -124,35 +134,32 @@ export class OneDnn {
     const { handle } = this.library;
     this.setHandle = handle.func('dnnl_memory_set_data_handle', 'int', ['void *', 'uintptr_t']) as never;
     this.execute = handle.func('dnnl_primitive_execute', 'int', ['void *', 'void *', 'int', 'void *']) as never;
+    this.gemm = this.call(
+      'dnnl_sgemm',
+      'int8 int8 int64 int64 int64 float uintptr_t int64 uintptr_t int64 float uintptr_t int64'.split(' '),
+    );
     // Our own cache keeps what is in use; the library's would hold everything a second time.
     this.check('dnnl_set_primitive_cache_capacity', this.call('dnnl_set_primitive_cache_capacity', ['int'])(64));
   }
 
-  /** Row-major C = alpha * op(A) op(B) + beta * C; leading dimensions in elements. */
-  sgemm: (
+  /** Row-major C = op(A) op(B) + beta C, over addresses; leading dimensions in elements. */
+  sgemm(
     transA: boolean,
     transB: boolean,
     m: number,
     n: number,
     k: number,
-    a: Float32Array,
+    a: number,
     lda: number,
-    b: Float32Array,
+    b: number,
     ldb: number,
     beta: number,
-    c: Float32Array,
+    c: number,
     ldc: number,
-  ) => void = (() => {
-    let gemm: Fn | undefined;
-    return (transA, transB, m, n, k, a, lda, b, ldb, beta, c, ldc) => {
-      gemm ??= this.call(
-        'dnnl_sgemm',
-        'int8 int8 int64 int64 int64 float void* int64 void* int64 float void* int64'.split(' '),
-      );
-      const status = gemm(transA ? 84 : 78, transB ? 84 : 78, m, n, k, 1, a, lda, b, ldb, beta, c, ldc);
-      if (status !== 0) this.check('dnnl_sgemm', status);
-    };
-  })();
+  ): void {
+    const status = this.gemm(transA ? 84 : 78, transB ? 84 : 78, m, n, k, 1, a, lda, b, ldb, beta, c, ldc);
+    if (status !== 0) this.check('dnnl_sgemm', status);
+  }
 
   cpuIsa(): string {
     const isa = this.call('dnnl_get_effective_cpu_isa', [])();
@@ -287,29 +294,105 @@ export class OneDnn {
 
   softmax(kind: SoftmaxKind, data: Layout, axis: number): Primitive {
     const d = this.md(data);
-    const args = [FORWARD_INFERENCE, SOFTMAX[kind], d, d, axis];
     const names: Argument[] = [
       [ARG.src, data],
       [ARG.dst, data],
     ];
-    return this.build(names, [], (attr) =>
-      this.v3
-        ? this.pd3('dnnl_softmax_forward_primitive_desc_create', 'int int ptr ptr int', args, attr)
-        : this.pd2('dnnl_softmax_v2_forward_desc_init', 'int int ptr ptr int', args, attr),
-    );
+    return this.build(names, [], (attr) => this.softmaxDesc(FORWARD_INFERENCE, kind, d, axis, attr));
   }
 
-  reduction(alg: Reduction, src: Layout, dst: Layout): Primitive {
-    const args = [REDUCTION[alg], this.md(src), this.md(dst), 0, 0];
+  /** Gradient of softmax. Runs on its result, dy, dx. */
+  softmaxBackward(data: Layout, axis: number): Primitive {
+    const d = this.md(data);
+    const hint = this.softmaxDesc(FORWARD_TRAINING, 'softmax', d, axis, 0n);
+    const names: Argument[] = [
+      [ARG.dst, data],
+      [ARG.diffDst, data],
+      [ARG.diffSrc, data],
+    ];
+    const args = [SOFTMAX.softmax, d, d, d, axis];
+    const primitive = this.build(names, [], (attr) =>
+      this.v3
+        ? this.pd3('dnnl_softmax_backward_primitive_desc_create', 'int ptr ptr ptr int ptr', [...args, hint], attr)
+        : this.pd2('dnnl_softmax_v2_backward_desc_init', 'int ptr ptr ptr int', args, attr, hint),
+    );
+    this.destroyDesc(hint);
+    return primitive;
+  }
+
+  /** Over the last axis of `[rows, width]`. Runs on x, weight, bias if there is one, y, mean `[rows]`, variance `[rows]`. */
+  layerNorm(rows: number, width: number, bias: boolean, eps: number): Primitive {
+    const [data, stat, row]: Layout[] = [{ dims: [rows, width] }, { dims: [rows] }, { dims: [width] }];
+    const names: Argument[] = [
+      [ARG.src, data!],
+      [ARG.scale, row!],
+      ...optional(ARG.shift, bias ? row : undefined),
+      [ARG.dst, data!],
+      [ARG.mean, stat!],
+      [ARG.variance, stat!],
+    ];
+    return this.build(names, [], (attr) => this.layerNormDesc(data!, stat!, eps, bias, attr));
+  }
+
+  /** Runs on x, dy, weight, mean, variance, dx, dweight: oneDNN has no gradient to the input alone. */
+  layerNormBackward(rows: number, width: number, eps: number): Primitive {
+    const [data, stat]: Layout[] = [{ dims: [rows, width] }, { dims: [rows] }];
+    const names: Argument[] = [
+      [ARG.src, data!],
+      [ARG.diffDst, data!],
+      [ARG.scale, { dims: [width] }],
+      [ARG.mean, stat!],
+      [ARG.variance, stat!],
+      [ARG.diffSrc, data!],
+      [ARG.diffScale, { dims: [width] }],
+    ];
+    const hint = this.layerNormDesc(data!, stat!, eps, false, 0n);
+    const [d, s] = [this.md(data!), this.md(stat!)];
+    const flags = this.normFlags(false);
+    const primitive = this.build(names, [], (attr) =>
+      this.v3
+        ? this.pd3(
+            'dnnl_layer_normalization_backward_primitive_desc_create',
+            'int ptr ptr ptr ptr float uint ptr',
+            [BACKWARD, d, d, d, s, eps, flags, hint],
+            attr,
+          )
+        : this.pd2(
+            'dnnl_layer_normalization_backward_desc_init',
+            'int ptr ptr ptr float uint',
+            [BACKWARD, d, d, s, eps, flags],
+            attr,
+            hint,
+          ),
+    );
+    this.destroyDesc(hint);
+    return primitive;
+  }
+
+  /** Means of windows, divided by the cells that are there. */
+  averagePool(src: Layout, dst: Layout, g: PoolGeometry): Primitive {
     const names: Argument[] = [
       [ARG.src, src],
       [ARG.dst, dst],
     ];
-    return this.build(names, [], (attr) =>
+    return this.build(names, [], (attr) => this.poolDesc(FORWARD_INFERENCE, src, dst, g, attr));
+  }
+
+  averagePoolBackward(diffSrc: Layout, diffDst: Layout, g: PoolGeometry): Primitive {
+    const hint = this.poolDesc(FORWARD_TRAINING, diffSrc, diffDst, g, 0n);
+    const names: Argument[] = [
+      [ARG.diffDst, diffDst],
+      [ARG.diffSrc, diffSrc],
+    ];
+    const types = 'int ptr ptr ptr ptr ptr ptr ptr';
+    const args = [AVERAGE_EXCLUDING_PADDING, this.md(diffSrc), this.md(diffDst), ...poolGeometry(g)];
+    const primitive = this.build(names, [], (attr) =>
       this.v3
-        ? this.pd3('dnnl_reduction_primitive_desc_create', 'int ptr ptr float float', args, attr)
-        : this.pd2('dnnl_reduction_desc_init', 'int ptr ptr float float', args, attr),
+        ? this.pd3('dnnl_pooling_backward_primitive_desc_create', `${types} ptr`, [...args, hint], attr)
+        : this.pd2('dnnl_pooling_v2_backward_desc_init', types, args, attr, hint),
     );
+    this.destroyDesc(hint);
+    return primitive;
   }
 
   /** Copies between layouts and types; a side may be a descriptor that another primitive chose. */
@@ -410,6 +493,44 @@ export class OneDnn {
           attr,
         )
       : this.pd2('dnnl_eltwise_forward_desc_init', 'int int ptr float float', [prop, code, d, alpha, beta], attr);
+  }
+
+  private softmaxDesc(prop: number, kind: SoftmaxKind, d: MemoryDesc, axis: number, attr: bigint): bigint {
+    const args = [prop, SOFTMAX[kind], d, d, axis];
+    return this.v3
+      ? this.pd3('dnnl_softmax_forward_primitive_desc_create', 'int int ptr ptr int', args, attr)
+      : this.pd2('dnnl_softmax_v2_forward_desc_init', 'int int ptr ptr int', args, attr);
+  }
+
+  private normFlags(bias: boolean): number {
+    const [scale, shift] = this.v3 ? [0x2, 0x4] : [0x8, 0x10];
+    return scale | (bias ? shift : 0);
+  }
+
+  private layerNormDesc(data: Layout, stat: Layout, eps: number, bias: boolean, attr: bigint): bigint {
+    const [d, s] = [this.md(data), this.md(stat)];
+    const flags = this.normFlags(bias);
+    return this.v3
+      ? this.pd3(
+          'dnnl_layer_normalization_forward_primitive_desc_create',
+          'int ptr ptr ptr float uint',
+          [FORWARD_TRAINING, d, d, s, eps, flags],
+          attr,
+        )
+      : this.pd2(
+          'dnnl_layer_normalization_forward_desc_init',
+          'int ptr ptr float uint',
+          [FORWARD_TRAINING, d, s, eps, flags],
+          attr,
+        );
+  }
+
+  private poolDesc(prop: number, src: Layout, dst: Layout, g: PoolGeometry, attr: bigint): bigint {
+    const types = 'int int ptr ptr ptr ptr ptr ptr ptr';
+    const args = [prop, AVERAGE_EXCLUDING_PADDING, this.md(src), this.md(dst), ...poolGeometry(g)];
+    return this.v3
+      ? this.pd3('dnnl_pooling_forward_primitive_desc_create', types, args, attr)
+      : this.pd2('dnnl_pooling_v2_forward_desc_init', types, args, attr);
   }
 
   private convForwardDesc(descs: readonly (MemoryDesc | null)[], g: ConvGeometry, attr: bigint): bigint {
@@ -580,6 +701,9 @@ const optional = (name: number, side: Layout | undefined): Argument[] => (side ?
 
 const geometry = (g: ConvGeometry): Buffer[] =>
   [g.strides, g.dilations, g.padStart, g.padEnd].map((pair) => dimsBuffer(pair));
+
+const poolGeometry = (g: PoolGeometry): Buffer[] =>
+  [g.strides, g.kernel, [0, 0], g.padStart, g.padEnd].map((pair) => dimsBuffer(pair));
 
 const pointerTypes = (types: string): string[] => types.split(' ').map((type) => (type === 'ptr' ? 'void *' : type));
 

@@ -107,19 +107,29 @@ function native(
   return plan.primitive !== undefined;
 }
 
+/** out = a (operation) b with broadcasting; out may be the operand that has its shape. */
+export function apply(
+  operation: Operation,
+  a: tf.TensorInfo,
+  b: tf.TensorInfo,
+  out: tf.TensorInfo,
+  backend: NativeBackend,
+): void {
+  const c = collapse(out.shape, a.shape, b.shape);
+  if (sizeOf(out.shape) >= FEW && native(operation, c, a, b, out, backend)) return;
+  const run = RUNS[operation] as Run;
+  const last = c.dims.length - 1;
+  const [x, y, z] = [backend.values(a), backend.values(b), backend.values(out)];
+  const [dx, dy, n] = [c.a[last]!, c.b[last]!, c.dims[last]!];
+  eachRun(c, (i, j, o) => run(x, i, dx, y, j, dy, z, o, n));
+}
+
 const binary =
   (operation: Operation): NativeKernel =>
   ({ a, b }, _attrs, backend) => {
     if (!plainFloats(a, b)) return undefined;
-    const shape = tf.broadcast_util.assertAndGetBroadcastShape(a!.shape, b!.shape);
-    const out = backend.output(shape);
-    const c = collapse(shape, a!.shape, b!.shape);
-    if (sizeOf(shape) >= FEW && native(operation, c, a!, b!, out, backend)) return out;
-    const run = RUNS[operation] as Run;
-    const last = c.dims.length - 1;
-    const [x, y, z] = [backend.values(a!), backend.values(b!), backend.values(out)];
-    const [dx, dy, n] = [c.a[last]!, c.b[last]!, c.dims[last]!];
-    eachRun(c, (i, j, o) => run(x, i, dx, y, j, dy, z, o, n));
+    const out = backend.output(tf.broadcast_util.assertAndGetBroadcastShape(a!.shape, b!.shape));
+    apply(operation, a!, b!, out, backend);
     return out;
   };
 

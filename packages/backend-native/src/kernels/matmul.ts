@@ -57,6 +57,11 @@ export function multiply(
   const { m, n, k } = p;
   const out = backend.output([...p.batch, m, n]);
   const batches = sizeOf(p.batch);
+  if (!(batches && m && n && k)) {
+    // Nothing to add up: zeros, if there is anything at all.
+    backend.values(out).fill(0);
+    return out;
+  }
   // A batch of A against one B is one tall product.
   const tall = !transposeA && sizeOf(p.batchB) === 1;
   if (batches === 1 || tall) {
@@ -67,12 +72,12 @@ export function multiply(
       rows,
       n,
       k,
-      backend.values(a),
+      backend.address(a),
       transposeA ? m : k,
-      backend.values(b),
+      backend.address(b),
       transposeB ? k : n,
       0,
-      backend.values(out),
+      backend.address(out),
       n,
     );
     return out;

@@ -24,18 +24,18 @@ export function sumColumns(b: NativeBackend, x: Float32Array, rows: number, colu
     return;
   }
   const ones = b.ones(CHUNK);
+  const [from, to] = [b.pool.address(x), b.pool.address(y)];
   if (rows <= CHUNK) {
-    b.dnn.sgemm(false, false, 1, columns, rows, ones, rows, x, columns, 0, y, columns);
+    b.dnn.sgemm(false, false, 1, columns, rows, ones, rows, from, columns, 0, to, columns);
     return;
   }
   const chunks = Math.ceil(rows / CHUNK);
   const partial = b.pool.allocate(chunks * columns);
+  const sums = b.pool.address(partial);
   for (let i = 0; i < chunks; i++) {
-    const first = i * CHUNK;
-    const count = Math.min(CHUNK, rows - first);
-    const part = x.subarray(first * columns, (first + count) * columns);
-    const sums = partial.subarray(i * columns, (i + 1) * columns);
-    b.dnn.sgemm(false, false, 1, columns, count, ones, count, part, columns, 0, sums, columns);
+    const count = Math.min(CHUNK, rows - i * CHUNK);
+    const part = from + i * CHUNK * columns * 4;
+    b.dnn.sgemm(false, false, 1, columns, count, ones, count, part, columns, 0, sums + i * columns * 4, columns);
   }
   sumColumns(b, partial, chunks, columns, y);
   b.pool.release(partial);

@@ -1,0 +1,40 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { NativeBackend, NativeKernel } from '../native-backend';
+import { sizeOf } from '../pooled-backend';
+import { activateInto } from './activation';
+import { apply } from './binary';
+import { multiply } from './matmul';
+
+/** What a frozen weight offers; it may be packed here, or have been made on another backend. */
+interface Frozen {
+  multiply(rows: tf.Tensor2D): tf.Tensor2D;
+}
+
+/** rows times the frozen weight, as data of its own. */
+function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBackend): tf.TensorInfo {
+  const tensor = tf.engine().makeTensorFromTensorInfo(rows) as tf.Tensor2D;
+  const product = frozen.multiply(tensor);
+  const kept = backend.view(product, product.shape);
+  tensor.dispose();
+  product.dispose();
+  return kept;
+}
+
+/** `{x [..., in], weight? [out, in], bias? [out]}` -> `[y [..., out], z]`; z, before the activation, only if it is taped. */
+const linear: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
+  const { activation, frozen, taped } = attrs as { activation?: string; frozen?: Frozen; taped?: boolean };
+  const width = x!.shape[x!.shape.length - 1]!;
+  const rows = backend.view(x!, [sizeOf(x!.shape) / width, width]);
+  const z2 = frozen ? multiplyFrozen(rows, frozen, backend) : multiply(rows, weight!, false, true, backend);
+  if (!frozen) backend.disposeData(rows.dataId);
+  // The product is ours alone: bias and activation may overwrite it.
+  if (bias) apply('add', z2, bias, z2, backend);
+  const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };
+  if (!activation) return [z];
+  const y = taped ? backend.output(z.shape) : z;
+  const n = sizeOf(z.shape);
+  if (n) activateInto(backend, activation, backend.address(z), backend.address(y), n);
+  return taped ? [y, z] : [y];
+};
+
+export const linearKernels: Record<string, NativeKernel> = { FlamingoLinear: linear };
