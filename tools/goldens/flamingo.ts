@@ -199,7 +199,7 @@ const gatedBlock: GoldenHandler = {
 
 /** Attention weights read off: all keys alike, one latent per picture whose value is a one-hot of its number. */
 const attentionTable: GoldenHandler = {
-  matches: (c) => c.meta.entries.every((entry: any) => 'attention_per_image' in entry),
+  matches: (c) => c.meta.entries?.every((entry: any) => 'attention_per_image' in entry) ?? false,
   async run(c) {
     const check = new Comparison();
     c.meta.entries.forEach((entry: any, i: number) => {

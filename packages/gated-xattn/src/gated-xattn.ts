@@ -39,6 +39,17 @@ export interface GatedXAttnConfig {
   readonly emptyRows?: 'zero' | 'uniform';
 }
 
+/** @throws Error naming the first size that is none */
+function checkSizes(config: GatedXAttnConfig): void {
+  for (const key of ['hiddenSize', 'visualSize', 'numHeads', 'headDim', 'intermediateSize'] as const) {
+    if (!Number.isInteger(config[key]) || config[key] < 1) {
+      throw new Error(
+        `GatedXAttn: ${key} must be a whole number of at least 1, got ${config[key]}. Set it in the config.`,
+      );
+    }
+  }
+}
+
 type Matrix = tf.Variable<tf.Rank.R2>;
 type Vector = tf.Variable<tf.Rank.R1>;
 type Projection = { readonly weight: Matrix };
@@ -78,6 +89,7 @@ type Start = { readonly std: number } | { readonly value: number };
 
 /** The one description of all parameters: fresh weights and bare shapes both come from it. */
 function layout<T>(c: GatedXAttnConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+  checkSizes(c);
   const { hiddenSize, visualSize, intermediateSize } = c;
   const inner = c.numHeads * c.headDim;
   const projection = (name: string, out: number, into: number) => ({

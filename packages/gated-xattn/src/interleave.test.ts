@@ -125,6 +125,8 @@ describeBackends('InterleavedLM', () => {
 
   it('says what does not fit', () => {
     expect(() => make(false, { hiddenSize: 8 })).toThrow(/hiddenSize must be the language model's 16, got 8/);
+    expect(() => make(false, { depth: 2 } as never)).toThrow(/config keys hiddenSize, .*got depth/);
+    expect(() => make(false, { headDim: 0 })).toThrow(/headDim must be.*got 0/);
     expect(() => new InterleavedLM(makeLM(), config, { blocks: [] })).toThrow(/2 gated blocks, got 0/);
     expect(() => make(false, { latentSize: 5 }).projectMedia(latents())).toThrow(/latents, 5\], got \[1, 2, 3, 6\]/);
   });

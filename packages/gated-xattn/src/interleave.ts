@@ -23,6 +23,30 @@ export interface InterleaveConfig extends GatedXAttnConfig {
   readonly latentSize?: number;
 }
 
+const KEYS: Record<keyof InterleaveConfig, true> = {
+  hiddenSize: true,
+  visualSize: true,
+  numHeads: true,
+  headDim: true,
+  intermediateSize: true,
+  activation: true,
+  normMedia: true,
+  attend: true,
+  emptyRows: true,
+  every: true,
+  placement: true,
+  latentSize: true,
+};
+
+function checkKeys(config: InterleaveConfig): void {
+  const stray = Object.keys(config).find((key) => !Object.hasOwn(KEYS, key));
+  if (stray !== undefined) {
+    throw new Error(
+      `interleave: expected only the config keys ${Object.keys(KEYS).join(', ')}, got ${stray}. Remove or rename it.`,
+    );
+  }
+}
+
 /** Parameters that interleaving adds; their paths joined by dots are their names in a checkpoint. */
 export type InterleaveParams = {
   /** `[visualSize, latentSize]` */
@@ -84,6 +108,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
     readonly config: InterleaveConfig,
     xattn: InterleaveParams,
   ) {
+    checkKeys(config);
     if (config.hiddenSize !== lm.hiddenSize) {
       throw new Error(
         `interleave: hiddenSize must be the language model's ${lm.hiddenSize}, got ${config.hiddenSize}. ` +

@@ -135,6 +135,7 @@ describeBackends('PerceiverResampler', () => {
     expect(() => make({ inputSize: 5 }).apply(tf.zeros([1, 1, 1, 2, 12]) as tf.Tensor5D)).toThrow(/patches, 5\]/);
     expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 pictures.*embeddings for 1/);
     expect(() => new PerceiverResampler({ ...config, numHeads: 0 }, make().params)).toThrow(/numHeads.*got 0/);
+    expect(() => make({ depth: 2 } as never)).toThrow(/config keys visualSize, .*got depth/);
   });
 
   it('makes the parameters that its shapes announce, the same from the same seed', () => {

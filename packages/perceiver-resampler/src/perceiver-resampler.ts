@@ -39,6 +39,38 @@ export interface ResamplerConfig {
   readonly latentStd?: number;
 }
 
+/** Every key, and whether it is a size. */
+const KEYS: Record<keyof ResamplerConfig, 'size' | 'other'> = {
+  visualSize: 'size',
+  inputSize: 'size',
+  numLayers: 'size',
+  numHeads: 'size',
+  headDim: 'size',
+  numLatents: 'size',
+  intermediateSize: 'size',
+  activation: 'other',
+  numFrames: 'size',
+  numMedia: 'size',
+  finalNorm: 'other',
+  latentStd: 'other',
+};
+
+function checkConfig(config: ResamplerConfig): void {
+  for (const [key, value] of Object.entries(config)) {
+    if (!Object.hasOwn(KEYS, key)) {
+      throw new Error(
+        `PerceiverResampler: expected only the config keys ${Object.keys(KEYS).join(', ')}, got ${key}. Remove or rename it.`,
+      );
+    }
+    const isSize = KEYS[key as keyof ResamplerConfig] === 'size';
+    if (isSize && value !== undefined && (!Number.isInteger(value) || value < 1)) {
+      throw new Error(
+        `PerceiverResampler: ${key} must be a whole number of at least 1, got ${value}. Set it in the config.`,
+      );
+    }
+  }
+}
+
 type Matrix = tf.Variable<tf.Rank.R2>;
 type Vector = tf.Variable<tf.Rank.R1>;
 type Projection = { readonly weight: Matrix };
@@ -80,6 +112,7 @@ type Start = { readonly std: number } | { readonly value: number };
 
 /** The one description of all parameters: fresh weights and bare shapes both come from it. */
 function layout<T>(c: ResamplerConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+  checkConfig(c);
   const d = c.visualSize;
   const inner = c.numHeads * c.headDim;
   const projection = (name: string, out: number, into: number) => ({
@@ -130,13 +163,7 @@ export class PerceiverResampler {
     readonly config: ResamplerConfig,
     readonly params: ResamplerParams,
   ) {
-    for (const [key, value] of Object.entries(config)) {
-      if (typeof value === 'number' && key !== 'latentStd' && (!Number.isInteger(value) || value < 1)) {
-        throw new Error(
-          `PerceiverResampler: ${key} must be a whole number of at least 1, got ${value}. Leave it out or mend it.`,
-        );
-      }
-    }
+    checkConfig(config);
   }
 
   /**
