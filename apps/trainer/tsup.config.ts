@@ -1,3 +1,4 @@
 import { libraryConfig } from '../../tsup.base';
 
-export default libraryConfig();
+/** The command is an entry of its own, so that importing the package starts nothing. */
+export default libraryConfig({ entry: ['src/index.ts', 'src/cli.ts'], dts: { entry: 'src/index.ts' } });
