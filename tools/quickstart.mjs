@@ -17,13 +17,21 @@ function run(title, command, args, { optional = false } = {}) {
 
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) {
-  console.error(`The quickstart needs Node 20.19 or later, this is ${process.version}. Install a newer Node and try again.`);
+  console.error(
+    `The quickstart needs Node 20.19 or later, this is ${process.version}. Install a newer Node and try again.`,
+  );
   process.exit(1);
 }
 
 if (!installed()) run('Installing packages', 'npm', ['ci']);
 run('Looking for oneDNN', process.execPath, [join(root, 'tools/setup-onednn.mjs')], { optional: true });
-const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', join(root, 'apps/trainer/src/cli.ts'), 'quickstart'];
+const args = [
+  '--conditions=@flamingo-ts/source',
+  '--import',
+  'tsx',
+  join(root, 'apps/trainer/src/cli.ts'),
+  'quickstart',
+];
 run('Running the recipe', process.execPath, [...args, '--started', String(started), ...process.argv.slice(2)]);
 
 /** Whether node_modules was installed from the lock file as it stands. */

@@ -115,7 +115,9 @@ function readLines<K extends keyof typeof LINES>(folder: string, name: K): z.inf
       try {
         value = JSON.parse(line);
       } catch (error) {
-        throw new Error(`${where}: expected JSON, got ${line.slice(0, 60)} (${(error as Error).message}).`);
+        throw new Error(`${where}: expected JSON, got ${line.slice(0, 60)} (${(error as Error).message}).`, {
+          cause: error,
+        });
       }
       const result = LINES[name].safeParse(value);
       if (result.success) return [result.data as z.infer<(typeof LINES)[K]>];
