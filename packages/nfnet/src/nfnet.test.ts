@@ -170,6 +170,35 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
+  it('learns from every picture of a batch: gradients add up', () => {
+    // Maps large enough that backends take their fast ways.
+    const config = nfnetConfig({
+      ...small,
+      stemWidths: [16],
+      stemStrides: [1],
+      widths: [32],
+      depths: [1],
+      strides: [1],
+      groupSize: 0,
+      numClasses: 0,
+    });
+    const net = fresh(config);
+    const trained = Object.values(variables(net.params));
+    tf.tidy(() => {
+      const both = pictures(2, 16);
+      const gradientOf = (x: tf.Tensor4D) => tf.variableGrads(() => tf.sum(tf.square(net.pooled(x))), trained).grads;
+      const [first, second] = tf.split(both, 2).map((x) => gradientOf(x as tf.Tensor4D)) as [
+        tf.NamedTensorMap,
+        tf.NamedTensorMap,
+      ];
+      const together = gradientOf(both);
+      for (const { name } of trained) {
+        expectClose(together[name]!, tf.add(first[name]!, second[name]!), { rtol: 1e-4 });
+      }
+    });
+    disposeParams(net.params);
+  });
+
   it('leaks nothing', async () => {
     const net = fresh();
     const x = pictures(1);
