@@ -3,8 +3,10 @@ import type { NativeBackend, NativeKernel } from '../native-backend';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import { FEW } from './binary';
 
-/** Rows added at a time by one product with ones: longer sums in float32 lose digits. */
-const CHUNK = 512;
+/** At most so many rows are added in float32 one after the other: longer sums lose digits. */
+const LONGEST = 1024;
+/** Rows laid side by side before they are added: the product below wants a wide matrix. */
+const SIDE_BY_SIDE = 64;
 
 /** A shape seen as `[outer, reduced, inner]`, if the reduced axes are neighbours. */
 function asBlocks(shape: readonly number[], axes: readonly number[]): [number, number, number] | undefined {
@@ -15,36 +17,37 @@ function asBlocks(shape: readonly number[], axes: readonly number[]): [number, n
 }
 
 /**
- * y[c] = sum over r of x[r, c], scaled. oneDNN has no fast sum over columns, but a product with a row of ones is one. Taken
- * in chunks, so that float32 sums stay short, and the chunks' sums are added in the same way.
+ * y[c] = sum over r of x[r, c]. oneDNN has no fast sum over columns, but a product with a row of ones is one. The rows are
+ * folded first, many of them side by side: that keeps both threads busy and the float32 sums short; what is left after the
+ * product is added in float64.
  */
 export function sumColumns(b: NativeBackend, x: Float32Array, rows: number, columns: number, y: Float32Array): void {
-  if (rows * columns < FEW) {
-    sumColumnsInLoop(x, rows, columns, y);
-    return;
+  const sums = new Float64Array(columns);
+  const side = Math.max(SIDE_BY_SIDE, Math.ceil(rows / LONGEST));
+  const deep = Math.floor(rows / side);
+  if (deep < 2 || rows * columns < FEW) addRows(x, 0, rows, columns, sums);
+  else {
+    const width = side * columns;
+    const partial = b.pool.allocate(width);
+    const [from, to] = [b.pool.address(x), b.pool.address(partial)];
+    b.dnn.sgemm(false, false, 1, width, deep, b.ones(deep), deep, from, width, 0, to, width);
+    addRows(partial, 0, side, columns, sums);
+    addRows(x, side * deep, rows, columns, sums);
+    b.pool.release(partial);
   }
-  const ones = b.ones(CHUNK);
-  const [from, to] = [b.pool.address(x), b.pool.address(y)];
-  if (rows <= CHUNK) {
-    b.dnn.sgemm(false, false, 1, columns, rows, ones, rows, from, columns, 0, to, columns);
-    return;
-  }
-  const chunks = Math.ceil(rows / CHUNK);
-  const partial = b.pool.allocate(chunks * columns);
-  const sums = b.pool.address(partial);
-  for (let i = 0; i < chunks; i++) {
-    const count = Math.min(CHUNK, rows - i * CHUNK);
-    const part = from + i * CHUNK * columns * 4;
-    b.dnn.sgemm(false, false, 1, columns, count, ones, count, part, columns, 0, sums + i * columns * 4, columns);
-  }
-  sumColumns(b, partial, chunks, columns, y);
-  b.pool.release(partial);
+  y.set(sums);
 }
 
-function sumColumnsInLoop(x: Float32Array, rows: number, columns: number, y: Float32Array): void {
-  const sums = new Float64Array(columns);
-  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < columns; c++, i++) sums[c]! += x[i]!;
-  y.set(sums);
+/** Adds rows to their sums, four at a time. */
+function addRows(x: Float32Array, first: number, end: number, columns: number, sums: Float64Array): void {
+  let i = first * columns;
+  let r = first;
+  for (; r + 4 <= end; r += 4, i += 3 * columns) {
+    for (let c = 0; c < columns; c++, i++) {
+      sums[c]! += x[i]! + x[i + columns]! + (x[i + 2 * columns]! + x[i + 3 * columns]!);
+    }
+  }
+  for (; r < end; r++) for (let c = 0; c < columns; c++, i++) sums[c]! += x[i]!;
 }
 
 /** y[r] = sum over c of x[r, c]: four sums side by side keep the processor busy, float64 keeps the digits. */
@@ -78,6 +81,20 @@ export function total(x: Float32Array): number {
   return s + t + u + v;
 }
 
+/** y[o, c] = sum over r of x[o, r, c], as a product with ones for each o. */
+function sumBlocks(
+  b: NativeBackend,
+  x: tf.TensorInfo,
+  y: tf.TensorInfo,
+  outer: number,
+  reduced: number,
+  inner: number,
+): void {
+  b.compiled(`sumBlocks ${outer},${reduced},${inner}`, (dnn) =>
+    dnn.matmul({ dims: [1, 1, reduced] }, { dims: [outer, reduced, inner] }, undefined, { dims: [outer, 1, inner] }),
+  ).run(b.ones(reduced), b.address(x), b.address(y));
+}
+
 function reduce(b: NativeBackend, x: tf.TensorInfo, axis: number | number[], keepDims: boolean, mean: boolean) {
   const axes = tf.util.parseAxisParam(axis, x.shape).sort((p, q) => p - q);
   const blocks = asBlocks(x.shape, axes);
@@ -92,9 +109,12 @@ function reduce(b: NativeBackend, x: tf.TensorInfo, axis: number | number[], kee
     sumRowsInLoop(from, outer, reduced, to, mean ? 1 / reduced : 1);
     return y;
   }
-  for (let i = 0; i < outer; i++) {
-    const block = outer === 1 ? from : from.subarray(i * reduced * inner, (i + 1) * reduced * inner);
-    sumColumns(b, block, reduced, inner, outer === 1 ? to : to.subarray(i * inner, (i + 1) * inner));
+  if (outer > 1 && reduced <= LONGEST && sizeOf(x.shape) >= FEW) sumBlocks(b, x, y, outer, reduced, inner);
+  else {
+    for (let i = 0; i < outer; i++) {
+      const block = from.subarray(i * reduced * inner, (i + 1) * reduced * inner);
+      sumColumns(b, block, reduced, inner, to.subarray(i * inner, (i + 1) * inner));
+    }
   }
   if (mean) for (let i = 0; i < to.length; i++) to[i]! /= reduced;
   return y;

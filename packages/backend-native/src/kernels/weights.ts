@@ -1,6 +1,4 @@
-import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeKernel } from '../native-backend';
-import { sizeOf } from '../pooled-backend';
 
 interface AdamWAttrs {
   readonly learningRate: number;
@@ -42,18 +40,10 @@ interface StandardiseAttrs {
   readonly gamma: number;
 }
 
-/** Mean of one output channel's kernel, the factor on it without gain, and whether that factor follows the variance. */
-function rowStatistics(w: Float32Array, start: number, fanIn: number, attrs: StandardiseAttrs) {
-  let sum = 0;
-  for (let i = start; i < start + fanIn; i++) sum += w[i]!;
-  const mean = sum / fanIn;
-  let squares = 0;
-  for (let i = start; i < start + fanIn; i++) squares += (w[i]! - mean) ** 2;
-  if (attrs.standardisation === 'timm') {
-    const scale = attrs.gamma / Math.sqrt(fanIn * (squares / fanIn + attrs.eps));
-    return { mean, scale, follows: 1 };
-  }
-  return { mean, scale: attrs.gamma / Math.sqrt(Math.max(squares, attrs.eps)), follows: squares > attrs.eps ? 1 : 0 };
+/** The factor on a mean-free kernel, without gain, and whether that factor follows the variance. */
+function factorOf(squares: number, fanIn: number, { standardisation, eps, gamma }: StandardiseAttrs) {
+  if (standardisation === 'timm') return { scale: gamma / Math.sqrt(squares + fanIn * eps), follows: true };
+  return { scale: gamma / Math.sqrt(Math.max(squares, eps)), follows: squares > eps };
 }
 
 /** `{weight [out, ...], gain [out]}` -> `[standardised]` */
@@ -62,9 +52,18 @@ const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
   const [w, g, out] = [backend.values(weight!), backend.values(gain!), backend.values(y)];
   const fanIn = w.length / g.length;
   for (let r = 0; r < g.length; r++) {
-    const { mean, scale } = rowStatistics(w, r * fanIn, fanIn, attrs as unknown as StandardiseAttrs);
+    const [start, end] = [r * fanIn, (r + 1) * fanIn];
+    // One pass for both moments: float64 has digits to spare for the difference below.
+    let [sum, squares] = [0, 0];
+    for (let i = start; i < end; i++) {
+      const v = w[i]!;
+      sum += v;
+      squares += v * v;
+    }
+    const mean = sum / fanIn;
+    const { scale } = factorOf(Math.max(0, squares - sum * mean), fanIn, attrs as unknown as StandardiseAttrs);
     const factor = scale * g[r]!;
-    for (let i = r * fanIn; i < (r + 1) * fanIn; i++) out[i] = (w[i]! - mean) * factor;
+    for (let i = start; i < end; i++) out[i] = (w[i]! - mean) * factor;
   }
   return [y];
 };
@@ -73,22 +72,27 @@ const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
 const standardiseGradient: NativeKernel = ({ dy, weight, gain }, given, backend) => {
   const attrs = given as unknown as StandardiseAttrs;
   const [dweight, dgain] = [backend.output(weight!.shape), backend.output(gain!.shape)];
-  const [d, w, g] = [dy!, weight!, gain!].map((x: tf.TensorInfo) => backend.values(x)) as Float32Array[];
+  const [d, w, g] = [backend.values(dy!), backend.values(weight!), backend.values(gain!)];
   const [out, outGain] = [backend.values(dweight), backend.values(dgain)];
-  const fanIn = sizeOf(weight!.shape) / g!.length;
-  for (let r = 0; r < g!.length; r++) {
-    const start = r * fanIn;
-    const { mean, scale, follows } = rowStatistics(w!, start, fanIn, attrs);
-    let [sum, along] = [0, 0];
-    for (let i = start; i < start + fanIn; i++) {
-      sum += d![i]!;
-      along += d![i]! * (w![i]! - mean);
+  const fanIn = w.length / g.length;
+  for (let r = 0; r < g.length; r++) {
+    const [start, end] = [r * fanIn, (r + 1) * fanIn];
+    let [sum, squares, dsum, products] = [0, 0, 0, 0];
+    for (let i = start; i < end; i++) {
+      const [v, dv] = [w[i]!, d[i]!];
+      sum += v;
+      squares += v * v;
+      dsum += dv;
+      products += v * dv;
     }
+    const mean = sum / fanIn;
+    const along = products - mean * dsum;
+    const { scale, follows } = factorOf(Math.max(0, squares - sum * mean), fanIn, attrs);
     // d scale / d w = -scale^3 / gamma^2 (w - mean)
-    const bend = (follows * along * scale * scale) / attrs.gamma ** 2;
-    const factor = scale * g![r]!;
-    const centre = sum / fanIn;
-    for (let i = start; i < start + fanIn; i++) out[i] = factor * (d![i]! - centre - (w![i]! - mean) * bend);
+    const bend = follows ? (along * scale * scale) / (attrs.gamma * attrs.gamma) : 0;
+    const factor = scale * g[r]!;
+    const centre = dsum / fanIn - mean * bend;
+    for (let i = start; i < end; i++) out[i] = factor * (d[i]! - w[i]! * bend - centre);
     outGain[r] = along * scale;
   }
   return [dweight, dgain];
