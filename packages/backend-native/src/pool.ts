@@ -68,7 +68,9 @@ export class BufferPool {
 
   /** Where the array's data lies. It stays there: only memory outside V8's moving heap is handed out here. */
   address(values: ArrayBufferView): number {
-    return this.blocks.get(values.buffer)?.address ?? Number(koffi.address(values));
+    const block = this.blocks.get(values.buffer);
+    // A view into the middle of a buffer lies as far behind the block's address.
+    return block ? block.address + (values.byteOffset - block.offset) : Number(koffi.address(values));
   }
 
   /** Bytes in use, most ever in use, and free but kept. */
