@@ -86,10 +86,10 @@ export interface PoolGeometry {
   readonly padEnd: readonly [number, number];
 }
 
-/** What is done to a result before it is stored, in order. */
+/** What is done to a result before it is stored, in order; `sum` adds what stood there, times `scale`. */
 export type PostOp =
   | { readonly kind: 'eltwise'; readonly alg: Eltwise; readonly alpha?: number; readonly beta?: number }
-  | { readonly kind: 'sum' }
+  | { readonly kind: 'sum'; readonly scale: number }
   | { readonly kind: 'binary'; readonly alg: Binary; readonly other: Layout };
 
 type Fn = (...args: unknown[]) => number;
@@ -320,8 +320,11 @@ export class OneDnn {
     return primitive;
   }
 
-  /** Over the last axis of `[rows, width]`. Runs on x, weight, bias if there is one, y, mean `[rows]`, variance `[rows]`. */
-  layerNorm(rows: number, width: number, bias: boolean, eps: number): Primitive {
+  /**
+   * Over the last axis of `[rows, width]`. Runs on x, weight, bias if there is one, y, mean `[rows]`, variance `[rows]`.
+   * With `given` the two last are not computed but taken as they are.
+   */
+  layerNorm(rows: number, width: number, bias: boolean, eps: number, given = false): Primitive {
     const [data, stat, row]: Layout[] = [{ dims: [rows, width] }, { dims: [rows] }, { dims: [width] }];
     const names: Argument[] = [
       [ARG.src, data!],
@@ -331,11 +334,14 @@ export class OneDnn {
       [ARG.mean, stat!],
       [ARG.variance, stat!],
     ];
-    return this.build(names, [], (attr) => this.layerNormDesc(data!, stat!, eps, bias, attr));
+    return this.build(names, [], (attr) => this.layerNormDesc(data!, stat!, eps, this.normFlags(bias, given), attr));
   }
 
-  /** Runs on x, dy, weight, mean, variance, dx, dweight: oneDNN has no gradient to the input alone. */
-  layerNormBackward(rows: number, width: number, eps: number): Primitive {
+  /**
+   * Runs on x, dy, weight, mean, variance, dx, dweight: oneDNN has no gradient to the input alone. With `given`, mean and
+   * variance are constants.
+   */
+  layerNormBackward(rows: number, width: number, eps: number, given = false): Primitive {
     const [data, stat]: Layout[] = [{ dims: [rows, width] }, { dims: [rows] }];
     const names: Argument[] = [
       [ARG.src, data!],
@@ -346,9 +352,9 @@ export class OneDnn {
       [ARG.diffSrc, data!],
       [ARG.diffScale, { dims: [width] }],
     ];
-    const hint = this.layerNormDesc(data!, stat!, eps, false, 0n);
+    const flags = this.normFlags(false, given);
+    const hint = this.layerNormDesc(data!, stat!, eps, flags, 0n);
     const [d, s] = [this.md(data!), this.md(stat!)];
-    const flags = this.normFlags(false);
     const primitive = this.build(names, [], (attr) =>
       this.v3
         ? this.pd3(
@@ -502,14 +508,13 @@ export class OneDnn {
       : this.pd2('dnnl_softmax_v2_forward_desc_init', 'int int ptr ptr int', args, attr);
   }
 
-  private normFlags(bias: boolean): number {
+  private normFlags(bias: boolean, given: boolean): number {
     const [scale, shift] = this.v3 ? [0x2, 0x4] : [0x8, 0x10];
-    return scale | (bias ? shift : 0);
+    return scale | (bias ? shift : 0) | (given ? 0x1 : 0);
   }
 
-  private layerNormDesc(data: Layout, stat: Layout, eps: number, bias: boolean, attr: bigint): bigint {
+  private layerNormDesc(data: Layout, stat: Layout, eps: number, flags: number, attr: bigint): bigint {
     const [d, s] = [this.md(data), this.md(stat)];
-    const flags = this.normFlags(bias);
     return this.v3
       ? this.pd3(
           'dnnl_layer_normalization_forward_primitive_desc_create',
@@ -609,8 +614,8 @@ export class OneDnn {
     } else if (op.kind === 'sum') {
       const name = 'dnnl_post_ops_append_sum';
       const status = this.v3
-        ? this.call(name, ['void *', 'float', 'int32', 'int'])(ops, 1, 0, 0)
-        : this.call(name, ['void *', 'float'])(ops, 1);
+        ? this.call(name, ['void *', 'float', 'int32', 'int'])(ops, op.scale, 0, 0)
+        : this.call(name, ['void *', 'float'])(ops, op.scale);
       this.check(name, status);
     } else {
       const name = 'dnnl_post_ops_append_binary';

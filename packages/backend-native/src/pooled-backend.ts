@@ -65,6 +65,13 @@ export class PooledBackend extends MathBackendCPU {
     return { dataId, shape: shape as number[], dtype: 'float32' };
   }
 
+  /** A float32 tensor's data once more. */
+  copy(x: tf.TensorInfo): tf.TensorInfo {
+    const out = this.output(x.shape);
+    this.values(out).set(this.values(x));
+    return out;
+  }
+
   /** The same data under another shape. */
   view(x: tf.TensorInfo, shape: readonly number[]): tf.TensorInfo {
     this.incRef(x.dataId);

@@ -1,6 +1,6 @@
 import type { NativeKernel } from '../native-backend';
+import { apply } from './binary';
 import { softmaxRows } from './softmax';
-import { total } from './reduce';
 
 interface Attrs {
   readonly labelSmoothing: number;
@@ -10,7 +10,7 @@ interface Attrs {
 /** What the losses are multiplied by: 1, or 1 / (sum of the weights), or 0 if nothing counts. */
 function factor(rows: number, weights: Float32Array | undefined, reduction: Attrs['reduction']): number {
   if (reduction === 'sum') return 1;
-  const count = weights ? total(weights) : rows;
+  const count = weights ? weights.reduce((sum, w) => sum + w, 0) : rows;
   return count > 0 ? 1 / count : 0;
 }
 
@@ -32,10 +32,10 @@ const crossEntropy: NativeKernel = ({ logits, targets, weights }, attrs, backend
       p.fill(0, start, start + vocab);
       continue;
     }
-    // log(total) comes from the largest probability, which is far from 0: log p = x - top + log(p of top).
-    let top = start;
-    for (let i = start + 1; i < start + vocab; i++) if (x[i]! > x[top]!) top = i;
-    const log = Math.log(p[top]!) - x[top]!;
+    // log p = x + log, with log found where p is not too small for it: at one of its entries p is at least the average.
+    let sure = start;
+    while (p[sure]! < 0.9 / vocab && sure < start + vocab - 1) sure++;
+    const log = Math.log(p[sure]!) - x[sure]!;
     let value = -(1 - labelSmoothing) * (x[start + target[r]!]! + log);
     if (labelSmoothing) {
       let all = 0;
@@ -56,13 +56,18 @@ const crossEntropyGradient: NativeKernel = ({ dy, probabilities, targets, weight
   const [p, target, out] = [backend.values(probabilities!), backend.values(targets!), backend.values(dx)];
   const weight = weights && backend.values(weights);
   const scale = backend.values(dy!)[0]! * factor(n, weight, reduction);
-  for (let r = 0; r < n; r++) {
-    const start = r * vocab;
-    const w = scale * (weight ? weight[r]! : 1);
-    const even = (w * labelSmoothing) / vocab;
-    for (let i = start; i < start + vocab; i++) out[i] = w * p[i]! - even;
-    out[start + target[r]!]! -= w * (1 - labelSmoothing);
+  const rows = Float32Array.from({ length: n }, (_, r) => scale * (weight ? weight[r]! : 1));
+  if (labelSmoothing) {
+    for (let r = 0; r < n; r++) {
+      const even = (rows[r]! * labelSmoothing) / vocab;
+      for (let i = r * vocab; i < (r + 1) * vocab; i++) out[i] = rows[r]! * p[i]! - even;
+    }
+  } else {
+    const perRow = backend.makeTensorInfo([n, 1], 'float32', rows);
+    apply('mul', probabilities!, perRow, dx, backend);
+    backend.disposeData(perRow.dataId);
   }
+  for (let r = 0; r < n; r++) out[r * vocab + target[r]!]! -= rows[r]! * (1 - labelSmoothing);
   return [dx];
 };
 

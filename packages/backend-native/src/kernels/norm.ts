@@ -1,6 +1,8 @@
+import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { sizeOf } from '../pooled-backend';
-import type * as tf from '@tensorflow/tfjs-core';
+import { apply } from './binary';
+import { sumRowsOf } from './reduce';
 
 const rowsOf = (x: tf.TensorInfo): [rows: number, width: number] => {
   const width = x.shape[x.shape.length - 1]!;
@@ -28,84 +30,96 @@ const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
   return [y, mean, rstd];
 };
 
-/** `{dy, x, weight, mean, rstd}` -> dx */
-const layerNormGradient: NativeKernel = ({ dy, x, weight, mean, rstd }, _attrs, b) => {
+/**
+ * dx and dweight of a normalisation by given means (0 without) and inverse deviations. `given`: these do not depend on x,
+ * which leaves their part of dx to the caller.
+ */
+function gradients(
+  b: NativeBackend,
+  { dy, x, weight, mean, rstd }: Record<string, tf.TensorInfo>,
+  given: boolean,
+): [dx: tf.TensorInfo, dweight: tf.TensorInfo] {
   const [rows, width] = rowsOf(x!);
-  const dx = b.output(x!.shape);
-  const [variance, unused] = [b.pool.allocate(rows), b.pool.allocate(width)];
+  const [dx, dweight] = [b.output(x!.shape), b.output([width])];
+  const variance = b.pool.allocate(rows);
   // What eps was is part of rstd already.
   toVariance(b.values(rstd!), variance);
-  const norm = b.compiled(`layerNorm' ${rows},${width}`, (dnn) => dnn.layerNormBackward(rows, width, 0));
-  const rest = [variance, b.values(dx), unused].map((values) => b.pool.address(values));
-  norm.run(...[x, dy, weight, mean].map((t) => b.address(t!)), ...rest);
+  const norm = b.compiled(`layerNorm' ${rows},${width},${given}`, (dnn) =>
+    dnn.layerNormBackward(rows, width, 0, given),
+  );
+  // The gradient to the weight does not need the weight.
+  const factor = weight ? b.address(weight) : b.ones(width);
+  const centre = mean ? b.address(mean) : b.zeros(rows);
+  const spread = b.pool.address(variance);
+  norm.run(b.address(x!), b.address(dy!), factor, centre, spread, b.address(dx), b.address(dweight));
   b.pool.release(variance);
-  b.pool.release(unused);
-  return [dx];
-};
-
-/** dweight[c] = sum over rows of dy (x - mean) rstd */
-function weightGradient(
-  b: NativeBackend,
-  dy: tf.TensorInfo,
-  x: tf.TensorInfo,
-  rstd: tf.TensorInfo,
-  mean?: tf.TensorInfo,
-) {
-  const [rows, width] = rowsOf(x);
-  const [g, v, r, m] = [b.values(dy), b.values(x), b.values(rstd), mean && b.values(mean)];
-  const sums = new Float64Array(width);
-  for (let row = 0, i = 0; row < rows; row++) {
-    const [scale, centre] = [r[row]!, m ? m[row]! : 0];
-    for (let c = 0; c < width; c++, i++) sums[c]! += g[i]! * (v[i]! - centre) * scale;
-  }
-  const out = b.output([width]);
-  b.values(out).set(sums);
-  return out;
+  return [dx, dweight];
 }
 
-/** `{x [..., d], weight [d]}` -> `[y, rstd [..., 1]]` */
+/** One of the two gradients; the other is let go. */
+const inputGradient =
+  (given: boolean): NativeKernel =>
+  (inputs, _attrs, b) => {
+    const [dx, dweight] = gradients(b, inputs, given);
+    b.disposeData(dweight.dataId);
+    return [dx];
+  };
+
+const weightGradient =
+  (given: boolean): NativeKernel =>
+  (inputs, _attrs, b) => {
+    const [dx, dweight] = gradients(b, inputs, given);
+    b.disposeData(dx.dataId);
+    return [dweight];
+  };
+
+/** out[r] = mean over the row of x y */
+function rowMeans(b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, out: Float32Array): void {
+  const [rows, width] = rowsOf(x);
+  const product = b.output(x.shape);
+  apply('mul', x, y, product, b);
+  sumRowsOf(b, b.values(product), rows, width, out, 1 / width);
+  b.disposeData(product.dataId);
+}
+
+/** `{x [..., d], weight [d]}` -> `[y, rstd [..., 1]]`: a layer norm whose mean is 0 and whose variance is the mean square. */
 const rmsNorm: NativeKernel = ({ x, weight }, attrs, b) => {
   const eps = attrs['eps'] as number;
   const [rows, width] = rowsOf(x!);
   const [y, rstd] = [b.output(x!.shape), b.output([...x!.shape.slice(0, -1), 1])];
-  const [v, w, out, r] = [b.values(x!), b.values(weight!), b.values(y), b.values(rstd)];
-  for (let row = 0; row < rows; row++) {
-    const start = row * width;
-    let [s, t] = [0, 0];
-    let i = start;
-    for (const even = start + width - (width % 2); i < even; i += 2) {
-      s += v[i]! * v[i]!;
-      t += v[i + 1]! * v[i + 1]!;
-    }
-    if (width % 2) s += v[i]! * v[i]!;
-    const scale = 1 / Math.sqrt((s + t) / width + eps);
-    r[row] = scale;
-    for (let c = 0; c < width; c++) out[start + c] = v[start + c]! * scale * w[c]!;
-  }
+  const values = b.values(rstd);
+  rowMeans(b, x!, x!, values);
+  const norm = b.compiled(`rmsNorm ${rows},${width},${eps}`, (dnn) => dnn.layerNorm(rows, width, false, eps, true));
+  norm.run(b.address(x!), b.address(weight!), b.address(y), b.zeros(rows), b.address(rstd));
+  for (let r = 0; r < rows; r++) values[r] = 1 / Math.sqrt(values[r]! + eps);
   return [y, rstd];
 };
 
-/** `{dy, x, weight, rstd}` -> dx = rstd (g - xhat mean(g xhat)), where g = dy weight */
-const rmsNormGradient: NativeKernel = ({ dy, x, weight, rstd }, _attrs, b) => {
-  const [rows, width] = rowsOf(x!);
-  const dx = b.output(x!.shape);
-  const [g, v, w, r, out] = [b.values(dy!), b.values(x!), b.values(weight!), b.values(rstd!), b.values(dx)];
-  for (let row = 0; row < rows; row++) {
-    const start = row * width;
-    const scale = r[row]!;
-    let along = 0;
-    for (let c = 0; c < width; c++) along += g[start + c]! * w[c]! * v[start + c]!;
-    const bend = (along * scale * scale) / width;
-    for (let c = 0; c < width; c++) out[start + c] = scale * (g[start + c]! * w[c]! - v[start + c]! * bend);
-  }
+/** `{dy, x, weight, rstd}` -> dx = t - x rstd^2 mean(t x), where t = dy weight rstd */
+const rmsNormGradient: NativeKernel = (inputs, _attrs, b) => {
+  const { x, rstd } = inputs as Record<'x' | 'rstd', tf.TensorInfo>;
+  const [rows, width] = rowsOf(x);
+  const [dx, dweight] = gradients(b, inputs, true);
+  b.disposeData(dweight.dataId);
+  const bend = b.pool.allocate(rows);
+  rowMeans(b, dx, x, bend);
+  const r = b.values(rstd);
+  for (let i = 0; i < rows; i++) bend[i]! *= -r[i]! * r[i]!;
+  const [data, column] = [{ dims: [rows, width] }, { dims: [rows, 1] }];
+  b.compiled(`bend ${rows},${width}`, (dnn) => dnn.binary('mul', data, column, data, [{ kind: 'sum', scale: 1 }])).run(
+    b.address(x),
+    b.pool.address(bend),
+    b.address(dx),
+  );
+  b.pool.release(bend);
   return [dx];
 };
 
 export const normKernels: Record<string, NativeKernel> = {
   FlamingoLayerNorm: layerNorm,
-  FlamingoLayerNormGrad: layerNormGradient,
-  FlamingoLayerNormWeightGrad: ({ dy, x, mean, rstd }, _attrs, b) => [weightGradient(b, dy!, x!, rstd!, mean!)],
+  FlamingoLayerNormGrad: inputGradient(false),
+  FlamingoLayerNormWeightGrad: weightGradient(false),
   FlamingoRMSNorm: rmsNorm,
   FlamingoRMSNormGrad: rmsNormGradient,
-  FlamingoRMSNormWeightGrad: ({ dy, x, rstd }, _attrs, b) => [weightGradient(b, dy!, x!, rstd!)],
+  FlamingoRMSNormWeightGrad: weightGradient(true),
 };

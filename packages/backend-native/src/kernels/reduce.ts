@@ -50,8 +50,38 @@ function addRows(x: Float32Array, first: number, end: number, columns: number, s
   for (; r < end; r++) for (let c = 0; c < columns; c++, i++) sums[c]! += x[i]!;
 }
 
-/** y[r] = sum over c of x[r, c]: four sums side by side keep the processor busy, float64 keeps the digits. */
-export function sumRowsInLoop(x: Float32Array, rows: number, columns: number, y: Float32Array, scale = 1): void {
+/** y[r] = sum over c of x[r, c], scaled. */
+export function sumRowsOf(
+  b: NativeBackend,
+  x: Float32Array,
+  rows: number,
+  columns: number,
+  y: Float32Array,
+  scale = 1,
+) {
+  if (rows === 1) sumColumns(b, x, columns, 1, y);
+  else if (columns > LONGEST || rows * columns < FEW) sumRowsInLoop(x, rows, columns, y);
+  else {
+    b.dnn.sgemm(
+      false,
+      false,
+      rows,
+      1,
+      columns,
+      b.pool.address(x),
+      columns,
+      b.ones(columns),
+      1,
+      0,
+      b.pool.address(y),
+      1,
+    );
+  }
+  if (scale !== 1) for (let r = 0; r < rows; r++) y[r]! *= scale;
+}
+
+/** Four sums side by side keep the processor busy, float64 keeps the digits. */
+function sumRowsInLoop(x: Float32Array, rows: number, columns: number, y: Float32Array): void {
   const whole = columns - (columns % 4);
   for (let r = 0, i = 0; r < rows; r++) {
     let [s, t, u, v] = [0, 0, 0, 0];
@@ -63,22 +93,8 @@ export function sumRowsInLoop(x: Float32Array, rows: number, columns: number, y:
       v += x[i + 3]!;
     }
     for (const stop = end + columns - whole; i < stop; i++) s += x[i]!;
-    y[r] = (s + t + u + v) * scale;
+    y[r] = s + t + u + v;
   }
-}
-
-/** Sum of everything. */
-export function total(x: Float32Array): number {
-  let [s, t, u, v] = [0, 0, 0, 0];
-  const whole = x.length - (x.length % 4);
-  for (let i = 0; i < whole; i += 4) {
-    s += x[i]!;
-    t += x[i + 1]!;
-    u += x[i + 2]!;
-    v += x[i + 3]!;
-  }
-  for (let i = whole; i < x.length; i++) s += x[i]!;
-  return s + t + u + v;
 }
 
 /** y[o, c] = sum over r of x[o, r, c], as a product with ones for each o. */
@@ -106,7 +122,7 @@ function reduce(b: NativeBackend, x: tf.TensorInfo, axis: number | number[], kee
   const y = b.output(shape);
   const [from, to] = [b.values(x), b.values(y)];
   if (inner === 1) {
-    sumRowsInLoop(from, outer, reduced, to, mean ? 1 / reduced : 1);
+    sumRowsOf(b, from, outer, reduced, to, mean ? 1 / reduced : 1);
     return y;
   }
   if (outer > 1 && reduced <= LONGEST && sizeOf(x.shape) >= FEW) sumBlocks(b, x, y, outer, reduced, inner);

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { SoftmaxKind } from '../onednn';
 import { plainFloats, sizeOf } from '../pooled-backend';
-import { total } from './reduce';
+import { sumRowsOf } from './reduce';
 
 /**
  * Over each of `rows` runs of `width`; x and y may be the same. oneDNN loses a NaN here, so rows that hold one are found
@@ -16,7 +16,10 @@ export function softmaxRows(
   rows: number,
   width: number,
 ): void {
-  const spoilt = Number.isNaN(total(x)) ? spoiltRows(x, rows, width) : [];
+  const sums = b.pool.allocate(rows);
+  sumRowsOf(b, x, rows, width, sums);
+  const spoilt = sums.some(Number.isNaN) ? spoiltRows(x, rows, width) : [];
+  b.pool.release(sums);
   b.compiled(`${kind} ${rows},${width}`, (dnn) => dnn.softmax(kind, { dims: [rows, width] }, 1)).run(
     b.pool.address(x),
     b.pool.address(y),

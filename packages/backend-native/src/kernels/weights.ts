@@ -1,4 +1,6 @@
-import type { NativeKernel } from '../native-backend';
+import type { NativeBackend, NativeKernel } from '../native-backend';
+import type { Binary, Layout, PostOp } from '../onednn';
+import { FEW } from './binary';
 
 interface AdamWAttrs {
   readonly learningRate: number;
@@ -17,21 +19,76 @@ const adamWStep: NativeKernel = ({ p, g, m, v }, attrs, backend) => {
   const { learningRate, beta1, beta2, epsilon, weightDecay, step } = attrs as unknown as AdamWAttrs;
   const own = [p!, m!, v!];
   const inPlace = own.every((x) => backend.refCount(x.dataId) === 1 && backend.pool.owns(backend.values(x)));
-  const out = inPlace ? own : own.map((x) => backend.output(x.shape));
-  const [w, grad, mean, square] = [p!, g!, m!, v!].map((x) => backend.values(x)) as Float32Array[];
-  const [toW, toMean, toSquare] = out.map((x) => backend.values(x)) as Float32Array[];
+  const out = inPlace ? own : own.map((x) => backend.copy(x));
   const rate = learningRate / (1 - beta1 ** step);
   const correction = 1 / Math.sqrt(1 - beta2 ** step);
   const keep = 1 - learningRate * weightDecay;
-  for (let i = 0; i < grad!.length; i++) {
-    const d = grad![i]!;
-    const mi = beta1 * mean![i]! + (1 - beta1) * d;
-    const vi = beta2 * square![i]! + (1 - beta2) * d * d;
-    toMean![i] = mi;
-    toSquare![i] = vi;
-    toW![i] = keep * w![i]! - (rate * mi) / (Math.sqrt(vi) * correction + epsilon);
-  }
+  const numbers = { beta1, beta2, rate, correction, epsilon, keep };
+  const [w, mean, square] = out.map((x) => backend.values(x)) as Float32Array[];
+  const run = w!.length < FEW ? adamInLoop : adamByOneDnn;
+  run(w!, backend.values(g!), mean!, square!, numbers, backend);
   return inPlace ? [] : out;
+};
+
+interface AdamNumbers {
+  readonly beta1: number;
+  readonly beta2: number;
+  /** Learning rate, corrected for the first moment's start from zero. */
+  readonly rate: number;
+  /** On the root of the second moment, likewise. */
+  readonly correction: number;
+  readonly epsilon: number;
+  readonly keep: number;
+}
+
+type Adam = (
+  w: Float32Array,
+  g: Float32Array,
+  m: Float32Array,
+  v: Float32Array,
+  numbers: AdamNumbers,
+  backend: NativeBackend,
+) => void;
+
+const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep }) => {
+  for (let i = 0; i < w.length; i++) {
+    const d = g[i]!;
+    const mi = beta1 * m[i]! + (1 - beta1) * d;
+    const vi = beta2 * v[i]! + (1 - beta2) * d * d;
+    m[i] = mi;
+    v[i] = vi;
+    w[i] = keep * w[i]! - (rate * mi) / (Math.sqrt(vi) * correction + epsilon);
+  }
+};
+
+/** Five passes; what changes from step to step comes as data, so that nothing is compiled again. */
+const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep }, backend) => {
+  const n = w.length;
+  const [all, one]: Layout[] = [{ dims: [n] }, { dims: [1] }];
+  const { pool } = backend;
+  const scratch = pool.allocate(n);
+  // In cache lines of their own, as many numbers as there are operands of one element.
+  const scalars = pool.allocate(64);
+  scalars.set([1 - beta1, 1, correction, epsilon, -rate, keep]);
+  const [first, unit, root, eps, pace, decay] = [0, 1, 2, 3, 4, 5].map(
+    (i) => pool.address(scalars) + 4 * i,
+  ) as number[];
+  const [aw, ag, am, av, as] = [w, g, m, v, scratch].map((x) => pool.address(x!)) as number[];
+  const by = (alg: Binary): PostOp => ({ kind: 'binary', alg, other: one! });
+  const pass = (name: string, alg: Binary, second: Layout, post: PostOp[]) =>
+    backend.compiled(`adam ${name} ${n}`, (dnn) => dnn.binary(alg, all!, second, all!, post));
+  pass(`m ${beta1}`, 'mul', one!, [{ kind: 'sum', scale: beta1 }]).run(ag!, first!, am!);
+  const squares: PostOp[] = [
+    { kind: 'eltwise', alg: 'linear', alpha: 1 - beta2 },
+    { kind: 'sum', scale: beta2 },
+  ];
+  pass(`v ${beta2}`, 'mul', all!, squares).run(ag!, ag!, av!);
+  const rooted: PostOp[] = [{ kind: 'eltwise', alg: 'sqrt' }, by('mul'), by('add')];
+  pass('root', 'mul', one!, rooted).run(av!, unit!, as!, root!, eps!);
+  pass('pace', 'div', all!, [by('mul')]).run(am!, as!, as!, pace!);
+  pass('step', 'mul', one!, [{ kind: 'binary', alg: 'add', other: all! }]).run(aw!, decay!, aw!, as!);
+  pool.release(scratch);
+  pool.release(scalars);
 };
 
 interface StandardiseAttrs {
