@@ -10,6 +10,7 @@ import {
   type Random,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
+import { gatedAdd } from './gated-add';
 import type { MediaContext, MediaKeysValues } from './media-context';
 
 /** Sizes and choices of a gated cross-attention block (Flamingo, section 2.2 and figure 4). */
@@ -256,9 +257,9 @@ export class GatedXAttn {
     const { attnGate, mlp, mlpGate } = this.params;
     expectShape('GatedXAttn.apply: x', x, ['rows', 'text', this.config.hiddenSize], 'Pass the residual stream.');
     return tf.tidy(() => {
-      const y = media ? tf.add(x, tf.mul(tf.tanh(attnGate), this.attn.apply(x, media, known))) : x;
+      const y = media ? gatedAdd(x, this.attn.apply(x, media, known), attnGate) : x;
       const inner = linear(layerNorm(y, mlp.norm), mlp.up, this.config.activation);
-      return tf.add(y, tf.mul(tf.tanh(mlpGate), linear(inner, mlp.down)));
+      return gatedAdd(y, linear(inner, mlp.down), mlpGate);
     });
   }
 }

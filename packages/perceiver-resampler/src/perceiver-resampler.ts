@@ -187,7 +187,7 @@ export class PerceiverResampler {
     }
     return tf.tidy(() => {
       const visual = this.embed(features); // [batch * media, frames * patches, visualSize]
-      let latents = tf.tile(tf.expandDims(this.params.latents, 0), [batch * media, 1, 1]) as tf.Tensor3D;
+      let latents = repeat(this.params.latents, batch * media);
       for (const layer of this.params.layers) latents = this.layer(visual, latents, layer);
       if (this.params.norm) latents = layerNorm(latents, this.params.norm) as tf.Tensor3D;
       return tf.reshape(latents, [batch, media, numLatents, visualSize]);
@@ -198,17 +198,10 @@ export class PerceiverResampler {
   private embed(features: tf.Tensor5D): tf.Tensor3D {
     const { inputProjection, timeEmbeddings, mediaEmbeddings } = this.params;
     const [b, n, f, p] = features.shape;
-    const d = this.config.visualSize;
     let x: tf.Tensor = inputProjection ? linear(features, inputProjection) : features;
-    if (timeEmbeddings) {
-      const time = tf.reshape(framesOf(timeEmbeddings, f), [1, f, 1, d]);
-      x = tf.add(tf.reshape(x, [b * n, f, p, d]), time);
-    }
-    if (mediaEmbeddings) {
-      const place = tf.reshape(tf.slice(mediaEmbeddings, [0, 0], [n, d]), [1, n, 1, d]);
-      x = tf.add(tf.reshape(x, [b, n, f * p, d]), place);
-    }
-    return tf.reshape(x, [b * n, f * p, d]);
+    if (timeEmbeddings) x = addEmbeddings(x, timeEmbeddings, sharesOfFrames(f, timeEmbeddings.shape[0]), p);
+    if (mediaEmbeddings) x = addEmbeddings(x, mediaEmbeddings, identity(n, mediaEmbeddings.shape[0]), f * p);
+    return tf.reshape(x, [b * n, f * p, this.config.visualSize]);
   }
 
   private layer(visual: tf.Tensor3D, latents: tf.Tensor3D, p: ResamplerLayerParams): tf.Tensor3D {
@@ -228,18 +221,52 @@ export class PerceiverResampler {
   }
 }
 
-/** Time embeddings for a clip of `frames`: the first ones, or, if there are not enough, spread over the whole clip. */
-function framesOf(embeddings: tf.Tensor2D, frames: number): tf.Tensor2D {
-  const [count, d] = embeddings.shape;
-  if (frames <= count) return tf.slice(embeddings, [0, 0], [frames, d]);
-  const mix = new Float32Array(frames * count);
+/** `[n, d]` to `[count, n, d]`, as a product: the gradient of tfjs' tile would add up its copies one by one. */
+function repeat(x: tf.Tensor2D, count: number): tf.Tensor3D {
+  const [n, d] = x.shape;
+  return tf.reshape(tf.matMul(tf.ones([count, 1]), tf.reshape(x, [1, n * d])), [count, n, d]);
+}
+
+/** How much of each of `count` embeddings each of `rows` things takes. */
+type Shares = { readonly rows: number; readonly count: number; readonly values: Float32Array };
+
+/** The i-th thing takes the i-th embedding. */
+function identity(rows: number, count: number): Shares {
+  const values = new Float32Array(rows * count);
+  for (let i = 0; i < rows; i++) values[i * count + i] = 1;
+  return { rows, count, values };
+}
+
+/** Frames take the first time embeddings, or, if there are not enough, mixtures of neighbours from first to last. */
+function sharesOfFrames(frames: number, count: number): Shares {
+  if (frames <= count) return identity(frames, count);
+  const values = new Float32Array(frames * count);
   for (let i = 0; i < frames; i++) {
-    // First on first and last on last; between them each frame mixes its two neighbours.
     const at = (i * (count - 1)) / (frames - 1);
     const left = Math.min(Math.floor(at), count - 1);
     const right = Math.min(left + 1, count - 1);
-    mix[i * count + left]! += 1 - (at - left);
-    mix[i * count + right]! += at - left;
+    values[i * count + left]! += 1 - (at - left);
+    values[i * count + right]! += at - left;
   }
-  return tf.matMul(tf.tensor2d(mix, [frames, count]), embeddings);
+  return { rows: frames, count, values };
+}
+
+/**
+ * Adds embeddings to vectors that lie in groups of `each`, one group after another for each row of the shares, the rows
+ * over and over. As a product and a sum over rows alone: their gradients are what every backend is fast at.
+ */
+function addEmbeddings(
+  x: tf.Tensor,
+  embeddings: tf.Tensor2D,
+  { rows, count, values }: Shares,
+  each: number,
+): tf.Tensor {
+  const d = embeddings.shape[1];
+  const spread = new Float32Array(rows * each * count);
+  for (let i = 0; i < rows * each; i++) {
+    const row = Math.floor(i / each);
+    spread.set(values.subarray(row * count, (row + 1) * count), i * count);
+  }
+  const added = tf.matMul(tf.tensor2d(spread, [rows * each, count]), embeddings); // [rows * each, d]
+  return tf.add(tf.reshape(x, [-1, rows * each * d]), tf.reshape(added, [1, rows * each * d]));
 }
