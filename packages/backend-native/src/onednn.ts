@@ -298,26 +298,12 @@ export class OneDnn {
       [ARG.src, data],
       [ARG.dst, data],
     ];
-    return this.build(names, [], (attr) => this.softmaxDesc(FORWARD_INFERENCE, kind, d, axis, attr));
-  }
-
-  /** Gradient of softmax. Runs on its result, dy, dx. */
-  softmaxBackward(data: Layout, axis: number): Primitive {
-    const d = this.md(data);
-    const hint = this.softmaxDesc(FORWARD_TRAINING, 'softmax', d, axis, 0n);
-    const names: Argument[] = [
-      [ARG.dst, data],
-      [ARG.diffDst, data],
-      [ARG.diffSrc, data],
-    ];
-    const args = [SOFTMAX.softmax, d, d, d, axis];
-    const primitive = this.build(names, [], (attr) =>
+    const args = [FORWARD_INFERENCE, SOFTMAX[kind], d, d, axis];
+    return this.build(names, [], (attr) =>
       this.v3
-        ? this.pd3('dnnl_softmax_backward_primitive_desc_create', 'int ptr ptr ptr int ptr', [...args, hint], attr)
-        : this.pd2('dnnl_softmax_v2_backward_desc_init', 'int ptr ptr ptr int', args, attr, hint),
+        ? this.pd3('dnnl_softmax_forward_primitive_desc_create', 'int int ptr ptr int', args, attr)
+        : this.pd2('dnnl_softmax_v2_forward_desc_init', 'int int ptr ptr int', args, attr),
     );
-    this.destroyDesc(hint);
-    return primitive;
   }
 
   /**
@@ -499,13 +485,6 @@ export class OneDnn {
           attr,
         )
       : this.pd2('dnnl_eltwise_forward_desc_init', 'int int ptr float float', [prop, code, d, alpha, beta], attr);
-  }
-
-  private softmaxDesc(prop: number, kind: SoftmaxKind, d: MemoryDesc, axis: number, attr: bigint): bigint {
-    const args = [prop, SOFTMAX[kind], d, d, axis];
-    return this.v3
-      ? this.pd3('dnnl_softmax_forward_primitive_desc_create', 'int int ptr ptr int', args, attr)
-      : this.pd2('dnnl_softmax_v2_forward_desc_init', 'int int ptr ptr int', args, attr);
   }
 
   private normFlags(bias: boolean, given: boolean): number {

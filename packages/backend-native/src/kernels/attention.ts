@@ -3,7 +3,7 @@ import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { Layout, PostOp } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 import { apply } from './binary';
-import { softmaxRows } from './softmax';
+import { softmaxGradient, softmaxRows } from './softmax';
 
 /** Sizes of one attention: b batch, h heads, t queries, s keys, d width of a head. */
 interface Sizes {
@@ -152,10 +152,8 @@ const attentionGradient: NativeKernel = ({ dy, q, k, v, bias, weights }, attrs, 
   product(backend, [at(dy!), query], [at(v!), swapped(keys)], [at(dscores), scores]);
   product(backend, [at(weights!), swapped(scores)], [at(dy!), query], [at(dv), keys]);
   if (emptyRows === 'uniform') addFromEmptyRows(backend, z, weights!, dy!, dv);
-  // w (dw - sum(dw w)) is the gradient of a softmax; rows of zeros stay zeros.
-  backend
-    .compiled(`softmax' ${b * h * t},${s}`, (dnn) => dnn.softmaxBackward({ dims: [b * h * t, s] }, 1))
-    .run(at(weights!), at(dscores), at(dscores));
+  // Rows of zeros stay zeros.
+  softmaxGradient(backend, weights!, dscores, b * h * t, s);
   product(backend, [at(dscores), scores], [at(k!), keys], [at(dq), query], scale);
   product(backend, [at(dscores), swapped(scores)], [at(q!), query], [at(dk), keys], scale);
   if (!bias) {

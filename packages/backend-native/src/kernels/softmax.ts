@@ -27,6 +27,30 @@ export function softmaxRows(
   for (const row of spoilt) y.fill(NaN, row * width, (row + 1) * width);
 }
 
+/**
+ * dx = y (dy - sum(y dy)) for y, the softmax of rows, written over dy. oneDNN's own has no fast code below AVX-512; these
+ * are three passes that have.
+ */
+export function softmaxGradient(
+  b: NativeBackend,
+  y: tf.TensorInfo,
+  dy: tf.TensorInfo,
+  rows: number,
+  width: number,
+): void {
+  const product = b.pool.allocate(rows * width);
+  const sums = b.pool.allocate(rows);
+  const [data, column] = [{ dims: [rows, width] }, { dims: [rows, 1] }];
+  const [atY, atDy, atProduct, atSums] = [b.values(y), b.values(dy), product, sums].map((x) => b.pool.address(x));
+  b.compiled(`rows mul ${rows},${width}`, (dnn) => dnn.binary('mul', data, data, data)).run(atY!, atDy!, atProduct!);
+  sumRowsOf(b, product, rows, width, sums);
+  b.compiled(`rows sub mul ${rows},${width}`, (dnn) =>
+    dnn.binary('sub', data, column, data, [{ kind: 'binary', alg: 'mul', other: data }]),
+  ).run(atDy!, atSums!, atDy!, atY!);
+  b.pool.release(product);
+  b.pool.release(sums);
+}
+
 function spoiltRows(x: Float32Array, rows: number, width: number): number[] {
   const found: number[] = [];
   for (let r = 0; r < rows; r++) if (x.subarray(r * width, (r + 1) * width).some(Number.isNaN)) found.push(r);
