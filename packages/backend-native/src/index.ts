@@ -1,4 +1,5 @@
 import '@tensorflow/tfjs-backend-cpu';
+import * as tf from '@tensorflow/tfjs-core';
 import { activationKernels } from './kernels/activation';
 import { attentionKernels } from './kernels/attention';
 import { binaryKernels } from './kernels/binary';
@@ -13,9 +14,9 @@ import { poolingKernels } from './kernels/pooling';
 import { reduceKernels } from './kernels/reduce';
 import { softmaxKernels } from './kernels/softmax';
 import { weightKernels } from './kernels/weights';
-import { loadLibrary, nativeThreads, setNativeThreads, type NativeLibrary } from './library';
+import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './library';
 import { NativeBackend } from './native-backend';
-import { OneDnn } from './onednn';
+import { oneDnn } from './onednn';
 import { registerPooledBackend } from './pooled-backend';
 
 const KERNELS = {
@@ -55,7 +56,17 @@ export function registerNativeBackend(): void {
  */
 export function nativeLibrary(): NativeLibrary {
   const { path, version } = loadLibrary();
-  return { path, version: version.join('.'), threads: nativeThreads(), cpuIsa: new OneDnn().cpuIsa() };
+  return { path, version: version.join('.'), threads: nativeThreads(), cpuIsa: oneDnn().cpuIsa() };
 }
 
-export { setNativeThreads, NativeBackend, type NativeLibrary };
+/**
+ * Sets how many threads operations use from now on; `OMP_NUM_THREADS`, read when the library loads, does the same.
+ *
+ * @throws Error when the number is not one, or the library has no such switch
+ */
+export function setNativeThreads(threads: number): void {
+  setThreads(threads);
+  if (tf.findBackendFactory('native')) (tf.findBackend('native') as NativeBackend).recompile();
+}
+
+export { NativeBackend, type NativeLibrary };

@@ -26,15 +26,14 @@ export interface LoadedLibrary {
 /** RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE, as the two systems number them. */
 const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 0x1000;
 
+/** RTLD_NOW | RTLD_NOLOAD */
+const IF_LOADED = process.platform === 'darwin' ? 0x2 | 0x10 : 0x2 | 0x4;
+
 let loaded: LoadedLibrary | undefined;
 let openMp: { set: (n: number) => void; get: () => number } | undefined;
 
-/**
- * Sets how many threads oneDNN uses from now on. Before the library is loaded `OMP_NUM_THREADS` does the same.
- *
- * @throws Error when the library runs without OpenMP and has no such switch
- */
-export function setNativeThreads(threads: number): void {
+/** Sets OpenMP's number of threads for calls from this thread. */
+export function setThreads(threads: number): void {
   if (!Number.isInteger(threads) || threads < 1) {
     throw new Error(`setNativeThreads: expected a whole number of at least 1, got ${threads}.`);
   }
@@ -135,15 +134,17 @@ function open(path: string): LoadedLibrary {
     throw new Error(`version ${version.join('.')}, and this package knows 2.6 and later 2.x, and 3.x`);
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
-  openMp = findOpenMp(beside.find((file) => file.includes('gomp')));
+  openMp = findOpenMp();
   return { path, version, handle };
 }
 
 /** Keeps a library in memory to the very end: unloading it under OpenMP's sleeping threads crashes the process at exit. */
 function pin(path: string): void {
-  if (process.platform === 'win32') return;
-  const dlopen = koffi.load(null).func('dlopen', 'void *', ['str', 'int']) as (path: string, flags: number) => unknown;
-  dlopen(path, PINNED);
+  if (process.platform !== 'win32') dlopen(path, PINNED);
+}
+
+function dlopen(path: string, flags: number): bigint | null {
+  return koffi.load(null).func('dlopen', 'void *', ['str', 'int'])(path, flags) as bigint | null;
 }
 
 function readVersion(handle: LibraryHandle): [number, number, number] {
@@ -152,21 +153,17 @@ function readVersion(handle: LibraryHandle): [number, number, number] {
   return [major!, minor!, patch!];
 }
 
-function findOpenMp(beside: string | undefined): typeof openMp {
-  for (const name of [beside, 'libgomp.so.1', 'libomp.so.5', 'libiomp5.so', 'libomp.dylib']) {
-    if (!name) continue;
-    try {
-      const handle = koffi.load(name);
-      pin(name);
-      return {
-        set: handle.func('omp_set_num_threads', 'void', ['int']) as (n: number) => void,
-        get: handle.func('omp_get_max_threads', 'int', []) as () => number,
-      };
-    } catch {
-      // Another OpenMP, or none: the next name may be there.
-    }
-  }
-  return undefined;
+/** The OpenMP that oneDNN brought with it: of the known ones, the one that is in memory now. */
+function findOpenMp(): typeof openMp {
+  if (process.platform === 'win32') return undefined;
+  const names = ['libgomp.so.1', 'libiomp5.so', 'libomp.so.5', 'libomp.dylib'];
+  const name = names.find((candidate) => dlopen(candidate, IF_LOADED));
+  if (!name) return undefined;
+  const handle = koffi.load(name);
+  return {
+    set: handle.func('omp_set_num_threads', 'void', ['int']) as (n: number) => void,
+    get: handle.func('omp_get_max_threads', 'int', []) as () => number,
+  };
 }
 
 function reason(error: unknown): string {

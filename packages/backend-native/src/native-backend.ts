@@ -1,11 +1,11 @@
-import { OneDnn } from './onednn';
+import { oneDnn, type OneDnn } from './onednn';
 import { NativePackedMatrix } from './packed-matrix';
 import { PooledBackend, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
 
 /** tfjs backend `native`: oneDNN for what is hot, tfjs' CPU kernels for the rest. */
 export class NativeBackend extends PooledBackend {
-  readonly dnn = new OneDnn();
+  readonly dnn = oneDnn();
   private readonly cache = new PrimitiveCache();
 
   constructor() {
@@ -45,6 +45,11 @@ export class NativeBackend extends PooledBackend {
   /** The compiled operation of this key, made on first use. The key must name everything that `make` depends on. */
   compiled<T extends Compiled>(key: string, make: (dnn: OneDnn) => T): T {
     return this.cache.get(key, () => make(this.dnn));
+  }
+
+  /** Forgets every compiled operation: each was made for the number of threads of its time. */
+  recompile(): void {
+    this.cache.clear();
   }
 }
 

@@ -108,6 +108,13 @@ export function rowMajor(dims: readonly number[]): number[] {
   return strides;
 }
 
+let shared: OneDnn | undefined;
+
+/** The one instance: engine and stream are made once. */
+export function oneDnn(): OneDnn {
+  return (shared ??= new OneDnn());
+}
+
 /**
  * oneDNN's C API, versions 2.6 and 3, behind one interface: version 3 creates primitive descriptors directly, version 2
  * through operation descriptors; memory descriptors are pointers in the one and structs in the other.

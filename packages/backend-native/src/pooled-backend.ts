@@ -124,6 +124,7 @@ export function registerPooledBackend<B extends PooledBackend>(
   fast: Readonly<Record<string, FastKernel<B>>>,
   priority: number,
 ): void {
+  if (tf.findBackendFactory(name)) return;
   const done = new Set(tf.getKernelsForBackend(name).map((kernel) => kernel.kernelName));
   for (const kernel of tf.getKernelsForBackend('cpu')) {
     if (done.has(kernel.kernelName)) continue;

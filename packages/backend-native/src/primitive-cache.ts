@@ -27,6 +27,11 @@ export class PrimitiveCache {
     return compiled;
   }
 
+  clear(): void {
+    for (const compiled of this.entries.values()) compiled.destroy();
+    this.entries.clear();
+  }
+
   get size(): number {
     return this.entries.size;
   }

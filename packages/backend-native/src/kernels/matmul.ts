@@ -15,6 +15,11 @@ interface Product {
 }
 
 function productOf(a: tf.TensorInfo, b: tf.TensorInfo, transposeA: boolean, transposeB: boolean): Product {
+  tf.util.assert(
+    a.shape.length >= 2 && b.shape.length >= 2,
+    () =>
+      `Error in matMul: inputs must have the same rank of at least 2, got ranks ${a.shape.length} and ${b.shape.length}.`,
+  );
   const [rowsA, colsA] = a.shape.slice(-2) as [number, number];
   const [rowsB, colsB] = b.shape.slice(-2) as [number, number];
   const [m, k] = transposeA ? [colsA, rowsA] : [rowsA, colsA];

@@ -1,0 +1,357 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { expectAsOnCpu, normal, numbers, relativeError, useNative } from '../test/against-cpu';
+
+const tolerance = { relative: 2e-6 };
+
+beforeAll(useNative);
+
+/** Sizes on both sides of where a loop hands over to oneDNN. */
+const SMALL = [3, 5];
+const LARGE = [37, 311];
+
+describe('elementwise', () => {
+  const unary: Record<string, (x: tf.Tensor) => tf.Tensor> = {
+    relu: tf.relu,
+    abs: tf.abs,
+    neg: tf.neg,
+    square: tf.square,
+    sqrt: (x) => tf.sqrt(tf.abs(x)),
+    exp: tf.exp,
+    log: (x) => tf.log(tf.abs(x)),
+    tanh: tf.tanh,
+    sigmoid: tf.sigmoid,
+    rsqrt: (x) => tf.rsqrt(tf.abs(x)),
+    reciprocal: tf.reciprocal,
+    erf: tf.erf,
+    step: tf.step,
+  };
+  for (const [name, op] of Object.entries(unary)) {
+    it.each([SMALL, LARGE])(`${name} of [%i, %i]`, async (...shape) => {
+      await expectAsOnCpu(() => op(normal(shape)), tolerance);
+    });
+
+    it(`${name} hands on NaN and infinity`, () => {
+      const values = numbers(LARGE);
+      values.set([NaN, 1, NaN, Infinity]);
+      tf.tidy(() => {
+        const y = op(tf.tensor(values)).dataSync();
+        expect([y[0], y[2]]).toEqual([NaN, NaN]);
+        expect(y[1]).not.toBeNaN();
+        const limit: Record<string, number> = {
+          neg: -Infinity,
+          tanh: 1,
+          sigmoid: 1,
+          rsqrt: 0,
+          reciprocal: 0,
+          erf: 1,
+          step: 1,
+        };
+        expect(Object.is(y[3], limit[name] ?? Infinity)).toBe(true);
+      });
+    });
+  }
+
+  const binary = {
+    add: tf.add,
+    sub: tf.sub,
+    mul: tf.mul,
+    div: tf.div,
+    maximum: tf.maximum,
+    minimum: tf.minimum,
+    squaredDifference: tf.squaredDifference,
+  };
+  const pairs: [number[], number[]][] = [
+    [LARGE, LARGE],
+    [LARGE, []],
+    [[], LARGE],
+    [LARGE, [311]],
+    [[311], LARGE],
+    [LARGE, [37, 1]],
+    [[37, 1], LARGE],
+    [
+      [37, 1],
+      [1, 311],
+    ],
+    [
+      [8, 1, 40],
+      [8, 30, 40],
+    ],
+    [
+      [8, 30, 40],
+      [1, 30, 1],
+    ],
+    [
+      [2, 3, 1, 5, 40],
+      [3, 7, 1, 40],
+    ],
+    [SMALL, [5]],
+    [
+      [3, 1],
+      [1, 5],
+    ],
+  ];
+  for (const [name, op] of Object.entries(binary)) {
+    it.each(pairs)(`${name} of %j and %j`, async (a, b) => {
+      // Away from 0, where a quotient would blow up rounding.
+      await expectAsOnCpu(() => op(normal(a, 1), tf.add(normal(b, 2), 1.5)), tolerance);
+    });
+  }
+
+  it('leaves other types to the CPU kernels', async () => {
+    const ints = () => tf.tensor1d([3, -5, 7], 'int32');
+    await expectAsOnCpu(() => [tf.add(ints(), ints()), tf.abs(ints()), tf.square(ints()), tf.sum(ints())], tolerance);
+    await expectAsOnCpu(() => [tf.add(ints(), normal([3])), tf.mul(ints(), tf.scalar(2, 'int32'))], tolerance);
+    await expectAsOnCpu(() => tf.add(tf.complex([1, 2], [3, 4]), tf.complex([5, 6], [7, 8])), tolerance);
+  });
+
+  it('takes empty tensors', async () => {
+    const none = () => tf.zeros([0, 4]);
+    await expectAsOnCpu(() => [tf.relu(none()), tf.add(none(), 1), tf.sum(none(), 0), tf.transpose(none())], tolerance);
+    await expectAsOnCpu(() => [tf.matMul(tf.zeros([0, 3]), tf.zeros([3, 2])), tf.concat([none(), none()])], tolerance);
+  });
+
+  it('addN', async () => {
+    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => normal(LARGE, seed))), tolerance);
+    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => normal(SMALL, seed))), tolerance);
+  });
+});
+
+describe('matMul', () => {
+  it.each<[number[], number[], boolean, boolean]>([
+    [[33, 65], [65, 17], false, false],
+    [[65, 33], [65, 17], true, false],
+    [[33, 65], [17, 65], false, true],
+    [[65, 33], [17, 65], true, true],
+    [[4, 33, 65], [4, 65, 17], false, false],
+    [[4, 65, 33], [4, 17, 65], true, true],
+    [[4, 33, 65], [1, 65, 17], false, false],
+    [[1, 33, 65], [4, 65, 17], false, false],
+    [[1, 1], [1, 1], false, false],
+  ])('%j by %j, transposed %s, %s', async (a, b, transposeA, transposeB) => {
+    await expectAsOnCpu(() => tf.matMul(normal(a, 1), normal(b, 2), transposeA, transposeB), tolerance);
+  });
+
+  it('batches broadcast along any axis', () => {
+    // Against batches written out: tfjs' CPU kernel pairs such batches wrongly.
+    tf.tidy(() => {
+      const [a, b] = [normal([2, 3, 9, 8], 1), normal([2, 1, 8, 7], 2)];
+      const wanted = tf.matMul(a, tf.tile(b, [1, 3, 1, 1])).dataSync();
+      expect(relativeError(tf.matMul(a, b).dataSync(), wanted)).toBeLessThan(2e-6);
+      const [c, d] = [normal([2, 1, 9, 8], 1), normal([3, 7, 8], 2)];
+      const tiled = tf.matMul(
+        tf.tile(c, [1, 3, 1, 1]),
+        tf.tile(tf.reshape(d, [1, 3, 7, 8]), [2, 1, 1, 1]),
+        false,
+        true,
+      );
+      expect(relativeError(tf.matMul(c, d, false, true).dataSync(), tiled.dataSync())).toBeLessThan(2e-6);
+    });
+  });
+
+  it('with bias and activation', async () => {
+    for (const activation of ['linear', 'relu', 'sigmoid', 'elu', 'relu6'] as const) {
+      const fused = () =>
+        tf.fused.matMul({
+          a: normal([33, 65], 1) as tf.Tensor2D,
+          b: normal([65, 17], 2) as tf.Tensor2D,
+          bias: normal([17], 3),
+          activation,
+        });
+      await expectAsOnCpu(fused, tolerance);
+    }
+  });
+});
+
+describe('convolution', () => {
+  const conv = (
+    x: number[],
+    filter: number[],
+    strides: number,
+    pad: 'same' | 'valid' | number,
+    depthwise = false,
+    dilation = 1,
+  ) => {
+    const kernels = depthwise
+      ? [tf.DepthwiseConv2dNative, tf.DepthwiseConv2dNativeBackpropInput, tf.DepthwiseConv2dNativeBackpropFilter]
+      : [tf.Conv2D, tf.Conv2DBackpropInput, tf.Conv2DBackpropFilter];
+    const attrs = { strides: [strides, strides], pad, dataFormat: 'NHWC', dilations: [dilation, dilation] };
+    const run = (name: string, inputs: Record<string, tf.Tensor>, more: object = {}) =>
+      tf.engine().runKernel(name, inputs, { ...attrs, ...more } as never) as tf.Tensor;
+    const [image, weights] = [normal(x, 1), normal(filter, 2)];
+    const y = run(kernels[0]!, { x: image, filter: weights });
+    // tfjs' CPU kernels have no gradient with dilation.
+    if (dilation > 1) return [y];
+    const dy = normal(y.shape, 3);
+    const dx = run(kernels[1]!, { dy, filter: weights }, { inputShape: x });
+    return [y, dx, run(kernels[2]!, { x: image, dy }, { filterShape: filter })];
+  };
+
+  it.each<[number[], number[], number, 'same' | 'valid' | number, boolean?, number?]>([
+    [[2, 9, 8, 3], [3, 3, 3, 5], 2, 'same'],
+    [[2, 9, 8, 16], [3, 3, 16, 24], 1, 'same'],
+    [[1, 9, 8, 4], [3, 2, 4, 5], 1, 'valid', false, 2],
+    [[2, 10, 11, 8], [5, 5, 8, 7], 3, 'valid'],
+    [[2, 6, 6, 10], [3, 3, 10, 10], 2, 1],
+    // A 1x1 kernel that skips pixels, with channels that fill no block: oneDNN 2.6.3's fast code damages memory here.
+    [[2, 8, 8, 4], [1, 1, 4, 8], 2, 'same'],
+    [[2, 8, 8, 3], [1, 1, 3, 20], 2, 'valid'],
+    [[2, 8, 8, 16], [1, 1, 16, 16], 2, 'same'],
+    [[2, 9, 8, 6], [3, 3, 6, 1], 1, 'same', true],
+    [[2, 9, 8, 6], [3, 3, 6, 2], 2, 'valid', true],
+    [[2, 9, 8, 8], [3, 3, 8, 1], 1, 'same', true, 2],
+  ])(
+    '%j by %j, stride %i, %s, depthwise %s, dilation %s, with gradients',
+    async (x, filter, stride, pad, deep, dilated) => {
+      await expectAsOnCpu(() => conv(x, filter, stride, pad, deep, dilated), tolerance);
+    },
+  );
+
+  it('is the same on every run where the library is not', () => {
+    tf.tidy(() => {
+      const gradients = () => conv([2, 8, 8, 4], [1, 1, 4, 8], 2, 'same')[2]!.dataSync();
+      const first = gradients();
+      for (let i = 0; i < 50; i++) expect(gradients()).toEqual(first);
+    });
+  });
+
+  it('with bias and activation', async () => {
+    await expectAsOnCpu(
+      () =>
+        tf.fused.conv2d({
+          x: normal([2, 9, 8, 4]) as tf.Tensor4D,
+          filter: normal([3, 3, 4, 6]) as tf.Tensor4D,
+          strides: 1,
+          pad: 'same',
+          bias: normal([6]),
+          activation: 'relu',
+        }),
+      tolerance,
+    );
+  });
+
+  it('transposed, with sizes that are no convolution’s', async () => {
+    const [x, w] = [
+      [1, 8, 8, 8],
+      [8, 8, 8, 8],
+    ] as const;
+    await expectAsOnCpu(
+      () => tf.conv2dTranspose(normal(x) as tf.Tensor4D, normal(w) as tf.Tensor4D, [1, 4, 4, 8], 1, 'same'),
+      tolerance,
+    );
+  });
+
+  it.each([2, 3] as const)('average pooling, windows of %i', async (size) => {
+    for (const pad of ['same', 'valid'] as const) {
+      await expectAsOnCpu(() => tf.avgPool(normal([2, 9, 7, 5]) as tf.Tensor4D, size, 2, pad), tolerance);
+    }
+  });
+});
+
+describe('reductions', () => {
+  it.each<[number[], number[] | undefined]>([
+    [[7, 300], [1]],
+    [[7, 3000], [1]],
+    [[700, 30], [0]],
+    [[5000, 3], [0]],
+    [[6, 50, 40], [1]],
+    [
+      [6, 50, 40],
+      [0, 1],
+    ],
+    [
+      [6, 50, 40],
+      [1, 2],
+    ],
+    [
+      [6, 50, 40],
+      [0, 2],
+    ],
+    [[6, 50, 40], undefined],
+    [[200_003], undefined],
+    [[3, 4], [0]],
+  ])('sum and mean of %j over %j', async (shape, axes) => {
+    const x = () => tf.add(normal(shape), 1);
+    await expectAsOnCpu(() => [tf.sum(x(), axes), tf.mean(x(), axes), tf.sum(x(), axes, true)], tolerance);
+  });
+
+  it.each([SMALL, [40, 700], [700, 3]])('softmax and logSoftmax of [%i, %i]', async (...shape) => {
+    const x = () => tf.mul(normal(shape), 20);
+    await expectAsOnCpu(() => [tf.softmax(x()), tf.logSoftmax(x())], tolerance);
+  });
+
+  it('softmax gives NaN for a row with NaN, and only for it', () => {
+    tf.tidy(() => {
+      const values = numbers([40, 300]);
+      values[300 + 7] = NaN;
+      const y = tf.softmax(tf.tensor2d(values, [40, 300])).dataSync();
+      expect(y.slice(0, 300)).not.toContain(NaN);
+      expect(y.slice(300, 600).every(Number.isNaN)).toBe(true);
+      expect(y.slice(600)).not.toContain(NaN);
+    });
+  });
+});
+
+describe('moving data', () => {
+  it.each<[number[], number[]]>([
+    [
+      [3, 5],
+      [1, 0],
+    ],
+    [
+      [37, 41],
+      [1, 0],
+    ],
+    [
+      [5, 6, 7, 8],
+      [0, 2, 1, 3],
+    ],
+    [
+      [5, 6, 7, 8],
+      [3, 1, 0, 2],
+    ],
+    [
+      [5, 1, 7],
+      [1, 0, 2],
+    ],
+    [
+      [2, 3, 4, 5, 6, 7],
+      [5, 3, 1, 0, 2, 4],
+    ],
+  ])('transpose of %j to %j', async (shape, perm) => {
+    await expectAsOnCpu(() => tf.transpose(normal(shape), perm), { relative: 0 });
+  });
+
+  it('slice, concat, pad, tile, gather, where, cast', async () => {
+    const x = () => normal([20, 30, 5]);
+    await expectAsOnCpu(
+      () => [
+        tf.slice(x(), [3, 0, 0], [10, 30, 5]),
+        tf.slice(x(), [3, 4, 1], [10, 20, 3]),
+        tf.slice(x(), [0, 4, 1], [2, 2, 2]),
+        tf.concat([x(), x()], 0),
+        tf.concat([x(), tf.zeros([20, 0, 5]), normal([20, 7, 5])], 1),
+        tf.concat([x(), normal([20, 30, 1])], 2),
+        tf.pad(x(), [[1, 2], [0, 0], [3, 0]], 7), // prettier-ignore
+        tf.tile(x(), [1, 2, 3]),
+        tf.tile(normal([20, 1, 5]), [2, 4, 1]),
+        tf.gather(x(), tf.tensor1d([3, 3, 0, 19], 'int32')),
+        tf.gather(x(), tf.tensor2d([[3, 3], [0, 19]], [2, 2], 'int32')), // prettier-ignore
+        tf.gather(x(), tf.tensor1d([4, 0], 'int32'), 1),
+        tf.where(tf.greater(x(), 0), x(), tf.neg(x())),
+        tf.cast(tf.tensor1d([1, 2, 3], 'int32'), 'float32'),
+        tf.cast(tf.greater(x(), 0), 'float32'),
+        tf.zerosLike(x()),
+        tf.onesLike(x()),
+        tf.fill([3, 4], 2.5),
+      ],
+      { relative: 0 },
+    );
+  });
+
+  it('names an index that is out of range', () => {
+    tf.tidy(() => {
+      expect(() => tf.gather(normal([3, 2]), tf.tensor1d([3], 'int32'))).toThrow(/index value 3 is not in \[0, 2\]/);
+    });
+  });
+});
