@@ -68,6 +68,39 @@ describe('examples in READMEs', () => {
   );
 });
 
+describe('install lines in READMEs', () => {
+  const manifests = Object.fromEntries(
+    ['packages', 'apps'].flatMap((parent) =>
+      readdirSync(path.join(root, parent)).map((name) => {
+        const manifest = json(`${parent}/${name}/package.json`);
+        return [manifest.name, manifest];
+      }),
+    ),
+  );
+
+  /** What a user has after `npm install` of these: them and, laid beside them, what they depend on. */
+  function installed(names: readonly string[]): Set<string> {
+    const all = new Set(names);
+    for (const name of all) for (const below of Object.keys(manifests[name]?.dependencies ?? {})) all.add(below);
+    return all;
+  }
+
+  const published = examples.filter(({ title }) => !manifests[`@flamingo-ts/${title.split('/')[1]}`]?.private);
+  it.each(published)('$title needs nothing that the document does not install', ({ title, code }) => {
+    const document = title.replace(/:\d+$/, '');
+    const lines = blocks.filter((b) => b.document === document && b.language === 'sh').map((b) => b.code);
+    const named = [...lines.join('\n').matchAll(/npm install ([^#\n]*)/g)].flatMap(([, names]) =>
+      names!.trim().split(/\s+/),
+    );
+    const have = installed(named.map((name) => name.replace(/(?<=.)@[\d^~].*$/, '')));
+    const imported = [...code.matchAll(/from '((?:@[\w-]+\/)?[\w-]+)'/g)].map(([, name]) => name!);
+    const backend = /useBackend\('(\w+)'\)/.exec(code)?.[1];
+    const needed = backend === 'cpu' || backend === 'wasm' ? [`@tensorflow/tfjs-backend-${backend}`] : [];
+    expect([...imported, ...needed].filter((name) => !have.has(name))).toEqual([]);
+    if (backend === 'auto') expect([...have].join()).toMatch(/backend-native|tfjs-node-gpu|tfjs-backend-(wasm|cpu)/);
+  });
+});
+
 describe('commands in READMEs', () => {
   const scripts = Object.keys(json('package.json').scripts);
   const packages = ['packages', 'apps'].flatMap((parent) =>
