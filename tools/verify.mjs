@@ -30,6 +30,11 @@ async function main() {
   // What may differ between versions of Node is the native code; examples run on both below, from the packages.
   const native = backends.filter((name) => name === 'native' || name === 'tensorflow');
   if (node24) await tests(node24, native.length > 0 ? native : ['wasm'], ['--exclude', 'tools/readme.test.ts']);
+  if (backends.includes('native')) {
+    await step("TensorFlow.js' own tests on native", 'npm', ['run', '-s', 'conformance', '--', 'native'], {
+      count: lastCount,
+    });
+  }
   await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...references()], { count: lastCount });
   const nodes = node24 ? ['--node', node24] : [];
   await step('packed packages', 'node', ['--import', 'tsx', 'tools/check-packages.ts', ...nodes], { count: lastCount });
