@@ -37,7 +37,9 @@ export async function bench(config: Config, backend: BackendChoice, seconds: num
 
   const [a, b] = [tf.randomUniform([SIDE, SIDE]), tf.randomUniform([SIDE, SIDE])];
   time(`matrix product ${SIDE}`, 2 * SIDE ** 3, () => {
-    tf.tidy(() => tf.matMul(a, b).dataSync());
+    const product = tf.matMul(a, b);
+    product.dataSync();
+    product.dispose();
   });
   tf.dispose([a, b]);
 
@@ -46,7 +48,9 @@ export async function bench(config: Config, backend: BackendChoice, seconds: num
   const images = tf.randomUniform([batch, model.imageSize, model.imageSize, 3]) as tf.Tensor4D;
   const flops = batch * nfnetFlops(visionConfig(model));
   time(`vision forward, ${batch} pictures`, flops, () => {
-    tf.tidy(() => tower.embed(images).dataSync());
+    const embedded = tower.embed(images);
+    embedded.dataSync();
+    embedded.dispose();
   });
   const weights = variables({ encoder: tower.encoder.params, head: tower.head });
   time(`vision forward and backward, ${batch} pictures`, 3 * flops, () => {

@@ -71,30 +71,44 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
   };
 }
 
-/** Loads features; all that are asked for before the event loop comes round are encoded together. */
-export class BatchedFeatures implements MediaLoader {
-  readonly kind = 'features';
-  private waiting: { readonly key: MediaKey; readonly resolve: (values: Float32Array | undefined) => void }[] = [];
+/** Features for the loaders of all data sets; what is asked for before the event loop comes round is encoded together. */
+class FeatureQueue {
+  private waiting: {
+    readonly key: MediaKey;
+    readonly resolve: (values: Float32Array | undefined) => void;
+    readonly reject: (error: unknown) => void;
+  }[] = [];
+
+  constructor(private readonly store: FeatureStore) {}
 
   /** @param shape of one picture or clip, [frames, patches, featureDim] */
-  constructor(
-    private readonly store: FeatureStore,
-    readonly shape: readonly [number, number, number],
-  ) {}
+  loader(shape: readonly [number, number, number]): MediaLoader {
+    return {
+      kind: 'features',
+      shape,
+      load: (media) => {
+        if (!('key' in media)) throw new Error('train: expected media named by key, got files or bytes.');
+        return this.get(media.key);
+      },
+    };
+  }
 
-  load(media: { readonly key: MediaKey } | object): Promise<Float32Array | undefined> {
-    if (!('key' in media)) throw new Error('BatchedFeatures: expected media named by key. Give each picture a key.');
+  private get(key: MediaKey): Promise<Float32Array | undefined> {
     return new Promise((resolve, reject) => {
-      this.waiting.push({ key: media.key, resolve });
-      if (this.waiting.length === 1) setImmediate(() => void this.flush().catch(reject));
+      this.waiting.push({ key, resolve, reject });
+      if (this.waiting.length === 1) setImmediate(() => void this.flush());
     });
   }
 
   private async flush(): Promise<void> {
     const asked = this.waiting;
     this.waiting = [];
-    const features = await this.store.get(asked.map((a) => a.key));
-    asked.forEach((a, i) => a.resolve(features[i]));
+    try {
+      const features = await this.store.get(asked.map((a) => a.key));
+      asked.forEach((a, i) => a.resolve(features[i]));
+    } catch (error) {
+      for (const a of asked) a.reject(error);
+    }
   }
 }
 
@@ -103,13 +117,14 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   const { datasets, gateWalk, framesPerClip } = config.flamingo;
   const { flamingo, features } = model;
   const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
+  const queue = new FeatureQueue(features);
   const sources = datasetNames.flatMap((name) => {
     const settings = datasets[name];
     if (!settings) return [];
     const { batch, weight, maxTokens, maxMedia, pNext, leadingSpace } = settings;
     const source = data.documents(name, config.seed, batch);
     if (!source) throw new Error(missing(name));
-    const media = new BatchedFeatures(features, [name === 'clips' ? framesPerClip : 1, patches, width]);
+    const media = queue.loader([name === 'clips' ? framesPerClip : 1, patches, width]);
     return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];
   });
   const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources };

@@ -96,7 +96,7 @@ export async function openJoint(config: Config, pictures: PictureSource): Promis
 export async function loadVision(config: Config): Promise<VisionTower> {
   const tower = createTower(config);
   tower.load(...(await loadModel(config, 'vision')));
-  return tower;
+  return tower.freeze();
 }
 
 export async function loadLanguage(config: Config): Promise<LanguageModel> {

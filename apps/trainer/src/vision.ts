@@ -22,7 +22,7 @@ const SCALE_MAX = 100;
 /** The temperature learns this much faster than the weights: it is stored divided by this. */
 const SCALE_RATE = 5;
 /** Pictures encoded at a time. Always the same number, so that features do not depend on who was asked for with them. */
-const ENCODE_BATCH = 64;
+const ENCODE_BATCH = 32;
 /** Training pictures whose features give the statistics that later stages normalise with. */
 const STATISTICS_PICTURES = 2048;
 
@@ -65,6 +65,11 @@ export class VisionTower {
     loadState(this.params, state, { what });
   }
 
+  /** The same for use without training: kernels standardised once. This tower must not be used any more. */
+  freeze(): VisionTower {
+    return new VisionTower(this.encoder.freeze(), this.head, this.statistics);
+  }
+
   dispose(): void {
     disposeParams(this.params);
   }
@@ -103,10 +108,12 @@ export class VisionTower {
       const chunk = pictures.slice(start, start + ENCODE_BATCH);
       const full = [...chunk];
       while (full.length < ENCODE_BATCH) full.push(chunk[0]!);
-      const values = tf.tidy(() => {
+      const features = tf.tidy(() => {
         const raw = this.encoder.encode(this.normalise(full));
-        return tf.div(tf.sub(raw, this.statistics.mean), this.statistics.deviation).dataSync() as Float32Array;
+        return tf.div(tf.sub(raw, this.statistics.mean), this.statistics.deviation);
       });
+      const values = features.dataSync() as Float32Array;
+      features.dispose();
       const size = values.length / ENCODE_BATCH;
       for (let i = 0; i < chunk.length; i++) out.push(values.slice(i * size, (i + 1) * size));
     }

@@ -82,6 +82,24 @@ const slice: NativeKernel = ({ x }, attrs, backend) => {
   return out;
 };
 
+/** The gradient of concat: a slice for every part. */
+const splitV: NativeKernel = ({ x }, attrs, backend) => {
+  if (!plainFloats(x)) return undefined;
+  const axis = tf.util.parseAxisParam(attrs['axis'] as number, x!.shape)[0]!;
+  const sizes = tf.backend_util.prepareSplitSize(
+    x as unknown as tf.Tensor,
+    attrs['numOrSizeSplits'] as number | number[],
+    axis,
+  );
+  const begin = x!.shape.map(() => 0);
+  return sizes.map((n) => {
+    const size = x!.shape.map((whole, i) => (i === axis ? n : whole));
+    const part = backend.call(tf.Slice, { x: x! }, { begin: [...begin], size });
+    begin[axis]! += n;
+    return part;
+  });
+};
+
 const pad: NativeKernel = ({ x }, attrs, backend) => {
   if (!plainFloats(x) || !x!.shape.length) return undefined;
   const paddings = attrs['paddings'] as [number, number][];
@@ -230,6 +248,7 @@ const fill: NativeKernel = (_inputs, attrs, backend) => {
 export const moveKernels: Record<string, NativeKernel> = {
   [tf.Transpose]: transpose,
   [tf.Slice]: slice,
+  [tf.SplitV]: splitV,
   [tf.PadV2]: pad,
   [tf.Concat]: concat,
   [tf.GatherV2]: gather,
