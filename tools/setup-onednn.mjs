@@ -14,12 +14,15 @@ import {
   renameSync,
   rmSync,
 } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const home = join(root, '.cache', 'onednn');
 const lib = join(home, 'lib');
+
+/** The libraries wanted, under any name that ends in a version. */
+const LIBRARY = /\blib(dnnl|gomp|OpenCL)\.so\.[0-9.]+$/;
 
 /** Full paths of files in a folder whose names match; an absent folder has none. */
 const filesIn = (folder, pattern) =>
@@ -70,7 +73,7 @@ const packageName = (options) => {
       .split('\n')
       .map((line) => line.split(' ')[0])
       .filter((name) => /^libdnnl[0-9.]+$/.test(name ?? ''));
-    return names.sort((a, b) => Number(b.slice(7)) - Number(a.slice(7)))[0];
+    return names.sort((a, b) => b.localeCompare(a, 'en', { numeric: true }))[0];
   } catch {
     return undefined;
   }
@@ -117,14 +120,12 @@ const bring = () => {
     for (const deb of filesIn(work, /\.deb$/)) run('dpkg', ['-x', deb, join(work, 'root')]);
     const fresh = join(work, 'lib');
     mkdirSync(fresh);
-    for (const base of [join(work, 'root', 'usr', 'lib'), join(work, 'root', 'lib')]) {
-      for (const folder of [base, ...filesIn(base, /-linux-gnu/)]) {
-        // The names with the ABI version are what the libraries ask each other for; links become plain files.
-        for (const file of filesIn(folder, /^lib(dnnl|gomp|OpenCL)\.so\.[0-9.]+$/)) {
-          if (soname(file)) copyFileSync(realpathSync(file), join(fresh, file.slice(folder.length + 1)));
-        }
-      }
-    }
+    const names = readdirSync(join(work, 'root'), { recursive: true }).filter((path) => LIBRARY.test(path));
+    // Libraries ask for each other by the shortest of their names, which are links here: each file once, under that name.
+    const files = new Map();
+    for (const path of names.sort((a, b) => b.length - a.length))
+      files.set(realpathSync(join(work, 'root', path)), path);
+    for (const [file, path] of files) copyFileSync(file, join(fresh, basename(path)));
     if (!filesIn(fresh, /^libdnnl\.so/).length) fail(`package ${name} holds no libdnnl`);
     rmSync(lib, { recursive: true, force: true });
     renameSync(fresh, lib);
@@ -134,14 +135,6 @@ const bring = () => {
   }
   return filesIn(lib, /^libdnnl\.so/)[0];
 };
-
-/** Whether a file name is the short one of its library (a link), not the one with the full version. */
-function soname(file) {
-  return (
-    realpathSync(file) !== file ||
-    !filesIn(dirname(file), /\.so\.[0-9.]+$/).some((other) => other !== file && realpathSync(other) === file)
-  );
-}
 
 const present = found();
 if (present) {

@@ -60,6 +60,12 @@ describe('elementwise', () => {
     maximum: tf.maximum,
     minimum: tf.minimum,
     squaredDifference: tf.squaredDifference,
+    equal: tf.equal,
+    notEqual: tf.notEqual,
+    greater: tf.greater,
+    greaterEqual: tf.greaterEqual,
+    less: tf.less,
+    lessEqual: tf.lessEqual,
   };
   const pairs: [number[], number[]][] = [
     [LARGE, LARGE],
@@ -97,6 +103,14 @@ describe('elementwise', () => {
       await expectAsOnCpu(() => op(normal(a, 1), tf.add(normal(b, 2), 1.5)), tolerance);
     });
   }
+
+  it('maximum and minimum hand on NaN from either side', () => {
+    tf.tidy(() => {
+      const [a, b] = [tf.tensor1d([NaN, 1, NaN, 2]), tf.tensor1d([1, NaN, NaN, 3])];
+      expect(Array.from(tf.maximum(a, b).dataSync())).toEqual([NaN, NaN, NaN, 3]);
+      expect(Array.from(tf.minimum(a, b).dataSync())).toEqual([NaN, NaN, NaN, 2]);
+    });
+  });
 
   it('leaves other types to the CPU kernels', async () => {
     const ints = () => tf.tensor1d([3, -5, 7], 'int32');

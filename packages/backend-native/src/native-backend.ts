@@ -33,6 +33,14 @@ export class NativeBackend extends PooledBackend {
     return this.pool.address(this.one);
   }
 
+  private halves = new Float32Array(0);
+
+  /** Address of at least n float32 that began as zeros: only the upper halves of their bits are ever written. */
+  panel(n: number): number {
+    if (this.halves.length < n) this.halves = new Float32Array(n);
+    return this.pool.address(this.halves);
+  }
+
   /** Packs a frozen `[out, in]` matrix; what `FrozenMatrix` of the kernels package looks for. */
   packMatrix(
     values: Float32Array,

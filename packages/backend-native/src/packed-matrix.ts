@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from './native-backend';
-import { BF16, type Layout, type OneDnn, type Primitive } from './onednn';
+import { BF16, U8, type Layout, type OneDnn, type Primitive } from './onednn';
 import type { Compiled } from './primitive-cache';
 
 /** Elements expanded at a time where the processor cannot multiply bfloat16: a megabyte stays in its cache. */
@@ -19,14 +19,7 @@ export class NativePackedMatrix {
     private readonly shape: readonly [out: number, inputs: number],
     precision: 'float32' | 'bfloat16',
   ) {
-    const own = values.slice();
-    if (precision === 'float32') {
-      this.data = own;
-      return;
-    }
-    const half = new Uint16Array(values.length);
-    this.convert('pack', own, half, values.length);
-    this.data = half;
+    this.data = precision === 'float32' ? values.slice() : toHalves(values);
   }
 
   /** Bytes held. */
@@ -51,7 +44,8 @@ export class NativePackedMatrix {
     const data = this.held();
     if (data instanceof Float32Array) return data.slice();
     const values = new Float32Array(data.length);
-    this.convert('unpack', data, values, data.length);
+    const bits = new Uint32Array(values.buffer);
+    for (let i = 0; i < bits.length; i++) bits[i] = data[i]! << 16;
     return values;
   }
 
@@ -76,7 +70,7 @@ export class NativePackedMatrix {
     const n = m * rows.shape[1]!;
     const half = backend.pool.allocate(Math.ceil(n / 2));
     const [x, address] = [backend.address(rows), backend.pool.address(half)];
-    backend.compiled(`pack ${n}`, (dnn) => reorderHalves(dnn, 'pack', n)).run(x, address);
+    backend.compiled(`halves ${n}`, (dnn) => dnn.reorder({ dims: [n] }, { dims: [n], type: BF16 })).run(x, address);
     primitive.run(address, backend.pool.address(data), backend.address(y));
     backend.pool.release(half);
     return true;
@@ -87,17 +81,12 @@ export class NativePackedMatrix {
     const [out, inputs] = this.shape;
     const m = rows.shape[0]!;
     const count = Math.max(1, Math.floor(PANEL / inputs));
-    const panel = backend.pool.allocate(Math.min(count, out) * inputs);
-    const [x, weight, from, z] = [
-      backend.address(rows),
-      backend.pool.address(panel),
-      backend.pool.address(data),
-      backend.address(y),
-    ];
+    const weight = backend.panel(Math.min(count, out) * inputs);
+    const [x, from, z] = [backend.address(rows), backend.pool.address(data), backend.address(y)];
     for (let first = 0; first < out; first += count) {
       const taken = Math.min(count, out - first);
       const n = taken * inputs;
-      backend.compiled(`unpack ${n}`, (dnn) => reorderHalves(dnn, 'unpack', n)).run(from + first * inputs * 2, weight);
+      backend.compiled(`expand ${n}`, (dnn) => expansion(dnn, n)).run(from + first * inputs * 2, weight + UPPER);
       // Forward, a panel makes some columns of the result; transposed, it adds to all of them.
       if (!transpose) {
         backend.dnn.sgemm(false, true, m, taken, inputs, x, inputs, weight, inputs, 0, z + first * 4, out);
@@ -106,14 +95,6 @@ export class NativePackedMatrix {
         backend.dnn.sgemm(false, false, m, inputs, taken, x + first * 4, out, weight, inputs, beta, z, inputs);
       }
     }
-    backend.pool.release(panel);
-  }
-
-  private convert(direction: 'pack' | 'unpack', from: ArrayBufferView, to: ArrayBufferView, n: number): void {
-    const { pool } = this.backend;
-    const reorder = reorderHalves(this.backend.dnn, direction, n);
-    reorder.run(pool.address(from), pool.address(to));
-    reorder.destroy();
   }
 
   private held(): Float32Array | Uint16Array {
@@ -122,11 +103,27 @@ export class NativePackedMatrix {
   }
 }
 
-/** float32 to bfloat16 or back. */
-function reorderHalves(dnn: OneDnn, direction: 'pack' | 'unpack', n: number): Primitive {
-  const [full, half]: Layout[] = [{ dims: [n] }, { dims: [n], type: BF16 }];
-  return direction === 'pack' ? dnn.reorder(full!, half!) : dnn.reorder(half!, full!);
+/** float32 to bfloat16, to nearest and ties to even. */
+function toHalves(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const halves = new Uint16Array(values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const x = bits[i]!;
+    // Rounding would carry a NaN over to infinity or to 0.
+    halves[i] = Number.isNaN(values[i]) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
+  }
+  return halves;
 }
+
+/**
+ * bfloat16 to float32, whose upper half it is, as a copy of byte pairs: oneDNN moves those by fast code on all threads, while
+ * below AVX-512 it has only reference code for the types themselves. The lower halves must be zero already.
+ */
+const expansion = (dnn: OneDnn, n: number): Primitive =>
+  dnn.reorder({ dims: [n, 2], type: U8 }, { dims: [n, 2], strides: [4, 1], type: U8 });
+
+/** Where the upper half of a number lies within it, in bytes. */
+const UPPER = 2;
 
 /** A product in bfloat16, or the knowledge that this processor has no fast one. */
 class HalvesPlan implements Compiled {
