@@ -147,6 +147,10 @@ const attentionGradient: NativeKernel = ({ dy, q, k, v, bias, weights }, attrs, 
   const { b, h, t, s } = z;
   const [dq, dk, dv] = [backend.output(q!.shape), backend.output(k!.shape), backend.output(v!.shape)] as const;
   const dscores = backend.output([b, h, t, s]);
+  if (!sizeOf(dscores.shape)) {
+    for (const x of [dq, dk, dv]) backend.values(x).fill(0);
+    return bias ? [dq, dk, dv, sumTo(dscores, bias.shape, backend)] : [dq, dk, dv];
+  }
   const [scores, keys, query] = [dense(z), heads(z, s), heads(z, t)];
   const at = (x: tf.TensorInfo) => backend.address(x);
   product(backend, [at(dy!), query], [at(v!), swapped(keys)], [at(dscores), scores]);

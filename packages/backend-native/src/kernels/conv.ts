@@ -142,6 +142,10 @@ function inputGradient(b: NativeBackend, c: Convolution, dy: tf.TensorInfo, w: t
 
 function weightsGradient(b: NativeBackend, c: Convolution, x: tf.TensorInfo, dy: tf.TensorInfo, shape: number[]) {
   const dw = b.output(shape);
+  if (!sizeOf(x.shape) || !sizeOf(dy.shape)) {
+    b.values(dw).fill(0);
+    return dw;
+  }
   plan(b, 'weights', c).weights(b.address(x), b.address(dy), b.address(dw));
   return dw;
 }

@@ -41,6 +41,10 @@ function gradients(
 ): [dx: tf.TensorInfo, dweight: tf.TensorInfo] {
   const [rows, width] = rowsOf(x!);
   const [dx, dweight] = [b.output(x!.shape), b.output([width])];
+  if (!rows) {
+    b.values(dweight).fill(0);
+    return [dx, dweight];
+  }
   const variance = b.pool.allocate(rows);
   // What eps was is part of rstd already.
   toVariance(b.values(rstd!), variance);
