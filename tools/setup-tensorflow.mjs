@@ -24,7 +24,7 @@ function main() {
     );
   }
   const addon = packageFolder();
-  const library = findLibrary(process.argv.slice(2));
+  const library = findLibrary(process.argv.slice(2), addon);
   console.log(`TensorFlow library: ${library.main}`);
 
   const changed = layDown(addon, library);
@@ -42,7 +42,7 @@ function packageFolder() {
   }
 }
 
-function findLibrary(args) {
+function findLibrary(args, addon) {
   if (args.length > 1 || args.some((arg) => arg.startsWith('-') && arg !== '--download')) {
     fail(`unknown arguments: ${args.join(' ')}.`, 'Expected nothing, a folder, or --download.');
   }
@@ -58,7 +58,8 @@ function findLibrary(args) {
     );
   }
   const installed = installedTensorFlow();
-  const library = (installed && libraryIn(installed)) ?? libraryIn(cache);
+  // Or what an earlier run brought or was given.
+  const library = (installed && libraryIn(installed)) ?? libraryIn(cache) ?? libraryIn(path.join(addon, 'deps'));
   if (library) return library;
   return fail(
     installed
