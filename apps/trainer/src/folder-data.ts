@@ -52,7 +52,7 @@ export class FolderData implements TrainingData {
     const documents: Partial<Record<DatasetName, readonly Document[]>> = {};
     for (const name of datasetNames) {
       const lines = readLines(folder, name);
-      if (lines.length > 0) documents[name] = lines.map((line) => toDocument(name, line));
+      if (lines.length > 0) documents[name] = lines.map((line) => documentOf(name, line));
     }
     if (!documents.pairs && !documents.descriptions) {
       throw new Error(
@@ -126,7 +126,7 @@ function readLines<K extends keyof typeof LINES>(folder: string, name: K): z.inf
     });
 }
 
-function toDocument(name: DatasetName, line: object): Document {
+function documentOf(name: DatasetName, line: object): Document {
   if (name === 'pages') {
     const { parts } = line as z.infer<typeof page>;
     return { kind: 'page', parts: parts.map((p) => ('image' in p ? { media: { key: p.image } } : p)) };

@@ -25,7 +25,7 @@ beforeAll(async () => {
     'vision.batch': 48,
     'lm.train.steps': 70,
     'lm.tokenizerPages': 1500,
-    'flamingo.train.steps': 60,
+    'flamingo.train.steps': 100,
     'flamingo.gateWalk': { steps: 15, by: 0.035 },
     'eval.prompts': 20,
     'eval.shots': [0, 4],
@@ -57,13 +57,13 @@ describe('the quickstart, cut down', () => {
     expect(Math.max(...gates.map(Math.abs))).toBeGreaterThan(0.3);
   });
 
-  it('looks at the pictures: it answers better about real ones than about blank ones', async () => {
+  it('looks at the pictures: the same prompts with another picture get other answers', async () => {
     const data = await openData(config);
     const model = await openJoint(config, data);
     // About concepts it was trained on: so short a run tells little about others.
     const evaluation = await evaluate(model, data as EmojiData, config, { split: 'train' });
-    const [real, blank] = (['real', 'blank'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
-    expect(real! - blank!).toBeGreaterThan(0.1);
+    const [real, swapped] = (['real', 'swapped'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
+    expect(real! - swapped!).toBeGreaterThan(0.15);
   }, 300_000);
 
   it('writes a report that stands alone, with pictures, curves and attribution', () => {

@@ -81,7 +81,7 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
 
   const results: QuickstartResults = {
     seed: config.seed,
-    backend: backend.summary,
+    backend: backend.name,
     machine: machineSummary(),
     ...(unseenStyle && { unseenStyle }),
     seconds,
@@ -171,7 +171,7 @@ async function reportPage(
   const sections = [
     '<h1>Flamingo in miniature</h1>',
     `<p>A vision encoder, a language model and what joins them, trained from nothing in ${results.seconds['total']!.toFixed(0)} seconds on ` +
-      `${results.machine} (${results.backend}). Seed ${results.seed}. Every figure on this page was measured by the run that wrote it.</p>`,
+      `${results.machine}, backend ${results.backend}. Seed ${results.seed}. Every figure on this page was measured by the run that wrote it.</p>`,
     '<h2>What it was held to</h2>',
     `<p class="note">Questions about ${counts('heldOut')} concepts that no stage has seen. The prompt never says what is asked: only its examples do. ` +
       `The answer is the likeliest of all ${ALL_ANSWERS.length} answers of all four questions.</p>`,
