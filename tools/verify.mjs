@@ -37,7 +37,10 @@ async function main() {
   }
   await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...references()], { count: lastCount });
   const nodes = node24 ? ['--node', node24] : [];
-  await step('packed packages', 'node', ['--import', 'tsx', 'tools/check-packages.ts', ...nodes], { count: lastCount });
+  await step('packed packages', 'node', ['--import', 'tsx', 'tools/check-packages.ts', ...nodes], {
+    env: { FLAMINGO_TEST_BACKENDS: backends.join(',') },
+    count: lastCount,
+  });
 }
 
 /** The whole suite on one Node, with the suites of the models on each of the backends. */
