@@ -3,8 +3,9 @@
 //
 // The last line is `N passed, N failed`: tests, reference cases and package checks, and one for each other step.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import { installed } from './installed.mjs';
 
 const root = path.resolve(import.meta.dirname, '..');
 const work = path.join(root, '.cache', 'verify');
@@ -15,7 +16,7 @@ async function main() {
   rmSync(work, { recursive: true, force: true });
   mkdirSync(work, { recursive: true });
 
-  if (!installed() && !(await step('install', 'npm', ['ci']))) return;
+  if (!installed(root) && !(await step('install', 'npm', ['ci']))) return;
   const backends = ['cpu', 'wasm'];
   if (await optional('setup:onednn', 'node', ['tools/setup-onednn.mjs'])) backends.push('native');
   if (await optional('setup:tensorflow', 'npm', ['run', '-s', 'setup:tensorflow', '--', '--download']))
@@ -130,11 +131,6 @@ function references() {
   return ['data-mixtures', 'evaluation', 'gated-xattn', 'perceiver-resampler'].map((name) =>
     path.join('packages', name, 'test', 'reference'),
   );
-}
-
-function installed() {
-  const [lock, done] = ['package-lock.json', 'node_modules/.package-lock.json'].map((file) => path.join(root, file));
-  return existsSync(done) && statSync(done).mtimeMs >= statSync(lock).mtimeMs;
 }
 
 /** A Node 24 to try the packages on too, as npm's packages carry it; nothing where this is one. */
