@@ -19,7 +19,6 @@ import {
 } from '@flamingo-ts/lm-core';
 import type { Reference } from '@flamingo-ts/testing';
 // Searches were recorded on a GPT-2; the one of lm-core's tests serves, and no package exports it.
-// eslint-disable-next-line workspace/layers
 import { TinyGPT2 } from '../../packages/lm-core/test/gpt2';
 import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
 import { Comparison } from './comparison';
