@@ -89,6 +89,15 @@ function rowsOf(a: FlamingoArchitecture, d: StepData) {
   return { text: d.tokens, latents, features };
 }
 
+/** Every matrix of the three parts behind the encoder: its shape and the rows it multiplies in one sequence. */
+function matricesOf(shapes: FlamingoShapes, rows: ReturnType<typeof rowsOf>) {
+  return (['resampler', 'xattn', 'lm'] as const).flatMap((part) =>
+    Object.entries(shapes[part])
+      .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
+      .map(([name, shape]) => ({ part, shape, rows: part === 'lm' ? rows.text : rowsOfMatrix(part, name, rows) })),
+  );
+}
+
 /** Rows of one matrix of the resampler or the gated blocks, by its name. */
 function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnType<typeof rowsOf>): number {
   const reads = /(^|\.)(key|value)\.weight$/.test(name);
@@ -106,22 +115,16 @@ function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPe
   for (const d of PAPER_STEP) {
     const rows = rowsOf(a, d);
     flops.vision += d.batch * d.media * d.frames * nfnetFlops(a.vision);
-    for (const part of ['resampler', 'xattn'] as const) {
-      for (const [name, shape] of Object.entries(shapes[part])) {
-        if (shape.length !== 2 || !name.endsWith('.weight')) continue;
-        flops[part] += d.batch * 6 * sizeOf(shape) * rowsOfMatrix(part, name, rows);
-      }
+    for (const m of matricesOf(shapes, rows)) {
+      flops[m.part] += d.batch * (m.part === 'lm' ? 4 : 6) * sizeOf(m.shape) * m.rows;
     }
-    const { numLayers, numHeads, headDim, numLatents } = { ...a.resampler };
+    const { numLayers, numHeads, headDim, numLatents } = a.resampler;
     const keys = rows.features / d.media + numLatents;
     flops.resampler += d.batch * d.media * numLayers * 12 * numLatents * keys * numHeads * headDim;
     const gated = Math.ceil(a.lm.numLayers / a.xattn.every);
     flops.xattn += d.batch * gated * 12 * d.tokens * numLatents * a.xattn.numHeads * a.xattn.headDim;
 
-    const matrices = Object.entries(shapes.lm).filter(([, s]) => s.length === 2);
-    const weights = matrices.reduce((n, [name, s]) => n + (/bias$/.test(name) ? 0 : sizeOf(s)), 0);
     // Position projections multiply distances, as many as there are tokens; causal scores see half of all pairs.
-    flops.lm += d.batch * 4 * weights * d.tokens;
     flops.lm += d.batch * a.lm.numLayers * 12 * d.tokens * (d.tokens / 2) * a.lm.numHeads * a.lm.headDim;
   }
   return { ...flops, total: flops.vision + flops.resampler + flops.xattn + flops.lm };
@@ -133,16 +136,7 @@ function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPe
  */
 function activationBytes(shapes: FlamingoShapes, a: FlamingoArchitecture, devices: number): number {
   const perSet = PAPER_STEP.map((d) => {
-    const rows = rowsOf(a, d);
-    let scalars = 0;
-    for (const part of ['resampler', 'xattn'] as const) {
-      for (const [name, shape] of Object.entries(shapes[part])) {
-        if (shape.length === 2 && name.endsWith('.weight')) scalars += shape[1]! * rowsOfMatrix(part, name, rows);
-      }
-    }
-    for (const [name, shape] of Object.entries(shapes.lm)) {
-      if (shape.length === 2 && name.endsWith('.weight')) scalars += shape[1]! * rows.text;
-    }
+    const scalars = matricesOf(shapes, rowsOf(a, d)).reduce((n, m) => n + m.shape[1]! * m.rows, 0);
     return Math.ceil(d.batch / devices) * scalars * ACTIVATION_BYTES;
   });
   return Math.max(...perSet);

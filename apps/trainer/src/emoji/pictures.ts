@@ -34,7 +34,7 @@ export interface Drawings {
  * OpenMoji leaves a margin in its 72 units, Twemoji fills its box, so the first is cropped and the second padded: seen
  * side by side, both sets have one size.
  */
-export async function drawConcepts(concepts: readonly Concept[], onDrawn?: (count: number) => void): Promise<Drawings> {
+export async function drawConcepts(concepts: readonly Concept[]): Promise<Drawings> {
   const size = DRAWN * DRAWN * 4;
   const pixels = new Uint8Array(concepts.length * STYLES.length * size);
   const colour = new Int8Array(concepts.length * STYLES.length).fill(-1);
@@ -42,14 +42,12 @@ export async function drawConcepts(concepts: readonly Concept[], onDrawn?: (coun
     c.files.map((file, style) => ({ file, style, at: i * STYLES.length + style })),
   );
   let next = 0;
-  let done = 0;
   const worker = async () => {
     for (let job = jobs[next++]; job; job = jobs[next++]) {
       const raw = STYLES[job.style] === 'flat' ? await drawTwemoji(job.file) : await drawOpenMoji(job.file);
       if (STYLES[job.style] !== 'sketch') colour[job.at] = dominantColour(raw);
       premultiply(raw);
       pixels.set(raw, job.at * size);
-      onDrawn?.(++done);
     }
   };
   await Promise.all(Array.from({ length: 8 }, worker));

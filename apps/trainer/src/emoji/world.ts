@@ -41,13 +41,11 @@ export class EmojiWorld {
    * @param options.seed        of the split and of the variants
    * @param options.unseenStyle a style kept out of all training
    * @param options.maxConcepts first so many concepts of a seeded shuffle only, for short runs
-   * @param options.onProgress  called with the share done, 0 to 1
    */
   static async create(options: {
     readonly seed: number;
     readonly unseenStyle?: Style | undefined;
     readonly maxConcepts?: number | undefined;
-    readonly onProgress?: (done: number, total: number) => void;
   }): Promise<EmojiWorld> {
     let concepts = loadConcepts(options.seed);
     if (options.maxConcepts !== undefined && options.maxConcepts < concepts.length) {
@@ -55,8 +53,7 @@ export class EmojiWorld {
       concepts = concepts.filter((_, i) => Math.floor(i / every) !== Math.floor((i - 1) / every));
     }
     const drawn = concepts.length * STYLES.length;
-    const total = drawn * (1 + VARIANTS);
-    const drawings = await drawConcepts(concepts, (n) => options.onProgress?.(n, total));
+    const drawings = await drawConcepts(concepts);
     const pixels = new Uint8Array(drawn * VARIANTS * PICTURE);
     const random = new Random(options.seed).fork('variants');
     for (let d = 0; d < drawn; d++) {
@@ -65,10 +62,8 @@ export class EmojiWorld {
         const at = (d * VARIANTS + v) * PICTURE;
         drawVariant(source, v, random, pixels.subarray(at, at + PICTURE));
       }
-      if (d % 64 === 63) {
-        options.onProgress?.(drawn + (d + 1) * VARIANTS, total);
-        await new Promise((resolve) => setImmediate(resolve));
-      }
+      // Signals are heard between drawings.
+      if (d % 64 === 63) await new Promise((resolve) => setImmediate(resolve));
     }
     return new EmojiWorld(concepts, drawings, pixels, options.unseenStyle);
   }
