@@ -30,6 +30,20 @@ describe('BufferPool', () => {
     expect(pool.allocate(990).buffer).not.toBe(buffer);
   });
 
+  it('uses a larger buffer where there is none of the class, up to twice as large', () => {
+    const pool = new BufferPool();
+    const x = pool.allocate(2048);
+    pool.release(x);
+    expect(pool.allocate(800).buffer).not.toBe(x.buffer);
+    const y = pool.allocate(1024);
+    expect(y.buffer).toBe(x.buffer);
+    expect(y).toHaveLength(1024);
+    // It counts as what it is, and comes back as that.
+    expect(pool.stats().live).toBe(4 * (896 + 2048));
+    pool.release(y);
+    expect(pool.allocate(2048).buffer).toBe(x.buffer);
+  });
+
   it('never uses a forgotten buffer again, nor an array of somebody else', () => {
     const pool = new BufferPool();
     const x = pool.allocate(1000);
@@ -50,6 +64,21 @@ describe('BufferPool', () => {
     const { kept, peak, live } = pool.stats();
     expect(live).toBe(0);
     expect(kept).toBeLessThanOrEqual(peak);
+  });
+
+  it('lets go first of what was used longest ago', () => {
+    const pool = new BufferPool();
+    const size = 4 << 20;
+    const use = (n: number) => {
+      const all = Array.from({ length: 6 }, () => pool.allocate(n));
+      for (const x of all) pool.release(x);
+      return new Set(all.map((x) => x.buffer));
+    };
+    use(size);
+    // A later stage with larger arrays keeps these, not those of before.
+    const wanted = use(3 * size);
+    for (const buffer of use(3 * size)) expect(wanted.has(buffer)).toBe(true);
+    expect(pool.stats().kept).toBeLessThanOrEqual(pool.stats().peak);
   });
 
   it('counts what is in use', () => {

@@ -2,10 +2,13 @@ import koffi from 'koffi';
 
 /** Below this many elements a plain array is cheaper than a pooled one. */
 const SMALLEST = 64;
-/** Freed memory is kept up to the most that was ever in use at once, and at least this much. */
+/** Freed memory, the last used first, is kept up to the most that was ever in use at once, and at least this much. */
 const KEPT_AT_LEAST = 64 << 20;
 /** Cache-line alignment: vector loads that straddle two lines are slower. */
 const ALIGNMENT = 64;
+
+/** A block may have so many times the capacity asked for: batches of changing shape then live on each other's memory. */
+const LOOSEST = 2;
 
 /** A stretch of memory of one size class, with its address. */
 interface Block {
@@ -16,8 +19,8 @@ interface Block {
 }
 
 /**
- * Float32 buffers that are used again by size class, so that a training step touches no fresh page and the collector has
- * nothing to do. A buffer is recycled only through `release`, and only if nobody took it out with `forget`.
+ * Float32 buffers that are used again by size class, so that a training step touches hardly a fresh page and the collector
+ * has little to do. A buffer is recycled only through `release`, and only if nobody took it out with `forget`.
  */
 export class BufferPool {
   private readonly free = new Map<number, Block[]>();
@@ -29,11 +32,8 @@ export class BufferPool {
   /** A buffer of n elements; its contents are whatever was there before. */
   allocate(n: number): Float32Array {
     if (n < SMALLEST) return new Float32Array(n);
-    const capacity = sizeClass(n);
-    let block = this.free.get(capacity)?.pop();
-    if (block) this.kept -= capacity;
-    else block = this.fresh(capacity);
-    this.live += capacity;
+    const block = this.recycled(n) ?? this.fresh(sizeClass(n));
+    this.live += block.capacity;
     this.peak = Math.max(this.peak, this.live);
     return new Float32Array(block.buffer, block.offset, n);
   }
@@ -43,14 +43,11 @@ export class BufferPool {
     const block = this.blocks.get(values.buffer);
     if (!block) return;
     this.live -= block.capacity;
-    if (this.kept + block.capacity > Math.max(this.peak, KEPT_AT_LEAST / 4)) {
-      this.blocks.delete(values.buffer);
-      return;
-    }
     this.kept += block.capacity;
-    const list = this.free.get(block.capacity);
-    if (list) list.push(block);
-    else this.free.set(block.capacity, [block]);
+    const list = this.free.get(block.capacity) ?? [];
+    list.push(block);
+    this.markUsed(block.capacity, list);
+    while (this.kept > Math.max(this.peak, KEPT_AT_LEAST / 4)) this.dropStalest();
   }
 
   /** Gives a buffer away for good: it will never be used again from here. */
@@ -83,6 +80,36 @@ export class BufferPool {
     this.free.clear();
     this.kept = 0;
     this.peak = this.live;
+  }
+
+  /** A free block for n elements: of their class, else of one at most twice as large, which shapes of other steps left. */
+  private recycled(n: number): Block | undefined {
+    const least = sizeClass(n);
+    for (let capacity = least; capacity <= LOOSEST * least; capacity = sizeClass(capacity + 1)) {
+      const list = this.free.get(capacity);
+      const block = list?.pop();
+      if (!block) continue;
+      this.kept -= capacity;
+      this.markUsed(capacity, list!);
+      return block;
+    }
+    return undefined;
+  }
+
+  /** A Map remembers insertion order: the class used longest ago comes first. */
+  private markUsed(capacity: number, list: Block[]): void {
+    this.free.delete(capacity);
+    this.free.set(capacity, list);
+  }
+
+  /** Leaves a block of the class that was used longest ago to the collector. */
+  private dropStalest(): void {
+    const [capacity, list] = this.free.entries().next().value!;
+    const block = list.pop();
+    if (block) {
+      this.blocks.delete(block.buffer);
+      this.kept -= capacity;
+    } else this.free.delete(capacity);
   }
 
   private fresh(capacity: number): Block {
