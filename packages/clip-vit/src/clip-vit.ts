@@ -1,16 +1,18 @@
 import {
   attention,
-  constantVariable,
+  constantSpec,
   conv2d,
   expectShape,
+  freshParams,
   FrozenMatrix,
   layerNorm,
+  layerNormSpec,
   linear,
-  loadState,
-  normalVariable,
+  linearSpec,
+  loadParams,
+  normalSpec,
+  shapesOf,
   type FrozenPrecision,
-  type LayerNormParams,
-  type LinearParams,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -116,86 +118,76 @@ function gridOf(c: ClipViTConfig): readonly [rows: number, columns: number] {
 // ---------------------------------------------------------------------------------------------------------------
 // Params
 
-export type NormTree<T> = { readonly weight: T; readonly bias: T };
-/** Weight `[out, in]`, bias `[out]`. */
-export type LinearTree<T, M> = { readonly weight: M; readonly bias: T };
-export type ClipViTLayerTree<T, M> = {
-  readonly attnNorm: NormTree<T>;
-  readonly query: LinearTree<T, M>;
-  readonly key: LinearTree<T, M>;
-  readonly value: LinearTree<T, M>;
-  readonly output: LinearTree<T, M>;
-  readonly mlpNorm: NormTree<T>;
-  readonly up: LinearTree<T, M>;
-  readonly down: LinearTree<T, M>;
-};
-/** `M` are the matrices that `freeze` packs, `T` all other leaves. */
-export type ClipViTTree<T, M = T> = {
-  /** `[visualSize, 3, patchSize, patchSize]`, no bias. */
-  readonly patches: { readonly weight: T };
-  readonly classToken: T;
-  /** `[1 + patches, visualSize]`, the class token first. */
-  readonly positions: T;
-  readonly preNorm: NormTree<T>;
-  readonly layers: readonly ClipViTLayerTree<T, M>[];
-  readonly postNorm: NormTree<T>;
-  /** `[embeddingSize, visualSize]`, no bias. */
-  readonly projection: { readonly weight: M };
-};
-export type ClipViTParams = ClipViTTree<tf.Variable, tf.Variable | FrozenMatrix>;
+type Vector = tf.Variable<tf.Rank.R1>;
+/** `[out, in]`; may be packed by `freeze`. */
+type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
+type Norm = { readonly weight: Vector; readonly bias: Vector };
+type Linear = { readonly weight: Matrix; readonly bias: Vector };
 
-/** Builds the tree of a tower, whatever its leaves. `start` is a constant or the deviation of normal numbers. */
-function buildTree<T>(
-  c: ClipViTConfig,
-  leaf: (name: string, shape: readonly number[], start: { readonly constant: number } | { readonly std: number }) => T,
-): ClipViTTree<T> {
-  const d = c.visualSize;
+type ClipViTLayerParams = {
+  readonly attnNorm: Norm;
+  readonly query: Linear;
+  readonly key: Linear;
+  readonly value: Linear;
+  readonly output: Linear;
+  readonly mlpNorm: Norm;
+  readonly up: Linear;
+  readonly down: Linear;
+};
+
+/** Parameters of a tower; their paths joined by dots are their names in a checkpoint. */
+export type ClipViTParams = {
+  /** `[visualSize, 3, patchSize, patchSize]`, no bias. */
+  readonly patches: { readonly weight: tf.Variable<tf.Rank.R4> };
+  readonly classToken: Vector;
+  /** `[1 + patches, visualSize]`, the class token first. */
+  readonly positions: tf.Variable<tf.Rank.R2>;
+  readonly preNorm: Norm;
+  readonly layers: readonly ClipViTLayerParams[];
+  readonly postNorm: Norm;
+  /** `[embeddingSize, visualSize]`, no bias. */
+  readonly projection: { readonly weight: Matrix };
+};
+
+/** All parameters, and how they start. */
+function clipViTSpecs(c: ClipViTConfig) {
+  const { visualSize: d, patchSize, intermediateSize } = c;
   const [rows, columns] = gridOf(c);
-  const norm = (name: string): NormTree<T> => ({
-    weight: leaf(`${name}.weight`, [d], { constant: 1 }),
-    bias: leaf(`${name}.bias`, [d], { constant: 0 }),
-  });
-  const dense = (name: string, out: number, inWidth: number, std: number): LinearTree<T, T> => ({
-    weight: leaf(`${name}.weight`, [out, inWidth], { std }),
-    bias: leaf(`${name}.bias`, [out], { constant: 0 }),
-  });
+  const std = d ** -0.5;
   // What writes into the residual stream starts smaller, by the number of things that write.
-  const residual = (2 * c.numLayers) ** -0.5;
-  const layer = (name: string): ClipViTLayerTree<T, T> => ({
-    attnNorm: norm(`${name}.attnNorm`),
-    query: dense(`${name}.query`, d, d, d ** -0.5),
-    key: dense(`${name}.key`, d, d, d ** -0.5),
-    value: dense(`${name}.value`, d, d, d ** -0.5),
-    output: dense(`${name}.output`, d, d, d ** -0.5 * residual),
-    mlpNorm: norm(`${name}.mlpNorm`),
-    up: dense(`${name}.up`, c.intermediateSize, d, (2 * d) ** -0.5),
-    down: dense(`${name}.down`, d, c.intermediateSize, d ** -0.5 * residual),
+  const writing = std * (2 * c.numLayers) ** -0.5;
+  const linearWithBias = (out: number, into: number, deviation: number) => ({
+    ...linearSpec(out, into, deviation),
+    bias: constantSpec([out], 0),
   });
   return {
-    patches: {
-      weight: leaf('patches.weight', [d, 3, c.patchSize, c.patchSize], { std: (3 * c.patchSize ** 2) ** -0.5 }),
-    },
-    classToken: leaf('classToken', [d], { std: d ** -0.5 }),
-    positions: leaf('positions', [1 + rows * columns, d], { std: d ** -0.5 }),
-    preNorm: norm('preNorm'),
-    layers: Array.from({ length: c.numLayers }, (_, i) => layer(`layers.${i}`)),
-    postNorm: norm('postNorm'),
-    projection: { weight: leaf('projection.weight', [c.embeddingSize, d], { std: d ** -0.5 }) },
+    patches: { weight: normalSpec([d, 3, patchSize, patchSize], (3 * patchSize ** 2) ** -0.5) },
+    classToken: normalSpec([d], std),
+    positions: normalSpec([1 + rows * columns, d], std),
+    preNorm: layerNormSpec(d),
+    layers: Array.from({ length: c.numLayers }, () => ({
+      attnNorm: layerNormSpec(d),
+      query: linearWithBias(d, d, std),
+      key: linearWithBias(d, d, std),
+      value: linearWithBias(d, d, std),
+      output: linearWithBias(d, d, writing),
+      mlpNorm: layerNormSpec(d),
+      up: linearWithBias(intermediateSize, d, (2 * d) ** -0.5),
+      down: linearWithBias(d, intermediateSize, writing),
+    })),
+    postNorm: layerNormSpec(d),
+    projection: linearSpec(c.embeddingSize, d),
   };
 }
 
 /** Shapes of all parameters by name, without making any. */
 export function clipViTShapes(config: ClipViTConfig): Record<string, readonly number[]> {
-  const shapes: Record<string, readonly number[]> = {};
-  buildTree(config, (name, shape) => (shapes[name] = shape));
-  return shapes;
+  return shapesOf(clipViTSpecs(config));
 }
 
 /** Fresh parameters, with the deviations of CLIP's own initialisation. */
-export function initClipViT(config: ClipViTConfig, random: Random): ClipViTTree<tf.Variable> {
-  return buildTree(config, (name, shape, start) =>
-    'constant' in start ? constantVariable(shape, start.constant) : normalVariable(random.fork(name), shape, start.std),
-  );
+export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParams {
+  return freshParams(clipViTSpecs(config), random);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -220,9 +212,7 @@ export class ClipViT {
 
   /** A tower with the values of a state that has this package's parameter names (see `importOpenClip`). */
   static fromState(config: ClipViTConfig, state: Readonly<Record<string, StateTensor>>): ClipViT {
-    const params = buildTree(config, (_, shape) => constantVariable(shape, 0));
-    loadState(params, state, { what: 'ClipViT.fromState' });
-    return new ClipViT(config, params);
+    return new ClipViT(config, loadParams(clipViTSpecs(config), state, { what: 'ClipViT.fromState' }));
   }
 
   /**
@@ -262,9 +252,7 @@ export class ClipViT {
     return tf.tidy(() => {
       const x = this.hidden(images);
       const tokens = tf.slice(x, [0, 1, 0], [-1, -1, -1]);
-      return (
-        this.config.normTokens ? layerNorm(tokens, this.params.postNorm as LayerNormParams) : tokens
-      ) as tf.Tensor3D;
+      return (this.config.normTokens ? layerNorm(tokens, this.params.postNorm) : tokens) as tf.Tensor3D;
     });
   }
 
@@ -273,10 +261,7 @@ export class ClipViT {
     return tf.tidy(() => {
       const x = this.hidden(images);
       const first = tf.reshape(tf.slice(x, [0, 0, 0], [-1, 1, -1]), [x.shape[0], x.shape[2]]);
-      return linear(
-        layerNorm(first, this.params.postNorm as LayerNormParams),
-        this.params.projection as LinearParams,
-      ) as tf.Tensor2D;
+      return linear(layerNorm(first, this.params.postNorm), this.params.projection) as tf.Tensor2D;
     });
   }
 
@@ -305,13 +290,13 @@ export class ClipViT {
       // Adding to zeros repeats the class token; its gradient is then one sum.
       const first = tf.add(tf.zeros([n, 1, visualSize]), p.classToken);
       const x = tf.concat([first, tf.reshape(patches, [n, rows * columns, visualSize])], 1); // [n, 1 + p, d]
-      return layerNorm(tf.add(x, p.positions), p.preNorm as LayerNormParams) as tf.Tensor3D;
+      return layerNorm(tf.add(x, p.positions), p.preNorm) as tf.Tensor3D;
     });
   }
 
   /** One pre-norm layer: attention, then MLP. */
   applyLayer(x: tf.Tensor3D, index: number): tf.Tensor3D {
-    const p = this.params.layers[index]! as ClipViTLayerTree<tf.Tensor1D, LinearParams['weight']>;
+    const p = this.params.layers[index]!;
     return tf.tidy(() => {
       const h = layerNorm(x, p.attnNorm);
       const mixed = attention(

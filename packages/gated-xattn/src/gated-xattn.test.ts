@@ -1,4 +1,4 @@
-import { loadState, namedParams, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
+import { loadState, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
 import {
   checkGradient,
   describeBackends,
@@ -13,7 +13,6 @@ import {
   CrossAttention,
   GatedXAttn,
   gatedXAttnFromOpenFlamingo,
-  gatedXAttnShapes,
   initGatedXAttn,
   MediaContext,
   type GatedXAttnConfig,
@@ -197,10 +196,8 @@ describeBackends('GatedXAttn', () => {
     expect(() => block.apply(text(), wide)).toThrow(/latents, 6\], got \[2, 2, 3, 7\]/);
   });
 
-  it('makes the parameters that its shapes announce', () => {
+  it('has keys and values of the inner width', () => {
     const params = initGatedXAttn(config, new Random(3));
-    const shapes = Object.fromEntries([...namedParams(params)].map(([name, p]) => [name, p.shape]));
-    expect(shapes).toEqual(gatedXAttnShapes(config));
     expect(new CrossAttention(config, params.attn).keysValues(latents()).keys.shape).toEqual([2, 2, 3, 6]);
   });
 });

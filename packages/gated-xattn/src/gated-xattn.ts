@@ -1,12 +1,16 @@
 import {
   type Activation,
   attention,
-  constantVariable,
+  constantSpec,
   expectShape,
+  freshParams,
   layerNorm,
+  layerNormSpec,
   linear,
+  linearSpec,
   mediaCrossAttention,
-  normalVariable,
+  shapesOf,
+  type ParamsOf,
   type Random,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
@@ -51,86 +55,45 @@ function checkSizes(config: GatedXAttnConfig): void {
   }
 }
 
-type Matrix = tf.Variable<tf.Rank.R2>;
-type Vector = tf.Variable<tf.Rank.R1>;
-type Projection = { readonly weight: Matrix };
-type Norm = { readonly weight: Vector; readonly bias: Vector };
-
-/** Parameters of the attention; inner = numHeads x headDim. No linear map has a bias. */
-export type CrossAttentionParams = {
-  readonly norm: Norm;
-  /** One norm for keys and values. */
-  readonly normMedia?: Norm;
-  /** `[inner, hiddenSize]` */
-  readonly query: Projection;
-  /** `[inner, visualSize]`, as is value. */
-  readonly key: Projection;
-  readonly value: Projection;
-  /** `[hiddenSize, inner]` */
-  readonly output: Projection;
-};
-
-/** Parameters of a gated block; their paths joined by dots are their names in a checkpoint. */
-export type GatedXAttnParams = {
-  readonly attn: CrossAttentionParams;
-  /** `[1]`, 0 at the start, as is the other gate. */
-  readonly attnGate: Vector;
-  readonly mlp: {
-    readonly norm: Norm;
-    /** `[intermediateSize, hiddenSize]` */
-    readonly up: Projection;
-    /** `[hiddenSize, intermediateSize]` */
-    readonly down: Projection;
-  };
-  readonly mlpGate: Vector;
-};
-
-/** How a fresh parameter starts: normal with this standard deviation, or this value everywhere. */
-type Start = { readonly std: number } | { readonly value: number };
-
-/** The one description of all parameters: fresh weights and bare shapes both come from it. */
-function layout<T>(c: GatedXAttnConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+/** All parameters of one block, and how they start; inner = numHeads x headDim. No linear map has a bias. */
+function gatedXAttnSpecs(c: GatedXAttnConfig) {
   checkSizes(c);
   const { hiddenSize, visualSize, intermediateSize } = c;
   const inner = c.numHeads * c.headDim;
-  const projection = (name: string, out: number, into: number) => ({
-    weight: make(`${name}.weight`, [out, into], { std: into ** -0.5 }),
-  });
-  const norm = (name: string, size: number) => ({
-    weight: make(`${name}.weight`, [size], { value: 1 }),
-    bias: make(`${name}.bias`, [size], { value: 0 }),
-  });
   return {
     attn: {
-      norm: norm('attn.norm', hiddenSize),
-      normMedia: c.normMedia ? norm('attn.normMedia', visualSize) : undefined,
-      query: projection('attn.query', inner, hiddenSize),
-      key: projection('attn.key', inner, visualSize),
-      value: projection('attn.value', inner, visualSize),
-      output: projection('attn.output', hiddenSize, inner),
+      norm: layerNormSpec(hiddenSize),
+      // One norm for keys and values.
+      ...(c.normMedia && { normMedia: layerNormSpec(visualSize) }),
+      query: linearSpec(inner, hiddenSize),
+      key: linearSpec(inner, visualSize),
+      value: linearSpec(inner, visualSize),
+      output: linearSpec(hiddenSize, inner),
     },
-    attnGate: make('attnGate', [1], { value: 0 }),
+    attnGate: constantSpec([1], 0),
     mlp: {
-      norm: norm('mlp.norm', hiddenSize),
-      up: projection('mlp.up', intermediateSize, hiddenSize),
-      down: projection('mlp.down', hiddenSize, intermediateSize),
+      norm: layerNormSpec(hiddenSize),
+      up: linearSpec(intermediateSize, hiddenSize),
+      down: linearSpec(hiddenSize, intermediateSize),
     },
-    mlpGate: make('mlpGate', [1], { value: 0 }),
+    mlpGate: constantSpec([1], 0),
   };
 }
 
+/** Parameters of a gated block; their paths joined by dots are their names in a checkpoint. */
+export type GatedXAttnParams = ParamsOf<ReturnType<typeof gatedXAttnSpecs>>;
+
+/** Parameters of its attention. */
+export type CrossAttentionParams = GatedXAttnParams['attn'];
+
 /** Shape of every parameter of one block by name, without making any. */
 export function gatedXAttnShapes(config: GatedXAttnConfig): Record<string, readonly number[]> {
-  const shapes: Record<string, readonly number[]> = {};
-  layout(config, (name, shape) => (shapes[name] = shape));
-  return shapes;
+  return shapesOf(gatedXAttnSpecs(config));
 }
 
 /** Fresh parameters of one block: matrices normal with variance 1 / inputs, norms the identity, gates 0. */
 export function initGatedXAttn(config: GatedXAttnConfig, random: Random): GatedXAttnParams {
-  return layout(config, (name, shape, start) =>
-    'std' in start ? normalVariable(random.fork(name), shape, start.std) : constantVariable(shape, start.value),
-  ) as GatedXAttnParams;
+  return freshParams(gatedXAttnSpecs(config), random);
 }
 
 /** Cross-attention from text to pictures, without gate and residual. */

@@ -15,6 +15,18 @@ export {
   type ParamTree,
   type StateTensor,
 } from './params';
+export {
+  constantSpec,
+  freshParams,
+  layerNormSpec,
+  linearSpec,
+  loadParams,
+  normalSpec,
+  ParamSpec,
+  shapesOf,
+  type ParamsOf,
+  type SpecTree,
+} from './param-spec';
 export { constantVariable, normalVariable, Random } from './random';
 export { activation, type Activation } from './activation';
 export { adamWStep, type AdamWOptions } from './adamw-step';

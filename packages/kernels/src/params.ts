@@ -4,26 +4,38 @@ import { FrozenMatrix } from './frozen-matrix';
 /** One parameter: a variable (trainable or kept fixed by not training it) or a frozen matrix. */
 export type Parameter = tf.Variable | FrozenMatrix;
 
-/** A module's parameters as a tree of plain objects and arrays; keys and positions joined by dots are the names. */
-export type ParamTree = Parameter | undefined | readonly ParamTree[] | { readonly [key: string]: ParamTree };
+/** Plain objects and arrays around leaves; keys and positions joined by dots are the names of the leaves. */
+export type Tree<Leaf> = Leaf | undefined | readonly Tree<Leaf>[] | { readonly [key: string]: Tree<Leaf> };
+
+/** A module's parameters. */
+export type ParamTree = Tree<Parameter>;
 
 /** Anything that holds parameters. */
 export interface Module {
   readonly params: ParamTree;
 }
 
+/** The same tree with other leaves; `replace` is told the dotted name of each, after `name` if there is one. */
+export function mapTree<A, B>(
+  tree: Tree<A>,
+  isLeaf: (node: unknown) => node is A,
+  replace: (leaf: A, name: string) => B,
+  name = '',
+): Tree<B> {
+  if (tree === undefined) return undefined;
+  if (isLeaf(tree)) return replace(tree, name);
+  const child = (node: Tree<A>, key: string | number): Tree<B> =>
+    mapTree(node, isLeaf, replace, name ? `${name}.${key}` : `${key}`);
+  if (Array.isArray(tree)) return tree.map(child);
+  return Object.fromEntries(Object.entries(tree).map(([key, node]) => [key, child(node, key)]));
+}
+
+const isParameter = (node: unknown): node is Parameter => node instanceof tf.Tensor || node instanceof FrozenMatrix;
+
 /** All parameters by dotted name, in tree order: `layers.0.attn.norm.weight`. */
 export function namedParams(tree: ParamTree, prefix = ''): Map<string, Parameter> {
   const found = new Map<string, Parameter>();
-  const walk = (node: ParamTree, name: string): void => {
-    if (node === undefined) return;
-    if (node instanceof tf.Tensor || node instanceof FrozenMatrix) {
-      found.set(name, node as Parameter);
-      return;
-    }
-    for (const [key, child] of Object.entries(node)) walk(child as ParamTree, name ? `${name}.${key}` : key);
-  };
-  walk(tree, prefix);
+  mapTree(tree, isParameter, (p, name) => found.set(name, p), prefix);
   return found;
 }
 
@@ -67,23 +79,26 @@ export interface LoadOptions {
 }
 
 /**
- * Sets every variable of a tree from a state with the same dotted names.
+ * Checks that a state has what parameters of these shapes need.
  *
  * @throws Error listing, together, the names missing, unexpected and of another shape
  */
-export function loadState(tree: ParamTree, state: Readonly<Record<string, StateTensor>>, options: LoadOptions): void {
-  const params = namedParams(tree);
+export function expectState(
+  shapes: Readonly<Record<string, readonly number[]>>,
+  state: Readonly<Record<string, StateTensor>>,
+  { what, ignoreUnexpected, allowMissing }: LoadOptions,
+): void {
   const missing: string[] = [];
   const misshapen: string[] = [];
-  for (const [name, p] of params) {
-    const s = state[name];
-    if (!s) {
-      if (!options.allowMissing?.test(name)) missing.push(name);
-    } else if (s.shape.length !== p.shape.length || s.shape.some((n, i) => n !== p.shape[i])) {
-      misshapen.push(`${name}: expected [${p.shape.join(', ')}], got [${s.shape.join(', ')}]`);
+  for (const [name, want] of Object.entries(shapes)) {
+    const got = state[name]?.shape;
+    if (!got) {
+      if (!allowMissing?.test(name)) missing.push(name);
+    } else if (got.length !== want.length || got.some((n, i) => n !== want[i])) {
+      misshapen.push(`${name}: expected [${want.join(', ')}], got [${got.join(', ')}]`);
     }
   }
-  const unexpected = Object.keys(state).filter((n) => !params.has(n) && !options.ignoreUnexpected?.test(n));
+  const unexpected = Object.keys(state).filter((n) => !Object.hasOwn(shapes, n) && !ignoreUnexpected?.test(n));
   const lines: string[] = [];
   const list = (title: string, names: string[]) => {
     if (names.length)
@@ -94,10 +109,20 @@ export function loadState(tree: ParamTree, state: Readonly<Record<string, StateT
   list('wrong shape', misshapen);
   if (lines.length) {
     throw new Error(
-      `${options.what}: the state does not fit the model. ${lines.join('. ')}. ` +
+      `${what}: the state does not fit the model. ${lines.join('. ')}. ` +
         'Check that the configuration belongs to this checkpoint, or map the names first.',
     );
   }
+}
+
+/**
+ * Sets every variable of a tree from a state with the same dotted names.
+ *
+ * @throws Error listing, together, the names missing, unexpected and of another shape
+ */
+export function loadState(tree: ParamTree, state: Readonly<Record<string, StateTensor>>, options: LoadOptions): void {
+  const params = namedParams(tree);
+  expectState(Object.fromEntries([...params].map(([name, p]) => [name, p.shape])), state, options);
   for (const [name, p] of params) {
     const s = state[name];
     if (!s) continue;

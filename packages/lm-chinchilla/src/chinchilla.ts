@@ -1,16 +1,19 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {
   attention,
-  constantVariable,
+  constantSpec,
   disposeParams,
   embedding,
   expectShape,
+  freshParams,
   FrozenMatrix,
   linear,
-  loadState,
-  normalVariable,
+  linearSpec,
+  loadParams,
+  normalSpec,
   relativeScores,
   rmsNorm,
+  shapesOf,
   type Activation,
   type FrozenPrecision,
   type Random,
@@ -73,15 +76,13 @@ function checkConfig(config: ChinchillaConfig): Required<ChinchillaConfig> {
 
 // --- Params ---
 
-/** Weights by the names they have in a checkpoint. `Matrix` may be packed by `freeze`. (Types, not interfaces: only those are trees.) */
-type Layout<Matrix, Table, Vector> = {
-  /** Tied: input embedding and output head. */
-  readonly embed: { readonly weight: Table };
-  readonly layers: readonly LayerLayout<Matrix, Table, Vector>[];
-  readonly final_norm: { readonly weight: Vector };
-};
+/** May be packed by `freeze`. */
+type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
+type Table = tf.Variable<tf.Rank.R2>;
+type Vector = tf.Variable<tf.Rank.R1>;
 
-type LayerLayout<Matrix, Table, Vector> = {
+/** Parameters of a block, by the names they have in a checkpoint. (Types, not interfaces: only those are trees.) */
+export type ChinchillaLayerParams = {
   readonly attn_norm: { readonly weight: Vector };
   readonly attn: {
     readonly q_proj: { readonly weight: Matrix };
@@ -102,52 +103,48 @@ type LayerLayout<Matrix, Table, Vector> = {
   };
 };
 
-type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
-type Table = tf.Variable<tf.Rank.R2>;
-type Vector = tf.Variable<tf.Rank.R1>;
-
-/** Parameters of a block. */
-export type ChinchillaLayerParams = LayerLayout<Matrix, Table, Vector>;
-
 /** Parameters of the model. */
-export type ChinchillaParams = Layout<Matrix, Table, Vector>;
+export type ChinchillaParams = {
+  /** Tied: input embedding and output head. */
+  readonly embed: { readonly weight: Table };
+  readonly layers: readonly ChinchillaLayerParams[];
+  readonly final_norm: { readonly weight: Vector };
+};
 
-/** Calls `make` for every parameter, in the order of a checkpoint, and gathers what it returns. */
-function layout<T>(config: ChinchillaConfig, make: (name: string, shape: number[]) => T): Layout<T, T, T> {
-  const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = config;
+/** All parameters in the order of a checkpoint, and how they start. */
+function chinchillaSpecs(config: ChinchillaConfig) {
+  const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = checkConfig(config);
   const width = numHeads * headDim;
+  const std = hiddenSize ** -0.5;
+  // What writes into the residual stream starts smaller, so that the stream's size does not grow with depth.
+  const writing = std / Math.sqrt(2 * numLayers);
+  const norm = { weight: constantSpec([hiddenSize], 1) };
   return {
-    embed: { weight: make('embed.weight', [vocabSize, hiddenSize]) },
-    layers: Array.from({ length: numLayers }, (_, i) => {
-      const at = (name: string, ...shape: number[]) => make(`layers.${i}.${name}`, shape);
-      return {
-        attn_norm: { weight: at('attn_norm.weight', hiddenSize) },
-        attn: {
-          q_proj: { weight: at('attn.q_proj.weight', width, hiddenSize) },
-          k_proj: { weight: at('attn.k_proj.weight', width, hiddenSize) },
-          v_proj: { weight: at('attn.v_proj.weight', width, hiddenSize) },
-          r_proj: { weight: at('attn.r_proj.weight', width, hiddenSize) },
-          content_bias: at('attn.content_bias', numHeads, headDim),
-          position_bias: at('attn.position_bias', numHeads, headDim),
-          o_proj: { weight: at('attn.o_proj.weight', hiddenSize, width), bias: at('attn.o_proj.bias', hiddenSize) },
-        },
-        ffn_norm: { weight: at('ffn_norm.weight', hiddenSize) },
-        ffn: {
-          up: { weight: at('ffn.up.weight', intermediateSize, hiddenSize), bias: at('ffn.up.bias', intermediateSize) },
-          down: { weight: at('ffn.down.weight', hiddenSize, intermediateSize), bias: at('ffn.down.bias', hiddenSize) },
-        },
-      };
-    }),
-    final_norm: { weight: make('final_norm.weight', [hiddenSize]) },
+    embed: { weight: normalSpec([vocabSize, hiddenSize], 0.05) },
+    layers: Array.from({ length: numLayers }, () => ({
+      attn_norm: norm,
+      attn: {
+        q_proj: linearSpec(width, hiddenSize, std),
+        k_proj: linearSpec(width, hiddenSize, std),
+        v_proj: linearSpec(width, hiddenSize, std),
+        r_proj: linearSpec(width, hiddenSize, std),
+        content_bias: constantSpec([numHeads, headDim], 0),
+        position_bias: constantSpec([numHeads, headDim], 0),
+        o_proj: { ...linearSpec(hiddenSize, width, writing), bias: constantSpec([hiddenSize], 0) },
+      },
+      ffn_norm: norm,
+      ffn: {
+        up: { ...linearSpec(intermediateSize, hiddenSize, std), bias: constantSpec([intermediateSize], 0) },
+        down: { ...linearSpec(hiddenSize, intermediateSize, writing), bias: constantSpec([hiddenSize], 0) },
+      },
+    })),
+    final_norm: norm,
   };
 }
 
 /** Shape of every parameter by name, without making any: what counts parameters and plans memory. */
 export function chinchillaShapes(config: ChinchillaConfig): Record<string, readonly number[]> {
-  checkConfig(config);
-  const shapes: Record<string, readonly number[]> = {};
-  layout(config, (name, shape) => (shapes[name] = shape));
-  return shapes;
+  return shapesOf(chinchillaSpecs(config));
 }
 
 /**
@@ -155,15 +152,7 @@ export function chinchillaShapes(config: ChinchillaConfig): Record<string, reado
  * sqrt(2 * numLayers) so that its size does not grow with depth, embeddings 0.05, norms 1, biases 0.
  */
 export function initChinchilla(config: ChinchillaConfig, random: Random): ChinchillaParams {
-  const { hiddenSize, numLayers } = checkConfig(config);
-  const std = hiddenSize ** -0.5;
-  return layout(config, (name, shape) => {
-    if (name === 'embed.weight') return normalVariable(random.fork(name), shape, 0.05);
-    if (name.endsWith('norm.weight')) return constantVariable(shape, 1);
-    if (name.endsWith('bias')) return constantVariable(shape, 0);
-    const writes = /(o_proj|down)\.weight$/.test(name);
-    return normalVariable(random.fork(name), shape, writes ? std / Math.sqrt(2 * numLayers) : std);
-  }) as ChinchillaParams;
+  return freshParams(chinchillaSpecs(config), random);
 }
 
 // --- Parts ---
@@ -452,13 +441,5 @@ export function loadChinchilla(
   state: Readonly<Record<string, StateTensor>>,
   what = 'Chinchilla',
 ): Chinchilla {
-  checkConfig(config);
-  const params = layout(config, (_, shape) => constantVariable(shape, 0)) as ChinchillaParams;
-  try {
-    loadState(params, state, { what });
-  } catch (error) {
-    disposeParams(params);
-    throw error;
-  }
-  return new Chinchilla(config, params);
+  return new Chinchilla(config, loadParams(chinchillaSpecs(config), state, { what }));
 }

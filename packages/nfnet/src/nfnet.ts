@@ -1,19 +1,21 @@
 import {
   activation,
   avgPool2d,
-  constantVariable,
+  constantSpec,
   conv2d,
   expectShape,
+  freshParams,
   linear,
-  loadState,
-  normalVariable,
+  linearSpec,
+  loadParams,
+  normalSpec,
+  ParamSpec,
+  shapesOf,
   standardiseWeight,
   weightStandardisedConv2d,
-  type Conv2dParams,
-  type LinearParams,
+  type ParamsOf,
   type Random,
   type StateTensor,
-  type WeightStandardisedConv2dParams,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
@@ -216,75 +218,65 @@ export function nfnetPlan(config: NFNetConfig): readonly (readonly NFBlockPlan[]
 // ---------------------------------------------------------------------------------------------------------------
 // Params
 
+type VectorSpec = ParamSpec<readonly [number]>;
+
 /** A standardised convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. A frozen one has no gain. */
-export type ConvTree<T> = { readonly weight: T; readonly gain?: T; readonly bias: T };
-/** A linear layer: weight `[out, in]`, bias `[out]`. */
-export type LinearTree<T> = { readonly weight: T; readonly bias: T };
-export type NFBlockTree<T> = {
-  readonly shortcut?: ConvTree<T>;
-  readonly conv1: ConvTree<T>;
-  readonly conv2: ConvTree<T>;
-  readonly conv2b: ConvTree<T>;
-  readonly conv3: ConvTree<T>;
-  readonly squeezeExcite?: { readonly reduce: LinearTree<T>; readonly expand: LinearTree<T> };
-  readonly skipGain: T;
-};
-export type NFNetTree<T> = {
-  readonly stem: readonly ConvTree<T>[];
-  readonly stages: readonly (readonly NFBlockTree<T>[])[];
-  readonly finalConv: ConvTree<T>;
-  readonly classifier?: LinearTree<T>;
-};
-export type NFNetParams = NFNetTree<tf.Variable>;
+type ConvSpec = { readonly weight: ParamSpec; readonly gain?: VectorSpec; readonly bias: VectorSpec };
 
-/** How a parameter starts: a constant, or normal numbers of a deviation, cut off at two deviations where asked. */
-type Start = { readonly constant: number } | { readonly std: number; readonly truncated?: boolean };
-
-/** Builds the tree of a network, whatever its leaves: variables, or only their shapes. */
-function buildTree<T>(
-  config: NFNetConfig,
-  leaf: (name: string, shape: readonly number[], start: Start) => T,
-): NFNetTree<T> {
-  const conv = (name: string, out: number, inPerGroup: number, kernel: number): ConvTree<T> => ({
-    weight: leaf(`${name}.weight`, [out, inPerGroup, kernel, kernel], { std: (inPerGroup * kernel * kernel) ** -0.5 }),
-    gain: leaf(`${name}.gain`, [out], { constant: 1 }),
-    bias: leaf(`${name}.bias`, [out], { constant: 0 }),
+/** All parameters, and how they start. */
+function nfnetSpecs(config: NFNetConfig) {
+  const conv = (out: number, inPerGroup: number, kernel: number): ConvSpec => ({
+    weight: normalSpec([out, inPerGroup, kernel, kernel], (inPerGroup * kernel * kernel) ** -0.5),
+    gain: constantSpec([out], 1),
+    bias: constantSpec([out], 0),
   });
-  const dense = (name: string, out: number, inWidth: number, start: Start): LinearTree<T> => ({
-    weight: leaf(`${name}.weight`, [out, inWidth], start),
-    bias: leaf(`${name}.bias`, [out], { constant: 0 }),
+  const squeeze = (out: number, into: number) => ({
+    ...(config.standardisation === 'deepmind' ? truncatedLinearSpec(out, into) : linearSpec(out, into)),
+    bias: constantSpec([out], 0),
   });
-  const squeeze = (name: string, out: number, inWidth: number) =>
-    dense(name, out, inWidth, { std: inWidth ** -0.5, truncated: config.standardisation === 'deepmind' });
-  const block = (name: string, p: NFBlockPlan): NFBlockTree<T> => ({
-    ...(p.project && { shortcut: conv(`${name}.shortcut`, p.outWidth, p.inWidth, 1) }),
-    conv1: conv(`${name}.conv1`, p.innerWidth, p.inWidth, 1),
-    conv2: conv(`${name}.conv2`, p.innerWidth, p.innerWidth / p.groups, 3),
-    conv2b: conv(`${name}.conv2b`, p.innerWidth, p.innerWidth / p.groups, 3),
-    conv3: conv(`${name}.conv3`, p.outWidth, p.innerWidth, 1),
+  const block = (p: NFBlockPlan) => ({
+    ...(p.project && { shortcut: conv(p.outWidth, p.inWidth, 1) }),
+    conv1: conv(p.innerWidth, p.inWidth, 1),
+    conv2: conv(p.innerWidth, p.innerWidth / p.groups, 3),
+    conv2b: conv(p.innerWidth, p.innerWidth / p.groups, 3),
+    conv3: conv(p.outWidth, p.innerWidth, 1),
     ...(p.squeezeWidth > 0 && {
-      squeezeExcite: {
-        reduce: squeeze(`${name}.squeezeExcite.reduce`, p.squeezeWidth, p.outWidth),
-        expand: squeeze(`${name}.squeezeExcite.expand`, p.outWidth, p.squeezeWidth),
-      },
+      squeezeExcite: { reduce: squeeze(p.squeezeWidth, p.outWidth), expand: squeeze(p.outWidth, p.squeezeWidth) },
     }),
-    skipGain: leaf(`${name}.skipGain`, [], { constant: config.initialSkipGain }),
+    skipGain: constantSpec([], config.initialSkipGain),
   });
+  const { stemWidths, widths, finalWidth, numClasses } = config;
   return {
-    stem: config.stemWidths.map((out, i) => conv(`stem.${i}`, out, config.stemWidths[i - 1] ?? 3, 3)),
-    stages: nfnetPlan(config).map((stage, s) => stage.map((plan, b) => block(`stages.${s}.${b}`, plan))),
-    finalConv: conv('finalConv', config.finalWidth, config.widths[config.widths.length - 1]!, 1),
-    ...(config.numClasses > 0 && {
-      classifier: dense('classifier', config.numClasses, config.finalWidth, { std: 0.01 }),
+    stem: stemWidths.map((out, i) => conv(out, stemWidths[i - 1] ?? 3, 3)),
+    stages: nfnetPlan(config).map((stage) => stage.map(block)),
+    finalConv: conv(finalWidth, widths[widths.length - 1]!, 1),
+    ...(numClasses > 0 && {
+      classifier: { ...linearSpec(numClasses, finalWidth, 0.01), bias: constantSpec([numClasses], 0) },
     }),
   };
 }
 
+/** Normal as in `linearSpec`, but drawn again beyond two deviations. */
+function truncatedLinearSpec(out: number, into: number) {
+  const fresh = (random: Random) => {
+    const values = new Float32Array(out * into).map(() => {
+      let v = random.normal();
+      while (Math.abs(v) > 2) v = random.normal();
+      return v * into ** -0.5;
+    });
+    return tf.tidy(() => tf.variable(tf.tensor2d(values, [out, into])));
+  };
+  return { weight: new ParamSpec([out, into] as const, fresh) };
+}
+
+/** Parameters of a network; their paths joined by dots are their names in a checkpoint. */
+export type NFNetParams = ParamsOf<ReturnType<typeof nfnetSpecs>>;
+type NFBlockParams = NFNetParams['stages'][number][number];
+type ConvParams = ParamsOf<ConvSpec>;
+
 /** Shapes of all parameters by name, without making any. */
 export function nfnetShapes(config: NFNetConfig): Record<string, readonly number[]> {
-  const shapes: Record<string, readonly number[]> = {};
-  buildTree(config, (name, shape) => (shapes[name] = shape));
-  return shapes;
+  return shapesOf(nfnetSpecs(config));
 }
 
 /**
@@ -319,22 +311,7 @@ const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * 
 
 /** Fresh parameters: kernels normal with deviation fan-in to the -1/2, gains 1, biases 0, skip gains as configured. */
 export function initNFNet(config: NFNetConfig, random: Random): NFNetParams {
-  return buildTree(config, (name, shape, start) => {
-    if ('constant' in start) return constantVariable(shape, start.constant);
-    const own = random.fork(name);
-    return start.truncated ? truncatedVariable(own, shape, start.std) : normalVariable(own, shape, start.std);
-  });
-}
-
-/** Normal numbers, drawn again where they lie beyond two deviations. */
-function truncatedVariable(random: Random, shape: readonly number[], std: number): tf.Variable {
-  const values = new Float32Array(sizeOf(shape));
-  for (let i = 0; i < values.length; i++) {
-    let v = random.normal();
-    while (Math.abs(v) > 2) v = random.normal();
-    values[i] = v * std;
-  }
-  return tf.tidy(() => tf.variable(tf.tensor(values, [...shape])));
+  return freshParams(nfnetSpecs(config), random);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -390,8 +367,7 @@ export class NFNet {
    * classifier in the state is left out where the config has none.
    */
   static fromState(config: NFNetConfig, state: Readonly<Record<string, StateTensor>>): NFNet {
-    const params = buildTree(config, (_, shape) => constantVariable(shape, 0));
-    loadState(params, state, {
+    const params = loadParams(nfnetSpecs(config), state, {
       what: 'NFNet.fromState',
       ...(config.numClasses === 0 && { ignoreUnexpected: /^classifier\./ }),
     });
@@ -404,7 +380,7 @@ export class NFNet {
    * `fromState` takes.
    */
   freeze(): NFNet {
-    const fold = ({ weight, gain, bias }: ConvTree<tf.Variable>, gamma = 1): ConvTree<tf.Variable> => {
+    const fold = ({ weight, gain, bias }: ConvParams, gamma = 1): ConvParams => {
       if (!gain) return { weight, bias };
       const standardised = tf.tidy(() => tf.variable(standardiseWeight(weight, gain, { ...this.config, gamma })));
       tf.dispose([weight, gain]);
@@ -415,7 +391,7 @@ export class NFNet {
       ...this.params,
       stem: stem.map((p) => fold(p)),
       stages: stages.map((stage, s) =>
-        stage.map((p, b): NFBlockTree<tf.Variable> => {
+        stage.map((p, b): NFBlockParams => {
           const { beta } = this.plan[s]![b]!;
           return {
             ...p,
@@ -478,7 +454,7 @@ export class NFNet {
     return tf.tidy(() => {
       const pooled = this.pooled(images, training);
       const kept = training?.dropout ? dropout(pooled, this.config.dropRate, training.dropout) : pooled;
-      return linear(kept, classifier as LinearParams) as tf.Tensor2D;
+      return linear(kept, classifier) as tf.Tensor2D;
     });
   }
 
@@ -542,26 +518,21 @@ export class NFNet {
   }
 
   /** Squeeze-excite's weight of each channel, without its factor 2: `[n, h, w, c] -> [n, c]`. */
-  private excitation(y: tf.Tensor4D, p: NonNullable<NFBlockTree<tf.Variable>['squeezeExcite']>): tf.Tensor {
-    const inner = linear(spatialMean(y), p.reduce as LinearParams, 'relu');
-    return tf.sigmoid(linear(inner, p.expand as LinearParams));
+  private excitation(y: tf.Tensor4D, p: NonNullable<NFBlockParams['squeezeExcite']>): tf.Tensor {
+    const inner = linear(spatialMean(y), p.reduce, 'relu');
+    return tf.sigmoid(linear(inner, p.expand));
   }
 
   private conv(
     x: tf.Tensor4D,
-    p: ConvTree<tf.Variable>,
+    p: ConvParams,
     { stride = 1, groups = 1, gamma = 1 }: { stride?: 1 | 2; groups?: number; gamma?: number },
   ): tf.Tensor4D {
     const { padding, standardisation, eps } = this.config;
-    if (!p.gain) return conv2d(x, p as Conv2dParams, { stride, groups, padding });
-    return weightStandardisedConv2d(x, p as WeightStandardisedConv2dParams, {
-      stride,
-      groups,
-      padding,
-      standardisation,
-      eps,
-      gamma,
-    });
+    const { weight, gain, bias } = p;
+    const how = { stride, groups, padding };
+    if (!gain) return conv2d(x, { weight, bias }, how);
+    return weightStandardisedConv2d(x, { weight, gain, bias }, { ...how, standardisation, eps, gamma });
   }
 }
 

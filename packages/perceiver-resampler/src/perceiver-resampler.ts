@@ -1,11 +1,15 @@
 import {
   type Activation,
   attention,
-  constantVariable,
   expectShape,
+  freshParams,
   layerNorm,
+  layerNormSpec,
   linear,
-  normalVariable,
+  linearSpec,
+  normalSpec,
+  shapesOf,
+  type ParamsOf,
   type Random,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
@@ -71,90 +75,46 @@ function checkConfig(config: ResamplerConfig): void {
   }
 }
 
-type Matrix = tf.Variable<tf.Rank.R2>;
-type Vector = tf.Variable<tf.Rank.R1>;
-type Projection = { readonly weight: Matrix };
-type Norm = { readonly weight: Vector; readonly bias: Vector };
-
-/** Parameters of one layer; inner = numHeads x headDim. No linear map has a bias. */
-export type ResamplerLayerParams = {
-  readonly normMedia: Norm;
-  readonly normLatents: Norm;
-  /** `[inner, visualSize]`, as are key and value. */
-  readonly query: Projection;
-  readonly key: Projection;
-  readonly value: Projection;
-  /** `[visualSize, inner]` */
-  readonly output: Projection;
-  readonly mlpNorm: Norm;
-  /** `[intermediateSize, visualSize]` */
-  readonly mlpUp: Projection;
-  /** `[visualSize, intermediateSize]` */
-  readonly mlpDown: Projection;
-};
-
-/** Parameters of a resampler; their paths joined by dots are their names in a checkpoint. */
-export type ResamplerParams = {
-  /** `[visualSize, inputSize]` */
-  readonly inputProjection?: Projection;
-  /** `[numLatents, visualSize]` */
-  readonly latents: Matrix;
-  /** `[numFrames, visualSize]` */
-  readonly timeEmbeddings?: Matrix;
-  /** `[numMedia, visualSize]` */
-  readonly mediaEmbeddings?: Matrix;
-  readonly layers: readonly ResamplerLayerParams[];
-  readonly norm?: Norm;
-};
-
-/** How a fresh parameter starts: normal with this standard deviation, or this value everywhere. */
-type Start = { readonly std: number } | { readonly value: number };
-
-/** The one description of all parameters: fresh weights and bare shapes both come from it. */
-function layout<T>(c: ResamplerConfig, make: (name: string, shape: readonly number[], start: Start) => T) {
+/** All parameters, and how they start; inner = numHeads x headDim. No linear map has a bias. */
+function resamplerSpecs(c: ResamplerConfig) {
   checkConfig(c);
   const d = c.visualSize;
   const inner = c.numHeads * c.headDim;
-  const projection = (name: string, out: number, into: number) => ({
-    weight: make(`${name}.weight`, [out, into], { std: into ** -0.5 }),
-  });
-  const norm = (name: string) => ({
-    weight: make(`${name}.weight`, [d], { value: 1 }),
-    bias: make(`${name}.bias`, [d], { value: 0 }),
-  });
-  const embeddings = (name: string, count: number) => make(name, [count, d], { std: c.latentStd ?? 0.02 });
+  const embeddings = (count: number) => normalSpec([count, d], c.latentStd ?? 0.02);
   return {
-    inputProjection: c.inputSize ? projection('inputProjection', d, c.inputSize) : undefined,
-    latents: embeddings('latents', c.numLatents),
-    timeEmbeddings: c.numFrames ? embeddings('timeEmbeddings', c.numFrames) : undefined,
-    mediaEmbeddings: c.numMedia ? embeddings('mediaEmbeddings', c.numMedia) : undefined,
-    layers: Array.from({ length: c.numLayers }, (_, i) => ({
-      normMedia: norm(`layers.${i}.normMedia`),
-      normLatents: norm(`layers.${i}.normLatents`),
-      query: projection(`layers.${i}.query`, inner, d),
-      key: projection(`layers.${i}.key`, inner, d),
-      value: projection(`layers.${i}.value`, inner, d),
-      output: projection(`layers.${i}.output`, d, inner),
-      mlpNorm: norm(`layers.${i}.mlpNorm`),
-      mlpUp: projection(`layers.${i}.mlpUp`, c.intermediateSize, d),
-      mlpDown: projection(`layers.${i}.mlpDown`, d, c.intermediateSize),
+    ...(c.inputSize && { inputProjection: linearSpec(d, c.inputSize) }),
+    latents: embeddings(c.numLatents),
+    ...(c.numFrames && { timeEmbeddings: embeddings(c.numFrames) }),
+    ...(c.numMedia && { mediaEmbeddings: embeddings(c.numMedia) }),
+    layers: Array.from({ length: c.numLayers }, () => ({
+      normMedia: layerNormSpec(d),
+      normLatents: layerNormSpec(d),
+      query: linearSpec(inner, d),
+      key: linearSpec(inner, d),
+      value: linearSpec(inner, d),
+      output: linearSpec(d, inner),
+      mlpNorm: layerNormSpec(d),
+      mlpUp: linearSpec(c.intermediateSize, d),
+      mlpDown: linearSpec(d, c.intermediateSize),
     })),
-    norm: c.finalNorm ? norm('norm') : undefined,
+    ...(c.finalNorm && { norm: layerNormSpec(d) }),
   };
 }
 
+/** Parameters of a resampler; their paths joined by dots are their names in a checkpoint. */
+export type ResamplerParams = ParamsOf<ReturnType<typeof resamplerSpecs>>;
+
+/** Parameters of one layer. */
+export type ResamplerLayerParams = ResamplerParams['layers'][number];
+
 /** Shape of every parameter by name, without making any. */
 export function resamplerShapes(config: ResamplerConfig): Record<string, readonly number[]> {
-  const shapes: Record<string, readonly number[]> = {};
-  layout(config, (name, shape) => (shapes[name] = shape));
-  return shapes;
+  return shapesOf(resamplerSpecs(config));
 }
 
 /** Fresh parameters: matrices normal with variance 1 / inputs, latents and embeddings small, norms the identity. */
 export function initResampler(config: ResamplerConfig, random: Random): ResamplerParams {
-  return layout(config, (name, shape, start) =>
-    'std' in start ? normalVariable(random.fork(name), shape, start.std) : constantVariable(shape, start.value),
-  ) as ResamplerParams;
+  return freshParams(resamplerSpecs(config), random);
 }
 
 /** Turns any number of visual features into `numLatents` vectors for each picture or clip. */

@@ -1,0 +1,73 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { expectState, mapTree, type LoadOptions, type StateTensor, type Tree } from './params';
+import { constantVariable, normalVariable, type Random } from './random';
+
+type Shape = readonly number[];
+type RankOf<S extends Shape> = (typeof tf.Rank)[`R${S['length']}` & keyof typeof tf.Rank];
+
+/** A parameter before it exists: its shape, and what makes a fresh one. */
+export class ParamSpec<S extends Shape = Shape> {
+  constructor(
+    readonly shape: S,
+    readonly fresh: (random: Random) => tf.Variable,
+  ) {}
+}
+
+/** The one description of a module's parameters: shapes, fresh values and loaded ones all come from it. */
+export type SpecTree = Tree<ParamSpec>;
+
+/** The parameters that specs describe. */
+export type ParamsOf<T> =
+  T extends ParamSpec<infer S> ? tf.Variable<RankOf<S>> : { readonly [K in keyof T]: ParamsOf<T[K]> };
+
+/** Starts with one value everywhere. */
+export function constantSpec<const S extends Shape>(shape: S, value: number): ParamSpec<S> {
+  return new ParamSpec(shape, () => constantVariable(shape, value));
+}
+
+/** Starts normal with this standard deviation. */
+export function normalSpec<const S extends Shape>(shape: S, std: number): ParamSpec<S> {
+  return new ParamSpec(shape, (random) => normalVariable(random, shape, std));
+}
+
+/** For `layerNorm`; starts as the identity. */
+export function layerNormSpec(size: number) {
+  return { weight: constantSpec([size], 1), bias: constantSpec([size], 0) };
+}
+
+/** For `linear` without bias; by default outputs start as large as inputs. */
+export function linearSpec(out: number, into: number, std: number = into ** -0.5) {
+  return { weight: normalSpec([out, into], std) };
+}
+
+const isSpec = (node: unknown): node is ParamSpec => node instanceof ParamSpec;
+
+/** Shape of every parameter by dotted name, without making any. */
+export function shapesOf(specs: SpecTree): Record<string, readonly number[]> {
+  const shapes: Record<string, readonly number[]> = {};
+  mapTree(specs, isSpec, ({ shape }, name) => (shapes[name] = shape));
+  return shapes;
+}
+
+/** Fresh parameters. Each draws from a stream of its own, forked by its dotted name. */
+export function freshParams<T extends SpecTree>(specs: T, random: Random): ParamsOf<T> {
+  return makeParams(specs, (spec, name) => spec.fresh(random.fork(name)));
+}
+
+/**
+ * Parameters with the values of a state that has the same dotted names.
+ *
+ * @throws Error listing, together, the names missing, unexpected and of another shape; nothing is made then
+ */
+export function loadParams<T extends SpecTree>(
+  specs: T,
+  state: Readonly<Record<string, StateTensor>>,
+  options: Omit<LoadOptions, 'allowMissing'>,
+): ParamsOf<T> {
+  expectState(shapesOf(specs), state, options);
+  return makeParams(specs, ({ shape }, name) => tf.tidy(() => tf.variable(tf.tensor(state[name]!.data, [...shape]))));
+}
+
+function makeParams<T extends SpecTree>(specs: T, make: (spec: ParamSpec, name: string) => tf.Variable): ParamsOf<T> {
+  return mapTree(specs, isSpec, make) as unknown as ParamsOf<T>;
+}

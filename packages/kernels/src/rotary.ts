@@ -1,0 +1,57 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { fusedOp } from './fused-op';
+import { expectShape } from './shape';
+
+interface RotaryAttrs {
+  readonly headDim: number;
+  /** Whether to turn by the opposite angles. */
+  readonly back: boolean;
+}
+
+/** `{x [b, t, h*d], turns [1|b, t, 2n]}` -> `[y [b, t, h*d]]` */
+const rotaryOp = fusedOp<RotaryAttrs>({
+  name: 'FlamingoRotary',
+  forward: ({ x, turns }, { headDim, back }) => {
+    const [b, t, width] = x!.shape as [number, number, number];
+    const heads = width / headDim;
+    const n = turns!.shape[2]! / 2;
+    const [cos, sin] = tf.split(tf.expandDims(turns!, 2), 2, 3); //  [1|b, t, 1, n]
+    const apart = tf.reshape(x!, [b, t, heads, headDim]);
+    const channels = (from: number, count: number) => tf.slice(apart, [0, 0, 0, from], [b, t, heads, count]);
+    const [first, second] = [channels(0, n), channels(n, n)];
+    const [left, right] = [tf.mul(second, sin!), tf.mul(first, sin!)];
+    const turned = back
+      ? [tf.add(tf.mul(first, cos!), left), tf.sub(tf.mul(second, cos!), right)]
+      : [tf.sub(tf.mul(first, cos!), left), tf.add(tf.mul(second, cos!), right)];
+    const rest = 2 * n < headDim ? [channels(2 * n, headDim - 2 * n)] : [];
+    return [tf.reshape(tf.concat([...turned, ...rest], 3), [b, t, width])];
+  },
+  saveInputs: ['turns'],
+  gradient: ([dy], { turns }, { headDim, back }) => ({
+    x: () => rotaryOp({ x: dy, turns }, { headDim, back: !back })[0]!,
+  }),
+});
+
+/**
+ * Rotary position embedding (Su et al. 2021): turns the first 2n channels of every head, channel j together with channel
+ * j + n, and leaves the others as they are.
+ *
+ * @param x       float32 `[b, t, h*headDim]`
+ * @param turns   float32 `[1|b, t, 2n]`: for each token the cosines of its n angles, then their sines. Data: no gradient
+ * @param headDim width of a head
+ * @returns       float32 `[b, t, h*headDim]`
+ */
+export function rotary(x: tf.Tensor, turns: tf.Tensor, headDim: number): tf.Tensor3D {
+  expectShape('rotary: x', x, ['batch', 'text', 'heads*headDim'], 'Leave the heads side by side in the last axis.');
+  const [b, t, width] = x.shape as [number, number, number];
+  const fix = 'Give cosines and sines for each token, of all texts or of each.';
+  expectShape('rotary: turns', turns, [turns.shape[0] === 1 ? 1 : b, t, '2n'], fix);
+  const turning = turns.shape[2]!;
+  if (width % headDim || turning % 2 || turning > headDim) {
+    throw new Error(
+      `rotary: the width ${width} of x must be a multiple of headDim ${headDim}, and the channels that turn an even number ` +
+        `of at most as many, got ${turning}. Check the number of heads and of angles.`,
+    );
+  }
+  return rotaryOp({ x, turns }, { headDim, back: false })[0] as tf.Tensor3D;
+}
