@@ -12,6 +12,7 @@ import { moveKernels } from './kernels/move';
 import { normKernels } from './kernels/norm';
 import { poolingKernels } from './kernels/pooling';
 import { reduceKernels } from './kernels/reduce';
+import { rotaryKernels } from './kernels/rotary';
 import { softmaxKernels } from './kernels/softmax';
 import { weightKernels } from './kernels/weights';
 import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './library';
@@ -32,6 +33,7 @@ const KERNELS = {
   ...linearKernels,
   ...normKernels,
   ...attentionKernels,
+  ...rotaryKernels,
   ...lossKernels,
   ...weightKernels,
 };

@@ -42,6 +42,7 @@ export { mediaCrossAttention, type MediaCrossAttentionOptions } from './media-cr
 export { MediaSegments } from './media-segments';
 export { relativeScores } from './relative-scores';
 export { rmsNorm, type RMSNormParams } from './rms-norm';
+export { rotary } from './rotary';
 export {
   standardiseWeight,
   weightStandardisedConv2d,

@@ -19,6 +19,7 @@ import {
   MediaSegments,
   relativeScores,
   rmsNorm,
+  rotary,
   useBackend,
   weightStandardisedConv2d,
   type Activation,
@@ -74,6 +75,7 @@ function runEverything(): void {
     );
   }
   forwardAndBackward((q, r) => relativeScores(q!, r!, 2), random(2, 3, 4), random(3, 4));
+  forwardAndBackward((x) => rotary(x!, random(1, 3, 2), 4), random(2, 3, 8));
   for (const index of [
     [0, 1, 2, 2, 1, 1],
     [0, 0, 0, 0, 0, 0],
