@@ -27,24 +27,11 @@ import {
 } from '@flamingo-ts/perceiver-resampler';
 import type { Reference, Values } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
-import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
-import { Comparison } from './comparison';
+import { stateFrom, type GoldenCase, type GoldenHandler, type GoldenResult } from './case';
+import { Comparison, GRADIENT, OUTPUT } from './comparison';
 import { TinyLM } from './tiny-lm';
 
-/** Fair tolerances between float32 implementations; a float64 run of the reference lies within a third of them. */
-const OUTPUT = 1e-5;
-const GRADIENT = 1e-4;
-
 type State = Record<string, StateTensor>;
-
-/** The float tensors of a file whose names begin with a prefix, without it. */
-function stateOf({ tensors }: Reference, prefix: string): State {
-  const state: State = {};
-  for (const [name, { shape, data }] of Object.entries(tensors)) {
-    if (name.startsWith(prefix)) state[name.slice(prefix.length)] = { shape, data: data as Float32Array };
-  }
-  return state;
-}
 
 function numbers({ tensors }: Reference, name: string): number[] {
   return Array.from(tensors[name]!.data as Int32Array, Number);
@@ -80,7 +67,7 @@ function runModule(
   inputs: readonly string[],
   apply: (inputs: Record<string, tf.Variable>) => tf.Tensor,
 ): GoldenResult {
-  loadState(params, rename(stateOf(c, 'param.')), { what: c.name });
+  loadState(params, rename(stateFrom(c, 'param.')), { what: c.name });
   const given = Object.fromEntries(inputs.map((name) => [name, tf.variable(c.tensor(name))]));
   const all = { ...given, ...variables(params) };
   const cotangent = c.tensor('cotangent');
@@ -91,13 +78,13 @@ function runModule(
   }, all);
   const check = new Comparison();
   const closed = c.meta.gates === 'closed';
-  if (closed) check.same('output', y!, c.tensor('x'));
+  if (closed) check.close('output', y!, c.tensor('x'), 0);
   check.close('output', y!, c.tensor('out.y'), OUTPUT);
-  const expected = rename(stateOf(c, 'grad.'));
+  const expected = rename(stateFrom(c, 'grad.'));
   if (closed) {
     const gates = /^(attn|mlp)Gate$/;
     for (const [name, param] of Object.entries(all)) {
-      if (!gates.test(name)) check.same(`gradient of ${name}`, grads[name] ?? tf.zerosLike(param), expected[name]!);
+      if (!gates.test(name)) check.close(`gradient of ${name}`, grads[name] ?? tf.zerosLike(param), expected[name]!, 0);
     }
     compareGradients(check, Object.fromEntries(Object.entries(all).filter(([n]) => gates.test(n))), grads, expected);
   } else {
@@ -232,7 +219,7 @@ function attentionPerImage(entry: any): number[] {
 function wholeModel(c: GoldenCase, gates: 'as given' | 'closed' = 'as given'): { model: Flamingo; lm: TinyLM } {
   const hp = c.meta.hyperparameters;
   const file = /^\S+/.exec(c.meta.parameters_from ?? '')?.[0];
-  const state = stateOf(file ? c.sibling(file) : c, 'param.');
+  const state = stateFrom(file ? c.sibling(file) : c, 'param.');
   const { language_model: language, vision, gated_blocks: gated } = hp;
   const config: FlamingoConfig = {
     tokens: { image: hp.special_ids['<image>'], endOfChunk: hp.special_ids['<|endofchunk|>'] },
@@ -336,7 +323,7 @@ const wholeForward: GoldenHandler = {
     const all = { ...trained, embedding: lm.params.tokens as tf.Variable };
     const { value, grads } = valueAndGrads(() => model.loss(batchOf(c)), all);
     check.close('loss', tf.reshape(value, [1]), c.tensor('out.loss'), OUTPUT);
-    const reference = stateOf(c, 'grad.');
+    const reference = stateFrom(c, 'grad.');
     const embedding = reference['lang_encoder.transformer.wte.weight']!;
     compareGradients(check, all, grads, {
       ...flamingoFromOpenFlamingo(reference),
@@ -366,7 +353,7 @@ const closedGates: GoldenHandler = {
     const keyMask = tf.cast(c.tensor('attention_mask'), 'float32') as tf.Tensor2D;
     let x = lm.embed(c.tensor('input_ids') as tf.Tensor2D, {});
     for (const block of lm.blocks) x = block.apply(x, { keyMask });
-    check.same('logits of the language model alone', logits, lm.logits(x));
+    check.close('logits of the language model alone', logits, lm.logits(x), 0);
     check.close('logits', logits, c.tensor('out.logits'), OUTPUT);
     check.close('loss', tf.reshape(model.loss(batchOf(c)), [1]), c.tensor('out.loss'), OUTPUT);
     release(whole);
@@ -496,7 +483,7 @@ async function compareTrained(
   { model, lm }: { model: Flamingo; lm: TinyLM },
   params: Record<string, tf.Variable>,
 ): Promise<void> {
-  const final = stateOf(c, 'out.final.');
+  const final = stateFrom(c, 'out.final.');
   const expected = flamingoFromOpenFlamingo(final);
   const embedding = final['lang_encoder.transformer.wte.weight'];
   if (embedding) {

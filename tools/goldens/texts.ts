@@ -21,6 +21,7 @@ import {
   type VqaAnswer,
 } from '@flamingo-ts/evaluation';
 import type { GoldenHandler, GoldenResult } from './case';
+import { Comparison } from './comparison';
 
 /** Labels, text building, prompts and the answer metric. */
 export const textHandlers: readonly GoldenHandler[] = [
@@ -41,24 +42,6 @@ export const textHandlers: readonly GoldenHandler[] = [
     run: async ({ meta }) => checkPrompts(meta),
   },
 ];
-
-/** Everything compared so far in a case whose values must be equal exactly. */
-class Comparison {
-  private compared = 0;
-  private readonly differences: string[] = [];
-
-  equal(what: string, got: unknown, want: unknown): void {
-    this.compared++;
-    const [g, w] = [JSON.stringify(got), JSON.stringify(want)];
-    if (g !== w) this.differences.push(`${what}: got ${g}, expected ${w}`);
-  }
-
-  result(): GoldenResult {
-    const pass = this.compared > 0 && this.differences.length === 0;
-    const note = pass ? `${this.compared} values equal` : `${this.differences.length} differ: ${this.differences[0]}`;
-    return { error: pass ? 0 : Infinity, pass, note };
-  }
-}
 
 interface TextBuilding {
   readonly interleaved: readonly {
@@ -97,10 +80,9 @@ function checkTextBuilding(meta: TextBuilding): GoldenResult {
       },
     );
     const want = page.rejected ? { rejected: page.rejected } : { text: page.text, imageSlots: page.image_slots };
-    c.equal(`page "${page.sentences[0]}"`, got, want);
+    c.same(`page "${page.sentences[0]}"`, got, want);
   }
-  for (const pair of meta.pairs)
-    c.equal(`pair "${pair.caption}"`, openFlamingoPair(pair.caption, endOfText), pair.text);
+  for (const pair of meta.pairs) c.same(`pair "${pair.caption}"`, openFlamingoPair(pair.caption, endOfText), pair.text);
   return c.result();
 }
 
@@ -123,7 +105,7 @@ function checkLabels(meta: LabelMasking): GoldenResult {
   const special = { image: ids['<image>']!, endOfChunk: ids['<|endofchunk|>']!, pad: ids['pad']! };
   const check = (row: LabelRow, rule: Parameters<typeof openFlamingoLabels>[2]) => {
     const labels = Array.from(openFlamingoLabels(row.input_ids, special, rule));
-    c.equal(
+    c.same(
       row.what,
       labels.map((label) => (label === IGNORED_LABEL ? meta.ignore : label)),
       row.labels,
@@ -157,20 +139,20 @@ interface AnswerMetric {
 function checkAnswerMetric(meta: AnswerMetric): GoldenResult {
   const c = new Comparison();
   for (const row of meta.normalisation) {
-    c.equal(`punctuation of "${row.in}"`, processPunctuation(row.in), row.after_punctuation);
-    c.equal(`normalised "${row.in}"`, normaliseVqaAnswer(row.in), row.out);
+    c.same(`punctuation of "${row.in}"`, processPunctuation(row.in), row.after_punctuation);
+    c.same(`normalised "${row.in}"`, normaliseVqaAnswer(row.in), row.out);
   }
   for (const { annotations, entries, overall_percent_rounded_to_2 } of meta.accuracy) {
     const accuracies = entries.map((e) => vqaAccuracy(e.prediction, e.answers, 'open-flamingo'));
     // The file holds 8 decimals of each and 2 of the mean.
     entries.forEach((entry, i) => {
-      c.equal(`${annotations}: "${entry.prediction}"`, round(100 * accuracies[i]!, 8), entry.accuracy_percent);
+      c.same(`${annotations}: "${entry.prediction}"`, round(100 * accuracies[i]!, 8), entry.accuracy_percent);
     });
     const overall = (100 * accuracies.reduce((a, b) => a + b, 0)) / accuracies.length;
-    c.equal(`${annotations}: overall`, round(overall, 2), overall_percent_rounded_to_2);
+    c.same(`${annotations}: overall`, round(overall, 2), overall_percent_rounded_to_2);
   }
-  for (const row of meta.vqa_postprocess) c.equal(`answer "${row.in}"`, openFlamingoVqaAnswer(row.in), row.out);
-  for (const row of meta.caption_postprocess) c.equal(`caption "${row.in}"`, openFlamingoCaption(row.in), row.out);
+  for (const row of meta.vqa_postprocess) c.same(`answer "${row.in}"`, openFlamingoVqaAnswer(row.in), row.out);
+  for (const row of meta.caption_postprocess) c.same(`caption "${row.in}"`, openFlamingoCaption(row.in), row.out);
   return c.result();
 }
 
@@ -199,7 +181,7 @@ function checkPrompts(meta: PromptsAndRetrieval): GoldenResult {
   const { bank, queries_not_normalised: queries, found_by_count } = meta.retrieval;
   const rices = new Rices(bank);
   for (const [count, found] of Object.entries(found_by_count)) {
-    c.equal(
+    c.same(
       `nearest ${count}`,
       queries.map((query) => rices.nearest(query, Number(count))),
       found,
@@ -222,10 +204,10 @@ function checkTask(c: Comparison, name: string, task: PromptsAndRetrieval['tasks
     const { image, fields, answer } = examples[i]!;
     const opening = promptText(fewShotPrompt(template, [], { image, fields }), marks);
     const solved = (item.answer ?? item.caption ?? item.label) != null;
-    c.equal(`${name}: item ${i}`, solved ? opening + template.answer(answer) + marks.endOfChunk : opening, item.prompt);
+    c.same(`${name}: item ${i}`, solved ? opening + template.answer(answer) + marks.endOfChunk : opening, item.prompt);
   });
-  c.equal(`${name}: few-shot`, write(examples.slice(0, -1)), task.few_shot);
-  c.equal(`${name}: zero-shot`, write(textOnly(examples.slice(0, 2))), task.zero_shot);
+  c.same(`${name}: few-shot`, write(examples.slice(0, -1)), task.few_shot);
+  c.same(`${name}: zero-shot`, write(textOnly(examples.slice(0, 2))), task.zero_shot);
 }
 
 /** The kinds of tasks differ in what their items hold. */
@@ -242,12 +224,12 @@ function checkChoice(c: Comparison, choice: NonNullable<PromptsAndRetrieval['cla
     const count = /^top_(\d+)$/.exec(key)?.[1];
     if (!count) continue;
     const named = rankings.map(({ order }) => order.slice(0, Number(count)).map((i) => String.fromCharCode(97 + i)));
-    c.equal(key, named, want);
+    c.same(key, named, want);
   }
   rankings.forEach(({ order, probabilities }, row) => {
     // Computed in float32 there: equal within its rounding.
     const [got, want] = [probabilities[order[0]!]!, choice.score_of_best[row]!];
-    c.equal(`score of row ${row}`, Math.abs(got - want) <= 1e-6 * want ? want : got, want);
+    c.same(`score of row ${row}`, Math.abs(got - want) <= 1e-6 * want ? want : got, want);
   });
 }
 

@@ -41,54 +41,15 @@ import {
   valueAndGrads,
   type Transform,
 } from '@flamingo-ts/optim';
-import { maxError, type Values } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
-import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
-
-/** Largest difference over largest magnitude of a tensor. A float32 run of the reference itself lies within a tenth of it. */
-const OUTPUT = 1e-5;
-const GRADIENT = 1e-4;
-
-/** Collects how far tensors are from their references, each against its own tolerance. */
-class Comparison {
-  private error = 0;
-  private worst = '';
-  private readonly failed: string[] = [];
-
-  add(name: string, actual: Values, expected: Values, tolerance: number): void {
-    const error = maxError(actual, expected);
-    if (!(error <= this.error)) [this.error, this.worst] = [error, name];
-    if (!(error <= tolerance)) this.failed.push(`${name} ${error.toExponential(1)}`);
-  }
-
-  /** For what must be equal and not only close. */
-  same(name: string, actual: unknown, expected: unknown): void {
-    if (JSON.stringify(actual) === JSON.stringify(expected)) return;
-    [this.error, this.worst] = [Infinity, name];
-    this.failed.push(`${name} is ${JSON.stringify(actual)}, expected ${JSON.stringify(expected)}`);
-  }
-
-  result(): GoldenResult {
-    const pass = this.failed.length === 0;
-    const note = pass ? this.worst && `worst ${this.worst}` : this.failed.slice(0, 3).join('; ');
-    return { error: this.error, pass, ...(note && { note }) };
-  }
-}
+import { stateFrom, type GoldenCase, type GoldenHandler } from './case';
+import { Comparison, GRADIENT, OUTPUT } from './comparison';
 
 /** `[n, c, h, w] -> [n, h, w, c]` and back. */
 const channelsLast = (x: tf.Tensor) => tf.transpose(x, [0, 2, 3, 1]) as tf.Tensor4D;
 const channelsFirst = (x: tf.Tensor) => (x.rank === 4 ? tf.transpose(x, [0, 3, 1, 2]) : x);
 
 type State = Readonly<Record<string, StateTensor>>;
-
-/** The tensors whose names begin with a prefix, without it. */
-function stateFrom(c: GoldenCase, prefix: string): State {
-  const state: Record<string, StateTensor> = {};
-  for (const [name, { shape, data }] of Object.entries(c.tensors)) {
-    if (name.startsWith(prefix)) state[name.slice(prefix.length)] = { shape, data: data as Float32Array };
-  }
-  return state;
-}
 
 /**
  * Compares the gradients of `sum(output * cotangent)` to `x` (channels last) and to every variable with those stored under
@@ -108,7 +69,7 @@ function compareGradients(
   const names = Object.keys(trained);
   const { grads } = gradientsOf(() => tf.sum(tf.mul(output(x), cotangent)), [x, ...Object.values(trained)]);
   const { x: dx, ...stored } = stateFrom(c, prefix);
-  check.add(`${prefix}x`, channelsFirst(grads[0]!), dx!, GRADIENT);
+  check.close(`${prefix}x`, channelsFirst(grads[0]!), dx!, GRADIENT);
   compareNamed(
     check,
     prefix,
@@ -139,7 +100,7 @@ function compareNamed(
     a.push(...tensor.dataSync());
     b.push(...(expected[name]?.data ?? []));
   }
-  for (const [group, [a, b]] of groups) check.add(`${prefix}${group}`, a, b, tolerance);
+  for (const [group, [a, b]] of groups) check.close(`${prefix}${group}`, a, b, tolerance);
 }
 
 /** Gradients to tensors and variables alike; zeros where the value does not depend on one. */
@@ -169,8 +130,8 @@ const convolution: GoldenHandler = {
     const x = channelsLast(c.tensor('x'));
     const check = new Comparison();
     const run = () => weightStandardisedConv2d(x, { weight, gain, bias }, options);
-    check.add('out.y', channelsFirst(run()), c.tensors['out.y']!, OUTPUT);
-    check.add(
+    check.close('out.y', channelsFirst(run()), c.tensors['out.y']!, OUTPUT);
+    check.close(
       'out.standardised_weight',
       standardiseWeight(weight, gain, options),
       c.tensors['out.standardised_weight']!,
@@ -182,15 +143,15 @@ const convolution: GoldenHandler = {
       () => tf.sum(tf.mul(run(), cotangent)),
       [x, weight, gain, bias],
     ).grads;
-    check.add('grad.x', channelsFirst(dx!), c.tensors['grad.x']!, GRADIENT);
-    check.add('grad.weight', dweight!, c.tensors['grad.weight']!, GRADIENT);
-    check.add(
+    check.close('grad.x', channelsFirst(dx!), c.tensors['grad.x']!, GRADIENT);
+    check.close('grad.weight', dweight!, c.tensors['grad.weight']!, GRADIENT);
+    check.close(
       'grad.gain',
       tf.reshape(dgain!, c.tensors['grad.gain']!.shape as number[]),
       c.tensors['grad.gain']!,
       GRADIENT,
     );
-    check.add('grad.bias', dbias!, c.tensors['grad.bias']!, GRADIENT);
+    check.close('grad.bias', dbias!, c.tensors['grad.bias']!, GRADIENT);
     return check.result();
   },
 };
@@ -232,7 +193,7 @@ const nfnet: GoldenHandler = {
     const net = NFNet.fromState(config, importTimm(stateFrom(c, 'param.')));
     const check = new Comparison();
     const plan = nfnetPlan(config);
-    check.add(
+    check.close(
       'betas',
       plan.flat().map((p) => p.beta),
       hp.betas.flat(),
@@ -243,7 +204,7 @@ const nfnet: GoldenHandler = {
     const training = masks[0] ? { keep: masks } : undefined;
     if (training) {
       const rates = hp.drop_path_rate_per_block;
-      check.add(
+      check.close(
         'drop rates',
         plan.flat().map((p) => p.dropRate),
         blocks.map((at) => rates[at]),
@@ -251,7 +212,7 @@ const nfnet: GoldenHandler = {
       );
     }
     const compare = (name: string, x: tf.Tensor) => {
-      if (c.tensors[name]) check.add(name, channelsFirst(x), c.tensors[name], OUTPUT);
+      if (c.tensors[name]) check.close(name, channelsFirst(x), c.tensors[name], OUTPUT);
     };
 
     const images = channelsLast(c.tensor('x'));
@@ -304,7 +265,7 @@ const nfnetTraining: GoldenHandler = {
     };
     for (let step = 0; step < hp.steps; step++) {
       const x = channelsLast(tf.gather(images, step));
-      if (step === 0) check.add('out.logits_first_step', net.logits(x), c.tensors['out.logits_first_step']!, OUTPUT);
+      if (step === 0) check.close('out.logits_first_step', net.logits(x), c.tensors['out.logits_first_step']!, OUTPUT);
       const { value, grads } = valueAndGrads(() => crossEntropy(net.logits(x), tf.gather(labels, step)), params);
       const clipped = clip.update(grads, states[0], params);
       if (step === 0) compareIfStored('grad.', grads);
@@ -312,7 +273,7 @@ const nfnetTraining: GoldenHandler = {
       apply.update(clipped, states[1], params);
       losses.push(value.dataSync()[0]!);
     }
-    check.add('out.losses', losses, c.tensors['out.losses']!.data as Float32Array, OUTPUT);
+    check.close('out.losses', losses, c.tensors['out.losses']!.data as Float32Array, OUTPUT);
     compareIfStored('final.', params);
     states.forEach(disposeOptimizer);
     disposeParams(net.params);
@@ -354,7 +315,7 @@ const nfnetTable: GoldenHandler = {
     const at = tf.scalar(1);
     for (const kind of ['relu', 'gelu'] as const) {
       const gamma = tf.div(activation(at, `scaled-${kind}`), activation(at, kind));
-      if (gammas[kind]) check.add(`gamma of ${kind}`, gamma, gammas[kind], 1e-6);
+      if (gammas[kind]) check.close(`gamma of ${kind}`, gamma, gammas[kind], 1e-6);
     }
     for (const [name, row] of Object.entries<any>(variants)) {
       const { depth: depths, width: widths } = row;
@@ -371,7 +332,7 @@ const nfnetTable: GoldenHandler = {
         check.same(`${name} mean and deviation`, [config.mean, config.std], [row.timm_mean, row.timm_std]);
       const betas: number[][] | undefined = meta[`betas_${name}`];
       if (betas)
-        check.add(
+        check.close(
           `${name} betas`,
           nfnetPlan(config)
             .flat()
@@ -475,7 +436,7 @@ const haikuNames: GoldenHandler = {
       const [overTimm] = Object.values(
         importTimm({ [name]: { shape: converted.shape, data: converted.dataSync() as Float32Array } }),
       );
-      check.add(conversion, direct!, overTimm!, 0);
+      check.close(conversion, direct!, overTimm!, 0);
     }
     return check.result();
   },
@@ -503,7 +464,7 @@ const clip: GoldenHandler = {
       importOpenClip(stateFrom(c, 'param.')),
     );
     const check = new Comparison();
-    const compare = (name: string, x: tf.Tensor) => check.add(name, x, c.tensors[name]!, OUTPUT);
+    const compare = (name: string, x: tf.Tensor) => check.close(name, x, c.tensors[name]!, OUTPUT);
     const images = channelsLast(c.tensor('x'));
     let x = tower.applyEmbedding(images);
     compare('out.embedded', x);
@@ -571,19 +532,19 @@ const contrastive: GoldenHandler = {
     const { value, grads } = gradientsOf(() => contrastiveLoss(image, text, logScale), [image, text, logScale]);
     const logits = contrastiveLogits(image, text, logScale);
     const own = tf.range(0, logits.shape[0], 1, 'int32') as tf.Tensor1D;
-    check.add('out.loss', value, c.tensors['out.loss']!, OUTPUT);
-    check.add('out.logits_per_image', logits, c.tensors['out.logits_per_image']!, OUTPUT);
-    check.add('out.loss_image_to_text', crossEntropy(logits, own), c.tensors['out.loss_image_to_text']!, OUTPUT);
-    check.add(
+    check.close('out.loss', value, c.tensors['out.loss']!, OUTPUT);
+    check.close('out.logits_per_image', logits, c.tensors['out.logits_per_image']!, OUTPUT);
+    check.close('out.loss_image_to_text', crossEntropy(logits, own), c.tensors['out.loss_image_to_text']!, OUTPUT);
+    check.close(
       'out.loss_text_to_image',
       crossEntropy(tf.transpose(logits), own),
       c.tensors['out.loss_text_to_image']!,
       OUTPUT,
     );
     const sum = contrastiveLoss(image, text, logScale, { directions: 'sum' });
-    check.add('out.loss_sum_of_both', sum, c.tensors['out.loss_sum_of_both']!, OUTPUT);
+    check.close('out.loss_sum_of_both', sum, c.tensors['out.loss_sum_of_both']!, OUTPUT);
     ['image', 'text', 'log_scale'].forEach((name, i) =>
-      check.add(`grad.${name}`, grads[i]!, c.tensors[`grad.${name}`]!, GRADIENT),
+      check.close(`grad.${name}`, grads[i]!, c.tensors[`grad.${name}`]!, GRADIENT),
     );
     return check.result();
   },
@@ -601,7 +562,7 @@ const imagePreprocess: GoldenHandler = {
     const image: RgbImage = { width, height, data: Uint8Array.from(stored.data as Float32Array) };
     const check = new Comparison();
     const bytes = (name: string, to: { width: number; height: number }) =>
-      check.add(name, resizeBicubic(image, to.width, to.height).data, c.tensors[name]!.data as Float32Array, 0);
+      check.close(name, resizeBicubic(image, to.width, to.height).data, c.tensors[name]!.data as Float32Array, 0);
     const sizeOf = (name: string) => {
       const [h, w] = c.tensors[name]!.shape as [number, number];
       return { width: w, height: h };
@@ -612,7 +573,7 @@ const imagePreprocess: GoldenHandler = {
     bytes('out.dm_resized', { width: dm.resize_both_sides_to, height: dm.resize_both_sides_to });
     const final = (name: string, values: Float32Array) => {
       const [, size] = c.tensors[name]!.shape as [number, number];
-      check.add(name, tf.transpose(tf.tensor3d(values, [size, size, 3]), [2, 0, 1]), c.tensors[name]!, 1e-6);
+      check.close(name, tf.transpose(tf.tensor3d(values, [size, size, 3]), [2, 0, 1]), c.tensors[name]!, 1e-6);
     };
     const [, clipSize] = c.tensors['out.clip_final']!.shape as [number, number];
     const [, dmSize] = c.tensors['out.dm_final']!.shape as [number, number];
