@@ -20,8 +20,10 @@ const rotary: NativeKernel = ({ x, turns }, attrs, backend) => {
     if (angle === angles.length) angle = 0;
     for (let head = row; head < row + width; head += headDim) {
       for (let j = 0; j < n; j++) {
-        const [a, b] = [from[head + j]!, from[head + n + j]!];
-        const [cos, sin] = [angles[angle + j]!, sign * angles[angle + n + j]!];
+        const a = from[head + j]!;
+        const b = from[head + n + j]!;
+        const cos = angles[angle + j]!;
+        const sin = sign * angles[angle + n + j]!;
         to[head + j] = a * cos - b * sin;
         to[head + n + j] = b * cos + a * sin;
       }
