@@ -6,6 +6,7 @@ export {
   countParams,
   disposeParams,
   loadState,
+  mapTree,
   namedParams,
   stateOf,
   variables,

@@ -20,17 +20,20 @@ const rotaryOp = fusedOp<RotaryAttrs>({
     const channels = (from: number, count: number) => tf.slice(apart, [0, 0, 0, from], [b, t, heads, count]);
     const [first, second] = [channels(0, n), channels(n, n)];
     const [left, right] = [tf.mul(second, sin!), tf.mul(first, sin!)];
-    const turned = back
+    const both = back
       ? [tf.add(tf.mul(first, cos!), left), tf.sub(tf.mul(second, cos!), right)]
       : [tf.sub(tf.mul(first, cos!), left), tf.add(tf.mul(second, cos!), right)];
     const rest = 2 * n < headDim ? [channels(2 * n, headDim - 2 * n)] : [];
-    return [tf.reshape(tf.concat([...turned, ...rest], 3), [b, t, width])];
+    return [tf.reshape(tf.concat([...both, ...rest], 3), [b, t, width])];
   },
   saveInputs: ['turns'],
-  gradient: ([dy], { turns }, { headDim, back }) => ({
-    x: () => rotaryOp({ x: dy, turns }, { headDim, back: !back })[0]!,
-  }),
+  // Back by the same angles.
+  gradient: ([dy], { turns }, { headDim, back }) => ({ x: () => turned(dy!, turns!, { headDim, back: !back }) }),
 });
+
+function turned(x: tf.Tensor, turns: tf.Tensor, attrs: RotaryAttrs): tf.Tensor {
+  return rotaryOp({ x, turns }, attrs)[0]!;
+}
 
 /**
  * Rotary position embedding (Su et al. 2021): turns the first 2n channels of every head, channel j together with channel
@@ -53,5 +56,5 @@ export function rotary(x: tf.Tensor, turns: tf.Tensor, headDim: number): tf.Tens
         `of at most as many, got ${turning}. Check the number of heads and of angles.`,
     );
   }
-  return rotaryOp({ x, turns }, { headDim, back: false })[0] as tf.Tensor3D;
+  return turned(x, turns, { headDim, back: false }) as tf.Tensor3D;
 }
