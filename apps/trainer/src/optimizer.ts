@@ -2,12 +2,13 @@ import {
   adamW,
   chain,
   clipByGlobalNorm,
-  linear,
+  linearSchedule,
   switchAt,
   warmUp,
   type Schedule,
   type Transform,
 } from '@flamingo-ts/optim';
+import type * as tf from '@tensorflow/tfjs-core';
 import type { OptimizerConfig } from './config';
 import type { Objective } from './stage';
 
@@ -15,17 +16,21 @@ import type { Objective } from './stage';
 export function learningRateOf(config: OptimizerConfig): Schedule {
   const { learningRate, warmupSteps, decayFrom, finalShare, steps } = config;
   const decayStart = Math.max(warmupSteps, Math.round(decayFrom * steps));
-  const decay = linear(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
+  const decay = linearSchedule(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
   const level = switchAt(decayStart - warmupSteps, () => learningRate, decay);
   // The very first step has a rate above 0: a run of a few hundred steps has none to give away.
   return (step) => warmUp(warmupSteps, level)(step + (step < warmupSteps ? 1 : 0));
 }
 
-/** Global clipping and AdamW, as the Flamingo and Chinchilla papers train. */
-export function createOptimizer(config: OptimizerConfig, objective: Objective): Transform {
+/** Global clipping and AdamW, as the Flamingo and Chinchilla papers train; `onNorm` is told each step's gradient norm. */
+export function createOptimizer(
+  config: OptimizerConfig,
+  objective: Objective,
+  onNorm: (norm: tf.Scalar) => void,
+): Transform {
   const { beta1, beta2, weightDecay, clipNorm } = config;
   return chain(
-    clipByGlobalNorm(clipNorm),
+    clipByGlobalNorm(clipNorm, onNorm),
     adamW({
       learningRate: learningRateOf(config),
       beta1,

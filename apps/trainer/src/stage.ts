@@ -1,7 +1,7 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
-import { globalNorm, loadState, stateOf } from '@flamingo-ts/kernels';
+import { loadState, stateOf } from '@flamingo-ts/kernels';
 import { disposeOptimizer, restoreOptimizer, saveOptimizer, valueAndGrads } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import type { OptimizerConfig } from './config';
@@ -85,7 +85,8 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const checkpoints = new CheckpointFolder<{ fingerprint: string; cursor?: unknown }>(join(folder, 'checkpoints'), {
     keep: 2,
   });
-  const optimizer = createOptimizer(config, objective);
+  let gradientNorm = 0;
+  const optimizer = createOptimizer(config, objective, (norm) => (gradientNorm = norm.dataSync()[0]!));
   const optimizerState = optimizer.init(objective.params);
   const rate = learningRateOf(config);
 
@@ -134,7 +135,6 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
           `The newest whole checkpoint is in ${join(folder, 'checkpoints')}; lower train.learningRate or clipNorm and start over.`,
       );
     }
-    const gradientNorm = tf.tidy(() => globalNorm(Object.values(gradients)).dataSync()[0]!);
     optimizer.update(gradients, optimizerState, objective.params);
     tf.dispose(gradients);
     objective.afterUpdate?.(step);

@@ -1,12 +1,18 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { globalNorm } from '@flamingo-ts/kernels';
-import { stateless, type Transform } from './transform';
+import { mapGradients, stateless, type Transform } from './transform';
 
-/** Scales all gradients by `maxNorm / (norm + 1e-6)` when that is below 1, norm being that of all of them together. */
-export function clipByGlobalNorm(maxNorm: number): Transform {
+/**
+ * Scales all gradients by `maxNorm / (norm + 1e-6)` when that is below 1, norm being that of all of them together.
+ *
+ * @param onNorm told the norm at each step, before clipping; the tensor is freed after the step
+ */
+export function clipByGlobalNorm(maxNorm: number, onNorm?: (norm: tf.Scalar) => void): Transform {
   return stateless((grads) => {
-    const factor = tf.minimum(1, tf.div(maxNorm, tf.add(globalNorm(Object.values(grads)), 1e-6)));
-    return Object.fromEntries(Object.entries(grads).map(([name, g]) => [name, tf.mul(g, factor)]));
+    const norm = globalNorm(Object.values(grads));
+    onNorm?.(norm);
+    const factor = tf.minimum(1, tf.div(maxNorm, tf.add(norm, 1e-6)));
+    return mapGradients(grads, (g) => tf.mul(g, factor));
   });
 }
 
@@ -31,15 +37,13 @@ export interface AdaptiveClipConfig {
 export function adaptiveGradientClip(config: AdaptiveClipConfig = {}): Transform {
   const { factor = 0.01, epsilon = 1e-3, unit = unitOf, mask = () => true } = config;
   return stateless((grads, params) =>
-    Object.fromEntries(
-      Object.entries(grads).map(([name, g]) => {
-        const p = params[name]!;
-        if (!mask(name, p)) return [name, g];
-        const norm = (x: tf.Tensor) => unitNorm(x, unit(name, p));
-        const most = tf.mul(tf.maximum(norm(p), epsilon), factor);
-        return [name, tf.mul(g, tf.minimum(1, tf.div(most, tf.maximum(norm(g), 1e-6))))];
-      }),
-    ),
+    mapGradients(grads, (g, name) => {
+      const p = params[name]!;
+      if (!mask(name, p)) return g;
+      const norm = (x: tf.Tensor) => unitNorm(x, unit(name, p));
+      const most = tf.mul(tf.maximum(norm(p), epsilon), factor);
+      return tf.mul(g, tf.minimum(1, tf.div(most, tf.maximum(norm(g), 1e-6))));
+    }),
   );
 }
 

@@ -1,7 +1,7 @@
 export { adaptiveGradientClip, clipByGlobalNorm, type AdaptiveClipConfig, type ClipUnit } from './clip';
 export { valueAndGrads } from './gradients';
 export { adamW, addDecayedWeights, sgd, type AdamWConfig, type DecayMask, type SgdConfig } from './optimizers';
-export { constant, cosine, linear, switchAt, warmUp, type Schedule } from './schedules';
+export { constantSchedule, cosineSchedule, linearSchedule, switchAt, warmUp, type Schedule } from './schedules';
 export {
   chain,
   disposeOptimizer,

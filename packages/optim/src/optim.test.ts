@@ -105,13 +105,15 @@ describeBackends('optim', () => {
 
   it('clipping by global norm scales to the limit, and leaves small gradients bit for bit', () => {
     const params = { a: tf.variable(tf.zeros([2])), b: tf.variable(tf.zeros([])) };
-    const clip = clipByGlobalNorm(1);
+    const norms: number[] = [];
+    const clip = clipByGlobalNorm(1, (norm) => norms.push(norm.dataSync()[0]!));
     const clipped = clip.update({ a: tf.tensor1d([3, 0]), b: tf.scalar(-4) }, clip.init(params), params);
     expectClose(clipped['a']!, [3 / (5 + 1e-6), 0], { rtol: 1e-6 });
     expectClose(clipped['b']!, [-4 / (5 + 1e-6)], { rtol: 1e-6 });
     const small = [0.1234567, -0.3];
     const kept = clip.update({ a: tf.tensor1d(small), b: tf.scalar(0.7) }, clip.init(params), params);
     expect([...kept['a']!.dataSync()]).toEqual(small.map(Math.fround));
+    expectClose(norms, [5, Math.hypot(...small, 0.7)], { rtol: 1e-6 });
   });
 
   it('adaptive clipping follows its definition per unit', () => {

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { adamWStep } from '@flamingo-ts/kernels';
 import { rateAt, type Schedule } from './schedules';
-import { expectKnown, stateless, zerosLike, type Transform } from './transform';
+import { expectKnown, mapGradients, stateless, zerosLike, type Transform } from './transform';
 
 /** Which parameters are decayed. */
 export type DecayMask = (name: string, param: tf.Variable) => boolean;
@@ -79,11 +79,9 @@ export function sgd({ learningRate, momentum = 0, nesterov = false }: SgdConfig)
 /** Adds `weightDecay * p` to the gradients: L2 decay as part of the loss, for use before `sgd`. */
 export function addDecayedWeights(weightDecay: number, decayMask: DecayMask = matrices): Transform {
   return stateless((grads, params) =>
-    Object.fromEntries(
-      Object.entries(grads).map(([name, g]) => {
-        const p = params[name]!;
-        return [name, decayMask(name, p) ? tf.add(g, tf.mul(p, weightDecay)) : g];
-      }),
-    ),
+    mapGradients(grads, (g, name) => {
+      const p = params[name]!;
+      return decayMask(name, p) ? tf.add(g, tf.mul(p, weightDecay)) : g;
+    }),
   );
 }

@@ -2,17 +2,17 @@
 export type Schedule = (step: number) => number;
 
 /** Always the same. */
-export function constant(value: number): Schedule {
+export function constantSchedule(value: number): Schedule {
   return () => value;
 }
 
 /** A straight line over `steps` steps, then `to` for ever. */
-export function linear(from: number, to: number, steps: number): Schedule {
+export function linearSchedule(from: number, to: number, steps: number): Schedule {
   return (step) => (step >= steps ? to : from + (to - from) * (step / steps));
 }
 
 /** Half a cosine from `from` to `to` over `steps` steps, then `to` for ever. */
-export function cosine(from: number, to: number, steps: number): Schedule {
+export function cosineSchedule(from: number, to: number, steps: number): Schedule {
   return (step) => (step >= steps ? to : to + (from - to) * 0.5 * (1 + Math.cos((Math.PI * step) / steps)));
 }
 
@@ -23,7 +23,7 @@ export function switchAt(steps: number, first: Schedule, then: Schedule): Schedu
 
 /** A line from 0 up to where `then` starts, over `steps` steps, the very first step having rate 0; then `then`. */
 export function warmUp(steps: number, then: Schedule): Schedule {
-  return switchAt(steps, linear(0, then(0), steps), then);
+  return switchAt(steps, linearSchedule(0, then(0), steps), then);
 }
 
 /** The rate of a step. */

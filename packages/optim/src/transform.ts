@@ -78,6 +78,11 @@ export function stateless(change: (grads: Gradients, params: Params) => Gradient
   };
 }
 
+/** Other gradients under the same names. */
+export function mapGradients(grads: Gradients, change: (g: tf.Tensor, name: string) => tf.Tensor): Gradients {
+  return Object.fromEntries(Object.entries(grads).map(([name, g]) => [name, change(g, name)]));
+}
+
 /** Zeros of the shapes of the parameters, not trainable themselves. */
 export function zerosLike(params: Params): Params {
   return Object.fromEntries(
