@@ -3,8 +3,8 @@ import {
   constantSpec,
   conv2d,
   expectShape,
+  freezeParams,
   freshParams,
-  FrozenMatrix,
   layerNorm,
   layerNormSpec,
   linear,
@@ -12,6 +12,7 @@ import {
   loadParams,
   normalSpec,
   shapesOf,
+  type FrozenMatrix,
   type FrozenPrecision,
   type Random,
   type StateTensor,
@@ -220,26 +221,8 @@ export class ClipViT {
    * this object must not be used any more.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<ClipViT> {
-    const pack = async <P extends { readonly weight: tf.Variable | FrozenMatrix }>(p: P): Promise<P> => {
-      if (p.weight instanceof FrozenMatrix) return p;
-      const values = (await p.weight.data()) as Float32Array;
-      const weight = new FrozenMatrix(values, p.weight.shape as [number, number], precision);
-      p.weight.dispose();
-      return { ...p, weight };
-    };
-    const layers: ClipViTParams['layers'][number][] = [];
-    for (const { query, key, value, output, up, down, ...norms } of this.params.layers) {
-      layers.push({
-        ...norms,
-        query: await pack(query),
-        key: await pack(key),
-        value: await pack(value),
-        output: await pack(output),
-        up: await pack(up),
-        down: await pack(down),
-      });
-    }
-    return new ClipViT(this.config, { ...this.params, layers, projection: await pack(this.params.projection) });
+    const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && name.endsWith('.weight');
+    return new ClipViT(this.config, await freezeParams(this.params, isMatrix, precision));
   }
 
   /**

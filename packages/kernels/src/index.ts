@@ -5,6 +5,7 @@ export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBack
 export {
   countParams,
   disposeParams,
+  freezeParams,
   loadState,
   mapTree,
   namedParams,

@@ -2,7 +2,16 @@ import * as tf from '@tensorflow/tfjs-core';
 import { describeBackends, expectNoLeak } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
 import { FrozenMatrix } from './frozen-matrix';
-import { countParams, disposeParams, loadState, namedParams, stateOf, variables } from './params';
+import {
+  countParams,
+  disposeParams,
+  freezeParams,
+  loadState,
+  namedParams,
+  stateOf,
+  variables,
+  type ParamTree,
+} from './params';
 import { constantVariable } from './random';
 
 const make = () => ({
@@ -51,6 +60,21 @@ describeBackends('parameter trees', () => {
     const lenient = { what: 'tiny model', allowMissing: /^layers\.1/, ignoreUnexpected: /^stray$/ };
     loadState(tree, { ...state, stray: state['layers.0.gate']! }, lenient);
     disposeParams(tree);
+  });
+
+  it('give a tree with packed matrices, whose variables are freed', async () => {
+    await expectNoLeak(async () => {
+      const w = tf.tidy(() => tf.variable(tf.tensor2d([[1, 2]])));
+      const tree = { ...make(), up: { weight: w } };
+      const frozen: ParamTree = await freezeParams<ParamTree>(tree, (_, { rank }) => rank === 2, 'float32');
+      expect(w.isDisposed).toBe(true);
+      const params = namedParams(frozen);
+      expect([...params.keys()]).toEqual([...namedParams(tree).keys()]);
+      expect(params.get('norm.weight')).toBe(tree.norm.weight);
+      expect([params.get('up.weight')!.shape, ...(await params.get('up.weight')!.data())]).toEqual([[1, 2], 1, 2]);
+      expect(Object.keys(variables(frozen))).not.toContain('up.weight');
+      disposeParams(frozen);
+    });
   });
 
   it('refuse to load into a packed matrix', async () => {

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { FrozenMatrix } from './frozen-matrix';
+import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
 
 /** One parameter: a variable (trainable or kept fixed by not training it) or a frozen matrix. */
 export type Parameter = tf.Variable | FrozenMatrix;
@@ -131,6 +131,21 @@ export function loadState(tree: ParamTree, state: Readonly<Record<string, StateT
     }
     tf.tidy(() => p.assign(tf.tensor(s.data, [...s.shape])));
   }
+}
+
+/** The same tree with the chosen variables packed as frozen matrices; what they replace is freed. */
+export async function freezeParams<T extends ParamTree>(
+  tree: T,
+  chosen: (name: string, param: tf.Variable) => boolean,
+  precision: FrozenPrecision,
+): Promise<T> {
+  const frozen = new Map<Parameter, FrozenMatrix>();
+  for (const [name, p] of namedParams(tree)) {
+    if (p instanceof FrozenMatrix || !chosen(name, p)) continue;
+    frozen.set(p, new FrozenMatrix((await p.data()) as Float32Array, p.shape as [number, number], precision));
+    p.dispose();
+  }
+  return mapTree(tree, isParameter, (p) => frozen.get(p) ?? p) as T;
 }
 
 /** Frees all parameters of a tree. */

@@ -5,6 +5,7 @@ import {
   disposeParams,
   embedding,
   expectShape,
+  freezeParams,
   freshParams,
   FrozenMatrix,
   linear,
@@ -331,33 +332,13 @@ export class Chinchilla implements CausalLM {
    * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` the head gets a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
-    const pack = async (weight: Matrix | Table): Promise<FrozenMatrix> =>
-      new FrozenMatrix((await weight.data()) as Float32Array, weight.shape as [number, number], precision);
-    const replace = async <P extends { readonly weight: Matrix }>(p: P): Promise<P> => {
-      if (p.weight instanceof FrozenMatrix) return p;
-      const weight = await pack(p.weight);
-      p.weight.dispose();
-      return { ...p, weight };
-    };
-    const layers: ChinchillaLayerParams[] = [];
-    for (const { attn, ffn, ...norms } of this.params.layers) {
-      layers.push({
-        ...norms,
-        attn: {
-          ...attn,
-          q_proj: await replace(attn.q_proj),
-          k_proj: await replace(attn.k_proj),
-          v_proj: await replace(attn.v_proj),
-          r_proj: await replace(attn.r_proj),
-          o_proj: await replace(attn.o_proj),
-        },
-        ffn: { up: await replace(ffn.up), down: await replace(ffn.down) },
-      });
-    }
+    const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && /^layers\..*\.weight$/.test(name);
+    const params = await freezeParams(this.params, isMatrix, precision);
     this.disposeTables();
-    const { embed } = this.params;
-    const head = precision === 'bfloat16' && this.head === embed.weight ? await pack(embed.weight) : this.head;
-    return new Chinchilla(this.config, { ...this.params, layers }, head);
+    const { weight } = params.embed;
+    const copy = precision === 'bfloat16' && this.head === weight;
+    const head = copy ? new FrozenMatrix((await weight.data()) as Float32Array, weight.shape, precision) : this.head;
+    return new Chinchilla(this.config, params, head);
   }
 
   /** Frees everything the model holds. */
