@@ -11,6 +11,8 @@ export type MediaRef = (
 ) & {
   /** What reports call it; a file's path or the key where left out. */
   readonly name?: string;
+  /** Alternative text or caption that stood with it; kept in shards, never learned. */
+  readonly alt?: string;
 };
 
 export interface TextPart {
@@ -33,14 +35,26 @@ export interface MediaPart {
 export interface Document {
   readonly kind: 'page' | 'pair' | 'clip';
   readonly parts: readonly (TextPart | MediaPart)[];
+  /** What else is known of it, as JSON: its address, its licence. Kept in shards, never learned. */
+  readonly about?: Readonly<Record<string, unknown>>;
+}
+
+/** Why there is no document, in a few words that reports count. */
+export interface Broken {
+  readonly rejected: string;
 }
 
 /** An indexable set of documents. `get(i)` gives the same document whenever it is asked. */
 export interface DocumentSource {
   /** Documents in one epoch; Infinity for a generator that has a new document for every index. */
   readonly length: number;
-  /** Undefined for a document that turns out to be broken: it is counted and left out. */
-  get(index: number): Document | undefined | Promise<Document | undefined>;
+  /** Undefined or a reason for a document that turns out to be broken: it is counted and left out. */
+  get(index: number): Document | Broken | undefined | Promise<Document | Broken | undefined>;
+  /**
+   * Which document stands at `place` of the order that the keys (seed, name, epoch) seed: a permutation of all. Left out,
+   * any may follow any; a source that is read best in some order gives one of its own.
+   */
+  shuffled?(place: number, ...keys: readonly (number | string)[]): number;
 }
 
 /** A name that a person can find the picture by. */

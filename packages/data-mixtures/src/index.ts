@@ -1,6 +1,8 @@
 export { makeBatch, lossRows, type Batch, type LoadedSample } from './batch';
+export type { Dataset } from './dataset';
 export {
   mediaName,
+  type Broken,
   type Document,
   type DocumentSource,
   type EncodedImage,
@@ -8,12 +10,14 @@ export {
   type MediaRef,
   type TextPart,
 } from './document';
+export { Faults } from './faults';
 export { ImageDecoder, type DecodeReport, type ImageDecoderOptions, type ImageFormat } from './image-decoder';
-export { featureLoader, pictureLoader, type MediaLoader } from './media';
+export { evenlySpread, featureLoader, pictureLoader, type MediaLoader } from './media';
 export {
   Mixture,
   type DatasetConfig,
   type DatasetReport,
+  type MixingStrategy,
   type MixtureConfig,
   type MixtureCursor,
   type MixtureStep,
@@ -39,4 +43,14 @@ export {
   type Sample,
   type SampleOptions,
 } from './sample';
+export type { Manifest, ShardEntry } from './shard-format';
+export { readManifest, ShardSet, verifyShards } from './shard-reader';
+export {
+  ShardWriter,
+  wordsAndMarks,
+  writeManifest,
+  writeShard,
+  type ShardWriterOptions,
+  type TokenCounter,
+} from './shard-writer';
 export { type SpecialTokens, type TextTokenizer } from './tokenizer';

@@ -63,7 +63,7 @@ export function featureLoader(
 }
 
 /** At most `count` of 0..length-1, the first and the last among them. */
-function evenlySpread(length: number, count: number): number[] {
+export function evenlySpread(length: number, count: number): number[] {
   if (length <= count) return Array.from({ length }, (_, i) => i);
   if (count === 1) return [Math.floor(length / 2)];
   return Array.from({ length: count }, (_, i) => Math.round((i * (length - 1)) / (count - 1)));

@@ -4,7 +4,7 @@ import { EOC, EOS, IMAGE, page, PAD, wordTokenizer } from '../test/words';
 import { lossRows } from './batch';
 import type { Document, DocumentSource } from './document';
 import { featureLoader } from './media';
-import { Mixture, type DatasetConfig, type MixtureCursor, type MixtureStep } from './mixture';
+import { Mixture, type DatasetConfig, type MixingStrategy, type MixtureCursor, type MixtureStep } from './mixture';
 import { prefetch } from './prefetch';
 
 const tokenizer = wordTokenizer();
@@ -72,6 +72,12 @@ describe('a step', () => {
 describe('order', () => {
   const keysOf = (steps: MixtureStep[], set: number) =>
     steps.flatMap((s) => Array.from(s.batches[set]!.batch.visual.data));
+
+  it('follows a source that has an order of its own', async () => {
+    const backwards = { ...pairs, shuffled: (place: number) => 10 - place };
+    const mix = new Mixture({ seed: 0, tokenizer, datasets: [dataset('b', backwards, { batchSize: 11 })] });
+    expect(keysOf([await mix.next()], 0)).toEqual([10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
+  });
 
   it('gives every document once an epoch, in another order the next', async () => {
     const keys = keysOf(await take(mixture(), 22), 1);
@@ -153,11 +159,13 @@ describe('broken documents and media', () => {
     const steps = await take(mix, 4);
     expect(steps.every((s) => s.batches[0]!.batch.size === 7)).toBe(true);
     const report = mix.report()['mixed']!;
-    expect(report.samples).toBe(28);
-    expect(report.epochs).toBe(1);
-    expect(report.skipped).toEqual({ 'broken document': 4, 'no media': 4, 'unreadable media': 4 });
-    expect(report.unreadableMedia).toBe(8);
-    expect(report.unreadableNames).toContain('key 1003');
+    expect(report).toMatchObject({ documents: 28, epochs: 0.7, repeats: 0, samples: 28 });
+    expect(Object.keys(report.skipped).sort()).toEqual(['broken document', 'no media', 'unreadable media']);
+    const skipped = Object.values(report.skipped).reduce((a, b) => a + b);
+    expect(report.substitutes).toBeGreaterThan(0);
+    expect(skipped).toBeGreaterThanOrEqual(report.substitutes);
+    expect(report.unreadableMedia).toBeGreaterThan(report.skipped['unreadable media']!);
+    expect(report.unreadableNames.every((name) => /^key 10/.test(name))).toBe(true);
   });
 
   it('keeps a page whose broken picture can be left out: its text joins the picture before', async () => {
@@ -179,7 +187,7 @@ describe('broken documents and media', () => {
         ),
       ],
     });
-    await expect(hopeless.next()).rejects.toThrow(/data set "bad" gave no sample .*"no media":8/);
+    await expect(hopeless.next()).rejects.toThrow(/6 documents of data set "bad" in a row gave no sample .*"no media"/);
   });
 
   it('name the set and the document whose source throws', async () => {
@@ -188,6 +196,84 @@ describe('broken documents and media', () => {
     });
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('bad', throwing)] });
     await expect(mix.next()).rejects.toThrow(/data set "bad", document \d: disk is gone/);
+  });
+});
+
+describe('mixing', () => {
+  const three = (strategy: MixingStrategy, cursor?: MixtureCursor) => {
+    const datasets = [dataset('a', pages), dataset('b', pairs, { batchSize: 3 }), dataset('c', pairs)];
+    return new Mixture({ seed: 3, tokenizer, strategy, datasets }, cursor);
+  };
+  const shape = (step: MixtureStep) => step.batches.map(({ name, batch }) => [name, batch.size]);
+
+  it('round robin gives one set a step, each in its turn, also after resuming', async () => {
+    const steps = await take(three('round-robin'), 7);
+    expect(steps.map(shape)).toEqual(['a', 'b', 'c', 'a', 'b', 'c', 'a'].map((n) => [[n, n === 'b' ? 3 : 4]]));
+    expect(await take(three('round-robin', steps[3]!.cursor), 3)).toEqual(steps.slice(4));
+  });
+
+  it('merged gives one batch with the samples that accumulation keeps apart', async () => {
+    const [apart, merged] = await Promise.all([three('accumulate').next(), three('merged').next()]);
+    expect(shape(merged)).toEqual([['merged', 11]]);
+    const texts = (step: MixtureStep) =>
+      step.batches.flatMap(({ batch: { tokens, text, size } }) =>
+        Array.from({ length: size }, (_, b) =>
+          tokenizer.words(tokens.subarray(b * text, (b + 1) * text)).replaceAll('<PAD>', ''),
+        ),
+      );
+    expect(texts(merged)).toEqual(texts(apart));
+  });
+
+  it('merges only what can be one batch', () => {
+    const merge = (more: Partial<DatasetConfig>) =>
+      new Mixture({
+        seed: 0,
+        tokenizer,
+        strategy: 'merged',
+        datasets: [dataset('a', pages), dataset('b', pairs, more)],
+      });
+    expect(() => merge({ weight: 0.2 })).toThrow(/"b" must have the weight of the others, 1, .*got 0.2/);
+    const clips = featureLoader([8, 1, 1], () => undefined);
+    expect(() => merge({ media: clips })).toThrow(/must have features \[1, 1, 1\] .*got features \[8, 1, 1\]/);
+  });
+});
+
+describe('ranks', () => {
+  /** A third of the documents is broken, so that places are filled by stand-ins. */
+  const broken = source(31, (i) => (i % 3 === 0 ? undefined : page(i, ` t${i}`, i + 100, ` u${i}`)));
+  const of = (index: number, count: number, cursor?: MixtureCursor) =>
+    new Mixture(
+      { seed: 5, tokenizer, rank: { index, count }, datasets: [dataset('x', broken, { batchSize: 6 })] },
+      cursor,
+    );
+  const rows = (step: MixtureStep) => {
+    const { batch } = step.batches[0]!;
+    return Array.from({ length: batch.size }, (_, b) =>
+      tokenizer.words(batch.tokens.subarray(b * batch.text, (b + 1) * batch.text)).replaceAll('<PAD>', ''),
+    );
+  };
+
+  it('together make the batch of one, and a run goes on with another number of them', async () => {
+    const whole = await take(of(0, 1), 9);
+    let cursor: MixtureCursor | undefined;
+    let at = 0;
+    for (const count of [2, 4, 3]) {
+      const ranks = await Promise.all(Array.from({ length: count }, (_, r) => take(of(r, count, cursor), 3)));
+      for (let s = 0; s < 3; s++, at++) expect(ranks.flatMap((steps) => rows(steps[s]!))).toEqual(rows(whole[at]!));
+      for (const steps of ranks) expect(steps[2]!.cursor).toEqual(whole[at - 1]!.cursor);
+      cursor = ranks[0]![2]!.cursor;
+    }
+  });
+
+  it('account for epochs and repeats over all of them', async () => {
+    const one = of(1, 3);
+    await take(one, 8);
+    expect(one.report()['x']).toMatchObject({ documents: 48, epochs: 48 / 31, repeats: 17, samples: 16 });
+  });
+
+  it('must each have a sample', () => {
+    expect(() => of(0, 7)).toThrow('batchSize must be at least one for each of 7 ranks, got 6');
+    expect(() => of(2, 2)).toThrow('rank must be an index from 0 below its count, got 2 of 2');
   });
 });
 

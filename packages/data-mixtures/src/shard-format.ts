@@ -1,0 +1,102 @@
+import { createHash } from 'node:crypto';
+import { z } from 'zod';
+
+/** More parts than any page has; a larger number is there to fill the memory. */
+const MAX_PARTS = 10_000;
+
+const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
+const picture = z.strictObject({ member: z.string().min(1), sha256: sha256Hex });
+const named = { name: z.string().optional(), alt: z.string().optional() };
+
+/** The JSON member of a document. Pictures are members beside it, named by their extension. */
+export const storedDocument = z.strictObject({
+  flamingo: z.literal(1),
+  kind: z.enum(['page', 'pair', 'clip']),
+  parts: z
+    .array(
+      z.union([
+        z.strictObject({ text: z.string(), learn: z.boolean().optional() }),
+        z.strictObject({ image: picture, ...named }),
+        z.strictObject({ frames: z.array(picture).max(MAX_PARTS), ...named }),
+      ]),
+    )
+    .max(MAX_PARTS),
+  about: z.record(z.string(), z.unknown()).optional(),
+});
+export type StoredDocument = z.infer<typeof storedDocument>;
+export type StoredPicture = z.infer<typeof picture>;
+
+const counts = z.record(z.string(), z.number().int().min(0));
+const total = z.number().int().min(0);
+
+const shardEntry = z.strictObject({
+  /** A file beside the manifest, so no path. */
+  name: z.string().regex(/^[\w-][\w.-]*\.tar$/),
+  bytes: total,
+  sha256: sha256Hex,
+  documents: total,
+  images: total,
+  tokens: total,
+});
+/** One shard as the manifest lists it. */
+export type ShardEntry = z.infer<typeof shardEntry>;
+
+export const manifestSchema = z.strictObject({
+  format: z.literal('flamingo-shards'),
+  version: z.literal(1),
+  documents: total,
+  /** Pictures, the frames of clips among them. */
+  images: total,
+  tokens: total,
+  /** What one token is in `tokens`. */
+  tokensAre: z.string(),
+  /** What was left out while the shards were made, by reason. */
+  dropped: counts,
+  shards: z.array(shardEntry),
+});
+/** What a folder of shards holds. */
+export type Manifest = z.infer<typeof manifestSchema>;
+export const MANIFEST = 'manifest.json';
+
+export const sha256 = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('hex');
+
+const SEAL = /,"sha256":"([0-9a-f]{64})"\}$/;
+
+/** JSON whose last key is the checksum of all before it. */
+export function seal(value: object): string {
+  const open = JSON.stringify(value).slice(0, -1);
+  return `${open},"sha256":"${sha256(open)}"}`;
+}
+
+/** What was sealed; undefined where the checksum is missing or wrong. */
+export function unseal(text: string): unknown {
+  const found = SEAL.exec(text);
+  if (!found) return undefined;
+  const open = text.slice(0, found.index);
+  return sha256(open) === found[1] ? (JSON.parse(`${open}}`) as unknown) : undefined;
+}
+
+/** How a document's members are told from those of the next: the key ends at the first dot of the file name. */
+export function splitName(name: string): { readonly key: string; readonly extension: string } | undefined {
+  const [, key, extension] = /^((?:.*\/)?[^/.]+)\.([^/]+)$/s.exec(name) ?? [];
+  return key === undefined || extension === undefined ? undefined : { key, extension: extension.toLowerCase() };
+}
+
+const SIGNATURES: readonly (readonly [RegExp, string])[] = [
+  [/^\xff\xd8\xff/, 'jpg'],
+  [/^\x89PNG/, 'png'],
+  [/^GIF8/, 'gif'],
+  [/^RIFF....WEBP/s, 'webp'],
+  [/^....ftypavi[fs]/s, 'avif'],
+  [/^(II\*\0|MM\0\*)/, 'tiff'],
+  [/^\s*<(\?xml|svg|!DOCTYPE svg)/i, 'svg'],
+];
+
+/** By what the bytes are, whatever their file was called. */
+export function imageExtension(bytes: Uint8Array): string {
+  const start = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 64)).toString('latin1');
+  return SIGNATURES.find(([signature]) => signature.test(start))?.[1] ?? 'bin';
+}
+
+/** Extensions under which a picture is looked for beside a caption. */
+export const IMAGE_EXTENSIONS = ['jpg', 'jpeg', 'png', 'webp', 'gif', 'avif', 'tiff', 'bmp'];

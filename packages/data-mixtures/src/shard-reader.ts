@@ -1,0 +1,285 @@
+import { createReadStream, existsSync } from 'node:fs';
+import { open, readdir, readFile, type FileHandle } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { basename, dirname, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type { Dataset } from './dataset';
+import type { Broken, Document, MediaPart, TextPart } from './document';
+import { Faults } from './faults';
+import { RecentlyUsed } from './recently-used';
+import { shuffledIndex } from './random';
+import {
+  IMAGE_EXTENSIONS,
+  MANIFEST,
+  manifestSchema,
+  sha256,
+  splitName,
+  storedDocument,
+  unseal,
+  type Manifest,
+  type StoredPicture,
+} from './shard-format';
+import { listTar, readBytes, type TarMember } from './tar';
+
+/** Shards among whose documents an order is shuffled; the lists of twice as many are kept. */
+const SHUFFLED_SHARDS = 16;
+/** A page's text, or a caption. */
+const MAX_TEXT_BYTES = 2 ** 26;
+/** Pictures of one document together. */
+const MAX_DOCUMENT_BYTES = 2 ** 30;
+
+/** The members of one document by extension. */
+type Members = ReadonlyMap<string, TarMember>;
+
+/** Reads `manifest.json` of a folder of shards; undefined where there is none. */
+export async function readManifest(folder: string): Promise<Manifest | undefined> {
+  const file = join(folder, MANIFEST);
+  if (!existsSync(file)) return undefined;
+  const fail = (what: string) =>
+    new Error(`${file}: ${what}. Write the shards again, or remove it to read them unverified.`);
+  let value: unknown;
+  try {
+    value = JSON.parse(await readFile(file, 'utf8'));
+  } catch (error) {
+    throw fail(`expected JSON (${(error as Error).message})`);
+  }
+  const result = manifestSchema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw fail(`${issue!.path.join('.') || 'the file'}: ${issue!.message}`);
+}
+
+/**
+ * Documents of WebDataset shards: ours, and pairs of picture and `txt` or `json` caption as img2dataset writes them for
+ * LAION and COYO. Only headers are read before a document is asked for. A document that is broken is given as the reason;
+ * a broken picture is left out of its page. Both are counted in `faults`.
+ */
+export class ShardSet implements Dataset {
+  readonly format = 'shards';
+  readonly length: number;
+  readonly faults = new Faults();
+  private readonly starts: readonly number[];
+  private readonly lists = new RecentlyUsed<string, Promise<readonly Members[]>>(2 * SHUFFLED_SHARDS);
+  private order: { readonly keys: string; readonly shards: readonly number[]; readonly starts: readonly number[] }[] =
+    [];
+
+  private constructor(
+    readonly files: readonly string[],
+    private readonly counts: readonly number[],
+    readonly manifest: Manifest | undefined,
+  ) {
+    this.starts = startsOf(counts);
+    this.length = this.starts[counts.length]!;
+  }
+
+  /**
+   * @param path a shard, or a folder of them. Where a manifest says what they hold they are opened when needed; others
+   *             are listed first, once
+   */
+  static async open(path: string): Promise<ShardSet> {
+    const isShard = path.endsWith('.tar');
+    const folder = isShard ? dirname(path) : path;
+    const manifest = await readManifest(folder);
+    const listed = manifest?.shards.filter((shard) => !isShard || shard.name === basename(path));
+    if (listed && listed.length > 0) {
+      const files = listed.map((shard) => join(folder, shard.name));
+      return new ShardSet(files, listed.map((shard) => shard.documents), manifest); // prettier-ignore
+    }
+    const names = isShard ? [basename(path)] : (await readdir(folder)).filter((n) => /^[^.].*\.tar$/.test(n)).sort();
+    if (names.length === 0) throw new Error(`${folder}: expected shards (*.tar), got none.`);
+    const files = names.map((name) => join(folder, name));
+    const counts: number[] = [];
+    for (const file of files) counts.push((await listDocuments(file, new Faults())).length);
+    return new ShardSet(files, counts, undefined);
+  }
+
+  where(index: number): string {
+    const shard = placeIn(this.starts, index);
+    return `${this.files[shard]}, document ${index - this.starts[shard]!}`;
+  }
+
+  async get(index: number): Promise<Document | Broken> {
+    const shard = placeIn(this.starts, index);
+    const result = await this.read(this.files[shard]!, index - this.starts[shard]!, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    return result;
+  }
+
+  /**
+   * Shards come in an order of their own every epoch, and the documents of sixteen that follow one another in all orders:
+   * so few files are open at a time, and a place is found without a list of all documents.
+   */
+  shuffled(place: number, ...keys: readonly (number | string)[]): number {
+    const { shards, starts } = this.orderOf(keys);
+    const group = Math.floor(placeIn(starts, place) / SHUFFLED_SHARDS) * SHUFFLED_SHARDS;
+    const from = starts[group]!;
+    const to = starts[Math.min(group + SHUFFLED_SHARDS, shards.length)]!;
+    const drawn = from + shuffledIndex(place - from, to - from, ...keys, 'documents', group);
+    const at = placeIn(starts, drawn);
+    return this.starts[shards[at]!]! + drawn - starts[at]!;
+  }
+
+  private orderOf(keys: readonly (number | string)[]) {
+    const name = keys.join('\0');
+    let order = this.order.find((o) => o.keys === name);
+    if (!order) {
+      const count = this.files.length;
+      const shards = Array.from({ length: count }, (_, i) => shuffledIndex(i, count, ...keys, 'shards'));
+      order = { keys: name, shards, starts: startsOf(shards.map((shard) => this.counts[shard]!)) };
+      // This epoch's and the next's, which a step at the border needs both.
+      this.order = [order, ...this.order.slice(0, 1)];
+    }
+    return order;
+  }
+
+  private async read(file: string, number: number, where: string): Promise<Document | Broken> {
+    let list: readonly Members[];
+    try {
+      list = await this.lists.get(file, () => listDocuments(file, this.faults));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { rejected: 'missing shard' };
+      throw error;
+    }
+    const members = list[number];
+    if (!members) return { rejected: 'missing document' };
+    const handle = await open(file);
+    try {
+      return await readDocument(handle, members, (reason) => this.faults.add(reason, where));
+    } finally {
+      await handle.close();
+    }
+  }
+}
+
+/** Compares a folder's shards with its manifest, byte for byte. Gives one line for each that differs. */
+export async function verifyShards(folder: string, manifest: Manifest): Promise<string[]> {
+  const problems: string[] = [];
+  for (const shard of manifest.shards) {
+    const file = join(folder, shard.name);
+    if (!existsSync(file)) {
+      problems.push(`${file}: listed in ${MANIFEST}, but not there`);
+      continue;
+    }
+    const hash = createHash('sha256');
+    await pipeline(createReadStream(file), hash);
+    const got = hash.digest('hex');
+    if (got !== shard.sha256) problems.push(`${file}: sha256 must be ${shard.sha256}, got ${got}`);
+  }
+  return problems;
+}
+
+/** Groups members that follow one another under one key. */
+async function listDocuments(file: string, faults: Faults): Promise<Members[]> {
+  const documents: Map<string, TarMember>[] = [];
+  let last: string | undefined;
+  for (const member of await listTar(file, faults)) {
+    const name = splitName(member.name);
+    if (!name) continue;
+    if (name.key !== last) documents.push(new Map());
+    last = name.key;
+    const members = documents[documents.length - 1]!;
+    if (members.has(name.extension)) faults.add('member given twice', `${file}, ${member.name}`);
+    else members.set(name.extension, member);
+  }
+  return documents;
+}
+
+async function readDocument(
+  file: FileHandle,
+  members: Members,
+  fault: (reason: string) => void,
+): Promise<Document | Broken> {
+  const json = members.get('json');
+  if (json && json.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
+  const text = json && (await readBytes(file, json.offset, json.size)).toString('utf8');
+  if (text?.startsWith('{"flamingo":')) return readOwn(file, members, text, fault);
+  return readPair(file, members, text);
+}
+
+async function readOwn(
+  file: FileHandle,
+  members: Members,
+  text: string,
+  fault: (reason: string) => void,
+): Promise<Document | Broken> {
+  let value: unknown;
+  try {
+    value = unseal(text);
+  } catch {
+    return { rejected: 'not JSON' };
+  }
+  if (value === undefined) return { rejected: 'wrong checksum' };
+  const result = storedDocument.safeParse(value);
+  if (!result.success) return { rejected: 'unknown form' };
+  const { kind, parts: stored, about } = result.data;
+
+  let budget = MAX_DOCUMENT_BYTES;
+  const load = async ({ member, sha256: expected }: StoredPicture): Promise<Uint8Array | undefined> => {
+    const found = members.get(member);
+    if (!found) return void fault('missing picture');
+    budget -= found.size;
+    if (budget < 0) return void fault('pictures too large');
+    const bytes = await readBytes(file, found.offset, found.size);
+    return sha256(bytes) === expected ? bytes : void fault('wrong checksum of a picture');
+  };
+  const parts: (TextPart | MediaPart)[] = [];
+  for (const part of stored) {
+    if ('text' in part) {
+      parts.push({ text: part.text, ...(part.learn !== undefined && { learn: part.learn }) });
+      continue;
+    }
+    const { name, alt } = part;
+    const said = { ...(name !== undefined && { name }), ...(alt !== undefined && { alt }) };
+    if ('image' in part) {
+      const image = await load(part.image);
+      if (image) parts.push({ media: { image, ...said } });
+    } else {
+      const frames: Uint8Array[] = [];
+      for (const frame of part.frames) {
+        const bytes = await load(frame);
+        if (bytes) frames.push(bytes);
+      }
+      if (frames.length > 0) parts.push({ media: { frames, ...said } });
+    }
+  }
+  return { kind, parts, ...(about && { about }) };
+}
+
+/** A picture with a caption: `txt`, or `caption` in the `json`. */
+async function readPair(file: FileHandle, members: Members, json: string | undefined): Promise<Document | Broken> {
+  const picture = IMAGE_EXTENSIONS.map((extension) => members.get(extension)).find((member) => member);
+  if (!picture) return { rejected: 'no picture' };
+  const txt = members.get('txt');
+  if (txt && txt.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
+  const caption = txt ? (await readBytes(file, txt.offset, txt.size)).toString('utf8') : captionOf(json);
+  if (!caption?.trim()) return { rejected: 'no caption' };
+  const image = await readBytes(file, picture.offset, picture.size);
+  return { kind: 'pair', parts: [{ media: { image, name: picture.name } }, { text: caption.trim() }] };
+}
+
+function captionOf(json: string | undefined): string | undefined {
+  try {
+    const { caption } = JSON.parse(json ?? '{}') as { caption?: unknown };
+    return typeof caption === 'string' ? caption : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Where each begins, and the end of all. */
+function startsOf(counts: readonly number[]): number[] {
+  const starts = [0];
+  for (const count of counts) starts.push(starts[starts.length - 1]! + count);
+  return starts;
+}
+
+/** Number of the last that begins at or before `i`; empty ones are never it. */
+function placeIn(starts: readonly number[], i: number): number {
+  let [low, high] = [0, starts.length - 2];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (starts[middle]! <= i) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}

@@ -1,0 +1,336 @@
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as fc from 'fast-check';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { wordTokenizer } from '../test/words';
+import type { Document } from './document';
+import { Faults } from './faults';
+import { ImageDecoder } from './image-decoder';
+import { pictureLoader } from './media';
+import { Mixture } from './mixture';
+import { readManifest, ShardSet, verifyShards } from './shard-reader';
+import { ShardWriter, writeManifest, writeShard } from './shard-writer';
+import { isInside, listTar, TAR_END, tarMember } from './tar';
+
+const root = mkdtempSync(join(tmpdir(), 'shards-'));
+const pictures: Buffer[] = [];
+const tar = (...args: string[]) => execFileSync('tar', args, { encoding: 'utf8' });
+let folders = 0;
+const fresh = () => join(root, `folder-${folders++}`);
+
+beforeAll(async () => {
+  for (const [i, background] of ['#ff0000', '#00ff00', '#0000ff'].entries()) {
+    const plain = sharp({ create: { width: 20 + i, height: 10, channels: 3, background } });
+    pictures.push(await (i === 1 ? plain.png() : plain.jpeg()).toBuffer());
+  }
+});
+afterAll(() => rmSync(root, { recursive: true }));
+
+const page = (n: number): Document => ({
+  kind: 'page',
+  parts: [
+    { text: `Page ${n}. ` },
+    { media: { image: pictures[n % 3]!, name: `red-${n}.jpg`, alt: 'a colour' } },
+    { text: 'Question?', learn: false },
+    { media: { image: pictures[1]! } },
+    { text: ` Grün – ${n}` },
+  ],
+  about: { url: `http://example.org/${n}` },
+});
+const clip = (): Document => ({
+  kind: 'clip',
+  parts: [{ media: { frames: [pictures[0]!, pictures[2]!] } }, { text: 'flash' }],
+});
+
+async function written(folder: string, count: number, maxDocuments = 4): Promise<ShardSet> {
+  const writer = await ShardWriter.create(folder, { prefix: 'pages', maxDocuments });
+  for (let i = 0; i < count; i++) await writer.add(i === 5 ? clip() : page(i));
+  writer.drop('no picture', 3);
+  await writer.close();
+  return ShardSet.open(folder);
+}
+
+/** Every document, or why there is none. */
+async function all(set: ShardSet) {
+  return Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
+}
+
+describe('shards of ours', () => {
+  it('give back what was written, and the manifest says what that is', async () => {
+    const folder = fresh();
+    const set = await written(folder, 10);
+    expect(await all(set)).toEqual(Array.from({ length: 10 }, (_, i) => (i === 5 ? clip() : page(i))));
+    expect(set.faults.counts).toEqual({});
+    const manifest = (await readManifest(folder))!;
+    expect(manifest).toMatchObject({ documents: 10, images: 20, dropped: { 'no picture': 3 } });
+    // "Page 3 ." "Question ?" "Grün – 3": eight each, and one word of the clip.
+    expect(manifest.tokens).toBe(9 * 8 + 1);
+    expect(manifest.shards.map((s) => [s.name, s.documents])).toEqual([
+      ['pages-000000.tar', 4],
+      ['pages-000001.tar', 4],
+      ['pages-000002.tar', 2],
+    ]);
+    for (const shard of manifest.shards) {
+      const bytes = readFileSync(join(folder, shard.name));
+      expect([bytes.length, createHash('sha256').update(bytes).digest('hex')]).toEqual([shard.bytes, shard.sha256]);
+    }
+    expect(await verifyShards(folder, manifest)).toEqual([]);
+    expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+
+  it('are archives that tar reads', async () => {
+    const folder = fresh();
+    await written(folder, 6);
+    expect(tar('tf', join(folder, 'pages-000001.tar')).trim().split('\n')).toEqual([
+      '00000000.json',
+      '00000000.0.png',
+      '00000000.1.png',
+      '00000001.json',
+      '00000001.0.jpg',
+      '00000001.1.jpg',
+    ]);
+    mkdirSync(join(folder, 'out'));
+    tar('xf', join(folder, 'pages-000000.tar'), '-C', join(folder, 'out'));
+    expect(readFileSync(join(folder, 'out', '00000002.0.jpg')).equals(pictures[2]!)).toBe(true);
+  });
+
+  it('are equal bytes for equal documents, whoever writes them', async () => {
+    const [a, b] = [fresh(), fresh()];
+    await written(a, 4);
+    mkdirSync(b);
+    const entry = await writeShard(join(b, 'pages-000000.tar'), [0, 1, 2, 3].map(page));
+    expect(await writeManifest(b, [entry], { 'no picture': 3 })).toEqual(await readManifest(a));
+    expect(readFileSync(join(b, 'pages-000000.tar'))).toEqual(readFileSync(join(a, 'pages-000000.tar')));
+  });
+
+  it('are there whole or not at all', async () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    async function* failing() {
+      yield page(0);
+      await Promise.resolve();
+      throw new Error('the disk is full');
+    }
+    await expect(writeShard(join(folder, 'a.tar'), failing())).rejects.toThrow('the disk is full');
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it('are not mixed with finished ones, nor written elsewhere', async () => {
+    const folder = fresh();
+    await written(folder, 1);
+    await expect(ShardWriter.create(folder)).rejects.toThrow(/holds finished shards/);
+    await expect(ShardWriter.create(fresh(), { prefix: '../x' })).rejects.toThrow(/prefix must be/);
+  });
+});
+
+describe('broken shards', () => {
+  /** Changes one byte of a shard at the first place of some text. */
+  const damage = (file: string, text: string | Buffer, by = 0) => {
+    const bytes = readFileSync(file);
+    bytes[bytes.indexOf(text) + by]! ^= 1;
+    writeFileSync(file, bytes);
+  };
+
+  it('lose what is damaged, counted by reason, and nothing else', async () => {
+    const folder = fresh();
+    await written(folder, 8);
+    const first = join(folder, 'pages-000000.tar');
+    damage(first, 'Page 1.');
+    damage(first, pictures[2]!, 100);
+    const set = await ShardSet.open(folder);
+    const documents = await all(set);
+    expect(documents[0]).toEqual(page(0));
+    expect(documents[1]).toEqual({ rejected: 'wrong checksum' });
+    expect((documents[2] as Document).parts).toEqual(page(2).parts.filter((_, i) => i !== 1));
+    expect(set.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong checksum of a picture': 1 });
+    expect(set.faults.examples[0]!.where).toBe(`${first}, document 1`);
+    const problems = await verifyShards(folder, set.manifest!);
+    expect(problems).toEqual([expect.stringMatching(/pages-000000\.tar: sha256 must be [0-9a-f]{64}, got/)]);
+  });
+
+  it('are read up to where they were cut, and past a broken header', async () => {
+    const folder = fresh();
+    await written(folder, 4);
+    const file = join(folder, 'pages-000000.tar');
+    const whole = readFileSync(file);
+    writeFileSync(file, whole.subarray(0, whole.indexOf('00000003.json') + 600));
+    const cut = await ShardSet.open(folder);
+    expect(await all(cut)).toEqual([page(0), page(1), page(2), { rejected: 'missing document' }]);
+    expect(cut.faults.counts).toEqual({ 'truncated member': 1, 'missing document': 1 });
+
+    writeFileSync(file, whole);
+    damage(file, '00000001.0.png', 3);
+    const set = await ShardSet.open(folder);
+    expect((await set.get(3)) as Document).toEqual(page(3));
+    expect(((await set.get(1)) as Document).parts).toHaveLength(4);
+    expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing picture': 1 });
+  });
+
+  it('that are not there are counted', async () => {
+    const folder = fresh();
+    await written(folder, 8);
+    rmSync(join(folder, 'pages-000001.tar'));
+    const set = await ShardSet.open(folder);
+    expect((await all(set)).slice(4)).toEqual(Array(4).fill({ rejected: 'missing shard' }));
+    expect(await verifyShards(folder, set.manifest!)).toEqual([expect.stringContaining('not there')]);
+  });
+
+  it('a manifest that points elsewhere or is none is named', async () => {
+    const folder = fresh();
+    await written(folder, 1);
+    const file = join(folder, 'manifest.json');
+    const text = readFileSync(file, 'utf8');
+    writeFileSync(file, text.replace('pages-000000.tar', '../pages.tar'));
+    await expect(ShardSet.open(folder)).rejects.toThrow(/manifest\.json: shards\.0\.name/);
+    writeFileSync(file, text.slice(0, 20));
+    await expect(ShardSet.open(folder)).rejects.toThrow(/manifest\.json: expected JSON/);
+  });
+
+  it('never crash, hang or give what was not written', { timeout: 60_000 }, async () => {
+    const folder = fresh();
+    await written(folder, 4);
+    const whole = readFileSync(join(folder, 'pages-000000.tar'));
+    const want = new Set(Array.from({ length: 4 }, (_, i) => JSON.stringify(page(i).parts[4])));
+    const file = join(root, 'mutated.tar');
+    const places = { at: fc.nat(whole.length - 1), length: fc.integer({ min: 1, max: 700 }) };
+    const change = fc.oneof(
+      fc.record({ kind: fc.constant('flip' as const), ...places }),
+      fc.record({ kind: fc.constant('cut' as const), ...places }),
+      fc.record({ kind: fc.constant('repeat' as const), ...places }),
+      fc.record({ kind: fc.constant('end' as const), ...places }),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(change, { minLength: 1, maxLength: 5 }), async (changes) => {
+        let bytes = Buffer.from(whole);
+        for (const { kind, at, length } of changes) {
+          const end = Math.min(bytes.length, at + length);
+          if (kind === 'flip') for (let i = at; i < end; i += 97) bytes[i]! ^= 1 + (i % 255);
+          else if (kind === 'cut') bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(end)]);
+          else if (kind === 'repeat') bytes = Buffer.concat([bytes.subarray(0, end), bytes.subarray(at)]);
+          else bytes = bytes.subarray(0, at);
+        }
+        writeFileSync(file, bytes);
+        const set = await ShardSet.open(file);
+        for (const document of await all(set)) {
+          if ('rejected' in document || document.about === undefined) continue;
+          expect(want).toContain(JSON.stringify(document.parts.at(-1)));
+        }
+      }),
+      { numRuns: 400 },
+    );
+  });
+});
+
+describe('shards of others', () => {
+  it('are pairs of picture and caption, as img2dataset writes them', async () => {
+    const folder = fresh();
+    mkdirSync(join(folder, 'made'), { recursive: true });
+    const put = (name: string, bytes: string | Buffer) => writeFileSync(join(folder, 'made', name), bytes);
+    put('000000000.jpg', pictures[0]!);
+    put('000000000.txt', ' a red field\n');
+    put('000000000.json', '{"caption":"not this one","url":"http://example.org/1.jpg","sha256":"of another file"}');
+    put('000000001.png', pictures[1]!);
+    put('000000001.json', '{"caption":"a green field"}');
+    put('000000002.json', '{"caption":"nothing to see"}');
+    put('000000003.jpg', pictures[2]!);
+    put(`${'long-'.repeat(40)}.jpg`, pictures[2]!);
+    put(`${'long-'.repeat(40)}.txt`, 'a blue field');
+    const made = readdirSync(join(folder, 'made')).sort();
+    for (const format of ['ustar', 'pax', 'gnu']) {
+      const file = join(folder, `${format}.tar`);
+      const names = format === 'ustar' ? made.filter((name) => name.length < 100) : made;
+      tar('cf', file, `--format=${format}`, '-C', join(folder, 'made'), ...names);
+      const set = await ShardSet.open(file);
+      const documents = await all(set);
+      expect(documents.slice(0, 4)).toEqual([
+        {
+          kind: 'pair',
+          parts: [{ media: { image: pictures[0], name: '000000000.jpg' } }, { text: 'a red field' }],
+        },
+        { kind: 'pair', parts: [{ media: { image: pictures[1], name: '000000001.png' } }, { text: 'a green field' }] },
+        { rejected: 'no picture' },
+        { rejected: 'no caption' },
+      ]);
+      expect(documents).toHaveLength(format === 'ustar' ? 4 : 5);
+      if (format !== 'ustar') expect((documents[4] as Document).parts[1]).toEqual({ text: 'a blue field' });
+    }
+  });
+
+  it('cannot name files outside, be links, nor lie about their size', async () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    symlinkSync('/etc/passwd', join(folder, '2.jpg'));
+    tar('cf', join(folder, 'links.tar'), '-C', folder, '2.jpg');
+    const faults = new Faults();
+    expect(await listTar(join(folder, 'links.tar'), faults)).toEqual([]);
+    const names = ['../1.jpg', '/etc/3.jpg', 'a/../../4.jpg', 'C:/5.jpg', '..\\6.jpg', './7.jpg', 'a/8.jpg'];
+    const file = join(folder, 'names.tar');
+    writeFileSync(file, Buffer.concat([...names.map((name) => tarMember(name, pictures[0]!)), TAR_END]));
+    const members = await listTar(file, faults);
+    expect(members.map((m) => m.name)).toEqual(['7.jpg', 'a/8.jpg']);
+    expect(faults.counts).toEqual({ 'not a regular file': 1, 'unsafe name': 5 });
+    expect(names.map(isInside)).toEqual([false, false, false, false, false, true, true]);
+
+    // A header that claims 7 GiB of a file of some hundred bytes, with its checksum put right.
+    const liar = tarMember('1.jpg', Buffer.alloc(10));
+    liar.write('70000000000 ', 124, 'latin1');
+    liar.fill(' ', 148, 156);
+    const sum = liar.subarray(0, 512).reduce((a, b) => a + b, 0);
+    liar.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+    writeFileSync(file, Buffer.concat([liar, tarMember('2.jpg', pictures[0]!), TAR_END]));
+    const lies = new Faults();
+    expect((await listTar(file, lies)).map((m) => m.name)).toEqual(['2.jpg']);
+    expect(lies.counts).toEqual({ 'truncated member': 1 });
+  });
+
+  it('end at two empty blocks: a file of nothing but holes is not walked through', async () => {
+    const file = join(root, 'holes.tar');
+    execFileSync('truncate', ['-s', '4T', file]);
+    expect(await listTar(file, new Faults())).toEqual([]);
+    rmSync(file);
+  });
+});
+
+describe('order of shards', () => {
+  it('is a permutation that stays within sixteen shards at a time and differs by epoch', async () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    const entries = [];
+    const sizes = Array.from({ length: 40 }, (_, i) => 1 + (i % 5));
+    for (const [i, size] of sizes.entries()) {
+      const texts = Array.from({ length: size }, (): Document => ({ kind: 'page', parts: [{ text: 'x' }] }));
+      entries.push(await writeShard(join(folder, `${i}.tar`), texts));
+    }
+    await writeManifest(folder, entries, {});
+    const set = await ShardSet.open(folder);
+    const shardOf = (index: number) => set.where(index).split(',')[0]!;
+    const epochs = [0, 1].map((epoch) => Array.from({ length: set.length }, (_, i) => set.shuffled(i, 7, 'x', epoch)));
+    for (const order of epochs) {
+      expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 120 }, (_, i) => i));
+      expect(new Set(order.slice(0, 30).map(shardOf)).size).toBeLessThanOrEqual(16);
+      // Neighbours come from many shards, not one after the other.
+      expect(new Set(order.slice(0, 12).map(shardOf)).size).toBeGreaterThan(4);
+    }
+    expect(epochs[0]).not.toEqual(epochs[1]);
+    expect(set.shuffled(100, 7, 'x', 0)).toBe(epochs[0]![100]);
+  });
+
+  it('reaches a mixture, whose batches resume', async () => {
+    const set = await written(fresh(), 11);
+    const decoder = new ImageDecoder({ size: 4, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] }, { workers: 1 });
+    const config = {
+      seed: 1,
+      tokenizer: wordTokenizer(),
+      datasets: [{ name: 'p', weight: 1, batchSize: 3, maxTokens: 32, source: set, media: pictureLoader(decoder) }],
+    };
+    const mixture = new Mixture(config);
+    const steps = [await mixture.next(), await mixture.next(), await mixture.next()];
+    const cursor = JSON.parse(JSON.stringify(steps[0]!.cursor)) as (typeof steps)[0]['cursor'];
+    expect(await new Mixture(config, cursor).next()).toEqual(steps[1]);
+    await decoder.close();
+  });
+});
