@@ -1,0 +1,146 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import * as fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { extracted, goldenPages, readExpected, readPage } from '../test/golden-pages';
+import { extractPage, tidyParts, type ExtractedPage } from './extract';
+import { decodeHtml, PAGE_LIMITS } from './html';
+import { parseSrcset } from './pictures';
+
+const url = 'https://example.org/';
+const textOf = (page: ExtractedPage) => page.parts.map((part) => ('text' in part ? part.text : '<image>')).join('');
+
+describe('awkward pages', () => {
+  it('are a dozen and more', () => expect(goldenPages.length).toBeGreaterThanOrEqual(12));
+  it.each(goldenPages)('%s', (name) => expect(extracted(name)).toEqual(readExpected(name)));
+});
+
+describe('extractPage', () => {
+  it('keeps a page whose wrapper has the name of a banner', () => {
+    const page = extractPage(`<div class="modal sidebar"><p>${'All that the page says. '.repeat(9)}</p></div>`, {
+      url,
+    });
+    expect(textOf(page)).toMatch(/^All that/);
+  });
+
+  it('takes a list of links for prose where sentences stand between them', () => {
+    const link = (word: string) => `<a href="/${word}">${word}</a>`;
+    const prose = `<p>From the ${link('harbour')} one sees the ${link('mill')}, and behind it, when the air is clear, the
+      ${link('mountains')} of the north with their snow.</p>`;
+    expect(textOf(extractPage(prose, { url }))).toContain('mountains');
+  });
+
+  it('says how small an icon is', () => {
+    const img = '<p>text</p><img src="a.png" width="100">';
+    expect(textOf(extractPage(img, { url }))).toContain('<image>');
+    expect(extractPage(img, { url, minSide: 150 }).dropped).toEqual({ 'image: icon': 1 });
+  });
+
+  it('refuses hostile pages at once', () => {
+    const deep = '<div>'.repeat(1_000_000);
+    expect(() => extractPage(deep, { url })).toThrow('page: nested too deeply');
+    const wide = '<br>'.repeat(PAGE_LIMITS.nodes + 1);
+    expect(() => extractPage(wide, { url })).toThrow('page: too many elements');
+    expect(() => extractPage(new Uint8Array(PAGE_LIMITS.bytes + 1), { url })).toThrow('page: too large');
+    // Closing tags that close nothing, within the deepest page that is allowed.
+    extractPage('<b>'.repeat(500) + '</i>'.repeat(1_000_000), { url });
+    extractPage(`<img srcset="${' ,'.repeat(1_000_000)}">`, { url });
+    extractPage(`<p ${'a '.repeat(1_000_000)}>`, { url });
+  });
+});
+
+describe('decodeHtml', () => {
+  const bytes = (text: string, encoding: BufferEncoding = 'latin1') => Buffer.from(text, encoding);
+
+  it.each([
+    ['utf-8 by itself', bytes('Größe', 'utf8'), '', 'Größe'],
+    ['not utf-8: Windows-1252', bytes('Gr\xf6\xdfe \x80'), '', 'Größe €'],
+    ['named by the header', bytes('\xc4\xc5'), 'text/html; charset=koi8-r', 'де'],
+    ['named by the page', bytes('<meta charset="koi8-r">\xc4\xc5'), '', '<meta charset="koi8-r">де'],
+    ['an encoding that does not exist', bytes('Größe', 'utf8'), 'text/html; charset=x-none', 'Größe'],
+    ['a byte order mark', Buffer.concat([Buffer.from([0xff, 0xfe]), bytes('hej', 'utf16le')]), '', 'hej'],
+    ['UTF-16 that cannot be', bytes('<meta charset="utf-16">plain'), '', '<meta charset="utf-16">plain'],
+  ])('%s', (_, page, type, text) => expect(decodeHtml(page, type)).toBe(text));
+});
+
+it('parseSrcset knows widths, densities, commas in addresses and none at all', () => {
+  expect(parseSrcset('a,b.png 2x, c.png')).toEqual([
+    { url: 'a,b.png', size: 1280 },
+    { url: 'c.png', size: 640 },
+  ]);
+  expect(parseSrcset(' , x.png, y.png 300w,')).toEqual([
+    { url: 'x.png', size: 640 },
+    { url: 'y.png', size: 300 },
+  ]);
+  expect(parseSrcset('')).toEqual([]);
+});
+
+describe('mutated pages', () => {
+  const pages = goldenPages.map((name) => readPage(name).toString('latin1'));
+  const shards = ['<', '>', '"', '</p>', '<table>', '<td>', '<li>', '<pre>', '<a href=x>', '<figure>', '&#', '<!--'];
+  const edit = fc.record({
+    at: fc.double({ min: 0, max: 1, noNaN: true }),
+    cut: fc.nat(60),
+    insert: fc.oneof(fc.constantFrom(...shards), fc.string({ maxLength: 8 })),
+  });
+  const mutated = fc
+    .record({ page: fc.constantFrom(...pages), edits: fc.array(edit, { maxLength: 12 }) })
+    .map(({ page, edits }) =>
+      edits.reduce((text, { at, cut, insert }) => {
+        const start = Math.floor(at * text.length);
+        return text.slice(0, start) + insert + text.slice(start + cut);
+      }, page),
+    );
+
+  it('give tidy parts, the same ones each time', () => {
+    fc.assert(
+      fc.property(mutated, (html) => {
+        const page = Buffer.from(html, 'latin1');
+        const first = extractPage(page, { url });
+        expect(extractPage(page, { url })).toEqual(first);
+        const parts = tidyParts(first.parts);
+        parts.forEach((part, i) => {
+          if (!('text' in part)) return expect(part.picture.sources.length).toBeGreaterThan(0);
+          expect(part.text).toMatch(/\S$/);
+          expect(part.text).not.toMatch(/\n{3}/);
+          expect(i > 0 && 'text' in parts[i - 1]!).toBe(false);
+        });
+      }),
+      { numRuns: Number(process.env['FLAMINGO_FUZZ_RUNS'] ?? 300) },
+    );
+  }, 3_600_000);
+});
+
+// apt-get download gimp-help-en && dpkg -x gimp-help-en_*.deb FOLDER
+const help = path.join(process.env['FLAMINGO_GIMP_HELP'] ?? '', 'usr/share/gimp/2.0/help/en');
+const given = process.env['FLAMINGO_GIMP_HELP'] !== undefined && existsSync(help);
+describe.skipIf(!given)('pages of gimp-help-en (FLAMINGO_GIMP_HELP names where it is unpacked)', () => {
+  const read = (name: string) => {
+    const file = path.join(help, name);
+    return extractPage(readFileSync(file), { url: pathToFileURL(file).href });
+  };
+
+  it('have the text of their sections and none of their navigation', () => {
+    const names = readdirSync(help).filter((name) => name.endsWith('.html'));
+    expect(names.length).toBeGreaterThan(600);
+    let pictures = 0;
+    for (const name of names) {
+      const page = read(name);
+      expect(textOf(page), name).not.toMatch(/^(?:Prev|Next|Up|Home)$|Report a bug/m);
+      pictures += page.parts.filter((part) => 'picture' in part).length;
+    }
+    expect(pictures).toBeGreaterThan(1500);
+  }, 120_000);
+
+  it('keep captions apart and pictures at their place', () => {
+    const parts = read('gimp-filter-emboss.html').parts;
+    const [heading, first, second, overview] = parts;
+    expect(heading).toEqual({ text: expect.stringMatching(/5\.3\. Emboss\s+5\.3\.1\. Overview\s+$/) });
+    expect(first).toMatchObject({
+      picture: { alt: 'Applying example for the Emboss filter', caption: expect.stringMatching(/Original image$/) },
+    });
+    expect(second).toMatchObject({ picture: { caption: 'Filter “Emboss” applied' } });
+    expect(overview).toEqual({ text: expect.stringMatching(/^\s+This filter stamps and carves/) });
+  });
+});

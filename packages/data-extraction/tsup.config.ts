@@ -1,0 +1,4 @@
+import { libraryConfig } from '../../tsup.base';
+
+/** The worker is an entry of its own: `extractPages` starts it by its file name, beside itself. */
+export default libraryConfig({ entry: ['src/index.ts', 'src/worker.ts'], dts: { entry: 'src/index.ts' } });
