@@ -15,5 +15,5 @@ export {
   type FloatTensor,
   type OpenCheckpoint,
 } from './files';
-export { mapNames, type NameRule } from './names';
+export { mapNames, outputsFirst, type NameRule } from './names';
 export { CheckpointFolder, type CheckpointFolderOptions, type SavedCheckpoint } from './folder';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { mapNames } from './names';
+import { mapNames, outputsFirst } from './names';
 
 const rows = (...values: number[]) => ({ shape: [values.length, 1], data: Float32Array.from(values) });
 
@@ -53,5 +53,14 @@ describe('mapNames', () => {
         { from: /^b$/, to: 'c', part: [1, 2] },
       ]),
     ).toThrow(/\[1, 1\] and \[1, 2\] do not/);
+  });
+});
+
+describe('outputsFirst', () => {
+  it('turns matrices and kernels', () => {
+    const matrix = { shape: [2, 3], data: Float32Array.of(1, 2, 3, 4, 5, 6) };
+    expect(outputsFirst(matrix)).toEqual({ shape: [3, 2], data: Float32Array.of(1, 4, 2, 5, 3, 6) });
+    const kernel = { shape: [1, 2, 2, 1], data: Float32Array.of(1, 2, 3, 4) }; // [h, w, in, out]
+    expect(outputsFirst(kernel)).toEqual({ shape: [1, 2, 1, 2], data: Float32Array.of(1, 3, 2, 4) });
   });
 });

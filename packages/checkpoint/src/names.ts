@@ -84,3 +84,18 @@ function joinRows(name: string, parts: readonly (FloatTensor | undefined)[]): Fl
   }
   return { shape: [tensors.reduce((n, t) => n + t.shape[0]!, 0), ...rest], data };
 }
+
+/** A conversion for rules: kernels `[h, w, in, out] -> [out, in, h, w]`, matrices `[in, out] -> [out, in]`. */
+export function outputsFirst({ shape, data }: FloatTensor): FloatTensor {
+  const [inputs = 1, outputs = 1] = shape.slice(-2);
+  const cells = shape.slice(0, -2);
+  const area = cells.reduce((a, b) => a * b, 1);
+  const turned = new Float32Array(data.length);
+  for (let i = 0; i < turned.length; i++) {
+    const cell = i % area;
+    const input = Math.floor(i / area) % inputs;
+    const output = Math.floor(i / (area * inputs));
+    turned[i] = data[(cell * inputs + input) * outputs + output]!;
+  }
+  return { shape: [outputs, inputs, ...cells], data: turned };
+}

@@ -1,4 +1,4 @@
-import { mapNames, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
+import { mapNames, outputsFirst, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
 
 const LAYER = /^transformer\.resblocks\.(\d+)\./.source;
 
@@ -8,7 +8,8 @@ const OPEN_CLIP: readonly NameRule[] = [
   { from: /^conv1\./, to: 'patches.' },
   { from: /^ln_pre\./, to: 'preNorm.' },
   { from: /^ln_post\./, to: 'postNorm.' },
-  { from: /^proj$/, to: 'projection.weight', convert: transposed },
+  // Theirs is applied as `x @ proj`, ours as `x @ weight^T`.
+  { from: /^proj$/, to: 'projection.weight', convert: outputsFirst },
   { from: new RegExp(`${LAYER}ln_1\\.`), to: 'layers.$1.attnNorm.' },
   { from: new RegExp(`${LAYER}ln_2\\.`), to: 'layers.$1.mlpNorm.' },
   {
@@ -29,12 +30,4 @@ export function importOpenClip(state: Readonly<Record<string, FloatTensor>>): Re
     name.startsWith('visual.') ? [[name.slice('visual.'.length), tensor] as const] : [],
   );
   return mapNames(tower.length ? Object.fromEntries(tower) : state, OPEN_CLIP);
-}
-
-/** Theirs is applied as `x @ proj`, ours as `x @ weight^T`. */
-function transposed({ shape, data }: FloatTensor): FloatTensor {
-  const [rows = 1, columns = 1] = shape;
-  const turned = new Float32Array(data.length);
-  for (let i = 0; i < turned.length; i++) turned[i] = data[(i % rows) * columns + Math.floor(i / rows)]!;
-  return { shape: [columns, rows], data: turned };
 }

@@ -1,4 +1,4 @@
-import { mapNames, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
+import { mapNames, outputsFirst, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
 import type { NFNetConfig } from './nfnet';
 
 type State = Readonly<Record<string, FloatTensor>>;
@@ -74,19 +74,4 @@ function stageAndBlock(index: number, depths: readonly number[]): string {
   let stage = 0;
   while (stage < depths.length && index >= depths[stage]!) index -= depths[stage++]!;
   return `${stage}.${index}`;
-}
-
-/** Kernels `[h, w, in, out] -> [out, in, h, w]`, matrices `[in, out] -> [out, in]`. */
-function outputsFirst({ shape, data }: FloatTensor): FloatTensor {
-  const [inputs = 1, outputs = 1] = shape.slice(-2);
-  const cells = shape.slice(0, -2);
-  const area = cells.reduce((a, b) => a * b, 1);
-  const turned = new Float32Array(data.length);
-  for (let i = 0; i < turned.length; i++) {
-    const cell = i % area;
-    const input = Math.floor(i / area) % inputs;
-    const output = Math.floor(i / (area * inputs));
-    turned[i] = data[(cell * inputs + input) * outputs + output]!;
-  }
-  return { shape: [outputs, inputs, ...cells], data: turned };
 }
