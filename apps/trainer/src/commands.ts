@@ -12,9 +12,12 @@ import { formatPlan, planTraining } from './plan';
 import { quickstart, readResults, type QuickstartResults } from './quickstart';
 import { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './recipe';
 import { Interrupted, StopSignal } from './stop-signal';
+import type { TrainingData } from './training-data';
 
 /** Exit status of a run that was stopped by Ctrl-C and can be continued. */
 const INTERRUPTED = 130;
+/** Unreadable pictures that are named at the end of a command. */
+const SKIPPED_NAMED = 10;
 const CONFIGS = join(dirname(fileURLToPath(import.meta.url)), '..', 'configs');
 
 /** Options that every command over a configuration takes. */
@@ -82,6 +85,7 @@ export function createProgram(): Command {
           );
         }
       } finally {
+        reportSkipped(data);
         await data.close();
       }
     });
@@ -89,9 +93,7 @@ export function createProgram(): Command {
   onConfig(program, 'generate', 'answers about a picture, after a few examples')
     .requiredOption('--image <file>', 'the picture that is asked about')
     .option('--example <file=answer>', 'a picture and its answer; as many as wanted', collect, [])
-    .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', (v: string) =>
-      v.split(','),
-    )
+    .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', list)
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { image: string; example: string[]; candidates?: string[] }) => {
       const { config } = await start(file, flags);
@@ -159,15 +161,20 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   const data = await openData(config);
   try {
     await run({ config, data, stop, fresh: flags.fresh });
-    if (data.skipped.length > 0) {
-      process.stderr.write(
-        `${data.skipped.length} pictures could not be read:\n${data.skipped.slice(0, 10).join('\n')}\n`,
-      );
-    }
   } finally {
     stop.dispose();
+    reportSkipped(data);
     await data.close();
   }
+}
+
+/** Says how many pictures could not be read, and names the first of them. */
+function reportSkipped({ skipped }: TrainingData): void {
+  if (skipped.length === 0) return;
+  const named = skipped.slice(0, SKIPPED_NAMED).map((line) => `  ${line}\n`);
+  const more = skipped.length > SKIPPED_NAMED ? `  and ${skipped.length - SKIPPED_NAMED} more\n` : '';
+  const count = skipped.length === 1 ? '1 picture' : `${skipped.length} pictures`;
+  process.stderr.write(`${count} could not be read and left out:\n${named.join('')}${more}`);
 }
 
 interface QuickstartFlags {
@@ -227,6 +234,16 @@ function collect(value: string, before: string[]): string[] {
     );
   }
   return [...before, value];
+}
+
+function list(value: string): string[] {
+  const answers = value.split(',').map((answer) => answer.trim());
+  if (answers.length < 2 || answers.includes('')) {
+    throw new Error(
+      `--candidates must be two or more answers with commas between, got "${value}". For example: red,blue`,
+    );
+  }
+  return answers;
 }
 
 function setKey(value: string, before: Record<string, unknown>): Record<string, unknown> {

@@ -66,7 +66,7 @@ export async function evaluate(
   const ask = { ...answering(model), seed, batchSize: BATCH };
   const rows: EvalRow[] = [];
   if (data instanceof FolderData) {
-    const results = await evaluateFewShot(folderTask(data), { ...ask, shots });
+    const results = await evaluateFewShot(await folderTask(data, model, Math.max(...shots)), { ...ask, shots });
     for (const result of results) rows.push(rowOf('real', result.shots, [result]));
     return { split: 'folder', style, rows, binding: [], seconds: (performance.now() - started) / 1000 };
   }
@@ -135,19 +135,14 @@ export function answering(model: JointModel): Pick<FewShotOptions<MediaKey>, 'sc
   };
 }
 
-/** Prompts with features instead of pictures. */
+/** Prompts with features instead of pictures, all of which are known to be readable. */
 async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
   const { tower, features, tokenizer } = model;
   const keys = prompts.map((p) => promptImages(p));
   const found = await features.get(keys.flat());
   let next = 0;
   return prompts.map((prompt, i) => {
-    const own = keys[i]!.map((key) => {
-      const values = found[next++];
-      if (!values)
-        throw new Error(`eval: the picture ${key} cannot be read. Replace it or take it out of the questions.`);
-      return values;
-    });
+    const own = keys[i]!.map(() => found[next++]!);
     const each = tower.patches * tower.encoder.featureDim;
     const data = new Float32Array(own.length * each);
     own.forEach((values, n) => data.set(values, n * each));
@@ -156,13 +151,20 @@ async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]
   });
 }
 
-/** Few-shot classification among the answers that a folder's questions have. */
-function folderTask(data: FolderData): FewShotTask<MediaKey> {
-  const queries = data.questions.map((q, i) => ({ image: q.image, answer: q.answer, id: String(i) }));
-  if (queries.length === 0) {
+/** Few-shot classification among the answers that a folder's questions have; those whose picture cannot be read are left out. */
+async function folderTask(data: FolderData, model: JointModel, shots: number): Promise<FewShotTask<MediaKey>> {
+  if (data.questions.length === 0) {
     throw new Error(
       `Data folder ${data.folder}: expected eval.jsonl with few-shot questions, got none. ` +
         'Write one line for each: {"image": "pictures/1.jpg", "answer": "red"}.',
+    );
+  }
+  const found = await model.features.get(data.questions.map((q) => q.image));
+  const queries = data.questions.flatMap((q, i) => (found[i] ? [{ ...q, id: String(i) }] : []));
+  if (queries.length <= shots) {
+    throw new Error(
+      `eval: ${shots} examples and a question need ${shots + 1} readable pictures in eval.jsonl, got ${queries.length}. ` +
+        'Add lines to it or lower eval.shots.',
     );
   }
   const candidates = [...new Set(queries.map((q) => q.answer))];

@@ -3,6 +3,7 @@ import { ImageDecoder } from '@flamingo-ts/data-mixtures';
 import { fewShotPrompt, paperTemplates, rankCandidates } from '@flamingo-ts/evaluation';
 import type { Config } from './config';
 import { answering } from './evaluate';
+import { FOLDER_GROUND } from './folder-data';
 import { openJoint } from './recipe';
 import type { Frames, MediaKey, PictureSource } from './training-data';
 
@@ -21,46 +22,52 @@ export interface FewShotQuestion {
   readonly candidates?: readonly string[];
 }
 
-/** Pictures from anywhere: keys are paths. */
-class PictureFiles implements PictureSource {
-  private readonly decoder: ImageDecoder;
-
-  constructor(readonly imageSize: number) {
-    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: [1, 1, 1], std: [1, 1, 1] });
-  }
-
-  frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
-    return Promise.all(keys.map((key) => this.decoder.decodeBytes(String(key))));
-  }
-
-  close(): Promise<void> {
-    return this.decoder.close();
-  }
-}
+/** White, as the ground of most emoji pictures. */
+const EMOJI_GROUND = [1, 1, 1] as const;
 
 /** Loads the trained model of a configuration and asks it about a picture. */
 export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
-  const pictures = new PictureFiles(config.vision.model.imageSize);
+  const template = paperTemplates.caption;
+  const examples = question.example.map((e) => {
+    const at = e.lastIndexOf('=');
+    return { image: resolve(e.slice(0, at)), answer: e.slice(at + 1) };
+  });
+  const query = resolve(question.image);
+  const pictures = await readPictures(config, [...examples.map((e) => e.image), query]);
+  const { scorer, generator } = answering(await openJoint(config, pictures));
+  const prompt = fewShotPrompt<MediaKey>(template, examples, { image: query });
+  const { candidates } = question;
+  if (!candidates) return { answer: (await generator!([prompt]))[0]! };
+  const [scores] = await scorer!(
+    [prompt],
+    candidates.map((c) => template.answer(c)),
+  );
+  const { order, probabilities } = rankCandidates(scores!);
+  return {
+    answer: candidates[order[0]!]!,
+    probabilities: Object.fromEntries(candidates.map((c, i) => [c, probabilities[i]!])),
+  };
+}
+
+/** Pictures from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
+async function readPictures(config: Config, paths: readonly string[]): Promise<PictureSource> {
+  const { imageSize } = config.vision.model;
+  const ground = config.data.kind === 'folder' ? FOLDER_GROUND : EMOJI_GROUND;
+  const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: ground, std: [1, 1, 1] });
+  const read = new Map<MediaKey, Frames>();
   try {
-    const { scorer, generator } = answering(await openJoint(config, pictures));
-    const template = paperTemplates.caption;
-    const examples = question.example.map((e) => {
-      const at = e.lastIndexOf('=');
-      return { image: resolve(e.slice(0, at)) as MediaKey, answer: e.slice(at + 1) };
-    });
-    const prompt = fewShotPrompt(template, examples, { image: resolve(question.image) as MediaKey });
-    const { candidates } = question;
-    if (!candidates) return { answer: (await generator!([prompt]))[0]! };
-    const [scores] = await scorer!(
-      [prompt],
-      candidates.map((c) => template.answer(c)),
-    );
-    const { order, probabilities } = rankCandidates(scores!);
-    return {
-      answer: candidates[order[0]!]!,
-      probabilities: Object.fromEntries(candidates.map((c, i) => [c, probabilities[i]!])),
-    };
+    for (const path of paths) {
+      const pixels = await decoder.decodeBytes(path);
+      if (!pixels) {
+        throw new Error(
+          `generate: ${path} cannot be read (${decoder.report().failures[0]!.reason}), expected a picture. ` +
+            'Give the path of a PNG, JPEG, WebP, AVIF, GIF, TIFF or SVG file.',
+        );
+      }
+      read.set(path, pixels);
+    }
   } finally {
-    await pictures.close();
+    await decoder.close();
   }
+  return { imageSize, frames: (keys) => Promise.resolve(keys.map((key) => read.get(key))) };
 }

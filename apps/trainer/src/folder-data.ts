@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import { evenlySpread, ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import { z } from 'zod';
 import { datasetNames, type DatasetName } from './config';
@@ -17,16 +17,22 @@ export type Question = z.infer<typeof question>;
 /** What a line of each file must look like. */
 const LINES = { pages: page, pairs: pair, descriptions: pair, clips: clip, eval: question } as const;
 
+/** What a picture that is not square is padded with: the middle of the range, which the vision encoder sees as 0. */
+export const FOLDER_GROUND = [0.5, 0.5, 0.5] as const;
+
 /**
  * A folder of one's own: any of `pages.jsonl`, `pairs.jsonl`, `descriptions.jsonl`, `clips.jsonl` for training and
  * `eval.jsonl` for few-shot questions, with pictures named relative to the folder. Pictures are decoded by workers;
- * unreadable ones are counted, named and skipped.
+ * unreadable ones are counted, named and skipped. Of a clip with more frames than a model takes some are chosen, evenly
+ * spread; of one with fewer the last is repeated.
  */
 export class FolderData implements TrainingData {
   private readonly decoder: ImageDecoder;
   private readonly documentsOf: Readonly<Partial<Record<DatasetName, readonly Document[]>>>;
   private readonly pictures: readonly { readonly key: string; readonly words: readonly string[] }[];
   private readonly texts: readonly string[];
+  /** Files that could not be read, and why. */
+  private readonly unreadable = new Map<string, string>();
 
   private constructor(
     readonly folder: string,
@@ -44,15 +50,22 @@ export class FolderData implements TrainingData {
         .trim(),
     );
     this.pictures = all.flatMap((d) => (d.kind === 'pair' ? [captioned(d)] : []));
-    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: [0.5, 0.5, 0.5], std: [1, 1, 1] });
+    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: FOLDER_GROUND, std: [1, 1, 1] });
   }
 
-  /** @throws Error naming the first bad line, what it must look like and what is there */
-  static open(folder: string, imageSize: number): FolderData {
+  /**
+   * @param imageSize     side of the square that pictures are fitted into
+   * @param framesPerClip frames that every clip has afterwards
+   * @throws Error naming the first bad line, what it must look like and what is there
+   */
+  static open(folder: string, imageSize: number, framesPerClip: number): FolderData {
+    if (!existsSync(folder)) {
+      throw new Error(`Data folder ${folder}: there is no such folder. Correct data.path in the configuration.`);
+    }
     const documents: Partial<Record<DatasetName, readonly Document[]>> = {};
     for (const name of datasetNames) {
       const lines = readLines(folder, name);
-      if (lines.length > 0) documents[name] = lines.map((line) => documentOf(name, line));
+      if (lines.length > 0) documents[name] = lines.map((line) => documentOf(name, line, framesPerClip));
     }
     if (!documents.pairs && !documents.descriptions) {
       throw new Error(
@@ -64,7 +77,7 @@ export class FolderData implements TrainingData {
   }
 
   get skipped(): readonly string[] {
-    return this.decoder.report().failures.map((f) => `${f.name}: ${f.reason}`);
+    return Array.from(this.unreadable, ([file, reason]) => `${file}: ${reason}`);
   }
 
   altTextVocabulary(): readonly string[] {
@@ -92,10 +105,21 @@ export class FolderData implements TrainingData {
     return Promise.all(
       keys.map(async (key) => {
         const files = String(key).split('\n');
-        const decoded = await Promise.all(files.map((f) => this.decoder.decodeBytes(join(this.folder, f), f)));
+        const decoded = await Promise.all(files.map((file) => this.decode(file)));
         return decoded.some((d) => d === undefined) ? undefined : Buffer.concat(decoded as Uint8Array[]);
       }),
     );
+  }
+
+  /** A file that failed once is not tried again: stages draw the same pictures over and over. */
+  private async decode(file: string): Promise<Uint8Array | undefined> {
+    if (this.unreadable.has(file)) return undefined;
+    const pixels = await this.decoder.decodeBytes(join(this.folder, file), file);
+    if (!pixels) {
+      const failure = this.decoder.report().failures.find((f) => f.name === file);
+      this.unreadable.set(file, failure?.reason ?? 'cannot be decoded');
+    }
+    return pixels;
   }
 
   close(): Promise<void> {
@@ -126,14 +150,16 @@ function readLines<K extends keyof typeof LINES>(folder: string, name: K): z.inf
     });
 }
 
-function documentOf(name: DatasetName, line: object): Document {
+function documentOf(name: DatasetName, line: object, framesPerClip: number): Document {
   if (name === 'pages') {
     const { parts } = line as z.infer<typeof page>;
     return { kind: 'page', parts: parts.map((p) => ('image' in p ? { media: { key: p.image } } : p)) };
   }
   if (name === 'clips') {
     const { frames, text } = line as z.infer<typeof clip>;
-    return { kind: 'clip', parts: [{ media: { key: frames.join('\n') } }, { text }] };
+    const chosen = evenlySpread(frames.length, framesPerClip).map((i) => frames[i]!);
+    while (chosen.length < framesPerClip) chosen.push(chosen.at(-1)!);
+    return { kind: 'clip', parts: [{ media: { key: chosen.join('\n') } }, { text }] };
   }
   const { image, text } = line as z.infer<typeof pair>;
   return { kind: 'pair', parts: [{ media: { key: image } }, { text }] };

@@ -45,7 +45,10 @@ const SUMMARY_FILE = 'summary.json';
 
 /** Reads or draws the data a configuration names. */
 export async function openData(config: Config): Promise<TrainingData> {
-  if (config.data.kind === 'folder') return FolderData.open(config.data.path, config.vision.model.imageSize);
+  const { framesPerClip } = config.flamingo;
+  if (config.data.kind === 'folder') {
+    return FolderData.open(config.data.path, config.vision.model.imageSize, framesPerClip);
+  }
   const progress = startProgress('data', 1, 'pictures');
   const world = await EmojiWorld.create({
     seed: config.seed,
@@ -53,7 +56,7 @@ export async function openData(config: Config): Promise<TrainingData> {
     maxConcepts: config.data.maxConcepts,
   });
   progress.stop(`${world.concepts.length} concepts, ${world.pictureCount} pictures drawn`);
-  return new EmojiData(world);
+  return new EmojiData(world, framesPerClip);
 }
 
 /** Contrastive pretraining of the vision encoder; then the statistics of its features. */
@@ -174,5 +177,11 @@ async function loadModel(config: Config, stage: StageName) {
         `Run first: flamingo ${STAGES[stage]} CONFIG.`,
     );
   }
-  return [await readState(file), file] as const;
+  try {
+    return [await readState(file), file] as const;
+  } catch (error) {
+    throw new Error(`${(error as Error).message} From its checkpoints: flamingo ${STAGES[stage]} CONFIG.`, {
+      cause: error,
+    });
+  }
 }

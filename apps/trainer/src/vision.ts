@@ -174,6 +174,12 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     const pairs = Array.from({ length: batch }, () => data.altTextPair(own));
     const frames = await data.frames(pairs.map((p) => p.key));
     const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, picture: frames[i] }] : []));
+    if (kept.length === 0) {
+      throw new Error(
+        `pretrain-vision: none of the ${batch} pictures of a step could be read, expected most of them. ` +
+          `The first was ${data.skipped[0]}. Check the paths in the data folder: they are relative to it.`,
+      );
+    }
     return { words: kept.map((k) => k.words), pictures: kept.map((k) => k.picture) };
   };
 

@@ -3,7 +3,7 @@ import { Random } from '@flamingo-ts/kernels';
 import type { DatasetName } from '../config';
 import type { Frames, MediaKey, TrainingData } from '../training-data';
 import { emojiDocuments, parseClipKey } from './documents';
-import { CLIP_FRAMES, drawClip, SIDE } from './pictures';
+import { drawClip, SIDE } from './pictures';
 import { BLANK } from './tasks';
 import { altText, altTextVocabulary, pick, textPage } from './texts';
 import type { EmojiWorld } from './world';
@@ -13,7 +13,10 @@ export class EmojiData implements TrainingData {
   readonly imageSize = SIDE;
   readonly skipped: readonly string[] = [];
 
-  constructor(readonly world: EmojiWorld) {}
+  constructor(
+    readonly world: EmojiWorld,
+    readonly framesPerClip: number,
+  ) {}
 
   altTextVocabulary(): readonly string[] {
     return altTextVocabulary(this.world);
@@ -48,7 +51,7 @@ export class EmojiData implements TrainingData {
     if (typeof key === 'number') return this.world.picture(key);
     if (key === BLANK) return new Uint8Array(SIDE * SIDE * 3).fill(255);
     const { drawing, action } = parseClipKey(key);
-    const frames = new Uint8Array(CLIP_FRAMES * SIDE * SIDE * 3);
+    const frames = new Uint8Array(this.framesPerClip * SIDE * SIDE * 3);
     drawClip(this.world.drawing(drawing), action, new Random(0).fork(key), frames);
     return frames;
   }

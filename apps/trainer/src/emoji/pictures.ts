@@ -10,8 +10,6 @@ export const SIDE = 48;
 /** Six single copies, then two copies, then three. */
 export const VARIANTS = 8;
 const SINGLE_VARIANTS = 6;
-/** Frames per clip. */
-export const CLIP_FRAMES = 4;
 export const CLIP_ACTIONS = ['grows', 'shrinks', 'turns', 'moves right'] as const;
 
 export const COLOURS = ['red', 'orange', 'yellow', 'green', 'blue', 'purple', 'brown', 'grey', 'white'] as const;
@@ -166,12 +164,17 @@ const THREE = [
   [0.5, 0.73],
 ] as const;
 
-/** Draws the frames of a clip in which one copy does one of `CLIP_ACTIONS`. */
+/**
+ * Draws the frames of a clip in which one copy does one of `CLIP_ACTIONS`.
+ *
+ * @param out uint8 [frames, 48, 48, 3]; the action takes as many frames as fit
+ */
 export function drawClip(source: Uint8Array, action: number, random: Random, out: Uint8Array): void {
   const ground = groundColour(random);
   const frame = SIDE * SIDE * 3;
-  for (let f = 0; f < CLIP_FRAMES; f++) {
-    const t = f / (CLIP_FRAMES - 1);
+  const frames = out.length / frame;
+  for (let f = 0; f < frames; f++) {
+    const t = f / Math.max(1, frames - 1);
     const name = CLIP_ACTIONS[action];
     const scale = name === 'grows' ? 0.5 + 0.5 * t : name === 'shrinks' ? 1 - 0.5 * t : 0.8;
     const angle = name === 'turns' ? 135 * t : 0;

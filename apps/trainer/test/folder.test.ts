@@ -1,0 +1,175 @@
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readMetrics } from '../src/stage';
+import { flamingo, TINY, writeConfig, type Outcome } from './command';
+
+// A user's own pictures from the first line of JSON to an answer, by the command alone.
+const folder = mkdtempSync(join(tmpdir(), 'flamingo-folder-run-'));
+const data = join(folder, 'my-data');
+const { pages, pairs, clips } = TINY.flamingo.datasets;
+const config = writeConfig(folder, {
+  ...TINY,
+  data: { kind: 'folder', path: 'my-data' },
+  vision: { ...TINY.vision, train: { ...TINY.vision.train, steps: 12 } },
+  flamingo: { ...TINY.flamingo, datasets: { pages, pairs, clips } },
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const COLOURS = ['red', 'green', 'blue', 'gold'];
+const SHAPES: Record<string, (x: number) => string> = {
+  circle: (x) => `<circle cx="${x}" cy="40" r="20"/>`,
+  square: (x) => `<rect x="${x - 18}" y="22" width="36" height="36"/>`,
+  triangle: (x) => `<path d="M${x} 18 L${x + 22} 60 L${x - 22} 60 Z"/>`,
+};
+
+/** Draws one shape into a file whose name ends in its format. */
+async function draw(file: string, shape: string, colour: string, x = 60): Promise<string> {
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80"><rect width="120" height="80" fill="white"/><g fill="${colour}">${SHAPES[shape]!(x)}</g></svg>`;
+  await sharp(Buffer.from(svg)).toFile(join(data, file));
+  return file;
+}
+
+/** A shape that moves to the right. */
+const moving = (name: string, colour: string, count: number) =>
+  Promise.all(
+    Array.from({ length: count }, (_, i) => draw(`clips/${name}-${i}.png`, 'square', colour, 20 + (80 * i) / count)),
+  );
+
+const lines = (name: string, values: readonly unknown[]) =>
+  writeFileSync(join(data, `${name}.jsonl`), values.map((v) => `${JSON.stringify(v)}\n`).join(''));
+
+const done: Record<string, Outcome> = {};
+
+beforeAll(async () => {
+  mkdirSync(join(data, 'clips'), { recursive: true });
+  const things = COLOURS.flatMap((colour) => Object.keys(SHAPES).map((shape) => ({ colour, shape })));
+  const formats = ['png', 'jpg', 'webp'];
+  const files = await Promise.all(
+    things.map(({ colour, shape }, i) => draw(`${colour}-${shape}.${formats[i % 3]}`, shape, colour)),
+  );
+  const broken = 'broken.png';
+  writeFileSync(join(data, broken), readFileSync(join(data, files[0]!)).subarray(0, 60));
+  lines('pairs', [
+    ...things.map(({ colour, shape }, i) => ({ image: files[i], text: `a ${colour} ${shape}` })),
+    { image: broken, text: 'a broken file' },
+  ]);
+  lines(
+    'pages',
+    things.map(({ colour }, i) => {
+      const other = (i + 3) % files.length;
+      const parts = [{ text: 'Which colour?' }, { image: files[i] }, { text: colour }];
+      const more = [{ image: files[other] }, { text: things[other]!.colour }];
+      return { parts: [...parts, ...(i % 4 === 0 ? [{ image: broken }] : []), ...more] };
+    }),
+  );
+  // One of fewer frames than the model takes, one of as many, one of more.
+  lines('clips', [
+    { frames: await moving('short', 'red', 2), text: 'a red square moves to the right' },
+    { frames: await moving('even', 'green', 4), text: 'a green square moves to the right' },
+    { frames: await moving('long', 'blue', 9), text: 'a blue square moves to the right' },
+  ]);
+  lines('eval', [
+    ...things.map(({ colour }, i) => ({ image: files[i], answer: colour })),
+    { image: broken, answer: 'red' },
+  ]);
+
+  for (const command of ['pretrain-vision', 'pretrain-lm', 'train', 'eval']) {
+    done[command] = await flamingo(folder, command, config, ...(command === 'eval' ? ['--json'] : []));
+  }
+}, 300_000);
+
+describe('a folder of pictures, by the command alone', () => {
+  it('trains every stage', () => {
+    for (const [command, stage] of [
+      ['pretrain-vision', 'vision'],
+      ['pretrain-lm', 'lm'],
+      ['train', 'flamingo'],
+    ] as const) {
+      expect(done[command]).toMatchObject({ status: 0 });
+      const losses = readMetrics(join(folder, 'run', stage, 'metrics.jsonl')).map((m) => m.loss);
+      expect(losses).toHaveLength(stage === 'vision' ? 12 : 24);
+      expect(losses.every(Number.isFinite)).toBe(true);
+    }
+    const last = readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl')).at(-1)!;
+    expect(Object.keys(last.losses)).toEqual(['pages', 'pairs', 'clips']);
+  });
+
+  it('learns the words of its texts', () => {
+    const losses = readMetrics(join(folder, 'run', 'lm', 'metrics.jsonl')).map((m) => m.loss);
+    expect(losses.at(-1)).toBeLessThan(0.8 * losses[0]!);
+  });
+
+  it('counts, names and skips the picture that cannot be read, once', () => {
+    for (const command of ['pretrain-vision', 'train', 'eval']) {
+      expect(done[command]!.stderr).toMatch(/1 picture could not be read and left out:\n {2}broken\.png: .+\n$/);
+    }
+    expect(done['pretrain-lm']!.stderr).not.toContain('broken.png');
+  });
+
+  it('asks the questions of eval.jsonl, without the one whose picture cannot be read', () => {
+    expect(done['eval']).toMatchObject({ status: 0 });
+    const { split, rows } = JSON.parse(done['eval']!.stdout) as { split: string; rows: object[] };
+    expect(split).toBe('folder');
+    expect(rows).toMatchObject([
+      { condition: 'real', shots: 0, count: 12 },
+      { condition: 'real', shots: 2, count: 12 },
+    ]);
+  });
+});
+
+describe('flamingo generate', () => {
+  const generate = (...args: string[]) => flamingo(folder, 'generate', config, ...args);
+  const examples = ['--example', 'my-data/red-circle.png=red', '--example', 'my-data/green-square.jpg=green'];
+
+  it('chooses among answers after examples with pictures', async () => {
+    const asked = ['--image', 'my-data/blue-circle.png', ...examples, '--candidates', 'red, green, blue', '--json'];
+    const { status, stdout } = await generate(...asked);
+    expect(status).toBe(0);
+    const { answer, probabilities } = JSON.parse(stdout) as { answer: string; probabilities: Record<string, number> };
+    expect(Object.keys(probabilities)).toEqual(['red', 'green', 'blue']);
+    const values = Object.values(probabilities);
+    expect(values.reduce((a, b) => a + b)).toBeCloseTo(1, 6);
+    expect(probabilities[answer]).toBe(Math.max(...values));
+  }, 60_000);
+
+  it('writes freely', async () => {
+    const { status, stdout } = await generate('--image', 'my-data/blue-circle.png', ...examples, '--json');
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toEqual({ answer: expect.any(String) });
+  }, 60_000);
+
+  it('names a picture that is not there and one that is none, its own name first', async () => {
+    const gone = await generate('--image', 'gone.png', ...examples);
+    expect(gone).toMatchObject({ status: 1, stdout: '' });
+    expect(gone.stderr).toMatch(
+      /generate: \S+gone\.png cannot be read \(.*no such file.*\), expected a picture\. Give/,
+    );
+    const text = await generate('--image', 'my-data/red-circle.png', '--example', 'config.yaml=red');
+    expect(text).toMatchObject({ status: 1, stdout: '' });
+    expect(text.stderr).toMatch(/generate: \S+config\.yaml cannot be read \(.*unsupported image format\)/);
+  }, 60_000);
+
+  it('says which stage is to be run where a run folder has no model', async () => {
+    const { status, stderr } = await generate('--image', 'my-data/red-circle.png', '--set', 'out=elsewhere');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(
+      /elsewhere\/vision\/model\.safetensors: there is no trained model.*flamingo pretrain-vision/,
+    );
+  }, 60_000);
+
+  it('names a model file that was cut, and how to write it again', async () => {
+    const file = join(folder, 'cut', 'flamingo', 'model.safetensors');
+    cpSync(join(folder, 'run'), join(folder, 'cut'), { recursive: true });
+    truncateSync(file, readFileSync(file).length - 1);
+    const { status, stderr } = await generate('--image', 'my-data/red-circle.png', '--set', 'out=cut');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(
+      /cut\/flamingo\/model\.safetensors is not a whole safetensors file.*truncated.*flamingo train CONFIG/,
+    );
+    expect(await flamingo(folder, 'train', config, '--set', 'out=cut')).toMatchObject({ status: 0 });
+    expect(readFileSync(file).equals(readFileSync(join(folder, 'run', 'flamingo', 'model.safetensors')))).toBe(true);
+  }, 60_000);
+});
