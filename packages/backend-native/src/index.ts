@@ -8,11 +8,13 @@ import { eltwiseKernels } from './kernels/eltwise';
 import { linearKernels } from './kernels/linear';
 import { lossKernels } from './kernels/loss';
 import { matmulKernels } from './kernels/matmul';
+import { mediaAttentionKernels } from './kernels/media-attention';
 import { moveKernels } from './kernels/move';
 import { normKernels } from './kernels/norm';
 import { poolingKernels } from './kernels/pooling';
 import { reduceKernels } from './kernels/reduce';
 import { rotaryKernels } from './kernels/rotary';
+import { relativeScoresKernels } from './kernels/relative-scores';
 import { softmaxKernels } from './kernels/softmax';
 import { weightKernels } from './kernels/weights';
 import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './library';
@@ -33,6 +35,8 @@ const KERNELS = {
   ...linearKernels,
   ...normKernels,
   ...attentionKernels,
+  ...relativeScoresKernels,
+  ...mediaAttentionKernels,
   ...rotaryKernels,
   ...lossKernels,
   ...weightKernels,

@@ -1,18 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Layout, PostOp } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 import { apply } from './binary';
+import { dense, heads, product, swapped, type Sizes } from './heads';
 import { softmaxGradient, softmaxRows } from './softmax';
-
-/** Sizes of one attention: b batch, h heads, t queries, s keys, d width of a head. */
-interface Sizes {
-  readonly b: number;
-  readonly h: number;
-  readonly t: number;
-  readonly s: number;
-  readonly d: number;
-}
 
 interface Attrs {
   readonly numHeads: number;
@@ -23,28 +14,6 @@ interface Attrs {
 
 /** Stands for minus infinity, as in the composed form. */
 const MASKED = -3.4e38;
-
-/** `[b, n, h*d]` seen as `[b, h, n, d]`: oneDNN multiplies heads where they lie, nothing is moved. */
-const heads = ({ b, h, d }: Sizes, n: number): Layout => ({ dims: [b, h, n, d], strides: [n * h * d, d, h * d, 1] });
-
-const swapped = ({ dims: [b, h, r, c], strides }: Layout): Layout => {
-  const [sb, sh, sr, sc] = strides as number[];
-  return { dims: [b!, h!, c!, r!], strides: [sb!, sh!, sc!, sr!] };
-};
-
-const dense = ({ b, h, t, s }: Sizes): Layout => ({ dims: [b, h, t, s], strides: [h * t * s, t * s, s, 1] });
-
-function product(
-  backend: NativeBackend,
-  [x, a]: [number, Layout],
-  [y, b]: [number, Layout],
-  [z, out]: [number, Layout],
-  scale = 1,
-): void {
-  const key = `product ${a.dims.join()} ${String(a.strides)} ${b.dims.join()} ${String(b.strides)} ${String(out.strides)} ${scale}`;
-  const post: PostOp[] = scale === 1 ? [] : [{ kind: 'eltwise', alg: 'linear', alpha: scale }];
-  backend.compiled(key, (dnn) => dnn.matmul(a, b, undefined, out, post)).run(x, y, z);
-}
 
 function sizesOf(q: tf.TensorInfo, k: tf.TensorInfo, numHeads: number): Sizes {
   const [b, t, width] = q.shape as [number, number, number];

@@ -18,7 +18,7 @@ export function softmaxRows(
 ): void {
   const sums = b.pool.allocate(rows);
   sumRowsOf(b, x, rows, width, sums);
-  const spoilt = sums.some(Number.isNaN) ? spoiltRows(x, rows, width) : [];
+  const spoilt = holdsNaN(sums) ? spoiltRows(x, rows, width) : [];
   b.pool.release(sums);
   b.compiled(`${kind} ${rows},${width}`, (dnn) => dnn.softmax(kind, { dims: [rows, width] }, 1)).run(
     b.pool.address(x),
@@ -49,6 +49,13 @@ export function softmaxGradient(
   ).run(atDy!, atSums!, atDy!, atY!);
   b.pool.release(product);
   b.pool.release(sums);
+}
+
+/** Whether one may be NaN: so is the sum then. It is NaN too where infinities of both signs meet. */
+function holdsNaN(x: Float32Array): boolean {
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) sum += x[i]!;
+  return Number.isNaN(sum);
 }
 
 function spoiltRows(x: Float32Array, rows: number, width: number): number[] {

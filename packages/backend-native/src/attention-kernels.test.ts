@@ -1,0 +1,134 @@
+import { mediaCrossAttention, MediaSegments, relativeScores } from '@flamingo-ts/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { expectAsOnCpu, normal, useNative } from '../test/against-cpu';
+import type { NativeBackend } from './index';
+
+let backend: NativeBackend;
+
+beforeAll(async () => {
+  await useNative();
+  backend = tf.backend() as NativeBackend;
+});
+
+// What a kernel reads without having written it shows: every buffer it may be given holds NaN.
+beforeEach(() => {
+  for (let size = 64; size < 1 << 19; size *= 2) {
+    const buffers = Array.from({ length: 8 }, () => backend.pool.allocate(size).fill(NaN));
+    for (const buffer of buffers) backend.pool.release(buffer);
+  }
+});
+
+/** The result of an operation and the gradients to its inputs, for a random gradient of the result. */
+function withGradients(op: (...inputs: tf.Tensor[]) => tf.Tensor, inputs: readonly tf.Tensor[]): tf.Tensor[] {
+  const y = op(...inputs);
+  return [y, ...tf.grads(op)([...inputs], normal(y.shape, 9))];
+}
+
+/** A second run compiles nothing and leaves nothing behind. */
+function expectSteady(run: () => tf.Tensor[]): void {
+  tf.dispose(run());
+  const [tensors, ids, { live }] = [tf.memory().numTensors, backend.numDataIds(), backend.pool.stats()];
+  const compile = vi.spyOn(backend.dnn, 'matmul');
+  tf.dispose(run());
+  expect(compile).not.toHaveBeenCalled();
+  compile.mockRestore();
+  expect([tf.memory().numTensors, backend.numDataIds()]).toEqual([tensors, ids]);
+  expect(backend.pool.stats().live).toBe(live);
+}
+
+describe('relative scores', () => {
+  const run = (b: number, t: number, s: number, h: number, d: number) =>
+    withGradients((q, r) => relativeScores(q!, r!, h), [normal([b, t, h * d], 1), normal([s, h * d], 2)]);
+
+  it.each([
+    [3, 40, 40, 4, 16],
+    [2, 7, 33, 3, 8],
+    [2, 2, 2, 1, 1],
+    [4, 1, 70, 3, 16],
+  ])('batch %i, %i queries, %i keys, %i heads of %i, with gradients', async (...sizes) => {
+    await expectAsOnCpu(() => run(...sizes), { relative: 2e-6 });
+  });
+
+  it('nothing passes from a query to later keys, whatever it holds', () => {
+    tf.tidy(() => {
+      const [b, t, s, h] = [2, 5, 8, 2];
+      const q = tf.fill([b, t, h * 3], Infinity);
+      const y = relativeScores(q, normal([s, h * 3]), h).dataSync();
+      const [dr] = tf.grads((r) => relativeScores(normal([b, t, h * 3]), r!, h))([normal([s, h * 3])], tf.fill([b, h, t, s], 1)); // prettier-ignore
+      expect(dr!.dataSync()).not.toContain(NaN);
+      for (let row = 0; row < b * h * t; row++) {
+        const later = y.slice(row * s + s - t + (row % t) + 1, (row + 1) * s);
+        for (const score of later) expect(score).toBe(0);
+        expect(y[row * s]).not.toBe(0);
+      }
+    });
+  });
+
+  it.each([
+    [0, 3, 3],
+    [2, 0, 3],
+    [2, 0, 0],
+  ])('takes nothing: batch %i, %i queries, %i keys', (b, t, s) => {
+    tf.tidy(() => {
+      const [y, dq, dr] = run(b, t, s, 2, 4);
+      expect([y!.shape, dq!.shape]).toEqual([[b, 2, t, s], [b, t, 8]]); // prettier-ignore
+      expect(dr!.dataSync()).toEqual(new Float32Array(s * 8));
+    });
+  });
+
+  it('compiles once and keeps nothing', () => {
+    expectSteady(() => tf.tidy(() => run(3, 20, 24, 2, 8)));
+  });
+});
+
+describe('media cross-attention', () => {
+  const [h, d, latents] = [3, 16, 5];
+  const run = (mediaIndex: number[], batch: number, media: number) => {
+    const text = mediaIndex.length / batch;
+    const segments = new MediaSegments(mediaIndex, batch, text, media);
+    const pictures = [batch, media, latents, h * d];
+    return withGradients(
+      (q, k, v) => mediaCrossAttention(q!, k!, v!, segments, { numHeads: h }),
+      [normal([batch, text, h * d], 1), normal(pictures, 2), normal(pictures, 3)],
+    );
+  };
+  const cases: [string, number[], number, number][] = [
+    ['rows and pictures where they are', [1, 1, 2, 2, 1, 1, 2, 2], 2, 2],
+    ['text before the first picture', [0, 0, 1, 1, 2, 2, 2, 0, 1, 2, 2, 2, 2, 2], 2, 2],
+    ['rows of a picture apart from each other', [2, 1, 2, 1, 3, 3, 1, 2], 1, 3],
+    ['pictures that nobody sees', [0, 2, 2, 0, 4, 4, 2, 0], 2, 4],
+    ['pictures of several tiles', [1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4], 1, 4],
+    ['single rows', [2, 0, 1], 3, 2],
+  ];
+
+  it.each(cases)('%s, with gradients', async (_, ...numbers) => {
+    await expectAsOnCpu(() => run(...numbers), { relative: 2e-6 });
+  });
+
+  it('gives exact zeros where no picture is seen', () => {
+    tf.tidy(() => {
+      const [y, dq, dk, dv] = run([0, 2, 2, 0, 4, 4, 2, 0], 2, 4).map((x) => x.dataSync());
+      for (const x of [y!, dq!]) {
+        for (const row of [0, 3, 7]) expect(x.slice(row * h * d, (row + 1) * h * d)).toEqual(new Float32Array(h * d));
+      }
+      const each = latents * h * d;
+      for (const x of [dk!, dv!]) {
+        for (const image of [0, 2, 3, 4, 6]) {
+          expect(x.slice(image * each, (image + 1) * each)).toEqual(new Float32Array(each));
+        }
+      }
+    });
+  });
+
+  it('takes text that sees nothing at all', () => {
+    tf.tidy(() => {
+      for (const x of run([0, 0, 5, 0], 2, 3)) expect(x.dataSync()).toEqual(new Float32Array(x.size));
+      expect(run([0, 0], 2, 0).map((x) => x.size)).toEqual([2 * h * d, 2 * h * d, 0, 0]);
+    });
+  });
+
+  it.each(cases)('%s: compiles once and keeps nothing', (_, ...numbers) => {
+    expectSteady(() => tf.tidy(() => run(...numbers)));
+  });
+});
