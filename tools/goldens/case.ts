@@ -1,4 +1,3 @@
-import type { StateTensor } from '@flamingo-ts/kernels';
 import type { Reference } from '@flamingo-ts/testing';
 
 /**
@@ -28,13 +27,4 @@ export interface GoldenHandler {
   /** Decides by the content of `meta` (and the tensors' names), so that other folders of the same form work. */
   matches(c: GoldenCase): boolean;
   run(c: GoldenCase): Promise<GoldenResult>;
-}
-
-/** The float tensors of a reference whose names begin with a prefix, without it. */
-export function stateFrom({ tensors }: Reference, prefix: string): Record<string, StateTensor> {
-  const state: Record<string, StateTensor> = {};
-  for (const [name, { shape, data }] of Object.entries(tensors)) {
-    if (name.startsWith(prefix)) state[name.slice(prefix.length)] = { shape, data: data as Float32Array };
-  }
-  return state;
 }

@@ -25,9 +25,9 @@ import {
   resamplerFromOpenFlamingo,
   type ResamplerConfig,
 } from '@flamingo-ts/perceiver-resampler';
-import type { Reference, Values } from '@flamingo-ts/testing';
+import { stateFrom, type Reference, type Values } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
-import { stateFrom, type GoldenCase, type GoldenHandler, type GoldenResult } from './case';
+import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
 import { Comparison, GRADIENT, OUTPUT } from './comparison';
 import { TinyLM } from './tiny-lm';
 

@@ -41,8 +41,9 @@ import {
   valueAndGrads,
   type Transform,
 } from '@flamingo-ts/optim';
+import { stateFrom } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
-import { stateFrom, type GoldenCase, type GoldenHandler } from './case';
+import type { GoldenCase, GoldenHandler } from './case';
 import { Comparison, GRADIENT, OUTPUT } from './comparison';
 
 /** `[n, c, h, w] -> [n, h, w, c]` and back. */

@@ -1,10 +1,11 @@
-import { loadState, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
+import { loadState, Random, variables } from '@flamingo-ts/kernels';
 import {
   checkGradient,
   describeBackends,
   expectClose,
   expectNoLeak,
   loadReference,
+  stateFrom,
   type Reference,
 } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
@@ -46,13 +47,7 @@ const latents = (batch = 2, media = 2) => random<tf.Tensor4D>(2, batch, media, 3
 const INDEX = [0, 0, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1];
 
 /** The tensors of a reference whose names begin with a prefix, under our names. */
-function ours(reference: Reference, prefix: string): Record<string, StateTensor> {
-  const state: Record<string, StateTensor> = {};
-  for (const [name, { shape, data }] of Object.entries(reference.tensors)) {
-    if (name.startsWith(prefix)) state[name.slice(prefix.length)] = { shape, data: data as Float32Array };
-  }
-  return gatedXAttnFromOpenFlamingo(state);
-}
+const ours = (reference: Reference, prefix: string) => gatedXAttnFromOpenFlamingo(stateFrom(reference, prefix));
 
 /** How many image tokens there are up to each token, or, for text after a prompt, in the whole prompt. */
 function indexOf(reference: Reference, length: number): number[] {

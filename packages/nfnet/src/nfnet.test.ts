@@ -5,6 +5,7 @@ import {
   expectClose,
   expectNoLeak,
   loadReference,
+  stateFrom,
   type Reference,
 } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
@@ -31,11 +32,6 @@ const reference = (name: string) => loadReference(new URL(`../test/reference/${n
 const deepmind = reference('nfnet_dm_features');
 const training = reference('nfnet_stochastic_depth');
 const table = reference('nfnet_table').meta;
-
-function stateFrom(from: Reference, prefix: string): Record<string, StateTensor> {
-  const found = Object.entries(from.tensors).filter(([name]) => name.startsWith(prefix));
-  return Object.fromEntries(found.map(([name, t]) => [name.slice(prefix.length), t as StateTensor]));
-}
 
 function referenceConfig({ meta }: Reference, conventions: Partial<NFNetConfig>): NFNetConfig {
   const hp = meta.hyperparameters;
@@ -68,13 +64,8 @@ const small = nfnetConfig({
   initialSkipGain: 1,
 });
 const fresh = (config: NFNetConfig = small, seed = 1) => new NFNet(config, initNFNet(config, new Random(seed)));
-const pictures = (n: number, side = 12, seed = 7): tf.Tensor4D => {
-  const random = new Random(seed);
-  return tf.tensor4d(
-    Float32Array.from({ length: n * side * side * 3 }, () => random.normal()),
-    [n, side, side, 3],
-  );
-};
+const pictures = (n: number, side = 12, seed = 7): tf.Tensor4D =>
+  tf.randomNormal([n, side, side, 3], 0, 1, 'float32', seed);
 
 describeBackends('NFNet', () => {
   it("computes what DeepMind's network computes, and its gradients", () => {

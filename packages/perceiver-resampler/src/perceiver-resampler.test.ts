@@ -1,10 +1,11 @@
-import { disposeParams, loadState, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
+import { disposeParams, loadState, Random, variables } from '@flamingo-ts/kernels';
 import {
   checkGradient,
   describeBackends,
   expectClose,
   expectNoLeak,
   loadReference,
+  stateFrom,
   type Reference,
 } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
@@ -39,13 +40,7 @@ const features = (...shape: [number, number, number, number, number]): tf.Tensor
   tf.randomNormal(shape, 0, 1, 'float32', 7);
 
 /** The tensors of a reference whose names begin with a prefix, under our names. */
-function ours(reference: Reference, prefix: string): Record<string, StateTensor> {
-  const state: Record<string, StateTensor> = {};
-  for (const [name, { shape, data }] of Object.entries(reference.tensors)) {
-    if (name.startsWith(prefix)) state[name.slice(prefix.length)] = { shape, data: data as Float32Array };
-  }
-  return resamplerFromOpenFlamingo(state);
-}
+const ours = (reference: Reference, prefix: string) => resamplerFromOpenFlamingo(stateFrom(reference, prefix));
 
 describeBackends('PerceiverResampler', () => {
   it.each(['resampler_frames_and_media', 'resampler_smallest'])('equals OpenFlamingo: %s', (name) => {

@@ -1,4 +1,4 @@
 export { describeBackends, expectNoLeak } from './backends';
 export { expectClose, maxError, relativeError, type Tolerance, type Values } from './close';
 export { checkGradient, type GradientCheck } from './gradient';
-export { loadReference, type Reference } from './reference';
+export { loadReference, stateFrom, type Reference } from './reference';

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import * as tf from '@tensorflow/tfjs-core';
 import { parseSafetensors, type StoredTensor } from '@flamingo-ts/checkpoint';
+import type { StateTensor } from '@flamingo-ts/kernels';
 
 /** A reference file: what it says of itself (NAME.json) and its numbers (NAME.safetensors). */
 export interface Reference {
@@ -44,6 +45,14 @@ export function loadReference(at: string | URL): Reference {
       return toTensor(stored);
     },
   };
+}
+
+/** The float tensors of a reference whose names begin with a prefix, without it: `param.`, `grad.`. */
+export function stateFrom({ tensors }: Reference, prefix: string): Record<string, StateTensor> {
+  const found = Object.entries(tensors).filter(([name]) => name.startsWith(prefix));
+  return Object.fromEntries(
+    found.map(([name, { shape, data }]) => [name.slice(prefix.length), { shape, data: data as Float32Array }]),
+  );
 }
 
 function readJson(path: string): unknown {

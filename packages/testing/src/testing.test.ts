@@ -13,6 +13,7 @@ import {
   loadReference,
   maxError,
   relativeError,
+  stateFrom,
 } from './index';
 
 describeBackends('describeBackends', (backend) => {
@@ -99,6 +100,11 @@ describe('loadReference', () => {
     expect(ref.tensors['x']).toEqual({ dtype: 'F32', shape: [2], data: Float32Array.of(1, 2) });
     const ids = ref.tensor('ids');
     expect([ids.dtype, ids.arraySync()]).toEqual(['int32', [[7, -1]]]);
+  });
+
+  it('gives the tensors below a name', () => {
+    const state = stateFrom(loadReference(join(folder, 'pair')), 'x');
+    expect(state).toEqual({ '': { shape: [2], data: Float32Array.of(1, 2) } });
   });
 
   it('reads a JSON alone', () => {
