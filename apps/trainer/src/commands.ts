@@ -1,9 +1,12 @@
 import { existsSync, mkdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
-import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
-import { bench, formatBench } from './bench';
+import { useBackend, type BackendChoice, type BackendName, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench/bench';
+import { measureRoofline } from './bench/roofline';
+import { BENCH_SPECS, readSpecs } from './bench/spec';
 import { loadConfig, type Config } from './config';
 import { examine } from './doctor';
 import { evaluate } from './evaluate';
@@ -101,14 +104,19 @@ export function createProgram(): Command {
       print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
     });
 
-  onConfig(program, 'bench', 'times the kernels and one training step of each stage')
-    .option('--seconds <s>', 'seconds per measurement', Number, 3)
-    .option('--json', 'print JSON')
-    .action(async (file: string, flags: RunFlags & { seconds: number }) => {
-      const { config, backend } = await start(file, flags);
-      const results = await bench(config, backend, flags.seconds);
-      print(flags.json ? JSON.stringify(results, null, 2) : formatBench(results));
-    });
+  program
+    .command('bench')
+    .description('times training, decoding and vision encoders; the workloads are those of configs/bench.json')
+    .argument('[workload...]', 'names of workloads; all of them if none is given')
+    .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
+    .option('--precision <type>', 'fp32, or bf16 for frozen weights and products', precision, 'float32')
+    .option('--threads <n>', 'threads that the native backend uses', Number)
+    .option('--seconds <s>', 'seconds to time each workload for', Number, 10)
+    .option('--backend <name>', 'auto, native, tensorflow, wasm or cpu', 'auto')
+    .option('--roofline', 'measure what the machine can do at best: matrix products and memory')
+    .option('--profile', 'show the time by kernel, the number of calls, and those that ran in JavaScript')
+    .option('--json', 'print one JSON line a workload')
+    .action(runBench);
 
   program
     .command('plan')
@@ -225,6 +233,65 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   } finally {
     stop.dispose();
   }
+}
+
+interface BenchFlags {
+  readonly specs: string;
+  readonly precision: FrozenPrecision;
+  readonly threads?: number;
+  readonly seconds: number;
+  readonly backend: BackendName | 'auto';
+  readonly roofline?: boolean;
+  readonly profile?: boolean;
+  readonly json?: boolean;
+}
+
+async function runBench(asked: string[], flags: BenchFlags, command: Command): Promise<void> {
+  const specs = readSpecs(flags.specs);
+  const unknown = asked.find((name) => !Object.hasOwn(specs, name));
+  if (unknown !== undefined) {
+    throw new Error(`bench: ${flags.specs} has the workloads ${Object.keys(specs).join(', ')}, not ${unknown}.`);
+  }
+  const names = asked.length > 0 || flags.roofline ? asked : Object.keys(specs);
+  if (names.length > 1) {
+    const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
+    process.exitCode = benchApart(names, given);
+    return;
+  }
+  const backend = await useBackend(flags.backend);
+  process.stderr.write(`${backend.summary}\n`);
+  const threads = await takeThreads(backend.name, flags.threads);
+  const show = <T>(result: T, format: (result: T) => string) =>
+    print(flags.json ? JSON.stringify(result) : format(result));
+  if (flags.roofline) show(measureRoofline(flags.seconds / 3), formatRoofline);
+  for (const name of names) {
+    const { precision, seconds } = flags;
+    if (flags.profile) show(await profileWorkload(specs[name]!, precision), formatProfile);
+    else {
+      const options = { backend: backend.name, precision, threads, seconds };
+      show(await benchWorkload(name, specs[name]!, options), formatResult);
+    }
+  }
+}
+
+/** Sets the threads of the native backend where a number was given, and tells how many there are. */
+async function takeThreads(backend: BackendName, threads: number | undefined): Promise<number> {
+  if (backend !== 'native') {
+    if (threads !== undefined) {
+      throw new Error(`bench: --threads is for the native backend, not for ${backend}. Leave it out.`);
+    }
+    return backend === 'tensorflow' ? availableParallelism() : 1;
+  }
+  const { nativeLibrary, setNativeThreads } = await import('@flamingo-ts/backend-native');
+  if (threads !== undefined) setNativeThreads(threads);
+  return nativeLibrary().threads;
+}
+
+function precision(value: string): FrozenPrecision {
+  const known: Record<string, FrozenPrecision> = { fp32: 'float32', bf16: 'bfloat16' };
+  const found = known[value];
+  if (!found) throw new Error(`bench: --precision must be fp32 or bf16, got ${value}.`);
+  return found;
 }
 
 function collect(value: string, before: string[]): string[] {

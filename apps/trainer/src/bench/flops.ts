@@ -1,0 +1,100 @@
+import type { ClipViTConfig } from '@flamingo-ts/clip-vit';
+import { gatedPositions, interleaveShapes, type InterleaveConfig } from '@flamingo-ts/gated-xattn';
+import { resamplerShapes, type ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
+import type { ModelSpec } from './spec';
+
+/** What joins the two models in a workload, as OpenFlamingo has it. */
+export function joinOf({ lm, xattn, resampler, vision }: ModelSpec): {
+  resampler: ResamplerConfig;
+  xattn: InterleaveConfig;
+} {
+  return {
+    resampler: {
+      visualSize: vision.dim,
+      numLayers: resampler.depth,
+      numHeads: resampler.heads,
+      headDim: resampler.head_dim,
+      numLatents: resampler.latents,
+      intermediateSize: resampler.ff_mult * vision.dim,
+      activation: 'gelu',
+      finalNorm: true,
+    },
+    xattn: {
+      hiddenSize: lm.hidden,
+      visualSize: vision.dim,
+      numHeads: xattn.heads,
+      headDim: xattn.head_dim,
+      intermediateSize: xattn.ff_mult * lm.hidden,
+      activation: 'gelu',
+      normMedia: false,
+      every: xattn.every,
+      placement: 'open-flamingo',
+    },
+  };
+}
+
+/** Multiply-adds of one pass through each part, counted as two operations. */
+interface Work {
+  readonly lm: number;
+  /** The language model above its first gated block, head included: what a gradient flows through. */
+  readonly lmAbove: number;
+  readonly joined: number;
+}
+
+/**
+ * @param text    text positions per row that are computed
+ * @param context keys that a text position sees on average
+ * @param media   whether pictures are encoded too: no, once they are cached
+ */
+function workOf(spec: ModelSpec, text: number, context: number, media: boolean): Work {
+  const { lm, xattn, resampler, vision, batch, images } = spec;
+  const join = joinOf(spec);
+  const rows = batch * text;
+  const layer = rows * (2 * 12 * lm.hidden ** 2 + 4 * context * lm.hidden);
+  const head = 2 * rows * lm.hidden * lm.vocab;
+  const first = gatedPositions(lm.layers, join.xattn)[0] ?? lm.layers;
+
+  const latents = batch * images * resampler.latents;
+  const features = batch * images * vision.frames * vision.positions;
+  const matrices = (shapes: Record<string, readonly number[]>, rowsOf: (name: string) => number) =>
+    Object.entries(shapes)
+      .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
+      .reduce((sum, [name, [out, inputs]]) => sum + 2 * out! * inputs! * rowsOf(name), 0);
+  const reads = (name: string) => /(^|\.)(key|value)\.weight$/.test(name);
+
+  let joined = matrices(interleaveShapes(join.xattn, lm.layers), (name) =>
+    reads(name) ? (media ? latents : 0) : rows,
+  );
+  const gated = gatedPositions(lm.layers, join.xattn).length;
+  joined += gated * rows * 4 * resampler.latents * xattn.heads * xattn.head_dim;
+  if (media) {
+    joined += matrices(resamplerShapes(join.resampler), (name) => (reads(name) ? features + latents : latents));
+    const keys = vision.frames * vision.positions + resampler.latents;
+    joined += resampler.depth * latents * 4 * keys * resampler.heads * resampler.head_dim;
+  }
+  return { lm: lm.layers * layer + head, lmAbove: (lm.layers - first) * layer + head, joined };
+}
+
+/** Operations of one training step: what is trained costs three passes, what a gradient only crosses two. */
+export function trainFlops(spec: ModelSpec): number {
+  const { lm, lmAbove, joined } = workOf(spec, spec.tokens, spec.tokens / 2, true);
+  return lm + lmAbove + 3 * joined;
+}
+
+/** Operations that read the prompt, and those of each further token; only one position a row needs the head. */
+export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readonly token: number } {
+  const { lm, tokens, batch } = spec;
+  const prompt = workOf(spec, tokens, tokens / 2, true);
+  const token = workOf(spec, 1, tokens, false);
+  const spared = 2 * batch * (tokens - 1) * lm.hidden * lm.vocab;
+  return { prefill: prompt.lm + prompt.joined - spared, token: token.lm + token.joined };
+}
+
+/** Operations of CLIP's vision transformer on one picture. */
+export function clipFlops(config: ClipViTConfig): number {
+  const { imageSize, patchSize, visualSize, numLayers } = config;
+  const patches = Math.floor(imageSize / patchSize) ** 2;
+  const tokens = patches + 1;
+  const layer = 2 * tokens * (4 * visualSize ** 2 + 2 * visualSize * (config.intermediateSize ?? 4 * visualSize));
+  return 2 * patches * 3 * patchSize ** 2 * visualSize + numLayers * (layer + 4 * tokens ** 2 * visualSize);
+}

@@ -1,0 +1,58 @@
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+
+const size = z.number().int().positive();
+
+/** A GPT-2 with gated cross-attention as OpenFlamingo has it, and features that come from nowhere. */
+const model = {
+  lm: z.strictObject({
+    family: z.literal('gpt2'),
+    layers: size,
+    hidden: size,
+    heads: size,
+    vocab: size,
+    positions: size,
+  }),
+  xattn: z.strictObject({ every: size, heads: size, head_dim: size, ff_mult: size }),
+  resampler: z.strictObject({ depth: size, heads: size, head_dim: size, latents: size, ff_mult: size }),
+  vision: z.strictObject({ dim: size, positions: size, frames: size }),
+  batch: size,
+  tokens: size,
+  images: size,
+};
+
+const workload = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('train'), ...model }),
+  z.strictObject({ kind: z.literal('decode'), ...model, new_tokens: size }),
+  z.strictObject({
+    kind: z.literal('vision'),
+    model: z.enum(['nfnet-f0', 'clip-vit-b16']),
+    batch: size,
+    size,
+  }),
+]);
+
+/** Sizes of one workload. */
+export type WorkloadSpec = z.infer<typeof workload>;
+export type VisionSpec = Extract<WorkloadSpec, { kind: 'vision' }>;
+export type DecodeSpec = Extract<WorkloadSpec, { kind: 'decode' }>;
+export type TrainSpec = Extract<WorkloadSpec, { kind: 'train' }>;
+/** Sizes of a workload with a language model. */
+export type ModelSpec = TrainSpec | DecodeSpec;
+
+const file = z.object({ about: z.string().optional() }).catchall(workload);
+
+/** The workloads that come with the trainer. */
+export const BENCH_SPECS = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'configs', 'bench.json');
+
+/** Workloads by name from a JSON file. */
+export function readSpecs(path: string): Record<string, WorkloadSpec> {
+  const parsed = file.safeParse(JSON.parse(readFileSync(path, 'utf8')));
+  if (!parsed.success) {
+    throw new Error(`bench: ${path} does not describe workloads:\n${z.prettifyError(parsed.error)}`);
+  }
+  const { about: _, ...workloads } = parsed.data;
+  return workloads as Record<string, WorkloadSpec>;
+}

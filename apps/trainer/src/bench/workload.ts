@@ -1,0 +1,176 @@
+import { ClipViT, clipViTConfig, initClipViT } from '@flamingo-ts/clip-vit';
+import { Flamingo, initFlamingo, type FlamingoBatch, type FlamingoPrompt } from '@flamingo-ts/flamingo';
+import { Random, variables, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { DecodingSession } from '@flamingo-ts/lm-core';
+import { initCausalLM } from '@flamingo-ts/lm-hf';
+import { initNFNet, NFNet, nfnetConfig, nfnetFlops } from '@flamingo-ts/nfnet';
+import { adamW, chain, clipByGlobalNorm, valueAndGrads } from '@flamingo-ts/optim';
+import * as tf from '@tensorflow/tfjs-core';
+import { clipFlops, decodeFlops, joinOf, trainFlops } from './flops';
+import type { DecodeSpec, ModelSpec, TrainSpec, VisionSpec, WorkloadSpec } from './spec';
+
+/** Work that is done again and again to be timed. */
+export interface Workload {
+  readonly metric: 'tokens_per_second' | 'new_tokens_per_second' | 'images_per_second';
+  /** What the metric counts, in one step. */
+  readonly unitsPerStep: number;
+  readonly flopsPerStep: number;
+  step(): Promise<void>;
+  /** Seconds of the parts of the last step, where it has parts. */
+  parts?(): Record<string, number>;
+}
+
+/** Makes what a workload needs, with random weights and inputs. */
+export async function createWorkload(spec: WorkloadSpec, precision: FrozenPrecision): Promise<Workload> {
+  if (spec.kind === 'vision') return visionWorkload(spec, precision);
+  return spec.kind === 'train' ? trainWorkload(spec, precision) : decodeWorkload(spec, precision);
+}
+
+async function createModel(spec: ModelSpec, precision: FrozenPrecision): Promise<Flamingo> {
+  const { layers, hidden, heads, vocab, positions } = spec.lm;
+  const gpt2 = {
+    model_type: 'gpt2',
+    n_layer: layers,
+    n_embd: hidden,
+    n_head: heads,
+    vocab_size: vocab,
+    n_positions: positions,
+  };
+  const lm = await initCausalLM(gpt2, new Random(0)).freeze(precision);
+  const config = { ...joinOf(spec), tokens: { image: 0, endOfChunk: 1 } };
+  const params = initFlamingo(config, layers, new Random(1));
+  // Closed gates would let the first step pass no gradient to what they close off.
+  for (const block of params.xattn.blocks) {
+    for (const gate of [block.attnGate, block.mlpGate]) tf.tidy(() => gate.assign(tf.fill(gate.shape, 0.5)));
+  }
+  return new Flamingo(config, params, { lm });
+}
+
+/** Pictures at equal distances, text everywhere else. */
+function inputs({ lm, vision, batch, tokens, images }: ModelSpec) {
+  const random = new Random(2);
+  const row = () =>
+    Array.from({ length: tokens }, (_, t) =>
+      t % Math.floor(tokens / images) === 0 && t < images * Math.floor(tokens / images)
+        ? 0
+        : 2 + Math.floor(random.uniform() * (lm.vocab - 2)),
+    );
+  const rows = Array.from({ length: batch }, row);
+  const features = Float32Array.from(
+    { length: batch * images * vision.frames * vision.positions * vision.dim },
+    () => 2 * random.uniform() - 1,
+  );
+  return { rows, features };
+}
+
+async function trainWorkload(spec: TrainSpec, precision: FrozenPrecision): Promise<Workload> {
+  const model = await createModel(spec, precision);
+  const { batch: size, tokens: text, images, vision } = spec;
+  const { rows, features } = inputs(spec);
+  let seen = 0;
+  const mediaIndex = rows.flatMap((row) => {
+    seen = 0;
+    return row.map((token) => (token === 0 ? ++seen : seen));
+  });
+  const batch: FlamingoBatch = {
+    size,
+    text,
+    tokens: Int32Array.from(rows.flat()),
+    lossMask: rows.flat().map((token) => (token === 0 ? 0 : 1)),
+    mediaIndex,
+    visual: {
+      kind: 'features',
+      shape: [size, images, vision.frames, vision.positions, vision.dim],
+      data: features,
+    },
+  };
+  // The vectors of the marks stay as they are: so does the peer's whole embedding.
+  const params = variables({ resampler: model.params.resampler, xattn: model.params.xattn });
+  const optimizer = chain(clipByGlobalNorm(1), adamW({ learningRate: () => 1e-4, weightDecay: 0.1 }));
+  const state = optimizer.init(params);
+  return {
+    metric: 'tokens_per_second',
+    unitsPerStep: size * text,
+    flopsPerStep: trainFlops(spec),
+    async step() {
+      const { value, grads } = valueAndGrads(() => model.loss(batch), params);
+      optimizer.update(grads, state, params);
+      value.dataSync();
+      tf.dispose([value, grads]);
+    },
+  };
+}
+
+async function decodeWorkload(spec: DecodeSpec, precision: FrozenPrecision): Promise<Workload> {
+  const model = await createModel(spec, precision);
+  const { images, vision, new_tokens: count } = spec;
+  const { rows, features } = inputs(spec);
+  const each = features.length / rows.length;
+  const prompts = rows.map((tokens, i): FlamingoPrompt => ({
+    tokens,
+    visual: {
+      kind: 'features',
+      shape: [images, vision.frames, vision.positions, vision.dim],
+      data: features.subarray(i * each, (i + 1) * each),
+    },
+  }));
+  const flops = decodeFlops(spec);
+  const seconds = { prefill_seconds: 0, token_seconds: 0 };
+  return {
+    metric: 'new_tokens_per_second',
+    unitsPerStep: rows.length * count,
+    flopsPerStep: flops.prefill + (count - 1) * flops.token,
+    async step() {
+      const started = performance.now();
+      const media = model.prepare(prompts);
+      const session = DecodingSession.open(model.lm, rows, media.context);
+      let logits = await session.start();
+      const read = performance.now();
+      for (let i = 1; i < count; i++) {
+        logits = await session.next(
+          rows.map((_, row) => row),
+          logits.map((row) => largest(row)),
+        );
+      }
+      seconds.prefill_seconds = (read - started) / 1000;
+      seconds.token_seconds = (performance.now() - read) / 1000 / (count - 1);
+      session.dispose();
+      media.dispose();
+    },
+    parts: () => seconds,
+  };
+}
+
+function largest(values: Float32Array): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
+}
+
+async function visionWorkload(spec: VisionSpec, precision: FrozenPrecision): Promise<Workload> {
+  const { batch, size } = spec;
+  const random = new Random(0);
+  const pixels = Float32Array.from({ length: batch * size * size * 3 }, () => 2 * random.uniform() - 1);
+  const images = tf.tensor4d(pixels, [batch, size, size, 3]);
+  let encoder: { encode(images: tf.Tensor4D): tf.Tensor3D };
+  let flops: number;
+  if (spec.model === 'nfnet-f0') {
+    const config = nfnetConfig({ variant: 'F0', imageSize: size });
+    encoder = new NFNet(config, initNFNet(config, random)).freeze();
+    flops = nfnetFlops(config);
+  } else {
+    const config = clipViTConfig({ variant: 'B/16', imageSize: size });
+    encoder = await new ClipViT(config, initClipViT(config, random)).freeze(precision);
+    flops = clipFlops(config);
+  }
+  return {
+    metric: 'images_per_second',
+    unitsPerStep: batch,
+    flopsPerStep: batch * flops,
+    async step() {
+      const features = encoder.encode(images);
+      features.dataSync();
+      features.dispose();
+    },
+  };
+}
