@@ -1,4 +1,4 @@
-import { relativeError, type Values } from '@flamingo-ts/testing';
+import { relativeError, type Reference, type Values } from '@flamingo-ts/testing';
 import type { GoldenResult } from './case';
 
 /** Largest relative errors allowed, as DESIGN says: a float64 run of a reference lies within a third of them. */
@@ -15,6 +15,11 @@ export class Comparison {
   /** Norm of the difference over norm of the expected; with tolerance 0 for tensors that must be equal. */
   close(name: string, actual: Values, expected: Values, tolerance: number): void {
     this.note(name, relativeError(actual, expected), tolerance);
+  }
+
+  /** `close` to the tensor of this name in a reference. */
+  stored(reference: Reference, name: string, actual: Values, tolerance: number): void {
+    this.close(name, actual, reference.tensors[name]!, tolerance);
   }
 
   /** For plain values that must be equal and not only close. */

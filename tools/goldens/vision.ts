@@ -6,6 +6,7 @@ import {
   contrastiveLogits,
   contrastiveLoss,
   importOpenClip,
+  type ClipViTConfig,
 } from '@flamingo-ts/clip-vit';
 import { preprocess, resizeBicubic, type RgbImage } from '@flamingo-ts/data-mixtures';
 import {
@@ -131,28 +132,18 @@ const convolution: GoldenHandler = {
     const x = channelsLast(c.tensor('x'));
     const check = new Comparison();
     const run = () => weightStandardisedConv2d(x, { weight, gain, bias }, options);
-    check.close('out.y', channelsFirst(run()), c.tensors['out.y']!, OUTPUT);
-    check.close(
-      'out.standardised_weight',
-      standardiseWeight(weight, gain, options),
-      c.tensors['out.standardised_weight']!,
-      OUTPUT,
-    );
+    check.stored(c, 'out.y', channelsFirst(run()), OUTPUT);
+    check.stored(c, 'out.standardised_weight', standardiseWeight(weight, gain, options), OUTPUT);
 
     const cotangent = channelsLast(c.tensor('cotangent'));
     const [dx, dweight, dgain, dbias] = gradientsOf(
       () => tf.sum(tf.mul(run(), cotangent)),
       [x, weight, gain, bias],
     ).grads;
-    check.close('grad.x', channelsFirst(dx!), c.tensors['grad.x']!, GRADIENT);
-    check.close('grad.weight', dweight!, c.tensors['grad.weight']!, GRADIENT);
-    check.close(
-      'grad.gain',
-      tf.reshape(dgain!, c.tensors['grad.gain']!.shape as number[]),
-      c.tensors['grad.gain']!,
-      GRADIENT,
-    );
-    check.close('grad.bias', dbias!, c.tensors['grad.bias']!, GRADIENT);
+    check.stored(c, 'grad.x', channelsFirst(dx!), GRADIENT);
+    check.stored(c, 'grad.weight', dweight!, GRADIENT);
+    check.stored(c, 'grad.gain', tf.reshape(dgain!, [-1, 1, 1, 1]), GRADIENT);
+    check.stored(c, 'grad.bias', dbias!, GRADIENT);
     return check.result();
   },
 };
@@ -213,7 +204,7 @@ const nfnet: GoldenHandler = {
       );
     }
     const compare = (name: string, x: tf.Tensor) => {
-      if (c.tensors[name]) check.close(name, channelsFirst(x), c.tensors[name], OUTPUT);
+      if (name in c.tensors) check.stored(c, name, channelsFirst(x), OUTPUT);
     };
 
     const images = channelsLast(c.tensor('x'));
@@ -266,7 +257,7 @@ const nfnetTraining: GoldenHandler = {
     };
     for (let step = 0; step < hp.steps; step++) {
       const x = channelsLast(tf.gather(images, step));
-      if (step === 0) check.close('out.logits_first_step', net.logits(x), c.tensors['out.logits_first_step']!, OUTPUT);
+      if (step === 0) check.stored(c, 'out.logits_first_step', net.logits(x), OUTPUT);
       const { value, grads } = valueAndGrads(() => crossEntropy(net.logits(x), tf.gather(labels, step)), params);
       const clipped = clip.update(grads, states[0], params);
       if (step === 0) compareIfStored('grad.', grads);
@@ -446,26 +437,28 @@ const haikuNames: GoldenHandler = {
 // ---------------------------------------------------------------------------------------------------------------
 // CLIP
 
+/** The configuration that a sidecar describes. */
+function clipConfigOf(hp: any): ClipViTConfig {
+  return clipViTConfig({
+    imageSize: hp.image_size ?? hp.image_width,
+    imageHeight: hp.image_height,
+    patchSize: hp.patch_size,
+    visualSize: hp.width,
+    numLayers: hp.layers,
+    numHeads: hp.heads,
+    intermediateSize: hp.width * hp.mlp_ratio,
+    embeddingSize: hp.output_dim,
+    activation: /quick|1\.702/i.test(hp.activation) ? 'quick-gelu' : 'gelu',
+  });
+}
+
 const clip: GoldenHandler = {
   matches: (c) => 'out.tokens_before_ln_post' in c.tensors,
   async run(c) {
     const hp = c.meta.hyperparameters;
-    const tower = ClipViT.fromState(
-      clipViTConfig({
-        imageSize: hp.image_width,
-        imageHeight: hp.image_height,
-        patchSize: hp.patch_size,
-        visualSize: hp.width,
-        numLayers: hp.layers,
-        numHeads: hp.heads,
-        intermediateSize: hp.width * hp.mlp_ratio,
-        embeddingSize: hp.output_dim,
-        activation: /quick|1\.702/i.test(hp.activation) ? 'quick-gelu' : 'gelu',
-      }),
-      importOpenClip(stateFrom(c, 'param.')),
-    );
+    const tower = ClipViT.fromState(clipConfigOf(hp), importOpenClip(stateFrom(c, 'param.')));
     const check = new Comparison();
-    const compare = (name: string, x: tf.Tensor) => check.close(name, x, c.tensors[name]!, OUTPUT);
+    const compare = (name: string, x: tf.Tensor) => check.stored(c, name, x, OUTPUT);
     const images = channelsLast(c.tensor('x'));
     let x = tower.applyEmbedding(images);
     compare('out.embedded', x);
@@ -499,20 +492,10 @@ const clip: GoldenHandler = {
 const clipShapes: GoldenHandler = {
   matches: ({ meta }) => 'shapes' in meta && /^ViT-.*visual/.test(meta.model),
   async run({ meta }) {
-    const hp = meta.hyperparameters;
-    const config = clipViTConfig({
-      imageSize: hp.image_size,
-      patchSize: hp.patch_size,
-      visualSize: hp.width,
-      numLayers: hp.layers,
-      numHeads: hp.heads,
-      intermediateSize: hp.width * hp.mlp_ratio,
-      embeddingSize: hp.output_dim,
-    });
     const theirs = meta.shapes as Shapes;
     const mapped = importedShapes(theirs, importOpenClip);
     const check = new Comparison();
-    check.same('shapes', sorted(mapped), sorted(clipViTShapes(config)));
+    check.same('shapes', sorted(mapped), sorted(clipViTShapes(clipConfigOf(meta.hyperparameters))));
     check.same('entries', Object.keys(theirs).length, meta.entries);
     check.same('parameters', countOf(mapped), meta.parameters);
     const variant = /ViT-(\S+)/.exec(meta.model)?.[1];
@@ -533,20 +516,13 @@ const contrastive: GoldenHandler = {
     const { value, grads } = gradientsOf(() => contrastiveLoss(image, text, logScale), [image, text, logScale]);
     const logits = contrastiveLogits(image, text, logScale);
     const own = tf.range(0, logits.shape[0], 1, 'int32') as tf.Tensor1D;
-    check.close('out.loss', value, c.tensors['out.loss']!, OUTPUT);
-    check.close('out.logits_per_image', logits, c.tensors['out.logits_per_image']!, OUTPUT);
-    check.close('out.loss_image_to_text', crossEntropy(logits, own), c.tensors['out.loss_image_to_text']!, OUTPUT);
-    check.close(
-      'out.loss_text_to_image',
-      crossEntropy(tf.transpose(logits), own),
-      c.tensors['out.loss_text_to_image']!,
-      OUTPUT,
-    );
+    check.stored(c, 'out.loss', value, OUTPUT);
+    check.stored(c, 'out.logits_per_image', logits, OUTPUT);
+    check.stored(c, 'out.loss_image_to_text', crossEntropy(logits, own), OUTPUT);
+    check.stored(c, 'out.loss_text_to_image', crossEntropy(tf.transpose(logits), own), OUTPUT);
     const sum = contrastiveLoss(image, text, logScale, { directions: 'sum' });
-    check.close('out.loss_sum_of_both', sum, c.tensors['out.loss_sum_of_both']!, OUTPUT);
-    ['image', 'text', 'log_scale'].forEach((name, i) =>
-      check.close(`grad.${name}`, grads[i]!, c.tensors[`grad.${name}`]!, GRADIENT),
-    );
+    check.stored(c, 'out.loss_sum_of_both', sum, OUTPUT);
+    ['image', 'text', 'log_scale'].forEach((name, i) => check.stored(c, `grad.${name}`, grads[i]!, GRADIENT));
     return check.result();
   },
 };
