@@ -42,6 +42,8 @@ export interface Document {
 /** Why there is no document, in a few words that reports count. */
 export interface Broken {
   readonly rejected: string;
+  /** What exactly is wrong, for a person who can mend it. */
+  readonly detail?: string;
 }
 
 /** An indexable set of documents. `get(i)` gives the same document whenever it is asked. */

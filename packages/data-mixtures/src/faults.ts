@@ -5,6 +5,16 @@ export class Faults {
   private readonly tally = new Map<string, number>();
   private readonly kept: { readonly where: string; readonly reason: string }[] = [];
 
+  /** The counts and places of several. */
+  static together(all: readonly Faults[]): Faults {
+    const sum = new Faults();
+    for (const { tally, kept } of all) {
+      for (const [reason, count] of tally) sum.tally.set(reason, (sum.tally.get(reason) ?? 0) + count);
+      sum.kept.push(...kept.slice(0, MAX_EXAMPLES - sum.kept.length));
+    }
+    return sum;
+  }
+
   /** @param where the file and the line, member or row in it */
   add(reason: string, where: string): void {
     this.tally.set(reason, (this.tally.get(reason) ?? 0) + 1);

@@ -31,6 +31,7 @@ export {
   type OpenFlamingoPageOptions,
   type ScoredPage,
 } from './open-flamingo';
+export { openDataset, type OpenDatasetOptions } from './open-dataset';
 export { prefetch } from './prefetch';
 export { seededStream, type RandomStream } from './random';
 export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';

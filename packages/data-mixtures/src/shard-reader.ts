@@ -6,8 +6,8 @@ import { pipeline } from 'node:stream/promises';
 import type { Dataset } from './dataset';
 import type { Broken, Document, MediaPart, TextPart } from './document';
 import { Faults } from './faults';
+import { GroupedOrder } from './grouped-order';
 import { RecentlyUsed } from './recently-used';
-import { shuffledIndex } from './random';
 import {
   IMAGE_EXTENSIONS,
   MANIFEST,
@@ -58,18 +58,16 @@ export class ShardSet implements Dataset {
   readonly format = 'shards';
   readonly length: number;
   readonly faults = new Faults();
-  private readonly starts: readonly number[];
+  private readonly order: GroupedOrder;
   private readonly lists = new RecentlyUsed<string, Promise<readonly Members[]>>(2 * SHUFFLED_SHARDS);
-  private order: { readonly keys: string; readonly shards: readonly number[]; readonly starts: readonly number[] }[] =
-    [];
 
   private constructor(
     readonly files: readonly string[],
-    private readonly counts: readonly number[],
+    counts: readonly number[],
     readonly manifest: Manifest | undefined,
   ) {
-    this.starts = startsOf(counts);
-    this.length = this.starts[counts.length]!;
+    this.order = new GroupedOrder(counts, SHUFFLED_SHARDS);
+    this.length = this.order.length;
   }
 
   /**
@@ -94,42 +92,19 @@ export class ShardSet implements Dataset {
   }
 
   where(index: number): string {
-    const shard = placeIn(this.starts, index);
-    return `${this.files[shard]}, document ${index - this.starts[shard]!}`;
+    const { group, number } = this.order.locate(index);
+    return `${this.files[group]}, document ${number}`;
   }
 
   async get(index: number): Promise<Document | Broken> {
-    const shard = placeIn(this.starts, index);
-    const result = await this.read(this.files[shard]!, index - this.starts[shard]!, this.where(index));
+    const { group, number } = this.order.locate(index);
+    const result = await this.read(this.files[group]!, number, this.where(index));
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
     return result;
   }
 
-  /**
-   * Shards come in an order of their own every epoch, and the documents of sixteen that follow one another in all orders:
-   * so few files are open at a time, and a place is found without a list of all documents.
-   */
   shuffled(place: number, ...keys: readonly (number | string)[]): number {
-    const { shards, starts } = this.orderOf(keys);
-    const group = Math.floor(placeIn(starts, place) / SHUFFLED_SHARDS) * SHUFFLED_SHARDS;
-    const from = starts[group]!;
-    const to = starts[Math.min(group + SHUFFLED_SHARDS, shards.length)]!;
-    const drawn = from + shuffledIndex(place - from, to - from, ...keys, 'documents', group);
-    const at = placeIn(starts, drawn);
-    return this.starts[shards[at]!]! + drawn - starts[at]!;
-  }
-
-  private orderOf(keys: readonly (number | string)[]) {
-    const name = keys.join('\0');
-    let order = this.order.find((o) => o.keys === name);
-    if (!order) {
-      const count = this.files.length;
-      const shards = Array.from({ length: count }, (_, i) => shuffledIndex(i, count, ...keys, 'shards'));
-      order = { keys: name, shards, starts: startsOf(shards.map((shard) => this.counts[shard]!)) };
-      // This epoch's and the next's, which a step at the border needs both.
-      this.order = [order, ...this.order.slice(0, 1)];
-    }
-    return order;
+    return this.order.shuffled(place, ...keys);
   }
 
   private async read(file: string, number: number, where: string): Promise<Document | Broken> {
@@ -264,22 +239,4 @@ function captionOf(json: string | undefined): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Where each begins, and the end of all. */
-function startsOf(counts: readonly number[]): number[] {
-  const starts = [0];
-  for (const count of counts) starts.push(starts[starts.length - 1]! + count);
-  return starts;
-}
-
-/** Number of the last that begins at or before `i`; empty ones are never it. */
-function placeIn(starts: readonly number[], i: number): number {
-  let [low, high] = [0, starts.length - 2];
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if (starts[middle]! <= i) low = middle;
-    else high = middle - 1;
-  }
-  return low;
 }

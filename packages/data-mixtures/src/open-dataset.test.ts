@@ -1,0 +1,287 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parquetWriteBuffer } from 'hyparquet-writer';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Dataset } from './dataset';
+import type { Document } from './document';
+import { openDataset } from './open-dataset';
+import { writeShard } from './shard-writer';
+
+const root = mkdtempSync(join(tmpdir(), 'datasets-'));
+const at = (...names: string[]) => join(root, ...names);
+const put = (name: string, ...values: unknown[]) => {
+  writeFileSync(at(name), values.map((v) => (typeof v === 'string' ? v : JSON.stringify(v))).join('\n'));
+  return at(name);
+};
+let red: Buffer;
+
+beforeAll(async () => {
+  red = await sharp({ create: { width: 8, height: 8, channels: 3, background: '#ff0000' } })
+    .png()
+    .toBuffer();
+  mkdirSync(at('p'));
+  writeFileSync(at('p', 'red.png'), red);
+});
+afterAll(() => rmSync(root, { recursive: true }));
+
+const all = (set: Dataset) => Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
+const picture = (name: string, from = root) => ({ media: { image: join(from, name), name } });
+
+describe('a JSONL file of one\u2019s own', () => {
+  it('holds pages, pairs and clips, with pictures beside it', async () => {
+    const file = put(
+      'own.jsonl',
+      { image: 'p/red.png', text: 'a red field' },
+      '',
+      { parts: [{ text: 'Q:', learn: false }, { image: 'p/red.png', alt: 'red' }, { text: 'grün' }] },
+      { frames: ['p/red.png', 'p/red.png'], text: 'nothing moves' },
+    );
+    const set = await openDataset(file);
+    expect(await all(set)).toEqual([
+      { kind: 'pair', parts: [picture('p/red.png'), { text: 'a red field' }] },
+      {
+        kind: 'page',
+        parts: [
+          { text: 'Q:', learn: false },
+          { media: { image: at('p/red.png'), name: 'p/red.png', alt: 'red' } },
+          { text: 'grün' },
+        ],
+      },
+      {
+        kind: 'clip',
+        parts: [
+          { media: { frames: [at('p/red.png'), at('p/red.png')], name: 'p/red.png' } },
+          { text: 'nothing moves' },
+        ],
+      },
+    ]);
+    expect(set.where(2)).toBe(`${file}, line 4`);
+  });
+
+  it('says of a bad line which it is and what is wrong', async () => {
+    const set = await openDataset(
+      put(
+        'bad.jsonl',
+        { image: 'p/red.png', text: 'good' },
+        '{"image":',
+        { image: 'p/red.png', txt: 'x' },
+        { picture: 'p/red.png' },
+        { image: '../../etc/passwd', text: 'x' },
+        { image: '/etc/passwd', text: 'x' },
+        { parts: [{ text: 3 }] },
+      ),
+    );
+    const documents = (await all(set)) as { rejected: string; detail: string }[];
+    expect(documents.slice(1).map((d) => d.rejected)).toEqual([
+      'not JSON',
+      ...Array<string>(2).fill('unknown form'),
+      ...Array<string>(2).fill('file outside the folder'),
+      'unknown form',
+    ]);
+    expect(documents[2]!.detail).toMatch(/text: .*string.*received undefined/);
+    expect(documents[3]!.detail).toMatch(/expected an object with parts; image, text.*got \{"picture"/);
+    expect(set.faults.counts).toEqual({ 'not JSON': 1, 'unknown form': 3, 'file outside the folder': 2 });
+    expect(set.faults.examples[0]!.where).toMatch(/bad\.jsonl, line 2$/);
+  });
+
+  it('may be several in a folder; few-shot questions are not among them', async () => {
+    mkdirSync(at('folder'));
+    put('folder/pairs.jsonl', { image: 'a.png', text: 'x' });
+    put('folder/pages.jsonl', { parts: [{ text: 'y' }] }, 'broken');
+    put('folder/eval.jsonl', { image: 'a.png', answer: 'x' });
+    const set = await openDataset(at('folder'));
+    expect((await all(set)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['page', 'not JSON', 'pair']);
+    expect(set.where(2)).toBe(`${at('folder', 'pairs.jsonl')}, line 1`);
+    expect(set.faults.counts).toEqual({ 'not JSON': 1 });
+  });
+});
+
+describe('MMC4', () => {
+  it('has each picture before the sentence it is matched to', async () => {
+    const file = put(
+      'docs_no_face_shard_0_v3.jsonl',
+      {
+        url: 'http://example.org/',
+        text_list: ['First.', 'Second.', 'Third.'],
+        image_info: [
+          { image_name: 'red.png', raw_url: 'http://example.org/b.png', matched_text_index: 2, matched_sim: 0.3 },
+          { image_name: null, image_base64: red.toString('base64'), matched_text_index: 0, face_detections: null },
+        ],
+        similarity_matrix: [[0.1, 0.2, 0.3]],
+        could_have_url_duplicate: 0,
+      },
+      { text_list: ['One.'], image_info: [{ image_name: '../x.png', matched_text_index: 0 }] },
+      { text_list: ['One.'], image_info: [{ image_name: 'x.png', matched_text_index: 1 }] },
+    );
+    const set = await openDataset(file, { images: at('p') });
+    expect(await all(set)).toEqual([
+      {
+        kind: 'page',
+        parts: [
+          { media: { image: red, name: 'picture of sentence 0' } },
+          { text: 'First.' },
+          { text: ' Second.' },
+          picture('red.png', at('p')),
+          { text: ' Third.' },
+        ],
+        about: { url: 'http://example.org/' },
+      },
+      { rejected: 'file outside the folder', detail: '../x.png' },
+      { rejected: 'unknown form', detail: 'matched_text_index 1 of 1 sentences' },
+    ]);
+  });
+});
+
+describe('OBELICS', () => {
+  const list = (name: string) => [
+    { name, repetition_type: 'OPTIONAL', num_children: 1, converted_type: 'LIST' } as const,
+    { name: 'list', repetition_type: 'REPEATED', num_children: 1 } as const,
+    { name: 'element', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' } as const,
+  ];
+  const urls = ['http://example.org/red.png', 'http://example.org/gone.png'];
+  const rows = Array.from({ length: 9 }, (_, i) => ({
+    images: i === 4 ? [urls[0]!] : [null, urls[0]!, null, urls[1]!],
+    texts: [`Page ${i}.`, null, 'After.', null],
+    general_metadata: JSON.stringify({ url: `http://example.org/${i}` }),
+  }));
+  const write = (name: string) => {
+    const buffer = parquetWriteBuffer({
+      columnData: (['images', 'texts', 'general_metadata'] as const).map((column) => ({
+        name: column,
+        data: rows.map((row) => row[column]),
+      })),
+      schema: [
+        { name: 'root', num_children: 3 },
+        ...list('images'),
+        ...list('texts'),
+        { name: 'general_metadata', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
+      ],
+      rowGroupSize: 2,
+    });
+    writeFileSync(at('obelics', name), Buffer.from(buffer));
+    return Buffer.from(buffer);
+  };
+
+  it('is pages whose pictures are files named by their address; what is not there is counted', async () => {
+    mkdirSync(at('obelics', 'images'), { recursive: true });
+    const image = at('obelics', 'images', createHash('sha256').update(urls[0]!).digest('hex'));
+    writeFileSync(image, red);
+    write('train-0.parquet');
+    const set = await openDataset(at('obelics'));
+    const documents = await all(set);
+    expect(documents).toHaveLength(9);
+    expect(documents[3]).toEqual({
+      kind: 'page',
+      parts: [{ text: 'Page 3.' }, { media: { image, name: urls[0] } }, { text: 'After.' }],
+      about: { url: 'http://example.org/3' },
+    });
+    expect(documents[4]).toMatchObject({ rejected: 'unknown form' });
+    expect(set.faults.counts).toEqual({ 'missing picture': 8, 'unknown form': 1 });
+    expect(set.where(5)).toMatch(/train-0\.parquet, row 5$/);
+    const order = documents.map((_, i) => set.shuffled!(i, 'seed', 0));
+    expect([...order].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  it('a file that is damaged, or holds something else, is named', async () => {
+    const whole = write('train-0.parquet');
+    writeFileSync(at('obelics', 'train-0.parquet'), whole.subarray(0, whole.length - 30));
+    await expect(openDataset(at('obelics'))).rejects.toThrow(/train-0\.parquet: expected a parquet file/);
+    const other = parquetWriteBuffer({ columnData: [{ name: 'caption', data: ['x'], type: 'STRING' }] });
+    writeFileSync(at('obelics', 'train-0.parquet'), Buffer.from(other));
+    await expect(openDataset(at('obelics'))).rejects.toThrow(/expected the columns images and texts.*got caption/);
+    // Damaged in the middle: the pages of one row group at most are lost, and no other is changed.
+    const damaged = Buffer.from(whole);
+    damaged.fill(0xff, 10, 60);
+    writeFileSync(at('obelics', 'train-0.parquet'), damaged);
+    const documents = await all(await openDataset(at('obelics')));
+    expect(documents.slice(0, 2)).toEqual(Array(2).fill(expect.objectContaining({ rejected: 'broken row group' })));
+    expect((documents[2] as Document).parts[0]).toEqual({ text: 'Page 2.' });
+  });
+});
+
+describe('COCO captions and VQAv2', () => {
+  it('are pairs; of a question the answer alone is learned', async () => {
+    mkdirSync(at('train2014'));
+    mkdirSync(at('annotations'));
+    const captions = put('annotations/captions_train2014.json', {
+      info: { year: 2014 },
+      images: [{ id: 9, file_name: 'COCO_train2014_000000000009.jpg', height: 480 }],
+      annotations: [
+        { image_id: 9, id: 1, caption: 'A plate of food.\n' },
+        { image_id: 9, id: 2, caption: 'Broccoli.' },
+      ],
+    });
+    const image = picture('COCO_train2014_000000000009.jpg', at('train2014'));
+    expect(await all(await openDataset(captions))).toEqual([
+      { kind: 'pair', parts: [image, { text: 'A plate of food.' }] },
+      { kind: 'pair', parts: [image, { text: 'Broccoli.' }] },
+    ]);
+    const questions = put('annotations/v2_OpenEnded_mscoco_train2014_questions.json', {
+      info: {},
+      task_type: 'Open-Ended',
+      data_subtype: 'train2014',
+      questions: [{ image_id: 9, question: 'What colour is it?', question_id: 9000 }],
+    });
+    await expect(openDataset(questions)).rejects.toThrow(/answers beside it as v2_mscoco_train2014_annotations\.json/);
+    put('annotations/v2_mscoco_train2014_annotations.json', {
+      annotations: [{ question_id: 9000, image_id: 9, multiple_choice_answer: 'green', answers: [] }],
+    });
+    expect(await all(await openDataset(questions))).toEqual([
+      {
+        kind: 'pair',
+        parts: [image, { text: 'Question: What colour is it? Answer:', learn: false }, { text: ' green' }],
+      },
+    ]);
+  });
+
+  it('name what does not fit', async () => {
+    const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
+    await expect(openDataset(file)).rejects.toThrow('annotations.0: there is no picture of id 1');
+    await expect(openDataset(put('list.json', [1]))).rejects.toThrow(/list\.json: the file: .*expected object/);
+  });
+});
+
+describe.runIf(spawnSync('ffmpeg', ['-version']).status === 0)('a folder of videos', () => {
+  it('gives eight frames, one a second, with the text beside them', async () => {
+    mkdirSync(at('videos'));
+    const make = (name: string, seconds: number) =>
+      execFileSync('ffmpeg', [
+        ...['-v', 'error', '-f', 'lavfi', '-i', `color=red:size=32x24:rate=10:duration=${seconds / 2}`],
+        ...['-f', 'lavfi', '-i', `color=blue:size=32x24:rate=10:duration=${seconds / 2}`],
+        ...['-filter_complex', '[0][1]concat=n=2', '-c:v', 'mpeg4', at('videos', name)],
+      ]);
+    make('a.mp4', 10);
+    make('b.mp4', 0.4);
+    put('videos/a.txt', 'red turns blue\n');
+    put('videos/b.txt', 'short');
+    put('videos/c.mp4', '#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd');
+    put('videos/c.txt', 'a play list in disguise');
+    writeFileSync(at('videos', 'd.mp4'), '');
+    const set = await openDataset(at('videos'));
+    const documents = await all(set);
+    const [{ media }, text] = (documents[0] as Document).parts as [{ media: { frames: Buffer[] } }, { text: string }];
+    expect(text.text).toBe('red turns blue');
+    const reds = await Promise.all(media.frames.map(async (f) => (await sharp(f).stats()).channels[0]!.mean > 128));
+    expect(reds).toEqual([true, true, true, true, true, false, false, false]);
+    expect((documents[1] as Document).parts[0]).toMatchObject({ media: { frames: [expect.anything()] } });
+    expect(documents.slice(2).map((d) => 'rejected' in d && d.rejected)).toEqual(['unreadable video', 'no caption']);
+
+    const lines = await openDataset(put('videos.jsonl', { video: 'videos/a.mp4', text: 'as a line' }));
+    expect((await lines.get(0)) as Document).toMatchObject({ kind: 'clip', parts: [{}, { text: 'as a line' }] });
+  });
+});
+
+describe('what it is given', () => {
+  it('is told by its name and what is in it', async () => {
+    const file = at('one.tar');
+    await writeShard(file, [{ kind: 'pair', parts: [{ media: { image: red } }, { text: 'red' }] }]);
+    expect((await openDataset(file)).format).toBe('shards');
+    await expect(openDataset(at('nowhere'))).rejects.toThrow('there is no such file or folder');
+    await expect(openDataset(at('p'))).rejects.toThrow(/expected shards .*got red\.png/);
+    await expect(openDataset(put('x.tar.gz', ''))).rejects.toThrow(/got \.gz\. Unpack/);
+  });
+});
