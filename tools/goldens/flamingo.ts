@@ -162,27 +162,24 @@ function mediaContext(c: GoldenCase, media: tf.Tensor4D): MediaContext {
   return new MediaContext(media, index, text);
 }
 
-const crossAttention: GoldenHandler = {
-  matches: isModule('MaskedCrossAttention'),
+/** A class of cross-attention; `make` builds ours. */
+const xattn = (name: string, make: (config: GatedXAttnConfig) => CrossAttention | GatedXAttn): GoldenHandler => ({
+  matches: isModule(name),
   async run(c) {
-    const config = xattnConfig(c.meta.hyperparameters, 'media_locations' in c.tensors);
-    const module = new CrossAttention(config, initGatedXAttn(config, new Random(0)).attn);
+    const module = make(xattnConfig(c.meta.hyperparameters, 'media_locations' in c.tensors));
     return runModule(c, module.params, gatedXAttnFromOpenFlamingo, ['x', 'media'], ({ x, media }) =>
       module.apply(x as unknown as tf.Tensor3D, mediaContext(c, media as unknown as tf.Tensor4D)),
     );
   },
-};
+});
 
-const gatedBlock: GoldenHandler = {
-  matches: isModule('GatedCrossAttentionBlock'),
-  async run(c) {
-    const config = xattnConfig(c.meta.hyperparameters, 'media_locations' in c.tensors);
-    const module = new GatedXAttn(config, initGatedXAttn(config, new Random(0)));
-    return runModule(c, module.params, gatedXAttnFromOpenFlamingo, ['x', 'media'], ({ x, media }) =>
-      module.apply(x as unknown as tf.Tensor3D, mediaContext(c, media as unknown as tf.Tensor4D)),
-    );
-  },
-};
+const crossAttention = xattn('MaskedCrossAttention', (config) => {
+  return new CrossAttention(config, initGatedXAttn(config, new Random(0)).attn);
+});
+
+const gatedBlock = xattn('GatedCrossAttentionBlock', (config) => {
+  return new GatedXAttn(config, initGatedXAttn(config, new Random(0)));
+});
 
 /** Attention weights read off: all keys alike, one latent per picture whose value is a one-hot of its number. */
 const attentionTable: GoldenHandler = {
