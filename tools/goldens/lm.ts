@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { crossEntropy, rmsNorm, type StateTensor } from '@flamingo-ts/kernels';
-import { Chinchilla, loadChinchilla } from '@flamingo-ts/lm-chinchilla';
+import { crossEntropy, embedding, layerNorm, linear, rmsNorm, type StateTensor } from '@flamingo-ts/kernels';
+import { loadChinchilla } from '@flamingo-ts/lm-chinchilla';
 import {
   beamSearch,
   DecodingSession,
@@ -17,15 +17,15 @@ import {
   type CausalLM,
   type LMContext,
 } from '@flamingo-ts/lm-core';
+import { loadCausalLM, modelTypes, type Transformer } from '@flamingo-ts/lm-hf';
 import type { Reference } from '@flamingo-ts/testing';
-// Searches were recorded on a GPT-2; the one of lm-core's tests serves, and no package exports it.
-import { TinyGPT2 } from '../../packages/lm-core/test/gpt2';
 import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
 import { Comparison } from './comparison';
 
 /** Language models, decoding, tokenizers. */
 export const lmHandlers: readonly GoldenHandler[] = [
   { matches: ({ meta }) => meta.model_type === 'chinchilla', run: checkChinchilla },
+  { matches: ({ meta }) => modelTypes.includes(meta.model_type), run: checkPretrained },
   { matches: ({ meta }) => meta.greedy && meta.beam && meta.scoring && meta.filters, run: checkDecoding },
   {
     matches: ({ meta, folder }) => meta.kind === 'tokenizer' && existsSync(join(folder, 'tokenizer.json')),
@@ -56,26 +56,65 @@ async function checkChinchilla(c: GoldenCase): Promise<GoldenResult> {
   );
   try {
     const comparison = new Comparison();
-    checkModel(lm, c, comparison, (x) => finalNorm(lm, x));
+    checkModel(lm, c, comparison, {
+      table: lm.params.embed.weight,
+      project: (rows) => rows,
+      norm: (x) => rmsNorm(x, lm.params.final_norm, lm.config.epsilon),
+    });
     return comparison.result();
   } finally {
     lm.dispose();
   }
 }
 
-function finalNorm(lm: Chinchilla, x: tf.Tensor3D): tf.Tensor {
-  return rmsNorm(x, lm.params.final_norm, lm.config.epsilon);
+/** A folder as transformers write it. */
+async function checkPretrained(c: GoldenCase): Promise<GoldenResult> {
+  const { lm } = await loadCausalLM(c.folder);
+  try {
+    const comparison = new Comparison();
+    const { embed, embed_proj } = lm.params;
+    checkModel(lm, c, comparison, {
+      table: embed.weight,
+      project: (rows) => (embed_proj ? linear(rows, embed_proj) : rows),
+      norm: (x) => finalNorm(lm, x),
+    });
+    const { positions } = lm.config;
+    if (positions.kind === 'rotary') {
+      comparison.close('rotary.inv_freq', positions.frequencies, c.tensors['rotary.inv_freq']!, FORWARD);
+    }
+    if (positions.kind === 'alibi') {
+      comparison.close('alibi.slopes', positions.slopes, c.tensors['alibi.slopes']!, FORWARD);
+    }
+    return comparison.result();
+  } finally {
+    lm.dispose();
+  }
+}
+
+function finalNorm({ params, config }: Transformer, x: tf.Tensor3D): tf.Tensor {
+  const { kind, epsilon } = config.norm;
+  if (!params.final_norm) return tf.clone(x);
+  return kind === 'rms' ? rmsNorm(x, params.final_norm, epsilon) : layerNorm(x, params.final_norm, epsilon);
+}
+
+/** What the references look at inside a model. */
+interface Inside {
+  /** The embedding. */
+  readonly table: tf.Variable;
+  /** Its rows as they enter the residual stream, before positions are added. */
+  readonly project: (rows: tf.Tensor) => tf.Tensor;
+  readonly norm: (x: tf.Tensor3D) => tf.Tensor;
 }
 
 /** Everything that a language model's golden.safetensors holds, whatever the architecture. */
-function checkModel(lm: CausalLM, c: GoldenCase, comparison: Comparison, norm: (x: tf.Tensor3D) => tf.Tensor): void {
-  checkFull(lm, c, comparison, norm);
+function checkModel(lm: CausalLM, c: GoldenCase, comparison: Comparison, inside: Inside): void {
+  checkFull(lm, c, comparison, inside);
   for (const padding of ['leftpad', 'rightpad']) checkPadded(lm, c, comparison, padding);
   checkCached(lm, c, comparison);
 }
 
 /** One call without padding: every residual, the loss, and its gradient to every residual. */
-function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, norm: (x: tf.Tensor3D) => tf.Tensor): void {
+function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, { table, project, norm }: Inside): void {
   const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
   const from = (i: number, x: tf.Tensor3D) => lm.blocks.slice(i).reduce((h, block) => block.apply(h, {}), x);
   const lossFrom = (i: number) => (x: tf.Tensor) => meanLoss(lm.logits(from(i, x as tf.Tensor3D)), tokens);
@@ -87,8 +126,11 @@ function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, norm: (x
     const gradient = tf.grad(lossFrom(i))(x);
     comparison.close(`full.grad_hidden.${i}`, gradient, c.tensors[`full.grad_hidden.${i}`]!, GRADIENTS);
     if (i === 0) {
-      comparison.close('full.inputs_embeds', x, c.tensors['full.inputs_embeds']!, FORWARD);
-      comparison.close('full.grad_inputs_embeds', gradient, c.tensors['full.grad_inputs_embeds']!, GRADIENTS);
+      const rows = embedding(table, tokens);
+      const positions = tf.sub(x, project(rows));
+      const byRows = tf.grad((r) => lossFrom(0)(tf.add(project(r), positions)))(rows);
+      comparison.close('full.inputs_embeds', rows, c.tensors['full.inputs_embeds']!, FORWARD);
+      comparison.close('full.grad_inputs_embeds', byRows, c.tensors['full.grad_inputs_embeds']!, GRADIENTS);
     }
   }
   comparison.close('full.final_norm', norm(x), c.tensors['full.final_norm']!, FORWARD);
@@ -164,8 +206,8 @@ function stepByStep(lm: CausalLM, tokens: tf.Tensor2D, first: number, cache: KVC
 async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
   const comparison = new Comparison();
   const { meta } = c;
-  const weights = c.sibling('../gpt2/model.safetensors');
-  const lm = new TinyGPT2(weights, c.sibling('../gpt2/config.json').meta);
+  // Searches were recorded on the GPT-2 beside them.
+  const { lm } = await loadCausalLM(join(c.folder, '../gpt2'));
   const prompts: number[][] = meta.prompts;
   const decoding = { maxNewTokens: meta.max_new_tokens, stopTokens: [meta.eos_token_id] };
   const greedy = await generate(lm, prompts, decoding);
@@ -216,6 +258,7 @@ async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
     );
   }
   checkFilters(c, comparison);
+  lm.dispose();
   return comparison.result();
 }
 

@@ -1,3 +1,4 @@
+export { checkInterleaving, type InterleavingOptions, type InterleavingReport } from './check-interleaving';
 export {
   CrossAttention,
   GatedXAttn,

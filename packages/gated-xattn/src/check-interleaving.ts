@@ -1,0 +1,125 @@
+import { disposeParams, Random } from '@flamingo-ts/kernels';
+import {
+  checkCausalLM,
+  DecodingSession,
+  type CausalLM,
+  type CausalLMReport,
+  type ContextFactory,
+  type LMContext,
+} from '@flamingo-ts/lm-core';
+import * as tf from '@tensorflow/tfjs-core';
+import { interleave } from './interleave';
+import { MediaContext, type MediaLMContext } from './media-context';
+
+/** How hard to try. */
+export interface InterleavingOptions {
+  /** Largest difference allowed, as a fraction of the largest logit. Default 1e-4, right for float32. */
+  readonly tolerance?: number;
+  /** Default 1. */
+  readonly seed?: number;
+}
+
+/** What `checkInterleaving` saw. */
+export interface InterleavingReport {
+  /** Of the model by itself. */
+  readonly alone: CausalLMReport;
+  /** Of the model with open gates and a picture. */
+  readonly seeing: CausalLMReport;
+  /** How much another picture changes the logits of the tokens that see it, as a fraction of the largest logit. */
+  readonly seen: number;
+  /** The same for a token before the picture. */
+  readonly blind: number;
+}
+
+/** Tokens before the picture, and those after it that are read in one call; one more is read by itself. */
+const BLIND = 3;
+const AFTER = 4;
+
+/**
+ * Checks that a language model can be taught to see: that it keeps the promises of `CausalLM`, that gated blocks with
+ * closed gates change nothing, bit for bit, and that with open gates a picture reaches the logits of the tokens that follow
+ * it, and of no others. Run it on a language model of your own before you train on it.
+ *
+ * @throws Error naming what does not hold
+ */
+export async function checkInterleaving(
+  lm: CausalLM,
+  { tolerance = 1e-4, seed = 1 }: InterleavingOptions = {},
+): Promise<InterleavingReport> {
+  const alone = await checkCausalLM(lm, { tolerance, seed });
+  const random = new Random(seed);
+  const tokens = Array.from({ length: BLIND + AFTER + 1 }, () => random.int(lm.vocabSize));
+  const sizes = { hiddenSize: lm.hiddenSize, visualSize: 8, numHeads: 2, headDim: 4, intermediateSize: 16 };
+  const ways = { activation: 'squared-relu', normMedia: true, every: 1, placement: 'paper' } as const;
+  const gated = interleave(lm, { ...sizes, ...ways }, random);
+  const [picture, other] = [picturesOf(random), picturesOf(random)];
+  try {
+    const plain = await readText(lm, tokens, ({ base }) => base);
+    const closed = await readText(gated, tokens, lookingAt(picture));
+    const changed = plain.filter((logits, i) => logits.some((x, j) => x !== closed[i]![j]));
+    if (changed.length > 0) {
+      throw new Error(
+        `checkInterleaving: closed gates must change nothing, but ${changed.length} of ${plain.length} rows of logits differ. ` +
+          'What a block gives may depend on its input x and the context alone: not on the block before it, and not on which tensor x is.',
+      );
+    }
+
+    for (const { params } of gated.gated) {
+      tf.tidy(() => [params.attnGate, params.mlpGate].forEach((gate) => gate.assign(tf.ones([1]))));
+    }
+    const seeing = await checkCausalLM<MediaLMContext>(gated, { tolerance, seed, context: lookingAt(picture) });
+    const [before, ...after] = differences(
+      await readText(gated, tokens, lookingAt(picture)),
+      await readText(gated, tokens, lookingAt(other)),
+    );
+    const [blind, seen] = [before!, Math.min(...after)];
+    if (!(blind <= tolerance) || !(seen > 0)) {
+      throw new Error(
+        `checkInterleaving: expected another picture to change the logits of all tokens after it and none before, got a change of ` +
+          `${seen.toExponential(1)} after and ${blind.toExponential(1)} before, of the largest logit. ` +
+          'Blocks must work on the x that they are given, and position by position but for their causal attention.',
+      );
+    }
+    return { alone, seeing, seen, blind };
+  } finally {
+    tf.dispose([picture, other]);
+    disposeParams(gated.params.xattn);
+  }
+}
+
+/** One picture, for two prompts: `checkCausalLM` reads two, and expects of them what it expects of one. */
+function picturesOf(random: Random): tf.Tensor4D {
+  const latents = Array.from({ length: 3 * 8 }, () => random.normal());
+  return tf.tensor4d([...latents, ...latents], [2, 1, 3, 8]);
+}
+
+/** Every text looks at the picture from its fourth token on. */
+function lookingAt(latents: tf.Tensor4D): ContextFactory<MediaLMContext> {
+  return ({ base, tokens, prompts, padding, past }) => {
+    const index = tokens.flatMap((row, r) => row.map((_, i) => (past + i - padding[r]! >= BLIND ? 1 : 0)));
+    return { ...base, media: new MediaContext(latents, index, tokens[0]!.length, { owners: prompts }) };
+  };
+}
+
+/** Logits from the last blind token on: a text read in one call, several tokens more, and one more. */
+async function readText<C extends LMContext>(
+  lm: CausalLM<C>,
+  tokens: readonly number[],
+  contextOf: ContextFactory<C>,
+): Promise<Float32Array[]> {
+  const session = DecodingSession.open(lm, [tokens.slice(0, BLIND)], contextOf);
+  try {
+    const first = await session.start();
+    const more = await session.extend([tokens.slice(BLIND, BLIND + AFTER)]);
+    return [...first, ...more, ...(await session.next([0], tokens.slice(-1)))];
+  } finally {
+    session.dispose();
+  }
+}
+
+/** Row by row, as fractions of the largest logit. */
+function differences(a: readonly Float32Array[], b: readonly Float32Array[]): number[] {
+  const largest = (values: ArrayLike<number>) => Array.from(values).reduce((top, x) => Math.max(top, Math.abs(x)), 0);
+  const scale = Math.max(...a.map(largest)) || 1;
+  return a.map((row, i) => largest(row.map((x, j) => x - b[i]![j]!)) / scale);
+}

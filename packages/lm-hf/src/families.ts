@@ -1,0 +1,38 @@
+import type { Family } from './family';
+import { gpt2 } from './families/gpt2';
+import { gptNeoX } from './families/gpt-neox';
+import { llama } from './families/llama';
+import { mosaicGPT, mpt } from './families/mpt';
+import { opt } from './families/opt';
+import { HFConfig, type HFConfigJson } from './hf-config';
+import { checkConfig, type TransformerConfig } from './transformer';
+
+const FAMILIES: Readonly<Record<string, Family>> = {
+  gpt2,
+  opt,
+  gpt_neox: gptNeoX,
+  llama,
+  mpt,
+  mosaic_gpt: mosaicGPT,
+};
+
+/** Values of `model_type` in a config.json that are known. */
+export const modelTypes: readonly string[] = Object.keys(FAMILIES);
+
+/** The family that a config.json names. @param what named in errors: the file */
+export function familyOf(json: HFConfigJson, what: string): Family {
+  const type = json['model_type'];
+  if (typeof type === 'string' && Object.hasOwn(FAMILIES, type)) return FAMILIES[type]!;
+  throw new Error(
+    `${what}: model_type must be one of ${modelTypes.join(', ')}, got ${JSON.stringify(type) ?? 'nothing'}. ` +
+      'Any other language model can be used as a CausalLM of your own: embed, blocks and logits, checked by ' +
+      'checkCausalLM of @flamingo-ts/lm-core.',
+  );
+}
+
+/** What a config.json says, completed and checked. @param what named in errors: the file */
+export function transformerConfig(json: HFConfigJson, what = 'config.json'): TransformerConfig {
+  const config = familyOf(json, what).config(new HFConfig(json, what));
+  checkConfig(config, what);
+  return config;
+}

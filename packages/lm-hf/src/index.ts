@@ -1,0 +1,12 @@
+export { modelTypes, transformerConfig } from './families';
+export type { HFConfigJson } from './hf-config';
+export { causalLMFromState, causalLMShapes, initCausalLM, loadCausalLM, type PretrainedLM } from './load';
+export type { Positions } from './positions';
+export {
+  Transformer,
+  TransformerBlock,
+  type TransformerConfig,
+  type TransformerLayerParams,
+  type TransformerParams,
+} from './transformer';
+export type { ReadOptions } from './weights';

@@ -1,0 +1,419 @@
+import * as tf from '@tensorflow/tfjs-core';
+import {
+  attention,
+  constantSpec,
+  disposeParams,
+  embedding,
+  expectShape,
+  freshParams,
+  FrozenMatrix,
+  layerNorm,
+  linear,
+  linearSpec,
+  mapTree,
+  namedParams,
+  normalSpec,
+  ParamSpec,
+  rmsNorm,
+  rotary,
+  shapesOf,
+  type Activation,
+  type FrozenPrecision,
+  type Parameter,
+  type Random,
+} from '@flamingo-ts/kernels';
+import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
+import { AlibiTable, pastOf, RotaryTable, tokenPositions, type Positions } from './positions';
+
+// --- Config ---
+
+/** What the families have in common and where they differ. A family's file makes one of a config.json. */
+export interface TransformerConfig {
+  readonly vocabSize: number;
+  /** Width of the residual stream. */
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  /** Heads of queries. */
+  readonly numHeads: number;
+  /** Heads of keys and values; each serves numHeads / numKeyValueHeads neighbouring heads of queries. */
+  readonly numKeyValueHeads: number;
+  /** Width of a head; numHeads * headDim may differ from hiddenSize. */
+  readonly headDim: number;
+  /** Inner width of the feed-forward part. */
+  readonly intermediateSize: number;
+  /** Width of the embedding; where it is not hiddenSize, projections lead in and out (OPT 350M). */
+  readonly embeddingSize: number;
+  readonly positions: Positions;
+  readonly norm: { readonly kind: 'layer' | 'rms'; readonly bias: boolean; readonly epsilon: number };
+  /** What the two parts of a block read and where the norm stands; `parallel`: both read what entered the block. */
+  readonly residual: 'pre-norm' | 'parallel' | 'post-norm';
+  /** Whether a norm stands before the head. */
+  readonly finalNorm: boolean;
+  readonly activation: Activation;
+  /** down(activation(gate(x)) * up(x)) instead of down(activation(up(x))). */
+  readonly gatedMLP: boolean;
+  /** Whether query, key, value and output projections have biases. */
+  readonly attentionBias: boolean;
+  readonly mlpBias: boolean;
+  /** Whether the head is the embedding. */
+  readonly tiedHead: boolean;
+  /** Factor on the scores. Default headDim ** -0.5. */
+  readonly attentionScale?: number;
+  /** Largest magnitude of queries, keys and values; what lies beyond is clipped (MPT). */
+  readonly clipQKV?: number;
+  /** Whether queries and keys are normed over all heads together (MosaicGPT). */
+  readonly queryKeyNorm?: boolean;
+}
+
+const SIZES = [
+  'vocabSize',
+  'hiddenSize',
+  'numLayers',
+  'numHeads',
+  'numKeyValueHeads',
+  'headDim',
+  'intermediateSize',
+  'embeddingSize',
+] as const;
+
+/** @throws Error naming the first size that cannot be */
+export function checkConfig(config: TransformerConfig, what: string): void {
+  const fail = (problem: string) => {
+    throw new Error(`${what}: ${problem}. Check that config.json is that of the checkpoint.`);
+  };
+  for (const size of SIZES) {
+    if (!Number.isInteger(config[size]) || config[size] < 1) {
+      fail(`${size} must be a whole number of at least 1, got ${config[size]}`);
+    }
+  }
+  const { numHeads, numKeyValueHeads, headDim, positions } = config;
+  if (numHeads % numKeyValueHeads) {
+    fail(`the ${numHeads} heads of queries must be a multiple of those of keys and values, got ${numKeyValueHeads}`);
+  }
+  const turning = positions.kind === 'rotary' ? 2 * positions.frequencies.length : 0;
+  if (!Number.isInteger(turning / 2) || turning > headDim) {
+    fail(`the rotary channels of a head of ${headDim} must be an even number of at most as many, got ${turning}`);
+  }
+}
+
+// --- Params ---
+
+/** May be packed. */
+type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
+type Table = tf.Variable<tf.Rank.R2>;
+type Vector = tf.Variable<tf.Rank.R1>;
+
+/** What is absent has no bias. */
+type Norm = { readonly weight: Vector; readonly bias?: Vector };
+type Linear = { readonly weight: Matrix; readonly bias?: Vector };
+
+/** Parameters of a block, by the names they have in a checkpoint of ours. (Types, not interfaces: only those are trees.) */
+export type TransformerLayerParams = {
+  readonly attn_norm: Norm;
+  readonly attn: {
+    readonly q_proj: Linear;
+    readonly k_proj: Linear;
+    readonly v_proj: Linear;
+    readonly q_norm?: Norm;
+    readonly k_norm?: Norm;
+    readonly o_proj: Linear;
+  };
+  readonly ffn_norm: Norm;
+  readonly ffn: { readonly gate?: Linear; readonly up: Linear; readonly down: Linear };
+};
+
+/** Parameters of the model. */
+export type TransformerParams = {
+  readonly embed: { readonly weight: Table };
+  /** `[hiddenSize, embeddingSize]` */
+  readonly embed_proj?: { readonly weight: Matrix };
+  readonly positions?: { readonly weight: Table };
+  readonly layers: readonly TransformerLayerParams[];
+  readonly final_norm?: Norm;
+  /** `[embeddingSize, hiddenSize]` */
+  readonly head_proj?: { readonly weight: Matrix };
+  /** `[vocabSize, embeddingSize]`, where it is not the embedding. */
+  readonly head?: { readonly weight: Matrix };
+};
+
+/** All parameters in the order of the model, and how they start. */
+function transformerSpecs(config: TransformerConfig) {
+  const { vocabSize, hiddenSize, embeddingSize, numLayers, numHeads, numKeyValueHeads, headDim } = config;
+  const { intermediateSize, positions, attentionBias, mlpBias, queryKeyNorm, gatedMLP } = config;
+  const [queries, keys] = [numHeads * headDim, numKeyValueHeads * headDim];
+  // What writes into the residual stream starts smaller, so that the stream's size does not grow with depth.
+  const writing = (2 * numLayers) ** -0.5;
+  const dense = (out: number, into: number, bias: boolean, scale = 1) => ({
+    ...linearSpec(out, into, scale * into ** -0.5),
+    bias: bias ? constantSpec([out], 0) : undefined,
+  });
+  const norm = (size: number) => ({
+    weight: constantSpec([size], 1),
+    bias: config.norm.bias ? constantSpec([size], 0) : undefined,
+  });
+  const table = (rows: number, width: number) => ({ weight: normalSpec([rows, width], 0.02) });
+  const projected = embeddingSize !== hiddenSize;
+  return {
+    embed: table(vocabSize, embeddingSize),
+    embed_proj: projected ? linearSpec(hiddenSize, embeddingSize) : undefined,
+    positions: positions.kind === 'learned' ? table(positions.rows, hiddenSize) : undefined,
+    layers: Array.from({ length: numLayers }, () => ({
+      attn_norm: norm(hiddenSize),
+      attn: {
+        q_proj: dense(queries, hiddenSize, attentionBias),
+        k_proj: dense(keys, hiddenSize, attentionBias),
+        v_proj: dense(keys, hiddenSize, attentionBias),
+        q_norm: queryKeyNorm ? norm(queries) : undefined,
+        k_norm: queryKeyNorm ? norm(keys) : undefined,
+        o_proj: dense(hiddenSize, queries, attentionBias, writing),
+      },
+      ffn_norm: norm(hiddenSize),
+      ffn: {
+        gate: gatedMLP ? dense(intermediateSize, hiddenSize, mlpBias) : undefined,
+        up: dense(intermediateSize, hiddenSize, mlpBias),
+        down: dense(hiddenSize, intermediateSize, mlpBias, writing),
+      },
+    })),
+    final_norm: config.finalNorm ? norm(hiddenSize) : undefined,
+    head_proj: projected ? linearSpec(embeddingSize, hiddenSize) : undefined,
+    head: config.tiedHead ? undefined : linearSpec(vocabSize, embeddingSize),
+  };
+}
+
+/** Shape of every parameter by name, without making any. */
+export function transformerShapes(config: TransformerConfig): Record<string, readonly number[]> {
+  return shapesOf(transformerSpecs(config));
+}
+
+/**
+ * Fresh parameters: matrices with deviation inputs ** -0.5, those that write into the residual stream divided by
+ * sqrt(2 * numLayers), embeddings and learned positions 0.02 as GPT-2's, norms 1, biases 0.
+ */
+export function initTransformer(config: TransformerConfig, random: Random): TransformerParams {
+  return freshParams(transformerSpecs(config), random);
+}
+
+/** Parameters gathered by name, as `transformerShapes` lists them. */
+export function paramsFrom(config: TransformerConfig, params: ReadonlyMap<string, Parameter>): TransformerParams {
+  const isSpec = (node: unknown): node is ParamSpec => node instanceof ParamSpec;
+  return mapTree(transformerSpecs(config), isSpec, (_, name) => params.get(name)!) as TransformerParams;
+}
+
+/** Whether a parameter is multiplied by and so may be packed; rows of tables are looked up. */
+export function isMatrix(name: string, shape: readonly number[]): boolean {
+  return shape.length === 2 && !/^(embed|positions)\./.test(name);
+}
+
+// --- Parts ---
+
+function applyNorm(x: tf.Tensor, p: Norm, { norm }: TransformerConfig): tf.Tensor3D {
+  const { kind, epsilon } = norm;
+  return (kind === 'rms' ? rmsNorm(x, p, epsilon) : layerNorm(x, p, epsilon)) as tf.Tensor3D;
+}
+
+/** Each head `times` in a row: `[b, s, heads*headDim]` to `[b, s, heads*times*headDim]`. */
+function repeatHeads(x: tf.Tensor3D, headDim: number, times: number): tf.Tensor3D {
+  if (times === 1) return x;
+  const [b, s, width] = x.shape;
+  const apart = tf.reshape(x, [b * s, width / headDim, 1, headDim]);
+  // By a product, because its gradient is one sum; that of tf.tile is a slice for each repetition.
+  return tf.reshape(tf.mul(apart, tf.ones([1, 1, times, 1])), [b, s, width * times]);
+}
+
+/** A block: attention and the feed-forward part. */
+export class TransformerBlock implements LMBlock {
+  constructor(
+    private readonly config: TransformerConfig,
+    readonly params: TransformerLayerParams,
+    private readonly index: number,
+    private readonly tables: { readonly rotary?: RotaryTable; readonly alibi?: AlibiTable },
+  ) {}
+
+  apply(x: tf.Tensor3D, context: LMContext): tf.Tensor3D {
+    const { config } = this;
+    const { attn_norm, ffn_norm } = this.params;
+    return tf.tidy(() => {
+      if (config.residual === 'post-norm') {
+        const y = applyNorm(tf.add(x, this.attend(x, context)), attn_norm, config);
+        return applyNorm(tf.add(y, this.feedForward(y)), ffn_norm, config);
+      }
+      const y = tf.add(x, this.attend(applyNorm(x, attn_norm, config), context)) as tf.Tensor3D;
+      const read = config.residual === 'parallel' ? x : y;
+      return tf.add(y, this.feedForward(applyNorm(read, ffn_norm, config)));
+    });
+  }
+
+  private attend(x: tf.Tensor3D, context: LMContext): tf.Tensor3D {
+    const { numHeads, numKeyValueHeads, headDim, attentionScale: scale } = this.config;
+    const { v_proj, q_norm, k_norm, q_proj, k_proj, o_proj } = this.params.attn;
+    const { keyMask, cache } = context;
+    const turns = this.tables.rotary?.rows(x.shape[1], pastOf(context), keyMask);
+    const place = (h: tf.Tensor3D, p: Norm | undefined): tf.Tensor3D => {
+      const normed = p ? applyNorm(h, p, this.config) : h;
+      return turns ? rotary(normed, turns, headDim) : normed;
+    };
+    const q = place(this.project(x, q_proj), q_norm); //                                [b, t, heads*d]
+    const k = place(this.project(x, k_proj), k_norm); //                                [b, t, kvHeads*d]
+    const v = this.project(x, v_proj);
+    const { keys, values } = cache?.append(this.index, k, v) ?? { keys: k, values: v }; // [b, s, kvHeads*d]
+    const times = numHeads / numKeyValueHeads;
+    const bias = this.tables.alibi?.bias(keys.shape[1], keyMask); //                    [1|b, heads, 1, s]
+    const seen = attention(q, repeatHeads(keys, headDim, times), repeatHeads(values, headDim, times), {
+      numHeads,
+      scale,
+      causal: true,
+      bias,
+      keyMask,
+    });
+    return linear(seen, o_proj) as tf.Tensor3D;
+  }
+
+  private project(x: tf.Tensor3D, p: Linear): tf.Tensor3D {
+    const y = linear(x, p) as tf.Tensor3D;
+    const { clipQKV } = this.config;
+    return clipQKV === undefined ? y : tf.clipByValue(y, -clipQKV, clipQKV);
+  }
+
+  private feedForward(x: tf.Tensor3D): tf.Tensor3D {
+    const { gate, up, down } = this.params.ffn;
+    const { activation } = this.config;
+    const inner = gate ? tf.mul(linear(x, gate, activation), linear(x, up)) : linear(x, up, activation);
+    return linear(inner, down) as tf.Tensor3D;
+  }
+}
+
+async function packed(weight: Parameter, precision: FrozenPrecision): Promise<FrozenMatrix> {
+  return new FrozenMatrix((await weight.data()) as Float32Array, weight.shape as [number, number], precision);
+}
+
+// --- Model ---
+
+/** A decoder-only transformer of one of the families. */
+export class Transformer implements CausalLM {
+  readonly blocks: readonly TransformerBlock[];
+  /**
+   * Where the head is the embedding: what the head multiplies, so that a logit is the product of this with the token's
+   * embedding. For those who add tokens of their own on both sides; other models do not have it.
+   */
+  declare readonly headInput?: (x: tf.Tensor3D) => tf.Tensor3D;
+  private readonly rotary: RotaryTable | undefined;
+  private readonly alibi: AlibiTable | undefined;
+
+  /**
+   * @param params     see `initCausalLM` and `loadCausalLM`
+   * @param packedHead a tied head that is held apart from the embedding; `freeze` makes one
+   */
+  constructor(
+    readonly config: TransformerConfig,
+    readonly params: TransformerParams,
+    private readonly packedHead?: FrozenMatrix,
+  ) {
+    const { positions, tiedHead, hiddenSize, embeddingSize } = config;
+    if (positions.kind === 'rotary') this.rotary = new RotaryTable(positions.frequencies);
+    if (positions.kind === 'alibi') this.alibi = new AlibiTable(positions.slopes);
+    const tables = { rotary: this.rotary, alibi: this.alibi };
+    this.blocks = params.layers.map((layer, i) => new TransformerBlock(config, layer, i, tables));
+    if (tiedHead && embeddingSize === hiddenSize) this.headInput = (x) => tf.tidy(() => this.beforeHead(x));
+  }
+
+  get hiddenSize(): number {
+    return this.config.hiddenSize;
+  }
+
+  get vocabSize(): number {
+    return this.config.vocabSize;
+  }
+
+  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`, learned positions included. */
+  embed(tokens: tf.Tensor2D, context: LMContext): tf.Tensor3D {
+    expectShape('Transformer.embed: tokens', tokens, ['batch', 'text'], 'Give one row of token ids per text.');
+    const { embed, embed_proj } = this.params;
+    return tf.tidy(() => {
+      const rows = embedding(embed.weight, tokens) as tf.Tensor3D;
+      const x = embed_proj ? (linear(rows, embed_proj) as tf.Tensor3D) : rows;
+      const learned = this.learnedPositions(tokens.shape[1], context);
+      return learned ? tf.add(x, learned) : x;
+    });
+  }
+
+  /** Final norm and head: float32 `[batch, text, hiddenSize]` to `[batch, text, vocabSize]`, position by position. */
+  logits(x: tf.Tensor3D): tf.Tensor3D {
+    const want = ['batch', 'text', this.config.hiddenSize];
+    expectShape(
+      'Transformer.logits: x',
+      x,
+      want,
+      'Pass what left the last block, or rows of it as [1, n, hiddenSize].',
+    );
+    const { head, embed } = this.params;
+    const weight = this.packedHead ?? (head ?? embed).weight;
+    return tf.tidy(() => linear(this.beforeHead(x), { weight }) as tf.Tensor3D);
+  }
+
+  /**
+   * The same model for use without training: its matrices packed by the backend. Variables that it replaces are freed, so
+   * this object must not be used any more.
+   *
+   * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` a tied head is a packed copy.
+   */
+  async freeze(precision: FrozenPrecision = 'float32'): Promise<Transformer> {
+    const params = new Map<string, Parameter>();
+    for (const [name, p] of namedParams(this.params)) {
+      const replaced = p instanceof tf.Variable && isMatrix(name, p.shape);
+      params.set(name, replaced ? await packed(p, precision) : p);
+      if (replaced) p.dispose();
+    }
+    this.disposeTables();
+    return new Transformer(
+      this.config,
+      paramsFrom(this.config, params),
+      this.packedHead ?? (await this.packHead(precision)),
+    );
+  }
+
+  /** Frees everything the model holds. */
+  dispose(): void {
+    this.disposeTables();
+    this.packedHead?.dispose();
+    disposeParams(this.params);
+  }
+
+  /** What is multiplied with the rows of the head. */
+  private beforeHead(x: tf.Tensor3D): tf.Tensor3D {
+    const { final_norm, head_proj } = this.params;
+    const normed = final_norm ? applyNorm(x, final_norm, this.config) : x;
+    return head_proj ? (linear(normed, head_proj) as tf.Tensor3D) : normed;
+  }
+
+  /** Rows of the position table: float32 `[1|batch, text, hiddenSize]`. */
+  private learnedPositions(text: number, context: LMContext): tf.Tensor | undefined {
+    const { positions } = this.config;
+    const table = this.params.positions?.weight;
+    if (positions.kind !== 'learned' || !table) return undefined;
+    const { keyMask } = context;
+    const past = pastOf(context);
+    const longest = keyMask ? tf.max(tf.sum(keyMask, 1)).dataSync()[0]! : past + text;
+    const room = positions.rows - positions.offset;
+    if (longest > room) {
+      throw new Error(
+        `Transformer.embed: texts must have at most ${room} tokens, for so many positions were learned, got ${longest}. ` +
+          'Shorten the prompt or maxNewTokens.',
+      );
+    }
+    if (!keyMask) {
+      const rows = tf.slice(table, [past + positions.offset, 0], [text, this.hiddenSize]);
+      return tf.reshape(rows, [1, text, this.hiddenSize]);
+    }
+    return embedding(table, tf.add(tokenPositions(keyMask, past, text), tf.scalar(positions.offset, 'int32')));
+  }
+
+  private async packHead(precision: FrozenPrecision): Promise<FrozenMatrix | undefined> {
+    const copied = this.config.tiedHead && precision === 'bfloat16';
+    return copied ? packed(this.params.embed.weight, precision) : undefined;
+  }
+
+  private disposeTables(): void {
+    this.rotary?.dispose();
+    this.alibi?.dispose();
+  }
+}
