@@ -8,6 +8,7 @@ import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline,
 import { measureRoofline } from './bench/roofline';
 import { BENCH_SPECS, readSpecs } from './bench/spec';
 import { loadConfig, type Config } from './config';
+import { addLookingCommands } from './data-looking';
 import { examine } from './doctor';
 import { evaluate } from './evaluate';
 import { answerPrompt } from './few-shot-answer';
@@ -141,6 +142,9 @@ export function createProgram(): Command {
     .option('--fresh', 'start over instead of going on from a checkpoint')
     .option('--started <ms>', 'when the set-up began, milliseconds since 1970', Number)
     .action(runQuickstart);
+
+  const data = program.command('data').description('makes, checks and shows training data');
+  addLookingCommands(data);
 
   return program;
 }

@@ -51,7 +51,7 @@ export class PairSet implements Dataset {
           ],
         }
       : { rejected: 'file outside the folder', detail: image };
-    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return Promise.resolve(result);
   }
 }

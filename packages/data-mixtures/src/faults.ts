@@ -1,9 +1,16 @@
 const MAX_EXAMPLES = 100;
 
+export interface Fault {
+  /** The file, and the line, member or row in it. */
+  readonly where: string;
+  readonly reason: string;
+  readonly detail?: string | undefined;
+}
+
 /** Counts what was left out, by reason, and keeps the first hundred places. */
 export class Faults {
   private readonly tally = new Map<string, number>();
-  private readonly kept: { readonly where: string; readonly reason: string }[] = [];
+  private readonly kept: Fault[] = [];
 
   /** The counts and places of several. */
   static together(all: readonly Faults[]): Faults {
@@ -15,10 +22,9 @@ export class Faults {
     return sum;
   }
 
-  /** @param where the file and the line, member or row in it */
-  add(reason: string, where: string): void {
+  add(reason: string, where: string, detail?: string): void {
     this.tally.set(reason, (this.tally.get(reason) ?? 0) + 1);
-    if (this.kept.length < MAX_EXAMPLES) this.kept.push({ where, reason });
+    if (this.kept.length < MAX_EXAMPLES) this.kept.push({ where, reason, detail });
   }
 
   /** How often each reason came. */
@@ -26,7 +32,7 @@ export class Faults {
     return Object.fromEntries(this.tally);
   }
 
-  get examples(): readonly { readonly where: string; readonly reason: string }[] {
+  get examples(): readonly Fault[] {
     return this.kept;
   }
 }

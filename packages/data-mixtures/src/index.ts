@@ -10,7 +10,7 @@ export {
   type MediaRef,
   type TextPart,
 } from './document';
-export { Faults } from './faults';
+export { Faults, type Fault } from './faults';
 export { ImageDecoder, type DecodeReport, type ImageDecoderOptions, type ImageFormat } from './image-decoder';
 export { evenlySpread, featureLoader, pictureLoader, type MediaLoader } from './media';
 export {

@@ -89,7 +89,7 @@ export class LineSet implements Dataset {
   async get(index: number): Promise<Document | Broken> {
     const { at, size } = this.lines[index]!;
     const result = size > MAX_LINE_BYTES ? broken('line too long', `${size} bytes`) : await this.parse(at, size);
-    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 

@@ -86,7 +86,7 @@ export class ObelicsSet implements Dataset {
     const { group, number } = this.order.locate(index);
     const rows = await this.read.get(this.groups[group]!, () => readGroup(this.groups[group]!));
     const result = 'rejected' in rows ? rows : this.page(rows[number]!, this.where(index));
-    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 

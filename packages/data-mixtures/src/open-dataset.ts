@@ -119,7 +119,7 @@ class VideoFolder implements Dataset {
 
   async get(index: number): Promise<Document | Broken> {
     const result = await this.read(this.videos[index]!);
-    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 

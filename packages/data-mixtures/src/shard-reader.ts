@@ -99,7 +99,7 @@ export class ShardSet implements Dataset {
   async get(index: number): Promise<Document | Broken> {
     const { group, number } = this.order.locate(index);
     const result = await this.read(this.files[group]!, number, this.where(index));
-    if ('rejected' in result) this.faults.add(result.rejected, this.where(index));
+    if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 
