@@ -2,7 +2,9 @@ import {
   attention,
   constantSpec,
   conv2d,
+  expectKeys,
   expectShape,
+  expectSizes,
   freezeParams,
   freshParams,
   layerNorm,
@@ -83,29 +85,18 @@ export function clipViTConfig(settings: ClipViTSettings): ClipViTConfig {
       `clipViTConfig: variant must be one of ${Object.keys(CLIP_VIT_VARIANTS).join(', ')}, got ${variant}.`,
     );
   }
-  const unknown = Object.keys(own).filter((key) => !KNOWN_KEYS.has(key));
-  if (unknown.length) {
-    throw new Error(`clipViTConfig: unknown key ${unknown.join(', ')}. Known: variant, ${[...KNOWN_KEYS].join(', ')}.`);
-  }
+  expectKeys('clipViTConfig', own, KEYS);
   const merged = { ...DEFAULTS, ...sizes, ...own } as ClipViTConfig;
   const config = { ...merged, intermediateSize: merged.intermediateSize ?? 4 * merged.visualSize };
   checkConfig(config);
   return config;
 }
 
-const KNOWN_KEYS = new Set<string>([
-  ...Object.keys(DEFAULTS),
-  ...Object.keys(CLIP_VIT_VARIANTS['B/32']),
-  'imageHeight',
-  'intermediateSize',
-]);
+const SIZES = ['imageSize', 'patchSize', 'visualSize', 'numLayers', 'numHeads', 'embeddingSize'] as const;
+const KEYS = ['variant', ...Object.keys(DEFAULTS), ...SIZES.slice(1), 'imageHeight', 'intermediateSize'];
 
 function checkConfig(c: ClipViTConfig): void {
-  for (const key of ['imageSize', 'patchSize', 'visualSize', 'numLayers', 'numHeads', 'embeddingSize'] as const) {
-    if (!Number.isInteger(c[key]) || c[key] < 1) {
-      throw new Error(`ClipViTConfig: ${key} must be a whole number above 0, got ${c[key]}.`);
-    }
-  }
+  expectSizes('ClipViTConfig', c, SIZES);
   if (c.visualSize % c.numHeads) {
     throw new Error(`ClipViTConfig: visualSize must be a multiple of numHeads ${c.numHeads}, got ${c.visualSize}.`);
   }

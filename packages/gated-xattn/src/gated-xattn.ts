@@ -3,6 +3,7 @@ import {
   attention,
   constantSpec,
   expectShape,
+  expectSizes,
   freshParams,
   layerNorm,
   layerNormSpec,
@@ -44,20 +45,11 @@ export interface GatedXAttnConfig {
   readonly emptyRows?: 'zero' | 'uniform';
 }
 
-/** @throws Error naming the first size that is none */
-function checkSizes(config: GatedXAttnConfig): void {
-  for (const key of ['hiddenSize', 'visualSize', 'numHeads', 'headDim', 'intermediateSize'] as const) {
-    if (!Number.isInteger(config[key]) || config[key] < 1) {
-      throw new Error(
-        `GatedXAttn: ${key} must be a whole number of at least 1, got ${config[key]}. Set it in the config.`,
-      );
-    }
-  }
-}
+const SIZES = ['hiddenSize', 'visualSize', 'numHeads', 'headDim', 'intermediateSize'] as const;
 
 /** All parameters of one block, and how they start; inner = numHeads x headDim. No linear map has a bias. */
 function gatedXAttnSpecs(c: GatedXAttnConfig) {
-  checkSizes(c);
+  expectSizes('GatedXAttn', c, SIZES);
   const { hiddenSize, visualSize, intermediateSize } = c;
   const inner = c.numHeads * c.headDim;
   return {

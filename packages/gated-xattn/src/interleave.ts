@@ -1,4 +1,4 @@
-import { expectShape, linear, normalVariable, type ParamTree, type Random } from '@flamingo-ts/kernels';
+import { expectKeys, expectShape, linear, normalVariable, type ParamTree, type Random } from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 import * as tf from '@tensorflow/tfjs-core';
 import {
@@ -37,15 +37,6 @@ const KEYS: Record<keyof InterleaveConfig, true> = {
   placement: true,
   latentSize: true,
 };
-
-function checkKeys(config: InterleaveConfig): void {
-  const stray = Object.keys(config).find((key) => !Object.hasOwn(KEYS, key));
-  if (stray !== undefined) {
-    throw new Error(
-      `interleave: expected only the config keys ${Object.keys(KEYS).join(', ')}, got ${stray}. Remove or rename it.`,
-    );
-  }
-}
 
 /** Parameters that interleaving adds; their paths joined by dots are their names in a checkpoint. */
 export type InterleaveParams = {
@@ -108,7 +99,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
     readonly config: InterleaveConfig,
     xattn: InterleaveParams,
   ) {
-    checkKeys(config);
+    expectKeys('interleave', config, Object.keys(KEYS));
     if (config.hiddenSize !== lm.hiddenSize) {
       throw new Error(
         `interleave: hiddenSize must be the language model's ${lm.hiddenSize}, got ${config.hiddenSize}. ` +

@@ -1,5 +1,6 @@
 export { useBackend, type BackendChoice, type BackendName, type RejectedBackend } from './backend';
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
+export { expectKeys, expectSizes } from './expect-config';
 export { expectShape } from './shape';
 export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBackend } from './frozen-matrix';
 export {

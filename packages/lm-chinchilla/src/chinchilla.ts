@@ -4,7 +4,9 @@ import {
   constantSpec,
   disposeParams,
   embedding,
+  expectKeys,
   expectShape,
+  expectSizes,
   freezeParams,
   freshParams,
   FrozenMatrix,
@@ -52,20 +54,8 @@ const SIZES = ['vocabSize', 'hiddenSize', 'numLayers', 'numHeads', 'headDim', 'i
 
 /** @throws Error naming the first key that is unknown or out of range */
 function checkConfig(config: ChinchillaConfig): Required<ChinchillaConfig> {
-  const known: readonly string[] = [...SIZES, ...Object.keys(DEFAULTS)];
-  const unknown = Object.keys(config).find((key) => !known.includes(key));
-  if (unknown) {
-    throw new Error(
-      `Chinchilla: expected only the config keys ${known.join(', ')}, got ${unknown}. Remove or rename it.`,
-    );
-  }
-  for (const key of SIZES) {
-    if (!Number.isInteger(config[key]) || config[key] < 1) {
-      throw new Error(
-        `Chinchilla: ${key} must be a whole number of at least 1, got ${config[key]}. Set it in the config.`,
-      );
-    }
-  }
+  expectKeys('Chinchilla', config, [...SIZES, ...Object.keys(DEFAULTS)]);
+  expectSizes('Chinchilla', config, SIZES);
   if (config.hiddenSize % 2) {
     throw new Error(
       `Chinchilla: hiddenSize must be even, half for the sines and half for the cosines of positions, got ${config.hiddenSize}. ` +

@@ -3,6 +3,7 @@ import {
   avgPool2d,
   constantSpec,
   conv2d,
+  expectKeys,
   expectShape,
   freshParams,
   linear,
@@ -114,10 +115,7 @@ export function nfnetConfig(settings: NFNetSettings): NFNetConfig {
     throw new Error(`nfnetConfig: variant must be one of ${Object.keys(NFNET_VARIANTS).join(', ')}, got ${variant}.`);
   }
   const { depths = [], imageSize = 0, dropRate = 0 } = variant ? NFNET_VARIANTS[variant] : {};
-  const unknown = Object.keys(own).filter((key) => !KNOWN_KEYS.has(key));
-  if (unknown.length) {
-    throw new Error(`nfnetConfig: unknown key ${unknown.join(', ')}. Known: variant, ${[...KNOWN_KEYS].join(', ')}.`);
-  }
+  expectKeys('nfnetConfig', own, KEYS);
   const merged = { ...F_SERIES, depths, imageSize, dropRate, ...own };
   const config: NFNetConfig = {
     ...merged,
@@ -128,7 +126,7 @@ export function nfnetConfig(settings: NFNetSettings): NFNetConfig {
   return config;
 }
 
-const KNOWN_KEYS = new Set<string>([...Object.keys(F_SERIES), 'depths', 'imageSize', 'eps', 'finalWidth']);
+const KEYS = ['variant', ...Object.keys(F_SERIES), 'depths', 'imageSize', 'eps', 'finalWidth'];
 
 function checkConfig(c: NFNetConfig): void {
   const fail = (what: string): never => {

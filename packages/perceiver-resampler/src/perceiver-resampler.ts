@@ -1,7 +1,9 @@
 import {
   type Activation,
   attention,
+  expectKeys,
   expectShape,
+  expectSizes,
   freshParams,
   layerNorm,
   layerNormSpec,
@@ -43,36 +45,14 @@ export interface ResamplerConfig {
   readonly latentStd?: number;
 }
 
-/** Every key, and whether it is a size. */
-const KEYS: Record<keyof ResamplerConfig, 'size' | 'other'> = {
-  visualSize: 'size',
-  inputSize: 'size',
-  numLayers: 'size',
-  numHeads: 'size',
-  headDim: 'size',
-  numLatents: 'size',
-  intermediateSize: 'size',
-  activation: 'other',
-  numFrames: 'size',
-  numMedia: 'size',
-  finalNorm: 'other',
-  latentStd: 'other',
-};
+const SIZES = ['visualSize', 'numLayers', 'numHeads', 'headDim', 'numLatents', 'intermediateSize'] as const;
+const OPTIONAL_SIZES = ['inputSize', 'numFrames', 'numMedia'] as const;
+const KEYS: readonly (keyof ResamplerConfig)[] = [...SIZES, ...OPTIONAL_SIZES, 'activation', 'finalNorm', 'latentStd'];
 
 function checkConfig(config: ResamplerConfig): void {
-  for (const [key, value] of Object.entries(config)) {
-    if (!Object.hasOwn(KEYS, key)) {
-      throw new Error(
-        `PerceiverResampler: expected only the config keys ${Object.keys(KEYS).join(', ')}, got ${key}. Remove or rename it.`,
-      );
-    }
-    const isSize = KEYS[key as keyof ResamplerConfig] === 'size';
-    if (isSize && value !== undefined && (!Number.isInteger(value) || value < 1)) {
-      throw new Error(
-        `PerceiverResampler: ${key} must be a whole number of at least 1, got ${value}. Set it in the config.`,
-      );
-    }
-  }
+  expectKeys('PerceiverResampler', config, KEYS);
+  const given = OPTIONAL_SIZES.filter((key) => config[key] !== undefined);
+  expectSizes('PerceiverResampler', config, [...SIZES, ...given]);
 }
 
 /** All parameters, and how they start; inner = numHeads x headDim. No linear map has a bias. */
