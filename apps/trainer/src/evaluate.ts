@@ -10,9 +10,18 @@ import {
 } from '@flamingo-ts/evaluation';
 import type { FlamingoPrompt } from '@flamingo-ts/flamingo';
 import type { Config } from './config';
-import { askable, attributeTask, bindingTask, CONDITIONS, namingTask, type Condition } from './emoji/tasks';
+import {
+  askable,
+  attributeTask,
+  bindingTask,
+  CONDITIONS,
+  namingTask,
+  type Condition,
+  type TaskOptions,
+} from './emoji/tasks';
 import type { Split } from './emoji/concepts';
 import { EmojiData } from './emoji/data';
+import type { EmojiWorld } from './emoji/world';
 import { FolderData } from './folder-data';
 import type { JointModel } from './joint';
 import { startProgress } from './progress';
@@ -50,6 +59,8 @@ export interface Evaluation {
 
 /** Prompts that run together. */
 const BATCH = 40;
+/** Examples of each of two made-up words in the binding questions. */
+const BINDINGS = [1, 2, 4] as const;
 /** Tokens a free name may have. */
 const NAME_TOKENS = 12;
 
@@ -61,46 +72,59 @@ export async function evaluate(
   where: { readonly split: Split; readonly style?: 'seen' | 'unseen' } = { split: 'heldOut' },
 ): Promise<Evaluation> {
   const started = performance.now();
+  const seconds = () => (performance.now() - started) / 1000;
   const { shots, prompts, seed } = config.eval;
   const { split, style = 'seen' } = where;
-  const ask = { ...answering(model), seed, batchSize: BATCH };
-  const rows: EvalRow[] = [];
+  const ask = { ...answering(model), seed, batchSize: BATCH, shots };
   if (data instanceof FolderData) {
-    const results = await evaluateFewShot(await folderTask(data, model, Math.max(...shots)), { ...ask, shots });
-    for (const result of results) rows.push(rowOf('real', result.shots, [result]));
-    return { split: 'folder', style, rows, binding: [], seconds: (performance.now() - started) / 1000 };
+    const results = await evaluateFewShot(await folderTask(data, model, Math.max(...shots)), ask);
+    const rows = results.map((result) => rowOf('real', result.shots, [result]));
+    return { split: 'folder', style, rows, binding: [], seconds: seconds() };
   }
   if (!(data instanceof EmojiData)) throw new Error('evaluate: expected emoji data or a folder.');
-
-  const { world } = data;
   const options = { split, style, prompts, seed };
-  const attributes = askable(options);
-  const progress = startProgress('eval', CONDITIONS.length * attributes.length, 'tasks');
+  const tasks = CONDITIONS.length * askable(options).length + BINDINGS.length + 1;
+  const progress = startProgress('eval', tasks, 'tasks');
   let done = 0;
+  try {
+    const found = await evaluateEmoji(data.world, options, ask, () => progress.update(++done));
+    progress.stop(`${found.rows.length} rows`);
+    return { split, style, ...found, seconds: seconds() };
+  } finally {
+    progress.stop();
+  }
+}
+
+/** Every question under every condition, then binding and naming; `onTask` is called after each. */
+async function evaluateEmoji(
+  world: EmojiWorld,
+  options: TaskOptions,
+  ask: FewShotOptions<MediaKey>,
+  onTask: () => void,
+): Promise<Pick<Evaluation, 'rows' | 'binding' | 'naming'>> {
+  const asked = async (task: FewShotTask<MediaKey>, shots: readonly number[]) => {
+    const results = await evaluateFewShot(task, { ...ask, shots });
+    onTask();
+    return results;
+  };
+  const rows: EvalRow[] = [];
   for (const condition of CONDITIONS) {
     const results: FewShotResult[] = [];
-    for (const attribute of attributes) {
-      const task = attributeTask(world, attribute, condition, options);
-      results.push(...(await evaluateFewShot(task, { ...ask, shots })));
-      progress.update(++done);
+    for (const attribute of askable(options)) {
+      results.push(...(await asked(attributeTask(world, attribute, condition, options), ask.shots)));
     }
-    for (const n of shots) {
-      rows.push(
-        rowOf(
-          condition,
-          n,
-          results.filter((r) => r.shots === n),
-        ),
-      );
+    for (const n of ask.shots) {
+      const own = results.filter((r) => r.shots === n);
+      rows.push(rowOf(condition, n, own));
     }
   }
   const binding = [];
-  for (const k of [1, 2, 4]) {
-    const [result] = await evaluateFewShot(bindingTask(world, k, options), { ...ask, shots: [k] });
+  for (const k of BINDINGS) {
+    const [result] = await asked(bindingTask(world, k, options), [k]);
     binding.push({ k, score: result!.score, count: result!.count });
   }
-  const task = namingTask(world, { ...options, prompts: Math.min(prompts, BATCH) });
-  const [named] = await evaluateFewShot(task, { ...ask, shots: [4] });
+  const task = namingTask(world, { ...options, prompts: Math.min(options.prompts, BATCH) });
+  const [named] = await asked(task, [4]);
   const naming = {
     score: named!.score,
     exact: named!.predictions.filter((p) => p.worth === 1).length / named!.count,
@@ -111,8 +135,7 @@ export async function evaluate(
       label: task.queries[i]!.answer,
     })),
   };
-  progress.stop(`${rows.length} rows`);
-  return { split, style, rows, binding, naming, seconds: (performance.now() - started) / 1000 };
+  return { rows, binding, naming };
 }
 
 /** The model as the evaluation asks it: scores of candidates, and free text. */

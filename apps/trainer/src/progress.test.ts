@@ -1,4 +1,4 @@
-import { afterEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { startProgress } from './progress';
 
 afterEach(() => {
@@ -6,12 +6,20 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-it('writes plain lines with rate and time left where there is no terminal', () => {
+/** What the work writes, with the clock held. */
+function record(): string[] {
   vi.useFakeTimers({ toFake: ['Date'] });
   const lines: string[] = [];
   vi.spyOn(process.stderr, 'write').mockImplementation((text) => lines.push(String(text)) > 0);
+  return lines;
+}
+
+it('writes plain lines with rate and time left where there is no terminal', () => {
+  const lines = record();
   const progress = startProgress('train', 100, 'steps');
-  vi.advanceTimersByTime(1000);
+  vi.advanceTimersByTime(400);
+  progress.update(3, 'too early to tell a rate');
+  vi.advanceTimersByTime(600);
   progress.update(10, 'loss 2');
   vi.advanceTimersByTime(1000);
   progress.update(20);
@@ -23,4 +31,31 @@ it('writes plain lines with rate and time left where there is no terminal', () =
     'train: 60/100 steps, 5.0 steps/s, 8 s left loss 1\n',
     'train: done (12.0 s)\n',
   ]);
+});
+
+it('counts what an earlier run did, but not into the rate', () => {
+  const lines = record();
+  const progress = startProgress('train', 100, 'steps', 80);
+  vi.advanceTimersByTime(2000);
+  progress.update(84);
+  progress.stop();
+  expect(lines).toEqual(['train: 84/100 steps, 2.0 steps/s, 8 s left\n']);
+});
+
+describe('on a terminal', () => {
+  const { isTTY } = process.stderr;
+  beforeEach(() => (process.stderr.isTTY = true));
+  afterEach(() => (process.stderr.isTTY = isTTY));
+
+  it('draws a bar with rate and time left, and ends it with a line', () => {
+    const lines = record();
+    const progress = startProgress('data', 800, 'pictures');
+    vi.advanceTimersByTime(2000);
+    progress.update(400, 'half');
+    progress.stop('800 pictures drawn');
+    progress.stop();
+    const shown = lines.join('');
+    expect(shown).toMatch(/data \S+ 400\/800 pictures \| 200 pictures\/s \| \S+ left half/);
+    expect(shown.endsWith('data: 800 pictures drawn\n')).toBe(true);
+  });
 });

@@ -9,7 +9,7 @@ import { EmojiData } from './emoji/data';
 import { EmojiWorld } from './emoji/world';
 import { JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
-import { startProgress } from './progress';
+import { startProgress, type Progress } from './progress';
 import { readMetrics, runStage, type Objective, type StepMetrics } from './stage';
 import type { StopSignal } from './stop-signal';
 import type { PictureSource, TrainingData } from './training-data';
@@ -49,14 +49,22 @@ export async function openData(config: Config): Promise<TrainingData> {
   if (config.data.kind === 'folder') {
     return FolderData.open(config.data.path, config.vision.model.imageSize, framesPerClip);
   }
-  const progress = startProgress('data', 1, 'pictures');
-  const world = await EmojiWorld.create({
-    seed: config.seed,
-    unseenStyle: config.data.unseenStyle,
-    maxConcepts: config.data.maxConcepts,
-  });
-  progress.stop(`${world.concepts.length} concepts, ${world.pictureCount} pictures drawn`);
-  return new EmojiData(world, framesPerClip);
+  let progress: Progress | undefined;
+  try {
+    const world = await EmojiWorld.create({
+      seed: config.seed,
+      unseenStyle: config.data.unseenStyle,
+      maxConcepts: config.data.maxConcepts,
+      onDrawn(drawn, all) {
+        progress ??= startProgress('data', all, 'pictures');
+        progress.update(drawn);
+      },
+    });
+    progress?.stop(`${world.concepts.length} concepts, ${world.pictureCount} pictures drawn`);
+    return new EmojiData(world, framesPerClip);
+  } finally {
+    progress?.stop();
+  }
 }
 
 /** Contrastive pretraining of the vision encoder; then the statistics of its features. */

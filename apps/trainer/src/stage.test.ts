@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { constantVariable, Random, useBackend } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { OptimizerConfig } from './config';
 import { readMetrics, runStage, type Objective } from './stage';
 import { Interrupted, StopSignal } from './stop-signal';
@@ -26,7 +26,7 @@ const config: OptimizerConfig = {
 };
 
 /** A line through noisy points; the data come from a stream that must be continued, not begun again. */
-function lineObjective(onStep?: (step: number) => void): Objective & { dispose(): void } {
+function lineObjective(onStep?: (step: number) => void, failAt?: number): Objective & { dispose(): void } {
   const w = constantVariable([2], 0);
   let taken = 0;
   return {
@@ -35,7 +35,8 @@ function lineObjective(onStep?: (step: number) => void): Objective & { dispose()
     resume(cursor) {
       taken = (cursor as { taken: number }).taken;
     },
-    async prepare() {
+    async prepare(step) {
+      if (step === failAt) throw new Error(`no data for step ${step}`);
       const random = new Random(7).fork(`point ${taken++}`);
       const cursor = { taken };
       const x = Array.from({ length: 8 }, () => random.normal());
@@ -52,11 +53,14 @@ function lineObjective(onStep?: (step: number) => void): Objective & { dispose()
   };
 }
 
-async function run(folder: string, options: { stopAt?: number; steps?: number; fingerprint?: unknown } = {}) {
+async function run(
+  folder: string,
+  options: { stopAt?: number; failAt?: number; steps?: number; fingerprint?: unknown } = {},
+) {
   const stop = new StopSignal();
   const objective = lineObjective((step) => {
     if (step === options.stopAt) process.emit('SIGINT');
-  });
+  }, options.failAt);
   try {
     return await runStage({
       name: 'line',
@@ -124,6 +128,27 @@ describe('a stage', () => {
     stop.dispose();
     w.dispose();
     expect(existsSync(join(root, 'bad', 'checkpoints', 'step-000001'))).toBe(false);
+  });
+
+  it('ends its bar on a terminal when it fails: the timer of one would keep the process alive', async () => {
+    const { isTTY } = process.stderr;
+    process.stderr.isTTY = true;
+    vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
+    const before = timers();
+    await expect(run('terminal', { failAt: 3 })).rejects.toThrow('no data for step 3');
+    expect(timers()).toBe(before);
+    process.stderr.isTTY = isTTY;
+    vi.restoreAllMocks();
+  });
+
+  it('reports data that fail while the step before computes', async () => {
+    const unhandled = vi.fn();
+    process.on('unhandledRejection', unhandled);
+    await expect(run('failing', { failAt: 3 })).rejects.toThrow('no data for step 3');
+    process.off('unhandledRejection', unhandled);
+    expect(unhandled).not.toHaveBeenCalled();
+    expect(losses('failing')).toHaveLength(3);
   });
 
   it('leaves no tensors behind', async () => {

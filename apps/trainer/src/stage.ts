@@ -116,64 +116,72 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     const parts = { model: await stateOf(objective.params), optimizer: await saveOptimizer(optimizerState) };
     await checkpoints.save(step, parts, { fingerprint, cursor });
   };
-  const progress = startProgress(name, config.steps, 'steps');
-  let next = from < config.steps ? objective.prepare(from) : undefined;
-  for (let step = from; next !== undefined; step++) {
-    const started = performance.now();
-    const { losses, cursor } = await next;
-    const ready = performance.now();
-    // Workers make the next data ready while this thread computes.
-    next = step + 1 < config.steps ? objective.prepare(step + 1) : undefined;
+  const prepare = (step: number): Promise<PreparedStep> | undefined => {
+    if (step >= config.steps) return undefined;
+    const prepared = objective.prepare(step);
+    // A failure is reported when the step's turn comes, not while the one before computes.
+    prepared.catch(() => undefined);
+    return prepared;
+  };
+  const progress = startProgress(name, config.steps, 'steps', from);
+  try {
+    let next = prepare(from);
+    for (let step = from; next !== undefined; step++) {
+      const started = performance.now();
+      const { losses, cursor } = await next;
+      const ready = performance.now();
+      // Workers make the next data ready while this thread computes.
+      next = prepare(step + 1);
 
-    const values: Record<string, number> = {};
-    const gradients: Record<string, tf.Tensor> = {};
-    for (const part of losses) values[part.name] = addGradients(part, objective.params, gradients);
-    const loss = losses.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
-    if (!Number.isFinite(loss)) {
-      throw new Error(
-        `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
-          `The newest whole checkpoint is in ${join(folder, 'checkpoints')}; lower train.learningRate or clipNorm and start over.`,
-      );
-    }
-    optimizer.update(gradients, optimizerState, objective.params);
-    tf.dispose(gradients);
-    objective.afterUpdate?.(step);
-
-    waited += (ready - started) / 1000;
-    seconds += (performance.now() - started) / 1000;
-    const line: StepMetrics = {
-      step,
-      loss,
-      losses: values,
-      learningRate: rate(step),
-      gradientNorm,
-      seconds,
-      waited,
-      ...(objective.figures && { figures: objective.figures() }),
-    };
-    metrics.push(line);
-    appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
-    progress.update(step + 1, `loss ${loss.toFixed(3)}`);
-
-    const done = step + 1;
-    const last = done === config.steps;
-    if (last || done % config.checkpointEvery === 0 || stop.requested) {
-      await next;
-      await save(done, cursor);
-      if (stop.requested && !last) {
-        progress.stop();
-        throw new Interrupted(name, done, folder);
+      const values: Record<string, number> = {};
+      const gradients: Record<string, tf.Tensor> = {};
+      for (const part of losses) values[part.name] = addGradients(part, objective.params, gradients);
+      const loss = losses.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
+      if (!Number.isFinite(loss)) {
+        throw new Error(
+          `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
+            `The newest whole checkpoint is in ${join(folder, 'checkpoints')}; lower train.learningRate or clipNorm and start over.`,
+        );
       }
+      optimizer.update(gradients, optimizerState, objective.params);
+      tf.dispose(gradients);
+      objective.afterUpdate?.(step);
+
+      waited += (ready - started) / 1000;
+      seconds += (performance.now() - started) / 1000;
+      const line: StepMetrics = {
+        step,
+        loss,
+        losses: values,
+        learningRate: rate(step),
+        gradientNorm,
+        seconds,
+        waited,
+        ...(objective.figures && { figures: objective.figures() }),
+      };
+      metrics.push(line);
+      appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
+      progress.update(step + 1, `loss ${loss.toFixed(3)}`);
+
+      const done = step + 1;
+      const last = done === config.steps;
+      if (last || done % config.checkpointEvery === 0 || stop.requested) {
+        await next;
+        await save(done, cursor);
+        if (stop.requested && !last) throw new Interrupted(name, done, folder);
+      }
+      // Signals and worker messages are heard between steps.
+      await new Promise((resolve) => setImmediate(resolve));
     }
-    // Signals and worker messages are heard between steps.
-    await new Promise((resolve) => setImmediate(resolve));
+    const measured = (await objective.measure?.()) ?? {};
+    const final = metrics.at(-1);
+    const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
+    progress.stop(`${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}`);
+    return { metrics, measured, seconds };
+  } finally {
+    progress.stop();
+    disposeOptimizer(optimizerState);
   }
-  const measured = (await objective.measure?.()) ?? {};
-  const final = metrics.at(-1);
-  const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
-  progress.stop(`${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}`);
-  disposeOptimizer(optimizerState);
-  return { metrics, measured, seconds };
 }
 
 /** Adds the gradients of one weighted loss to those already there and returns the loss. */

@@ -92,6 +92,19 @@ describe('pictures', () => {
     expect(Buffer.compare(again.pixels, twice.pixels)).toBe(0);
   }, 60_000);
 
+  it('say how many are drawn, to the last', async () => {
+    const seen: [number, number][] = [];
+    await EmojiWorld.create({ seed: 0, maxConcepts: 20, onDrawn: (...counts) => seen.push(counts) });
+    const drawings = 20 * STYLES.length;
+    expect(seen).toEqual(Array.from({ length: drawings }, (_, i) => [VARIANTS * (i + 1), VARIANTS * drawings]));
+  }, 60_000);
+
+  it('of too few concepts to train on are refused', async () => {
+    await expect(EmojiWorld.create({ seed: 0, maxConcepts: 1 })).rejects.toThrow(
+      /among 1 concepts\. Raise data\.maxConcepts/,
+    );
+  });
+
   it('of clips move', async () => {
     const data = new EmojiData(world, 5);
     for (let action = 0; action < 4; action++) {
@@ -181,6 +194,13 @@ describe('tasks', () => {
       expect(examples.map((e) => world.conceptOf(e.image))).not.toContain(asked);
     });
   });
+
+  it('of a split with too few concepts are refused, not looked for without end', async () => {
+    const few = await EmojiWorld.create({ seed: 3, maxConcepts: 40 });
+    expect(() => attributeTask(few, 'colour', 'real', { ...options, split: 'choosing' })).toThrow(
+      /eval: to ask for colour, the choosing split needs pictures of two concepts.*got \d and \d of 40.*data\.maxConcepts/,
+    );
+  }, 60_000);
 
   it('of binding ask in another style than they showed', () => {
     const task = bindingTask(world, 2, options);

@@ -5,6 +5,8 @@ import { COUNTS, STYLES, type Concept } from './concepts';
 
 /** Side of a rendered drawing before it is varied. */
 const DRAWN = 64;
+/** Drawings under way at a time: enough that sharp's threads never wait for this one. */
+const DRAWN_AHEAD = 16;
 /** Side of the pictures the vision encoder sees. */
 export const SIDE = 48;
 /** Six single copies, then two copies, then three. */
@@ -27,28 +29,36 @@ export interface Drawings {
 }
 
 /**
- * Draws every concept in every style with sharp.
+ * Draws every concept in every style with sharp, some ahead on sharp's threads while this one works on what is drawn.
  *
  * OpenMoji leaves a margin in its 72 units, Twemoji fills its box, so the first is cropped and the second padded: seen
  * side by side, both sets have one size.
+ *
+ * @param onDrawn called with each drawing in order: its number and its pixels, uint8 [64, 64, 4]
  */
-export async function drawConcepts(concepts: readonly Concept[]): Promise<Drawings> {
+export async function drawConcepts(
+  concepts: readonly Concept[],
+  onDrawn: (drawing: number, pixels: Uint8Array) => void,
+): Promise<Drawings> {
   const size = DRAWN * DRAWN * 4;
-  const pixels = new Uint8Array(concepts.length * STYLES.length * size);
-  const colour = new Int8Array(concepts.length * STYLES.length).fill(-1);
-  const jobs = concepts.flatMap((c, i) =>
-    c.files.map((file, style) => ({ file, style, at: i * STYLES.length + style })),
-  );
-  let next = 0;
-  const worker = async () => {
-    for (let job = jobs[next++]; job; job = jobs[next++]) {
-      const raw = STYLES[job.style] === 'flat' ? await drawTwemoji(job.file) : await drawOpenMoji(job.file);
-      if (STYLES[job.style] !== 'sketch') colour[job.at] = dominantColour(raw);
-      premultiply(raw);
-      pixels.set(raw, job.at * size);
+  const files = concepts.flatMap((concept) => concept.files);
+  const pixels = new Uint8Array(files.length * size);
+  const colour = new Int8Array(files.length).fill(-1);
+  const styleOf = (drawing: number) => STYLES[drawing % STYLES.length];
+  const ahead: Promise<Uint8Array>[] = [];
+  for (let started = 0, drawing = 0; drawing < files.length; drawing++) {
+    for (; started < files.length && ahead.length < DRAWN_AHEAD; started++) {
+      const raw = styleOf(started) === 'flat' ? drawTwemoji(files[started]!) : drawOpenMoji(files[started]!);
+      // A failure is reported when its turn comes, not while others are awaited.
+      raw.catch(() => undefined);
+      ahead.push(raw);
     }
-  };
-  await Promise.all(Array.from({ length: 8 }, worker));
+    const raw = await ahead.shift()!;
+    if (styleOf(drawing) !== 'sketch') colour[drawing] = dominantColour(raw);
+    premultiply(raw);
+    pixels.set(raw, drawing * size);
+    onDrawn(drawing, raw);
+  }
   return { pixels, colour };
 }
 

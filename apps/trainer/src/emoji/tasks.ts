@@ -43,6 +43,13 @@ export function attributeTask(
   const { split, style, prompts, seed } = options;
   const pool = (answer: string) => world.picturesWith(split, attribute, answer, style);
   const answers = ANSWERS[attribute].filter((answer) => pool(answer).length > 0);
+  const concepts = new Set(answers.flatMap((answer) => Array.from(pool(answer), (p) => world.conceptOf(p))));
+  if (answers.length < 2 || concepts.size < 2) {
+    throw new Error(
+      `eval: to ask for ${attribute}, the ${split} split needs pictures of two concepts and with two answers, got ` +
+        `${concepts.size} and ${answers.length} of ${world.concepts.length} concepts in all. Raise data.maxConcepts and train again.`,
+    );
+  }
   const shown = (picture: number): MediaKey => (condition === 'blank' ? BLANK : picture);
   const queries = Array.from({ length: prompts }, (_, i): Example & { readonly picture: number } => {
     const random = new Random(seed).fork(`${attribute} query ${i}`);

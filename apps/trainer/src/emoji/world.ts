@@ -40,32 +40,41 @@ export class EmojiWorld {
    *
    * @param options.seed        of the split and of the variants
    * @param options.unseenStyle a style kept out of all training
-   * @param options.maxConcepts first so many concepts of a seeded shuffle only, for short runs
+   * @param options.maxConcepts so many concepts only, evenly taken from all, for short runs
+   * @param options.onDrawn     called with the number of pictures drawn so far and of all
    */
   static async create(options: {
     readonly seed: number;
     readonly unseenStyle?: Style | undefined;
     readonly maxConcepts?: number | undefined;
+    readonly onDrawn?: (drawn: number, all: number) => void;
   }): Promise<EmojiWorld> {
     let concepts = loadConcepts(options.seed);
     if (options.maxConcepts !== undefined && options.maxConcepts < concepts.length) {
       const every = concepts.length / options.maxConcepts;
       concepts = concepts.filter((_, i) => Math.floor(i / every) !== Math.floor((i - 1) / every));
     }
-    const drawn = concepts.length * STYLES.length;
-    const drawings = await drawConcepts(concepts);
-    const pixels = new Uint8Array(drawn * VARIANTS * PICTURE);
+    const all = concepts.length * STYLES.length * VARIANTS;
+    const pixels = new Uint8Array(all * PICTURE);
     const random = new Random(options.seed).fork('variants');
-    for (let d = 0; d < drawn; d++) {
-      const source = drawings.pixels.subarray(d * DRAWING, (d + 1) * DRAWING);
+    const drawings = await drawConcepts(concepts, (drawing, source) => {
       for (let v = 0; v < VARIANTS; v++) {
-        const at = (d * VARIANTS + v) * PICTURE;
+        const at = (drawing * VARIANTS + v) * PICTURE;
         drawVariant(source, v, random, pixels.subarray(at, at + PICTURE));
       }
-      // Signals are heard between drawings.
-      if (d % 64 === 63) await new Promise((resolve) => setImmediate(resolve));
+      options.onDrawn?.((drawing + 1) * VARIANTS, all);
+    });
+    const world = new EmojiWorld(concepts, drawings, pixels, options.unseenStyle);
+    const blind = ATTRIBUTES.find((a) =>
+      ANSWERS[a].every((answer) => world.picturesWith('train', a, answer).length === 0),
+    );
+    if (blind) {
+      throw new Error(
+        `Emoji data: training needs pictures whose ${blind} can be told, got none among ${concepts.length} concepts. ` +
+          'Raise data.maxConcepts; from 40 on there are enough.',
+      );
     }
-    return new EmojiWorld(concepts, drawings, pixels, options.unseenStyle);
+    return world;
   }
 
   get pictureCount(): number {
