@@ -20,7 +20,7 @@ import {
 import { loadCausalLM, modelTypes, type Transformer } from '@flamingo-ts/lm-hf';
 import type { Reference } from '@flamingo-ts/testing';
 import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
-import { Comparison } from './comparison';
+import { Comparison, GRADIENT, OUTPUT } from './comparison';
 
 /** Language models, decoding, tokenizers. */
 export const lmHandlers: readonly GoldenHandler[] = [
@@ -32,10 +32,6 @@ export const lmHandlers: readonly GoldenHandler[] = [
     run: checkTokenizer,
   },
 ];
-
-/** Largest relative error allowed, as DESIGN says; the references differ among themselves by less. */
-const FORWARD = 1e-5;
-const GRADIENTS = 1e-4;
 
 async function checkChinchilla(c: GoldenCase): Promise<GoldenResult> {
   const { meta } = c.sibling('config.json');
@@ -80,10 +76,10 @@ async function checkPretrained(c: GoldenCase): Promise<GoldenResult> {
     });
     const { positions } = lm.config;
     if (positions.kind === 'rotary') {
-      comparison.close('rotary.inv_freq', positions.frequencies, c.tensors['rotary.inv_freq']!, FORWARD);
+      comparison.stored(c, 'rotary.inv_freq', positions.frequencies, OUTPUT);
     }
     if (positions.kind === 'alibi') {
-      comparison.close('alibi.slopes', positions.slopes, c.tensors['alibi.slopes']!, FORWARD);
+      comparison.stored(c, 'alibi.slopes', positions.slopes, OUTPUT);
     }
     return comparison.result();
   } finally {
@@ -122,20 +118,20 @@ function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, { table,
   let x = lm.embed(tokens, {});
   for (let i = 0; i <= lm.blocks.length; i++) {
     if (i > 0) x = lm.blocks[i - 1]!.apply(x, {});
-    comparison.close(`full.hidden.${i}`, x, c.tensors[`full.hidden.${i}`]!, FORWARD);
+    comparison.stored(c, `full.hidden.${i}`, x, OUTPUT);
     const gradient = tf.grad(lossFrom(i))(x);
-    comparison.close(`full.grad_hidden.${i}`, gradient, c.tensors[`full.grad_hidden.${i}`]!, GRADIENTS);
+    comparison.stored(c, `full.grad_hidden.${i}`, gradient, GRADIENT);
     if (i === 0) {
       const rows = embedding(table, tokens);
       const positions = tf.sub(x, project(rows));
       const byRows = tf.grad((r) => lossFrom(0)(tf.add(project(r), positions)))(rows);
-      comparison.close('full.inputs_embeds', rows, c.tensors['full.inputs_embeds']!, FORWARD);
-      comparison.close('full.grad_inputs_embeds', byRows, c.tensors['full.grad_inputs_embeds']!, GRADIENTS);
+      comparison.stored(c, 'full.inputs_embeds', rows, OUTPUT);
+      comparison.stored(c, 'full.grad_inputs_embeds', byRows, GRADIENT);
     }
   }
-  comparison.close('full.final_norm', norm(x), c.tensors['full.final_norm']!, FORWARD);
-  comparison.close('full.logits', lm.logits(x), c.tensors['full.logits']!, FORWARD);
-  comparison.close('full.loss', tf.reshape(meanLoss(lm.logits(x), tokens), [1]), c.tensors['full.loss']!, FORWARD);
+  comparison.stored(c, 'full.final_norm', norm(x), OUTPUT);
+  comparison.stored(c, 'full.logits', lm.logits(x), OUTPUT);
+  comparison.stored(c, 'full.loss', tf.reshape(meanLoss(lm.logits(x), tokens), [1]), OUTPUT);
 }
 
 /** Mean cross-entropy over pairs (t-1, t) that are both real; all of them without a mask. */
@@ -154,10 +150,10 @@ function checkPadded(lm: CausalLM, c: GoldenCase, comparison: Comparison, name: 
   const real = tf.expandDims(keyMask, 2);
   const x = hiddenStates(lm, tokens, { keyMask });
   const logits = lm.logits(x);
-  comparison.close(`${name}.hidden_last`, tf.mul(x, real), c.tensors[`${name}.hidden_last`]!, FORWARD);
-  comparison.close(`${name}.logits`, tf.mul(logits, real), c.tensors[`${name}.logits`]!, FORWARD);
+  comparison.stored(c, `${name}.hidden_last`, tf.mul(x, real), OUTPUT);
+  comparison.stored(c, `${name}.logits`, tf.mul(logits, real), OUTPUT);
   const loss = tf.reshape(meanLoss(logits, tokens, keyMask), [1]);
-  comparison.close(`${name}.loss`, loss, c.tensors[`${name}.loss`]!, FORWARD);
+  comparison.stored(c, `${name}.loss`, loss, OUTPUT);
 }
 
 /** A prompt in one call, then token by token; without padding, and the left-padded batch again. */
@@ -165,7 +161,7 @@ function checkCached(lm: CausalLM, c: GoldenCase, comparison: Comparison): void 
   const cache = new KVCache(lm.blocks.length);
   const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
   const logits = stepByStep(lm, tokens, prefill(c, 'cache'), cache);
-  comparison.close('cache.logits', logits, c.tensors['cache.logits']!, FORWARD);
+  comparison.stored(c, 'cache.logits', logits, OUTPUT);
   for (let i = 0; i < lm.blocks.length; i++) {
     for (const [name, stored] of [
       ['k', cache.layer(i)!.keys],
@@ -174,7 +170,7 @@ function checkCached(lm: CausalLM, c: GoldenCase, comparison: Comparison): void 
       const want = c.tensors[`cache.${name}.${i}`]!; // [b, h, s, d]
       const [b, h, s, d] = want.shape as [number, number, number, number];
       const byHead = tf.transpose(tf.reshape(stored, [b, s, h, d]), [0, 2, 1, 3]);
-      comparison.close(`cache.${name}.${i}`, byHead, want, FORWARD);
+      comparison.close(`cache.${name}.${i}`, byHead, want, OUTPUT);
     }
   }
   cache.dispose();
@@ -183,7 +179,7 @@ function checkCached(lm: CausalLM, c: GoldenCase, comparison: Comparison): void 
   const mask = tf.cast(c.tensor('leftpad.attention_mask'), 'float32') as tf.Tensor2D;
   const left = stepByStep(lm, c.tensor('leftpad.input_ids') as tf.Tensor2D, prefill(c, 'cache_leftpad'), padded, mask);
   const real = tf.mul(left, tf.expandDims(mask, 2));
-  comparison.close('cache_leftpad.logits', real, c.tensors['cache_leftpad.logits']!, FORWARD);
+  comparison.stored(c, 'cache_leftpad.logits', real, OUTPUT);
   padded.dispose();
 }
 
@@ -211,7 +207,7 @@ async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
   const prompts: number[][] = meta.prompts;
   const decoding = { maxNewTokens: meta.max_new_tokens, stopTokens: [meta.eos_token_id] };
   const greedy = await generate(lm, prompts, decoding);
-  for (const r of meta.greedy.results) equal(comparison, 'greedy', greedy[r.prompt]!.tokens, r.generated);
+  for (const r of meta.greedy.results) comparison.same('greedy', greedy[r.prompt]!.tokens, r.generated);
 
   for (const [rules, { num_beams: beams, results }] of [
     ['current', meta.beam],
@@ -224,8 +220,7 @@ async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
       const [answers] = await beamSearch(session, options);
       session.dispose();
       const what = `beams of prompt ${r.prompt}, ${rules}, penalty ${lengthPenalty}, early ${r.early_stopping}`;
-      equal(
-        comparison,
+      comparison.same(
         what,
         answers!.map((a) => a.tokens),
         r.generated,
@@ -283,11 +278,6 @@ function checkFilters(c: GoldenCase, comparison: Comparison): void {
   }
 }
 
-/** Notes what must be equal exactly. */
-function equal(comparison: Comparison, what: string, got: unknown, want: unknown): void {
-  comparison.note(what, JSON.stringify(got) === JSON.stringify(want) ? 0 : Infinity, 0);
-}
-
 function rowsOf(c: Reference, name: string): number[][] {
   const { shape, data } = c.tensors[name]!;
   const width = shape[1]!;
@@ -299,10 +289,10 @@ async function checkTokenizer(c: GoldenCase): Promise<GoldenResult> {
   const tokenizer = loadTokenizer(c.sibling('tokenizer.json').meta, c.name);
   for (const { text, ids, add_special_tokens, decoded, decoded_skipping_special } of c.meta.cases) {
     const shown = JSON.stringify(text);
-    equal(comparison, `ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens: add_special_tokens }), ids);
-    equal(comparison, `text of ${shown}`, tokenizer.decode(ids), decoded);
+    comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens: add_special_tokens }), ids);
+    comparison.same(`text of ${shown}`, tokenizer.decode(ids), decoded);
     const plain = tokenizer.decode(ids, { skipSpecialTokens: true });
-    equal(comparison, `text of ${shown} without special tokens`, plain, decoded_skipping_special);
+    comparison.same(`text of ${shown} without special tokens`, plain, decoded_skipping_special);
   }
   const { training } = c.meta;
   if (training) {
