@@ -73,7 +73,7 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('makes room for tokens that are as likely as a common one', async () => {
+  it('makes room for tokens, whose logit is the mean of the others', async () => {
     for (const name of ['gpt2', 'gpt-neox', 'opt-postln-proj']) {
       const { lm } = await loadCausalLM(reference(name));
       const { lm: larger } = await loadCausalLM(reference(name), { vocabSize: 98 });

@@ -80,6 +80,9 @@ function endsOf(json: HFConfigJson | undefined): number[] | undefined {
 
 /** Content of a JSON file; undefined when it is not there. */
 async function readJson(path: string): Promise<HFConfigJson | undefined> {
+  if (typeof process !== 'object' || !process.getBuiltinModule) {
+    throw new Error('loadCausalLM needs the files of Node. In a browser, fetch them and call causalLMFromState.');
+  }
   // Asked for by name, so that bundles for the browser neither contain nor miss it.
   const { readFile } = process.getBuiltinModule('node:fs/promises');
   let text: string;

@@ -18,20 +18,22 @@ export interface Weights {
 
 /** How weights become a model. */
 export interface ReadOptions {
-  /** Packs the matrices as they are read, for use without training; the whole model never lies in memory as float32. */
+  /**
+   * Packs the matrices as they are read, for use without training. Where the backend packs, one matrix at a time is in
+   * memory as float32.
+   */
   readonly freeze?: FrozenPrecision;
   /**
    * Rows that embedding and head shall have, where tokens are added: at least those of the checkpoint. The new rows are
-   * the mean of the others, so that new tokens are as likely as a common one.
+   * the mean of the others, so that new tokens start with the mean logit and not as the likeliest.
    */
   readonly vocabSize?: number;
 }
 
-/** A parameter of ours and the tensor that holds it. */
-interface Located {
+/** A parameter of ours, and how it lies in the tensor that holds it. */
+interface Part {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly stored: string;
   readonly source: Source;
 }
 
@@ -56,55 +58,55 @@ export async function readTransformer(
         'Tokens can be added, not taken away.',
     );
   }
+  const grown = { ...config, vocabSize };
+  const shapes = transformerShapes(grown);
   const params = new Map<string, Parameter>();
   let packedHead: FrozenMatrix | undefined;
   try {
-    let last: { readonly name: string; readonly values: Values } | undefined;
-    for (const { name, shape, stored, source } of locate(config, names, weights, what)) {
-      // Parts of one tensor follow each other.
-      if (last?.name !== stored) last = { name: stored, values: await weights.read(stored) };
-      const grows = name === 'embed.weight' || name === 'head.weight';
-      const rows = grows ? vocabSize : shape[0]!;
-      const values = grown(take(last.values, shape, source), rows * (shape[1] ?? 1), shape);
-      const grownShape = [rows, ...shape.slice(1)];
-      const pack = () => new FrozenMatrix(values, grownShape as [number, number], freeze);
-      params.set(name, freeze && isMatrix(name, shape) ? pack() : variable(values, grownShape));
-      if (name === 'embed.weight' && config.tiedHead && freeze === 'bfloat16') packedHead = pack();
+    for (const [stored, parts] of locate(config, names, weights, what)) {
+      const tensor = await weights.read(stored);
+      for (const { name, shape, source } of parts) {
+        const values = withRows(take(tensor, shape, source), shape, shapes[name]!);
+        const matrix = () => new FrozenMatrix(values, shapes[name] as [number, number], freeze);
+        params.set(name, freeze && isMatrix(name, shape) ? matrix() : variable(values, shapes[name]!));
+        if (name === 'embed.weight' && config.tiedHead && freeze === 'bfloat16') packedHead = matrix();
+      }
     }
   } catch (error) {
     packedHead?.dispose();
     for (const p of params.values()) p.dispose();
     throw error;
   }
-  const actual = { ...config, vocabSize };
-  return new Transformer(actual, paramsFrom(actual, params), packedHead);
+  return new Transformer(grown, paramsFrom(grown, params), packedHead);
 }
 
-/** Finds every parameter in the checkpoint and checks its shape there. */
-function locate(config: TransformerConfig, names: Names, weights: Weights, what: string): Located[] {
+/** Finds every parameter in the checkpoint and checks its shape there. @returns what each stored tensor holds, by its name */
+function locate(config: TransformerConfig, names: Names, weights: Weights, what: string): Map<string, Part[]> {
   const has = new Set(weights.names);
-  const missing: string[] = [];
-  const misshapen: string[] = [];
-  const located = Object.entries(transformerShapes(config)).flatMap(([name, shape]): Located[] => {
+  const located = new Map<string, Part[]>();
+  const missing = new Set<string>();
+  const misshapen = new Set<string>();
+  for (const [name, shape] of Object.entries(transformerShapes(config))) {
     const { candidates, source } = storedName(name, names);
     const stored = candidates.find((candidate) => has.has(candidate));
     if (stored === undefined) {
-      missing.push(candidates[0]!);
-      return [];
+      missing.add(candidates[0]!);
+      continue;
     }
     const want = storedShape(shape, source);
     const got = weights.info(stored).shape;
-    if (got.join() !== want.join()) misshapen.push(`${stored}: expected [${want.join(', ')}], got [${got.join(', ')}]`);
-    return [{ name, shape, stored, source }];
-  });
-  const used = new Set(located.map(({ stored }) => stored));
+    if (got.join() !== want.join()) misshapen.add(`${stored}: expected [${want.join(', ')}], got [${got.join(', ')}]`);
+    located.set(stored, [...(located.get(stored) ?? []), { name, shape, source }]);
+  }
   // A tied head may be there once more under its own name.
   const heads = new Set(config.tiedHead ? names.heads.map((head) => `${head}.weight`) : []);
-  const unexpected = weights.names.filter((name) => !used.has(name) && !heads.has(name) && !names.ignored?.test(name));
+  const unexpected = weights.names.filter(
+    (name) => !located.has(name) && !heads.has(name) && !names.ignored?.test(name),
+  );
   const lists = [
-    ['missing', [...new Set(missing)]],
+    ['missing', [...missing]],
     ['unexpected', unexpected],
-    ['wrong shape', [...new Set(misshapen)]],
+    ['wrong shape', [...misshapen]],
   ] as const;
   const problems = lists.filter(([, list]) => list.length > 0);
   if (problems.length > 0) {
@@ -152,14 +154,18 @@ function take({ data }: Values, shape: readonly number[], { transposed, part }: 
   return values;
 }
 
-/** Values of a matrix with more rows: the mean of those there are. */
-function grown(values: Float32Array, size: number, [rows = 1, width = 1]: readonly number[]): Float32Array {
-  if (values.length === size) return values;
+/** The values with as many more rows as the wanted shape has: each the mean of those there are. */
+function withRows(
+  values: Float32Array,
+  [rows = 1, width = 1]: readonly number[],
+  want: readonly number[],
+): Float32Array {
+  if (want[0] === rows) return values;
   const mean = new Float64Array(width);
   values.forEach((value, i) => (mean[i % width]! += value / rows));
-  const more = new Float32Array(size);
+  const more = new Float32Array(want[0]! * width);
   more.set(values);
-  for (let i = values.length; i < size; i += width) more.set(mean, i);
+  for (let i = values.length; i < more.length; i += width) more.set(mean, i);
   return more;
 }
 
