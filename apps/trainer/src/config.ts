@@ -5,6 +5,7 @@ import { z } from 'zod';
 
 const positive = z.number().int().positive();
 const share = z.number().min(0).max(1);
+const path = z.string().min(1);
 
 /** Learning rate over a stage: linear warm-up, constant, then linear to `finalShare` of the top. */
 const schedule = z.strictObject({
@@ -79,7 +80,15 @@ const configSchema = z.strictObject({
       unseenStyle: z.enum(['outlined', 'flat', 'sketch']).optional(),
       maxConcepts: positive.optional(),
     }),
-    z.strictObject({ kind: z.literal('folder'), path: z.string().min(1) }),
+    z.strictObject({ kind: z.literal('folder'), path }),
+    /** Data sets by their paths: shards, or anything else that `flamingo data check` reads. */
+    z.strictObject({
+      kind: z.literal('shards'),
+      pages: path.optional(),
+      pairs: path.optional(),
+      descriptions: path.optional(),
+      clips: path.optional(),
+    }),
   ]),
   vision: z.strictObject({
     model: visionModel,
@@ -144,10 +153,15 @@ export function loadConfig(file: string, overrides: Readonly<Record<string, unkn
   if (syntaxError) throw new Error(`Config ${file}: not valid YAML. ${syntaxError.message}`);
   const value = document.toJS() as Record<string, unknown>;
   const config = parseConfig(file, applyOverrides(value ?? {}, overrides));
-  if (config.data.kind === 'folder') {
-    return { ...config, data: { kind: 'folder', path: resolve(dirname(file), config.data.path) } };
-  }
-  return config;
+  return { ...config, data: resolvePaths(config.data, dirname(file)) };
+}
+
+/** Paths of data are relative to the configuration. */
+function resolvePaths(data: Config['data'], folder: string): Config['data'] {
+  if (data.kind === 'folder') return { ...data, path: resolve(folder, data.path) };
+  if (data.kind === 'emoji') return data;
+  const sets = datasetNames.flatMap((name) => (data[name] ? [[name, resolve(folder, data[name])]] : []));
+  return { kind: 'shards', ...(Object.fromEntries(sets) as Partial<Record<DatasetName, string>>) };
 }
 
 /** Checks a configuration that is already an object; `where` names it in errors. */

@@ -105,5 +105,7 @@ export function formatCheck({ path, format, documents, kinds, pictures, counts, 
     .slice(0, SHOWN)
     .map(({ where, reason, detail }) => `  ${where}: ${reason}${detail ? ` (${detail})` : ''}`);
   const sums = Object.entries(counts).map(([reason, count]) => `${reason} ${count}`);
-  return [head, `${total} problems: ${sums.join(', ')}. The first:`, ...lines].join('\n');
+  return [head, `${total} ${total === 1 ? 'problem' : 'problems'}: ${sums.join(', ')}. The first:`, ...lines].join(
+    '\n',
+  );
 }

@@ -52,7 +52,7 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
 /** Pictures from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
 async function readPictures(config: Config, paths: readonly string[]): Promise<PictureSource> {
   const { imageSize } = config.vision.model;
-  const ground = config.data.kind === 'folder' ? FOLDER_GROUND : EMOJI_GROUND;
+  const ground = config.data.kind === 'emoji' ? EMOJI_GROUND : FOLDER_GROUND;
   const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: ground, std: [1, 1, 1] });
   const read = new Map<MediaKey, Frames>();
   try {

@@ -10,6 +10,7 @@ import { EmojiWorld } from './emoji/world';
 import { JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
 import { startProgress, type Progress } from './progress';
+import { ShardData } from './shard-data';
 import { readMetrics, runStage, type Objective, type StepMetrics } from './stage';
 import type { StopSignal } from './stop-signal';
 import type { PictureSource, TrainingData } from './training-data';
@@ -48,6 +49,9 @@ export async function openData(config: Config): Promise<TrainingData> {
   const { framesPerClip } = config.flamingo;
   if (config.data.kind === 'folder') {
     return FolderData.open(config.data.path, config.vision.model.imageSize, framesPerClip);
+  }
+  if (config.data.kind === 'shards') {
+    return ShardData.open(config.data, config.vision.model.imageSize, framesPerClip, config.seed);
   }
   let progress: Progress | undefined;
   try {

@@ -13,7 +13,7 @@ export interface ReadableTokenizer {
 
 const MARKS = ['<BOS>', '<EOS>', '<pad>', '<image>', '<EOC>'];
 
-/** For looking at data before there is a tokenizer: every word, with the blank before it, is a token. */
+/** For looking at data before there is a tokenizer: every word, with the blanks around it, is a token. */
 export function wordTokenizer(): ReadableTokenizer {
   const words = [...MARKS];
   const ids = new Map<string, number>();
@@ -25,7 +25,7 @@ export function wordTokenizer(): ReadableTokenizer {
   return {
     name: 'words and punctuation marks',
     tokenizer: {
-      encode: (text) => (text.match(/\s*(?:[\p{L}\p{M}\p{N}]+|[^\s\p{L}\p{M}\p{N}])|\s+/gu) ?? []).map(idOf),
+      encode: (text) => (text.match(/\s*(?:[\p{L}\p{M}\p{N}]+|[^\s\p{L}\p{M}\p{N}])(?:\s+$)?/gu) ?? []).map(idOf),
       special: { bos: 0, eos: 1, pad: 2, image: 3, endOfChunk: 4 },
     },
     textOf: (id) => words[id] ?? '',

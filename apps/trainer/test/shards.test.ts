@@ -1,0 +1,143 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ShardWriter, type Document } from '@flamingo-ts/data-mixtures';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readMetrics } from '../src/stage';
+import { flamingo, TINY, writeConfig } from './command';
+
+// From shards on disk to losses, by the command alone.
+const folder = mkdtempSync(join(tmpdir(), 'flamingo-shards-run-'));
+const short = <T extends { train: object }>(stage: T) => ({ ...stage, train: { ...stage.train, steps: 4 } });
+const { pages, pairs, clips } = TINY.flamingo.datasets;
+const config = writeConfig(folder, {
+  ...TINY,
+  data: { kind: 'shards', pages: 'pages', pairs: 'pairs', clips: 'clips' },
+  vision: short(TINY.vision),
+  lm: short(TINY.lm),
+  flamingo: { ...short(TINY.flamingo), datasets: { pages, pairs, clips } },
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+async function write(name: string, count: number, make: (i: number) => Document): Promise<void> {
+  const writer = await ShardWriter.create(join(folder, name), { maxDocuments: 5 });
+  for (let i = 0; i < count; i++) await writer.add(make(i));
+  writer.drop('picture too small', 2);
+  await writer.close();
+}
+
+beforeAll(async () => {
+  const colours = ['red', 'green', 'blue', 'gold'];
+  const square = (background: string) =>
+    sharp({ create: { width: 60, height: 40, channels: 3, background } })
+      .png()
+      .toBuffer();
+  const images = await Promise.all(colours.map(square));
+  const media = (i: number) => ({ media: { image: images[i % 4]! } });
+  await write('pairs', 12, (i) => ({ kind: 'pair', parts: [media(i), { text: `a ${colours[i % 4]} square` }] }));
+  await write('pages', 8, (i) => ({
+    kind: 'page',
+    parts: [
+      { text: 'Squares. ' },
+      media(i),
+      { text: `This is ${colours[i % 4]}.` },
+      media(i + 1),
+      { text: 'Another.' },
+    ],
+  }));
+  await write('clips', 6, (i) => ({
+    kind: 'clip',
+    parts: [{ media: { frames: images.slice(0, 2 + (i % 2)) } }, { text: 'it changes' }],
+  }));
+  // One damaged picture, which training leaves out and names.
+  const file = join(folder, 'pairs', 'shard-000000.tar');
+  const bytes = readFileSync(file);
+  bytes[bytes.indexOf(images[2]!) + 50]! ^= 1;
+  writeFileSync(file, bytes);
+});
+
+describe('training from shards', () => {
+  it('goes through all three stages, and names what it left out', { timeout: 240_000 }, async () => {
+    for (const stage of ['pretrain-vision', 'pretrain-lm', 'train']) {
+      const outcome = await flamingo(folder, stage, config);
+      expect(outcome.stderr).toContain('shard-000000.tar, document 2');
+      expect(outcome.status).toBe(0);
+    }
+    const metrics = readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl'));
+    expect(metrics).toHaveLength(4);
+    for (const { loss } of metrics) expect(Number.isFinite(loss)).toBe(true);
+  });
+
+  it('says what must be named', async () => {
+    const bad = writeConfig(folder, { ...TINY, data: { kind: 'shards', pages: 'pages' } }, 'bad.yaml');
+    const outcome = await flamingo(folder, 'pretrain-vision', bad);
+    expect(outcome.status).toBe(1);
+    expect(outcome.stderr).toContain('data must name pairs or descriptions');
+  });
+});
+
+describe('looking at shards', () => {
+  it('check finds the damage and where it is', async () => {
+    const good = await flamingo(folder, 'data', 'check', 'pages');
+    expect(good).toMatchObject({
+      status: 0,
+      stdout: 'pages (shards): 8 documents (8 pages), 16 pictures. No problems.\n',
+    });
+    const bad = await flamingo(folder, 'data', 'check', 'pairs');
+    expect(bad.status).toBe(1);
+    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of a picture 1, gives no sample 1/);
+    expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong checksum of a picture/);
+    const lines = join(folder, 'my.jsonl');
+    writeFileSync(
+      lines,
+      '{"parts":[{"text":"no picture"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}',
+    );
+    const own = JSON.parse((await flamingo(folder, 'data', 'check', lines, '--json')).stdout) as Record<
+      string,
+      unknown
+    >;
+    expect(own['counts']).toEqual({ 'gives no sample': 1, 'unknown form': 1, 'unreadable picture': 1 });
+    expect(own['problems']).toMatchObject([
+      { where: `${lines}, line 1`, detail: 'no media' },
+      { where: `${lines}, line 2`, detail: expect.stringMatching(/^text: /) as string },
+      { where: `${lines}, line 3`, detail: expect.stringMatching(/^x\.png: .*no such file/) as string },
+    ]);
+  });
+
+  it('inspect writes one page with everything in it, and what pages say cannot run', async () => {
+    const evil = '<script>alert(1)</script><img src=x onerror=alert(2)>';
+    const image = await sharp({ create: { width: 9, height: 9, channels: 3, background: 'red' } })
+      .png()
+      .toBuffer();
+    await write('evil', 1, () => ({
+      kind: 'page',
+      parts: [{ text: evil }, { media: { image, name: evil, alt: `"${evil}` } }, { text: ' after' }],
+      about: { url: evil },
+    }));
+    expect((await flamingo(folder, 'data', 'inspect', 'evil/shard-000000.tar', '--out', 'evil.html')).status).toBe(0);
+    const page = readFileSync(join(folder, 'evil.html'), 'utf8');
+    expect(page).toContain('src="data:image/jpeg;base64,');
+    expect(page).not.toMatch(/<script|<img src=x|(src|href)="(?!data:)/);
+    expect(page).toMatch(/<span class="m1 mark given"[^>]*>&lt;image&gt;<sub>1<\/sub>/);
+    expect(page).toMatch(/<span class="m1 t\d learned" title="token \d+, id \d+, sees picture 1, learned"> after</);
+  });
+
+  it('stats draws what the manifest and the documents say', async () => {
+    const outcome = await flamingo(folder, 'data', 'stats', 'clips', '--out', 'stats.svg', '--json');
+    const stats = JSON.parse(outcome.stdout) as { distributions: { bars: unknown; mean?: number }[] };
+    expect(stats).toMatchObject({ documents: 6, pictures: 15, tokens: 12 });
+    expect(stats.distributions.map((d) => d.bars)).toEqual([
+      [
+        { label: '2', count: 3 },
+        { label: '3', count: 3 },
+      ],
+      [{ label: '2–3', count: 6 }],
+      [{ label: '32–63', count: 15 }],
+      [{ label: 'picture too small', count: 2 }],
+    ]);
+    const svg = readFileSync(join(folder, 'stats.svg'));
+    // Well-formed, or it could not be drawn.
+    expect((await sharp(svg).metadata()).width).toBe(520);
+  });
+});
