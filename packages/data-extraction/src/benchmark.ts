@@ -1,0 +1,104 @@
+import { readFile } from 'node:fs/promises';
+import { examinePicture, lookDistance, sniffFormat, type PictureInfo } from './picture-info';
+import { filesBelow } from './sources';
+import { comparable } from './text';
+
+/** Texts and pictures that models are tested on, and must not be trained on. */
+export interface BenchmarkData {
+  readonly texts: readonly string[];
+  /** Perceptual hashes. */
+  readonly looks: readonly string[];
+}
+
+/** Texts shorter than this are found everywhere, and say nothing. */
+const MIN_WORDS = 8;
+/** GPT-3 (Brown et al., 2020), appendix C, takes 13 words in a row for a copy. */
+const MAX_WORDS = 13;
+/** Of 64 bits; scaling and recompression change fewer. */
+const MAX_DISTANCE = 4;
+
+/**
+ * Reads a folder of benchmark data: every picture, every line of `.txt`, every string in `.json` and `.jsonl`.
+ *
+ * @throws Error naming a file that is not what its name says
+ */
+export async function readBenchmark(folder: string): Promise<BenchmarkData> {
+  const texts = new Set<string>();
+  const looks = new Set<string>();
+  const any = {
+    formats: ['jpeg', 'png', 'webp', 'gif', 'avif'],
+    minSide: 1,
+    maxSide: 20_000,
+    maxRatio: Infinity,
+    addressWords: [],
+  } as const;
+  const addText = (text: string) => {
+    const words = comparable(text).split(' ');
+    for (let i = 0; i === 0 || i + MAX_WORDS <= words.length; i++) {
+      const run = words.slice(i, i + MAX_WORDS);
+      if (run.length >= MIN_WORDS) texts.add(run.join(' '));
+    }
+  };
+  const addStrings = (value: unknown): void => {
+    if (typeof value === 'string') addText(value);
+    else if (typeof value === 'object' && value !== null) Object.values(value).forEach(addStrings);
+  };
+  for (const file of await filesBelow(folder)) {
+    const bytes = await readFile(file);
+    if (sniffFormat(bytes)) {
+      const info: PictureInfo | string = await examinePicture(bytes, any);
+      if (typeof info !== 'string') looks.add(info.look);
+    } else if (/\.txt$/i.test(file)) bytes.toString('utf8').split('\n').forEach(addText);
+    else if (/\.jsonl?$/i.test(file)) {
+      const text = bytes.toString('utf8');
+      const documents = /\.jsonl$/i.test(file) ? text.split('\n').filter((line) => line.trim() !== '') : [text];
+      documents.forEach((document, i) => {
+        try {
+          addStrings(JSON.parse(document));
+        } catch (error) {
+          throw new Error(`Benchmark ${file}, line ${i + 1}: expected JSON, got ${document.slice(0, 60)}.`, {
+            cause: error,
+          });
+        }
+      });
+    }
+  }
+  if (texts.size + looks.size === 0) {
+    throw new Error(
+      `Benchmark ${folder}: expected pictures, .txt, .json or .jsonl, got none with a picture or a text of ${MIN_WORDS} words.`,
+    );
+  }
+  return { texts: [...texts].sort(), looks: [...looks].sort() };
+}
+
+/** Finds benchmark data in pages. */
+export class Decontamination {
+  /** By their first words: what may follow them. */
+  private readonly endings = new Map<string, string[]>();
+
+  constructor(private readonly data: BenchmarkData) {
+    for (const text of data.texts) {
+      const words = text.split(' ');
+      const start = words.slice(0, MIN_WORDS).join(' ');
+      const ending = words.slice(MIN_WORDS).join(' ');
+      this.endings.set(start, [...(this.endings.get(start) ?? []), ending]);
+    }
+  }
+
+  /** Whether a benchmark's text, or 13 words of it in a row, stand in the text. */
+  hasText(text: string): boolean {
+    if (this.endings.size === 0) return false;
+    const words = comparable(text).split(' ');
+    for (let i = 0; i + MIN_WORDS <= words.length; i++) {
+      const endings = this.endings.get(words.slice(i, i + MIN_WORDS).join(' '));
+      if (!endings) continue;
+      const rest = `${words.slice(i + MIN_WORDS, i + MAX_WORDS).join(' ')} `;
+      if (endings.some((ending) => ending === '' || rest.startsWith(`${ending} `))) return true;
+    }
+    return false;
+  }
+
+  hasPicture(look: string): boolean {
+    return this.data.looks.some((other) => lookDistance(look, other) <= MAX_DISTANCE);
+  }
+}

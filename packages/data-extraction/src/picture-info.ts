@@ -1,0 +1,131 @@
+import { createHash } from 'node:crypto';
+import sharp from 'sharp';
+import type { PictureFormat, Preset } from './presets';
+
+export const PICTURE_LIMITS = {
+  /** An encoded picture. */
+  bytes: 32 * 2 ** 20,
+  /** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
+  pixels: 2 ** 26,
+} as const;
+
+/** What filters ask of a picture. */
+export interface PictureInfo {
+  /** Name of its content: SHA-256, and an ending that tells its format. */
+  readonly file: string;
+  readonly width: number;
+  readonly height: number;
+  /** Perceptual hash, 16 hexadecimal digits. */
+  readonly look: string;
+}
+
+// One thread a picture: the number of workers decides how many cores are used.
+sharp.concurrency(1);
+sharp.cache(false);
+
+/** The format by the first bytes, whatever the name or the header says; undefined for anything that is not decoded. */
+export function sniffFormat(bytes: Uint8Array): PictureFormat | undefined {
+  const ascii = (from: number, to: number) => String.fromCharCode(...bytes.subarray(from, to));
+  if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return 'jpeg';
+  if (ascii(0, 8) === '\x89PNG\r\n\x1a\n') return 'png';
+  if (/^GIF8[79]a$/.test(ascii(0, 6))) return 'gif';
+  if (ascii(0, 4) === 'RIFF' && ascii(8, 12) === 'WEBP') return 'webp';
+  if (ascii(4, 8) === 'ftyp' && /^avi[fs]$/.test(ascii(8, 12))) return 'avif';
+  return undefined;
+}
+
+/** @returns the picture's figures, or why the preset drops it */
+export async function examinePicture(bytes: Uint8Array, rules: Preset['picture']): Promise<PictureInfo | string> {
+  if (bytes.length > PICTURE_LIMITS.bytes) return 'too large a file';
+  const format = sniffFormat(bytes);
+  if (!format || !rules.formats.includes(format)) return 'format';
+  try {
+    const image = sharp(bytes, { limitInputPixels: PICTURE_LIMITS.pixels, failOn: 'error' });
+    const { width = 0, height = 0, autoOrient } = await image.metadata();
+    const reason = sizeReason(width, height, rules);
+    if (reason) return reason;
+    const { data } = await image
+      .flatten({ background: '#ffffff' })
+      .toColourspace('srgb')
+      .resize(SIDE, SIDE, { fit: 'fill' })
+      .raw({ depth: 'uchar' })
+      .toBuffer({ resolveWithObject: true });
+    if (isSingleColour(data)) return 'single colour';
+    const file = `${createHash('sha256').update(bytes).digest('hex').slice(0, 40)}.${format === 'jpeg' ? 'jpg' : format}`;
+    return { file, width: autoOrient?.width ?? width, height: autoOrient?.height ?? height, look: lookOf(data) };
+  } catch {
+    return 'unreadable';
+  }
+}
+
+function sizeReason(width: number, height: number, rules: Preset['picture']): string | undefined {
+  const [small, large] = width < height ? [width, height] : [height, width];
+  if (width * height > PICTURE_LIMITS.pixels || large > rules.maxSide) return 'too many pixels';
+  if (small < rules.minSide) return 'too small';
+  return large > rules.maxRatio * small ? 'aspect ratio' : undefined;
+}
+
+/** Pictures are compared at this size. */
+const SIDE = 32;
+const KEPT = 8;
+
+/** Nothing on it stands out by more than a few levels of 256. @param rgb uint8 [32, 32, 3] */
+function isSingleColour(rgb: Uint8Array): boolean {
+  for (let channel = 0; channel < 3; channel++) {
+    let [low, high] = [255, 0];
+    for (let i = channel; i < rgb.length; i += 3) {
+      low = Math.min(low, rgb[i]!);
+      high = Math.max(high, rgb[i]!);
+    }
+    if (high - low > 8) return false;
+  }
+  return true;
+}
+
+const COSINES = Float64Array.from({ length: KEPT * SIDE }, (_, i) =>
+  Math.cos((Math.PI / SIDE) * ((i % SIDE) + 0.5) * Math.floor(i / SIDE)),
+);
+
+/**
+ * Perceptual hash: which of the 64 lowest cosine frequencies of the picture's brightness lie above their median. Scaling,
+ * recompression and a little noise change few bits.
+ *
+ * @param rgb uint8 [32, 32, 3]
+ */
+function lookOf(rgb: Uint8Array): string {
+  const rows = new Float64Array(SIDE * KEPT); // [y, u]
+  for (let y = 0; y < SIDE; y++) {
+    for (let u = 0; u < KEPT; u++) {
+      let sum = 0;
+      for (let x = 0; x < SIDE; x++) {
+        const at = (y * SIDE + x) * 3;
+        sum += (0.299 * rgb[at]! + 0.587 * rgb[at + 1]! + 0.114 * rgb[at + 2]!) * COSINES[u * SIDE + x]!;
+      }
+      rows[y * KEPT + u] = sum;
+    }
+  }
+  const frequencies = Float64Array.from({ length: KEPT * KEPT }, (_, i) => {
+    const [v, u] = [Math.floor(i / KEPT), i % KEPT];
+    let sum = 0;
+    for (let y = 0; y < SIDE; y++) sum += rows[y * KEPT + u]! * COSINES[v * SIDE + y]!;
+    return sum;
+  });
+  const median = Float64Array.from(frequencies.subarray(1)).sort()[31]!;
+  let hex = '';
+  for (let i = 0; i < 64; i += 4) {
+    let digit = 0;
+    for (let k = 0; k < 4; k++) if (frequencies[i + k]! > median) digit |= 8 >> k;
+    hex += digit.toString(16);
+  }
+  return hex;
+}
+
+/** Bits in which two hashes differ, 0 to 64. */
+export function lookDistance(a: string, b: string): number {
+  let bits = 0;
+  for (let i = 0; i < 16; i += 8) {
+    let x = Number.parseInt(a.slice(i, i + 8), 16) ^ Number.parseInt(b.slice(i, i + 8), 16);
+    for (; x !== 0; x &= x - 1) bits++;
+  }
+  return bits;
+}

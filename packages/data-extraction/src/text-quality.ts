@@ -1,0 +1,204 @@
+import { wordsOf } from './text';
+
+/** Why a text is refused; undefined where it may stay. */
+export type TextFilter = (text: string) => string | undefined;
+
+const GOPHER_STOP_WORDS = ['the', 'be', 'to', 'of', 'and', 'that', 'have', 'with'];
+
+/** Is this prose at all? Gopher (Rae et al., 2021), appendix A.1.1: MassiveText's quality filters. */
+export const gopherQuality: TextFilter = (text) => {
+  const words = wordsOf(text);
+  if (words.length < 50) return 'fewer than 50 words';
+  if (words.length > 100_000) return 'more than 100000 words';
+  const letters = words.reduce((sum, word) => sum + word.length, 0);
+  const mean = letters / words.length;
+  if (mean < 3 || mean > 10) return 'mean word length not 3 to 10';
+  const symbols = text.match(/#|\.\.\.|…/g)?.length ?? 0;
+  if (symbols > 0.1 * words.length) return 'symbols';
+  const lines = text.split('\n').filter((line) => line.trim() !== '');
+  if (lines.filter((line) => /^\s*[-*•‣·]/.test(line)).length > 0.9 * lines.length) return 'bullet points';
+  if (lines.filter((line) => /(?:\.\.\.|…)\s*$/.test(line)).length > 0.3 * lines.length) return 'lines cut short';
+  if (words.filter((word) => /\p{L}/u.test(word)).length < 0.8 * words.length) return 'words without letters';
+  const present = new Set(words.map((word) => word.toLowerCase()));
+  if (GOPHER_STOP_WORDS.filter((word) => present.has(word)).length < 2) return 'stop words';
+  return undefined;
+};
+
+/** Largest share of the characters that the most frequent n-gram may make up. */
+const TOP_NGRAMS: readonly (readonly [n: number, share: number])[] = [
+  [2, 0.2],
+  [3, 0.18],
+  [4, 0.16],
+];
+/** Largest share of the characters that n-grams may make up that occur more than once. */
+const REPEATED_NGRAMS: readonly (readonly [n: number, share: number])[] = [
+  [5, 0.15],
+  [6, 0.14],
+  [7, 0.13],
+  [8, 0.12],
+  [9, 0.11],
+  [10, 0.1],
+];
+
+/** Does it say the same again and again? Gopher, appendix A.1.1, table A1. */
+export const gopherRepetition: TextFilter = (text) => {
+  for (const [name, pieces] of [
+    ['lines', text.split(/\n+/)],
+    ['paragraphs', text.split(/\n{2,}/)],
+  ] as const) {
+    const { count, characters } = repeated(pieces.map((piece) => piece.trim()).filter((piece) => piece !== ''));
+    if (count > 0.3 || characters > 0.2) return `repeated ${name}`;
+  }
+  const words = wordsOf(text.toLowerCase());
+  const total = words.reduce((sum, word) => sum + word.length, 0);
+  for (const [n, share] of TOP_NGRAMS) if (topNgram(words, n) > share * total) return `one ${n}-gram everywhere`;
+  for (const [n, share] of REPEATED_NGRAMS) if (repeatedNgrams(words, n) > share * total) return `repeated ${n}-grams`;
+  return undefined;
+};
+
+/** Shares of pieces, and of their characters, that repeat one before. */
+function repeated(pieces: readonly string[]): { count: number; characters: number } {
+  const seen = new Set<string>();
+  let [count, characters, total] = [0, 0, 0];
+  for (const piece of pieces) {
+    total += piece.length;
+    if (seen.has(piece)) {
+      count++;
+      characters += piece.length;
+    } else seen.add(piece);
+  }
+  return { count: count / Math.max(1, pieces.length), characters: characters / Math.max(1, total) };
+}
+
+/** Characters of the n-gram that covers the most, at all its places; 0 where none comes twice. */
+function topNgram(words: readonly string[], n: number): number {
+  const counts = new Map<string, number>();
+  for (let i = 0; i + n <= words.length; i++) {
+    const ngram = words.slice(i, i + n).join(' ');
+    counts.set(ngram, (counts.get(ngram) ?? 0) + 1);
+  }
+  let most = 0;
+  for (const [ngram, count] of counts) if (count > 1) most = Math.max(most, count * (ngram.length - n + 1));
+  return most;
+}
+
+/** Characters of words in n-grams that occurred before; a word in several of them counts once. */
+function repeatedNgrams(words: readonly string[], n: number): number {
+  const seen = new Set<string>();
+  let characters = 0;
+  let countedTo = 0;
+  for (let i = 0; i + n <= words.length; i++) {
+    const ngram = words.slice(i, i + n).join(' ');
+    if (!seen.has(ngram)) {
+      seen.add(ngram);
+      continue;
+    }
+    for (let k = Math.max(i, countedTo); k < i + n; k++) characters += words[k]!.length;
+    countedTo = Math.max(countedTo, i + n);
+  }
+  return characters;
+}
+
+// Function words, written down for this: the longer list of OBELICS is not ours to copy.
+const STOP_WORDS = new Set(
+  `a about above according across after again against ago all almost along already also although always am amid among an
+   and another any anybody anyone anything anywhere are around as aside at away back be became because become becomes
+   been before behind being below beneath beside besides between beyond both but by can cannot could despite did do does
+   doing done down during each either else enough etc even ever every everybody everyone everything everywhere except few
+   first for former from further get gets getting given go goes going got had half has have having he hence her here hers
+   herself him himself his how however i if in indeed inside instead into is it its itself just last later least less
+   let like likely many may maybe me meanwhile might mine more moreover most much must my myself near nearly neither
+   never nevertheless next no nobody none nor not nothing now nowhere of off often on once one only onto or other others
+   otherwise our ours ourselves out outside over own past per perhaps please quite rather really regarding same second
+   seem seems several shall she should since so some somebody someone something sometimes somewhere soon still such than
+   that the their theirs them themselves then there therefore these they this those though three through throughout thus
+   till to today together too toward towards two under unless unlike until up upon us use used using usually various
+   very via was way we well were what whatever when whenever where whereas wherever whether which whichever while who
+   whoever whole whom whose why will with within without would yet you your yours yourself yourselves
+   i'm i've i'll i'd you're you've you'll he's she's it's we're we've we'll they're they've that's there's here's what's
+   let's don't doesn't didn't isn't aren't wasn't weren't won't wouldn't can't couldn't shouldn't haven't hasn't hadn't`
+    .split(/\s+/)
+    .filter((word) => word !== ''),
+);
+/** The marks that OBELICS counts. */
+const PUNCTUATION = /^[,;:?!.]$/;
+
+/** Limits of `obelicsText`; a text of fewer words or a larger ratio than allowed is refused. */
+export interface ObelicsLimits {
+  readonly minWords: number;
+  readonly maxWords: number;
+  readonly characterRepetition: number;
+  readonly wordRepetition: number;
+  readonly specialCharacters: number;
+  readonly stopWords: number;
+  readonly punctuation: number;
+  /** Below so many words and marks punctuation says nothing. */
+  readonly minWordsForPunctuation: number;
+}
+
+/** OBELICS (Laurençon et al., 2023), appendix A.2.3: for each paragraph and again for the document. */
+export function obelicsText(limits: ObelicsLimits): TextFilter {
+  return (text) => {
+    const words = wordsOf(text.toLowerCase()).flatMap((word) => stripped(word.replace(/’/g, "'")) || []);
+    if (words.length < limits.minWords) return `fewer than ${limits.minWords} words`;
+    if (words.length > limits.maxWords) return `more than ${limits.maxWords} words`;
+    if (characterRepetition(text) > limits.characterRepetition) return 'character repetition';
+    if (wordRepetition(words) > limits.wordRepetition) return 'word repetition';
+    const special = text.match(/[\p{P}\p{S}\d\s]/gu)?.length ?? 0;
+    if (special > limits.specialCharacters * text.length) return 'special characters';
+    if (words.filter((word) => STOP_WORDS.has(word)).length < limits.stopWords * words.length) return 'stop words';
+    const tokens = text.match(/[\p{L}\p{N}_']+|[,;:?!.]/gu) ?? [];
+    const marks = tokens.filter((token) => PUNCTUATION.test(token)).length;
+    if (tokens.length >= limits.minWordsForPunctuation && marks < limits.punctuation * tokens.length) {
+      return 'punctuation';
+    }
+    return undefined;
+  };
+}
+
+function stripped(word: string): string {
+  return word.replace(/^[\p{P}\p{S}\d]+|[\p{P}\p{S}\d]+$/gu, '');
+}
+
+/** Share of the most frequent 10-character sequences, as many as the root of their number, among all. */
+function characterRepetition(text: string): number {
+  const counts = new Map<string, number>();
+  for (let i = 0; i + 10 <= text.length; i++) {
+    const sequence = text.slice(i, i + 10);
+    counts.set(sequence, (counts.get(sequence) ?? 0) + 1);
+  }
+  if (counts.size === 0) return 0;
+  const frequencies = [...counts.values()].sort((a, b) => b - a);
+  const repeatedOnes = frequencies.filter((count) => count > 1).length;
+  const top = frequencies.slice(0, Math.min(Math.floor(Math.sqrt(counts.size)), repeatedOnes));
+  return top.reduce((a, b) => a + b, 0) / (text.length - 9);
+}
+
+/** Share of sequences of five words that occur more than once. */
+function wordRepetition(words: readonly string[]): number {
+  if (words.length < 5) return 0;
+  const counts = new Map<string, number>();
+  for (let i = 0; i + 5 <= words.length; i++) {
+    const sequence = words.slice(i, i + 5).join(' ');
+    counts.set(sequence, (counts.get(sequence) ?? 0) + 1);
+  }
+  let again = 0;
+  for (const count of counts.values()) if (count > 1) again += count;
+  return again / (words.length - 4);
+}
+
+/** A line that C4 keeps: it ends as a sentence does, has five words, and asks for no scripts. T5 (Raffel et al., 2020), 2.2. */
+export const c4Line: TextFilter = (line) => {
+  if (!/[.!?"”]$/.test(line.trim())) return 'no end of a sentence';
+  if (wordsOf(line).length < 5) return 'fewer than 5 words';
+  if (/javascript/i.test(line)) return 'javascript';
+  return undefined;
+};
+
+/** A page that C4 keeps, of the lines that are left. */
+export const c4Page: TextFilter = (text) => {
+  if (/lorem ipsum/i.test(text)) return 'lorem ipsum';
+  if (text.includes('{')) return 'curly bracket';
+  if ((text.match(/[.!?]["”]?(?:\s|$)/g)?.length ?? 0) < 3) return 'fewer than 3 sentences';
+  return undefined;
+};
