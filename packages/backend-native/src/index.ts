@@ -20,6 +20,7 @@ import { weightKernels } from './kernels/weights';
 import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './library';
 import { NativeBackend } from './native-backend';
 import { oneDnn } from './onednn';
+import { multipliesHalves } from './packed-matrix';
 import { registerPooledBackend } from './pooled-backend';
 
 const KERNELS = {
@@ -73,6 +74,22 @@ export function nativeLibrary(): NativeLibrary {
 export function setNativeThreads(threads: number): void {
   setThreads(threads);
   if (tf.findBackendFactory('native')) (tf.findBackend('native') as NativeBackend).recompile();
+}
+
+/**
+ * Sets what products of float32 tensors are computed in from now on. With `bfloat16` the factors of large ones are rounded
+ * first, and sums are float32: what frameworks call automatic mixed precision, for processors with bfloat16 instructions.
+ * Everything else, and every tensor, stays float32.
+ *
+ * @throws Error when the processor has no bfloat16 instructions
+ */
+export function setNativePrecision(precision: 'float32' | 'bfloat16'): void {
+  if (precision === 'bfloat16' && !multipliesHalves(oneDnn())) {
+    throw new Error(
+      `setNativePrecision: bfloat16 needs a processor that multiplies it, and oneDNN sees ${oneDnn().cpuIsa()} here. Use float32.`,
+    );
+  }
+  (tf.findBackend('native') as NativeBackend).precision = precision;
 }
 
 export { NativeBackend, type NativeLibrary };

@@ -149,7 +149,9 @@ describe('frozen matrices', () => {
 
   it.each(['float32', 'bfloat16'] as const)('%s, both ways', (precision) => {
     const packed = backend.packMatrix(weight, [out, inputs], precision);
-    expect(packed.bytes).toBe(out * inputs * (precision === 'float32' ? 4 : 2));
+    const least = out * inputs * (precision === 'float32' ? 4 : 2);
+    expect(packed.bytes / least).toBeGreaterThanOrEqual(1);
+    expect(packed.bytes / least).toBeLessThan(1.1);
     tf.tidy(() => {
       // Compared with a product of what is held, rounded as it is.
       const held = tf.tensor2d(packed.unpack(), [out, inputs]);

@@ -1,5 +1,5 @@
 import { oneDnn, type OneDnn } from './onednn';
-import { NativePackedMatrix } from './packed-matrix';
+import { packMatrix, type NativePackedMatrix } from './packed-matrix';
 import { PooledBackend, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
 
@@ -7,6 +7,9 @@ import { PrimitiveCache, type Compiled } from './primitive-cache';
 export class NativeBackend extends PooledBackend {
   readonly dnn = oneDnn();
   private readonly cache = new PrimitiveCache();
+
+  /** What products of float32 tensors are computed in: as they are, or of their factors rounded to bfloat16. */
+  precision: 'float32' | 'bfloat16' = 'float32';
 
   constructor() {
     super('native');
@@ -47,7 +50,7 @@ export class NativeBackend extends PooledBackend {
     shape: readonly [number, number],
     precision: 'float32' | 'bfloat16',
   ): NativePackedMatrix {
-    return new NativePackedMatrix(this, values, shape, precision);
+    return packMatrix(this, values, shape, precision);
   }
 
   /** The compiled operation of this key, made on first use. The key must name everything that `make` depends on. */

@@ -31,7 +31,7 @@ export const ARG = {
 /** How to ask a primitive for the layout it chose for an argument. */
 const QUERY: Record<number, number> = { 1: 129, 129: 130, 33: 131, 161: 132, 17: 133, 145: 134 };
 
-type Argument = readonly [name: number, side: Layout | MemoryDesc];
+type Argument = readonly [name: number, side: Layout];
 
 /** Elementwise functions: the numbers in version 2 and in version 3. */
 const ELTWISE = {
@@ -69,6 +69,8 @@ export interface Layout {
   readonly dims: readonly number[];
   readonly strides?: readonly number[] | 'any';
   readonly type?: number;
+  /** A layout that a primitive chose for data of these dimensions and type; it stands for the strides. */
+  readonly chosen?: MemoryDesc;
 }
 
 /** A convolution's geometry as oneDNN wants it; a dilation of 0 means none. */
@@ -395,12 +397,12 @@ export class OneDnn {
     return primitive;
   }
 
-  /** Copies between layouts and types; a side may be a descriptor that another primitive chose. */
-  reorder(src: Layout | MemoryDesc, dst: Layout | MemoryDesc): Primitive {
-    const [s, d] = [this.descOf(src), this.descOf(dst)];
+  /** Copies between layouts and types. */
+  reorder(src: Layout, dst: Layout): Primitive {
+    const [s, d] = [this.md(src), this.md(dst)];
     const names: Argument[] = [
-      [ARG.src, s],
-      [ARG.dst, d],
+      [ARG.src, src],
+      [ARG.dst, dst],
     ];
     return this.build(names, [], (attr) =>
       this.create(
@@ -416,8 +418,8 @@ export class OneDnn {
   }
 
   /** Bytes that data of this layout occupies. */
-  bytes(desc: MemoryDesc): number {
-    return Number(this.call('dnnl_memory_desc_get_size', ['void *'], 'size_t')(desc));
+  bytes(layout: Layout): number {
+    return Number(this.call('dnnl_memory_desc_get_size', ['void *'], 'size_t')(this.md(layout)));
   }
 
   // ---- what Primitive uses ----------------------------------------------------------------------------------------
@@ -463,6 +465,7 @@ export class OneDnn {
   // ---- the two versions -------------------------------------------------------------------------------------------
 
   private md(layout: Layout): MemoryDesc {
+    if (layout.chosen !== undefined) return layout.chosen;
     const { dims, strides = rowMajor(dims), type = F32 } = layout;
     const d = dimsBuffer(dims);
     const last = strides === 'any' ? ANY : dimsBuffer(strides);
@@ -549,10 +552,6 @@ export class OneDnn {
     );
   }
 
-  private descOf(side: Layout | MemoryDesc): MemoryDesc {
-    return typeof side === 'object' && 'dims' in side ? this.md(side) : side;
-  }
-
   /**
    * Makes a primitive from the descriptor that `describe` creates with the given post-operations. It runs on addresses in
    * the order of `args`, then one for each binary post-operation.
@@ -563,8 +562,7 @@ export class OneDnn {
       const desc = describe(attr);
       const primitive = this.create('dnnl_primitive_create', ['void *'], desc);
       const bound = args.map(([name, side]): [number, bigint] => {
-        const chosen = typeof side === 'object' && 'dims' in side && side.strides === 'any';
-        return [name, this.createMemory(chosen ? this.queryDesc(desc, QUERY[name]!) : this.descOf(side))];
+        return [name, this.createMemory(side.strides === 'any' ? this.queryDesc(desc, QUERY[name]!) : this.md(side))];
       });
       post.forEach((op, i) => {
         if (op.kind !== 'binary') return;

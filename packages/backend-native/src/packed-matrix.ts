@@ -1,85 +1,187 @@
 import type * as tf from '@tensorflow/tfjs-core';
+import { inHalves, product, type Operand, type ProductOptions } from './kernels/product';
 import type { NativeBackend } from './native-backend';
-import { BF16, U8, type Layout, type OneDnn, type Primitive } from './onednn';
-import type { Compiled } from './primitive-cache';
+import { ARG, BF16, F32, U8, type Layout, type OneDnn, type Primitive } from './onednn';
 
+/** Rows of the product that oneDNN chooses a layout for; the layout serves any number of rows. */
+const TYPICAL_ROWS = 256;
 /** Elements expanded at a time where the processor cannot multiply bfloat16: a megabyte stays in its cache. */
 const PANEL = 1 << 18;
 
+/** A frozen weight in a layout of this backend. */
+export interface NativePackedMatrix {
+  /** Bytes held. */
+  readonly bytes: number;
+  /** `rows [m, in] -> [m, out]`, or with `transpose` `[m, out] -> [m, in]`. */
+  multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo;
+  /** The values again, row-major float32 `[out, in]`. */
+  unpack(): Float32Array;
+  dispose(): void;
+}
+
+/** Packs a frozen matrix `[out, in]`, row-major, in float32 or bfloat16. */
+export function packMatrix(
+  backend: NativeBackend,
+  values: Float32Array,
+  shape: readonly [out: number, inputs: number],
+  precision: 'float32' | 'bfloat16',
+): NativePackedMatrix {
+  const packing = packingOf(backend.dnn, shape, precision === 'float32' ? F32 : BF16);
+  return packing ? new BlockedMatrix(backend, values, shape, packing) : new HalvedMatrix(backend, values, shape);
+}
+
+/** Layouts by shape and type. Weights lie in them, so what owns them is never given up. */
+const packings = new Map<string, Layout | undefined>();
+
+/** The layout in which oneDNN multiplies such a weight; nothing if it has only reference code for that here. */
+function packingOf(dnn: OneDnn, [out, inputs]: readonly [number, number], type: number): Layout | undefined {
+  const key = `${out},${inputs},${type}`;
+  if (!packings.has(key)) packings.set(key, choosePacking(dnn, out, inputs, type));
+  return packings.get(key);
+}
+
+/** Whether oneDNN has fast code for products in bfloat16 on this processor. */
+export function multipliesHalves(dnn: OneDnn): boolean {
+  return packingOf(dnn, [64, 64], BF16) !== undefined;
+}
+
+function choosePacking(dnn: OneDnn, out: number, inputs: number, type: number): Layout | undefined {
+  const dims = [inputs, out];
+  if (!(out && inputs)) return { dims, type };
+  const [rows, result] = [{ dims: [TYPICAL_ROWS, inputs], type }, { dims: [TYPICAL_ROWS, out] }];
+  let chooser: Primitive;
+  try {
+    chooser = dnn.matmul(rows, { dims, strides: 'any', type }, undefined, result);
+  } catch {
+    // Not implemented for this processor.
+    return undefined;
+  }
+  if (type === F32 || !chooser.implementation.startsWith('ref')) {
+    return { dims, type, chosen: chooser.layout(ARG.weights) };
+  }
+  chooser.destroy();
+  return undefined;
+}
+
 /**
- * A frozen matrix `[out, in]`, row-major, in float32 or bfloat16. On a processor with bfloat16 instructions oneDNN multiplies
- * it as it is; elsewhere it is expanded to float32 panel by panel at each use, which costs little beside the product.
+ * A frozen weight in blocks as oneDNN wants them: nothing is rearranged at each use, which for a few rows takes longer than
+ * the product. For the gradient it is laid out plainly again: for many rows a small part of the work.
  */
-export class NativePackedMatrix {
-  private data: Float32Array | Uint16Array | undefined;
+export class BlockedMatrix implements NativePackedMatrix {
+  private memory: Float32Array | undefined;
 
   constructor(
     private readonly backend: NativeBackend,
     values: Float32Array,
     private readonly shape: readonly [out: number, inputs: number],
-    precision: 'float32' | 'bfloat16',
+    private readonly packing: Layout,
   ) {
-    this.data = precision === 'float32' ? values.slice() : toHalves(values);
+    const { pool } = backend;
+    this.memory = pool.allocate(Math.ceil(backend.dnn.bytes(packing) / 4));
+    if (!values.length) return;
+    const given: Operand = [pool.address(values), { ...this.plain, type: F32 }];
+    const { operand, buffer } =
+      packing.type === BF16 ? inHalves(backend, given) : { operand: given, buffer: undefined };
+    this.reorder(operand, [pool.address(this.memory), packing]);
+    if (buffer) pool.release(buffer);
   }
 
-  /** Bytes held. */
   get bytes(): number {
-    return this.data?.byteLength ?? 0;
+    return this.memory?.byteLength ?? 0;
   }
 
-  /** `rows [m, in] -> [m, out]`, or with `transpose` `[m, out] -> [m, in]`. */
-  multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo {
-    const data = this.held();
+  multiply(rows: tf.TensorInfo, transpose: boolean, options?: ProductOptions): tf.TensorInfo {
+    const { backend, packing } = this;
+    const { pool } = backend;
     const [out, inputs] = this.shape;
-    const m = rows.shape[0]!;
-    const y = this.backend.output([m, transpose ? inputs : out]);
-    if (!(m && out && inputs)) this.backend.values(y).fill(0);
-    else if (data instanceof Float32Array) this.product(rows, this.backend.pool.address(data), transpose, y);
-    else if (!this.multiplyHalves(rows, data, transpose, y)) this.multiplyPanels(rows, data, transpose, y);
+    const memory = this.held();
+    const [m, n, k] = [rows.shape[0]!, transpose ? inputs : out, transpose ? out : inputs];
+    const y = backend.output([m, n]);
+    if (!(m && n && k)) {
+      backend.values(y).fill(0);
+      return y;
+    }
+    const [x, z]: Operand[] = [
+      [backend.address(rows), { dims: [m, k] }],
+      [backend.address(y), { dims: [m, n] }],
+    ];
+    if (!transpose) product(backend, x!, [pool.address(memory), packing], z!, options);
+    else {
+      const plain = pool.allocate(packing.type === BF16 ? Math.ceil((n * k) / 2) : n * k);
+      this.reorder([pool.address(memory), packing], [pool.address(plain), this.plain]);
+      product(backend, x!, [pool.address(plain), { dims: [k, n], type: packing.type }], z!, options);
+      pool.release(plain);
+    }
     return y;
   }
 
-  /** The values again, row-major float32 `[out, in]`. */
   unpack(): Float32Array {
-    const data = this.held();
-    if (data instanceof Float32Array) return data.slice();
-    const values = new Float32Array(data.length);
-    const bits = new Uint32Array(values.buffer);
-    for (let i = 0; i < bits.length; i++) bits[i] = data[i]! << 16;
+    const { backend, packing, shape } = this;
+    const memory = this.held();
+    const [out, inputs] = shape;
+    const values = new Float32Array(out * inputs);
+    if (!values.length) return values;
+    const { pool } = backend;
+    if (packing.type === F32) this.reorder([pool.address(memory), packing], [pool.address(values), this.plain]);
+    else {
+      const halves = pool.allocate(Math.ceil(values.length / 2));
+      this.reorder([pool.address(memory), packing], [pool.address(halves), this.plain]);
+      widen(new Uint16Array(halves.buffer, halves.byteOffset, values.length), values);
+      pool.release(halves);
+    }
     return values;
   }
 
   dispose(): void {
-    this.data = undefined;
+    if (this.memory) this.backend.pool.release(this.memory);
+    this.memory = undefined;
   }
 
-  private product(rows: tf.TensorInfo, weight: number, transpose: boolean, y: tf.TensorInfo): void {
+  /** Row-major `[out, in]`, seen as the product sees it. */
+  private get plain(): Layout {
     const [out, inputs] = this.shape;
-    const [n, k] = transpose ? [inputs, out] : [out, inputs];
-    const [x, z] = [this.backend.address(rows), this.backend.address(y)];
-    this.backend.dnn.sgemm(false, !transpose, rows.shape[0]!, n, k, x, k, weight, inputs, 0, z, n);
+    return { dims: [inputs, out], strides: [1, inputs], type: this.packing.type };
   }
 
-  /** By bfloat16 instructions, if oneDNN has more than its slow reference code for them here. */
-  private multiplyHalves(rows: tf.TensorInfo, data: Uint16Array, transpose: boolean, y: tf.TensorInfo): boolean {
-    const { backend, shape } = this;
-    const m = rows.shape[0]!;
-    const key = `bf16 ${m} ${shape.join()} ${transpose}`;
-    const { primitive } = backend.compiled(key, (dnn) => new HalvesPlan(dnn, m, shape, transpose));
-    if (!primitive) return false;
-    const n = m * rows.shape[1]!;
-    const half = backend.pool.allocate(Math.ceil(n / 2));
-    const [x, address] = [backend.address(rows), backend.pool.address(half)];
-    backend.compiled(`halves ${n}`, (dnn) => dnn.reorder({ dims: [n] }, { dims: [n], type: BF16 })).run(x, address);
-    primitive.run(address, backend.pool.address(data), backend.address(y));
-    backend.pool.release(half);
-    return true;
+  private reorder([from, a]: Operand, [to, b]: Operand): void {
+    const key = `reorder ${this.shape.join()} ${a.type} ${a.chosen !== undefined} ${b.type} ${b.chosen !== undefined}`;
+    this.backend.compiled(key, (dnn) => dnn.reorder(a, b)).run(from, to);
   }
 
-  private multiplyPanels(rows: tf.TensorInfo, data: Uint16Array, transpose: boolean, y: tf.TensorInfo): void {
+  private held(): Float32Array {
+    return this.memory ?? gone();
+  }
+}
+
+/**
+ * A weight in bfloat16 on a processor without instructions for it: expanded to float32 panel by panel at each use, which
+ * costs little beside the product.
+ */
+class HalvedMatrix implements NativePackedMatrix {
+  private data: Uint16Array | undefined;
+
+  constructor(
+    private readonly backend: NativeBackend,
+    values: Float32Array,
+    private readonly shape: readonly [out: number, inputs: number],
+  ) {
+    this.data = toHalves(values);
+  }
+
+  get bytes(): number {
+    return this.data?.byteLength ?? 0;
+  }
+
+  multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo {
     const { backend } = this;
+    const data = this.data ?? gone();
     const [out, inputs] = this.shape;
     const m = rows.shape[0]!;
+    const y = backend.output([m, transpose ? inputs : out]);
+    if (!(m && out && inputs)) {
+      backend.values(y).fill(0);
+      return y;
+    }
     const count = Math.max(1, Math.floor(PANEL / inputs));
     const weight = backend.panel(Math.min(count, out) * inputs);
     const [x, from, z] = [backend.address(rows), backend.pool.address(data), backend.address(y)];
@@ -95,12 +197,28 @@ export class NativePackedMatrix {
         backend.dnn.sgemm(false, false, m, inputs, taken, x + first * 4, out, weight, inputs, beta, z, inputs);
       }
     }
+    return y;
   }
 
-  private held(): Float32Array | Uint16Array {
-    if (!this.data) throw new Error('FrozenMatrix: used after dispose(). Load the weight again before applying it.');
-    return this.data;
+  unpack(): Float32Array {
+    const data = this.data ?? gone();
+    return widen(data, new Float32Array(data.length));
   }
+
+  dispose(): void {
+    this.data = undefined;
+  }
+}
+
+function gone(): never {
+  throw new Error('FrozenMatrix: used after dispose(). Load the weight again before applying it.');
+}
+
+/** bfloat16 to float32. */
+function widen(halves: Uint16Array, values: Float32Array): Float32Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = halves[i]! << 16;
+  return values;
 }
 
 /** float32 to bfloat16, to nearest and ties to even. */
@@ -124,26 +242,3 @@ const expansion = (dnn: OneDnn, n: number): Primitive =>
 
 /** Where the upper half of a number lies within it, in bytes. */
 const UPPER = 2;
-
-/** A product in bfloat16, or the knowledge that this processor has no fast one. */
-class HalvesPlan implements Compiled {
-  readonly primitive: Primitive | undefined;
-
-  constructor(dnn: OneDnn, m: number, [out, inputs]: readonly [number, number], transpose: boolean) {
-    const [n, k] = transpose ? [inputs, out] : [out, inputs];
-    const weight: Layout = { dims: [k, n], strides: transpose ? [inputs, 1] : [1, inputs], type: BF16 };
-    let made: Primitive;
-    try {
-      made = dnn.matmul({ dims: [m, k], type: BF16 }, weight, undefined, { dims: [m, n] });
-    } catch {
-      // Not implemented for this processor.
-      return;
-    }
-    if (made.implementation.startsWith('ref')) made.destroy();
-    else this.primitive = made;
-  }
-
-  destroy(): void {
-    this.primitive?.destroy();
-  }
-}

@@ -28,8 +28,9 @@ export interface PackedMatrix {
 export class FrozenMatrix {
   readonly shape: readonly [number, number];
   readonly precision: FrozenPrecision;
+  /** What the backend made of it, for kernels of that backend; absent where it is a plain tensor. */
+  packed: PackedMatrix | undefined;
   private tensor: tf.Tensor2D | undefined;
-  private packed: PackedMatrix | undefined;
 
   /**
    * @param values    row-major float32 `[out, in]`

@@ -1,5 +1,5 @@
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Eltwise } from '../onednn';
+import type { Eltwise, PostOp } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 import { eltwise, eltwiseBackward, positive } from './eltwise';
 
@@ -33,6 +33,16 @@ function known(kind: string): Known {
   if (!found)
     throw new Error(`native backend: unknown activation '${kind}', known are ${Object.keys(KNOWN).join(', ')}.`);
   return found;
+}
+
+/** The activation as what is done to a product before it is stored; nothing if oneDNN cannot do it there. */
+export function asPostOps(kind: string): PostOp[] | undefined {
+  const { alg, alpha, scale, positive: shape } = known(kind);
+  if (shape) return undefined;
+  return [
+    { kind: 'eltwise', alg, alpha },
+    ...(scale ? [{ kind: 'eltwise', alg: 'linear', alpha: scale } as const] : []),
+  ];
 }
 
 /** y = activation(x), over addresses. */

@@ -2,7 +2,8 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { sizeOf } from '../pooled-backend';
 import { apply } from './binary';
-import { dense, heads, product, swapped, type Sizes } from './heads';
+import { dense, heads, swapped, type Sizes } from './heads';
+import { product } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -76,7 +77,9 @@ const attention: NativeKernel = ({ q, k, v, bias, keyMask }, attrs, backend) => 
     return [y, weights];
   }
   const [scores, key, query] = [dense(z), swapped(heads(z, s)), heads(z, t)];
-  product(backend, [backend.address(q!), query], [backend.address(k!), key], [backend.address(weights), scores], scale);
+  product(backend, [backend.address(q!), query], [backend.address(k!), key], [backend.address(weights), scores], {
+    scale,
+  });
   if (bias) apply('add', weights, bias, weights, backend);
   const mask = maskOf(z, causal, keyMask && backend.values(keyMask));
   if (mask) {
@@ -127,8 +130,8 @@ const attentionGradient: NativeKernel = ({ dy, q, k, v, bias, weights }, attrs, 
   if (emptyRows === 'uniform') addFromEmptyRows(backend, z, weights!, dy!, dv);
   // Rows of zeros stay zeros.
   softmaxGradient(backend, weights!, dscores, b * h * t, s);
-  product(backend, [at(dscores), scores], [at(k!), keys], [at(dq), query], scale);
-  product(backend, [at(dscores), swapped(scores)], [at(q!), query], [at(dk), keys], scale);
+  product(backend, [at(dscores), scores], [at(k!), keys], [at(dq), query], { scale });
+  product(backend, [at(dscores), swapped(scores)], [at(q!), query], [at(dk), keys], { scale });
   if (!bias) {
     backend.disposeData(dscores.dataId);
     return [dq, dk, dv];

@@ -88,7 +88,7 @@ class ConvPlan implements Compiled {
       this.main = byProduct;
       if (c.order === 'hwio') return;
     }
-    const chosen = this.main.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights);
+    const chosen = { dims, chosen: this.main.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights) };
     this.rearrange = direction === 'weights' ? dnn.reorder(chosen, plain) : dnn.reorder(plain, chosen);
     this.blocked = backend.pool.allocate(Math.ceil(dnn.bytes(chosen) / 4));
     this.address = backend.pool.address(this.blocked);

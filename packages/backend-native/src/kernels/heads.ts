@@ -1,5 +1,4 @@
-import type { NativeBackend } from '../native-backend';
-import type { Layout, PostOp } from '../onednn';
+import type { Layout } from '../onednn';
 
 /** Sizes of an attention: b batch, h heads, t queries, s keys, d width of a head. */
 export interface Sizes {
@@ -23,17 +22,4 @@ export const dense = ({ b, h, t, s }: Sizes): Layout => ({ dims: [b, h, t, s], s
 export function swapped({ dims, strides }: Layout): Layout {
   const exchange = (x: readonly number[]) => [...x.slice(0, -2), x.at(-1)!, x.at(-2)!];
   return { dims: exchange(dims), strides: exchange(strides as readonly number[]) };
-}
-
-/** z = scale x y over all leading axes, each side an address with its layout. */
-export function product(
-  backend: NativeBackend,
-  [x, a]: readonly [number, Layout],
-  [y, b]: readonly [number, Layout],
-  [z, out]: readonly [number, Layout],
-  scale = 1,
-): void {
-  const key = `product ${a.dims.join()} ${String(a.strides)} ${b.dims.join()} ${String(b.strides)} ${String(out.strides)} ${scale}`;
-  const post: PostOp[] = scale === 1 ? [] : [{ kind: 'eltwise', alg: 'linear', alpha: scale }];
-  backend.compiled(key, (dnn) => dnn.matmul(a, b, undefined, out, post)).run(x, y, z);
 }

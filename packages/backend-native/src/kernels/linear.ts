@@ -1,18 +1,20 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
+import { BlockedMatrix } from '../packed-matrix';
 import { sizeOf } from '../pooled-backend';
-import { activateInto } from './activation';
+import { activateInto, asPostOps } from './activation';
 import { apply } from './binary';
 import { multiply } from './matmul';
 
 /** What a frozen weight offers; it may be packed here, or have been made on another backend. */
 interface Frozen {
+  readonly packed?: unknown;
   multiply(rows: tf.Tensor2D): tf.Tensor2D;
 }
 
 /** rows times the frozen weight, as data of its own. */
 function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBackend): tf.TensorInfo {
-  const tensor = tf.engine().makeTensorFromTensorInfo(rows) as tf.Tensor2D;
+  const tensor = tf.engine().makeTensorFromTensorInfo(backend.view(rows, rows.shape)) as tf.Tensor2D;
   const product = frozen.multiply(tensor);
   const kept = backend.view(product, product.shape);
   tensor.dispose();
@@ -24,13 +26,22 @@ function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBack
 const linear: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
   const { activation, frozen, taped } = attrs as { activation?: string; frozen?: Frozen; taped?: boolean };
   const width = x!.shape[x!.shape.length - 1]!;
-  const rows = backend.view(x!, [sizeOf(x!.shape) / width, width]);
-  const z2 = frozen ? multiplyFrozen(rows, frozen, backend) : multiply(rows, weight!, false, true, backend);
-  if (!frozen) backend.disposeData(rows.dataId);
-  // The product is ours alone: bias and activation may overwrite it.
-  if (bias) apply('add', z2, bias, z2, backend);
+  const rows = { ...x!, shape: [sizeOf(x!.shape) / width, width] };
+  // One call does all where oneDNN can: bias always, the activation where nobody wants what it was applied to.
+  const fused = activation && !taped ? asPostOps(activation) : undefined;
+  const options = { bias: bias && backend.address(bias), post: fused };
+  let z2: tf.TensorInfo;
+  if (!frozen) z2 = multiply(rows, weight!, false, true, backend, options);
+  else if (frozen.packed instanceof BlockedMatrix) z2 = frozen.packed.multiply(rows, false, options);
+  else {
+    z2 = multiplyFrozen(rows, frozen, backend);
+    // The product is ours alone: bias and activation may overwrite it.
+    if (bias) apply('add', z2, bias, z2, backend);
+    const n = sizeOf(z2.shape);
+    if (fused && n) activateInto(backend, activation!, backend.address(z2), backend.address(z2), n);
+  }
   const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };
-  if (!activation) return [z];
+  if (!activation || fused) return [z];
   const y = taped ? backend.output(z.shape) : z;
   const n = sizeOf(z.shape);
   if (n) activateInto(backend, activation, backend.address(z), backend.address(y), n);

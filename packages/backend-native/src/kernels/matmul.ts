@@ -3,6 +3,7 @@ import type { Layout } from '../onednn';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import { activate } from './activate';
+import { product, type ProductOptions } from './product';
 
 /** Shapes of a batched product, checked: `[batch, m, k] x [batch, k, n]`. */
 interface Product {
@@ -57,6 +58,7 @@ export function multiply(
   transposeA: boolean,
   transposeB: boolean,
   backend: NativeBackend,
+  options?: ProductOptions,
 ): tf.TensorInfo {
   const p = productOf(a, b, transposeA, transposeB);
   const { m, n, k } = p;
@@ -69,36 +71,15 @@ export function multiply(
   }
   // A batch of A against one B is one tall product.
   const tall = !transposeA && sizeOf(p.batchB) === 1;
-  if (batches === 1 || tall) {
-    const rows = tall ? m * batches : m;
-    backend.dnn.sgemm(
-      transposeA,
-      transposeB,
-      rows,
-      n,
-      k,
-      backend.address(a),
-      transposeA ? m : k,
-      backend.address(b),
-      transposeB ? k : n,
-      0,
-      backend.address(out),
-      n,
-    );
-    return out;
-  }
-  const rank = p.batch.length;
-  const key = `matmul ${p.batchA}|${p.batchB}|${m},${n},${k},${transposeA},${transposeB}`;
-  backend
-    .compiled(key, (dnn) =>
-      dnn.matmul(
-        operand(p.batchA, rank, m, k, transposeA),
-        operand(p.batchB, rank, k, n, transposeB),
-        undefined,
-        operand(p.batch, rank, m, n, false),
-      ),
-    )
-    .run(backend.address(a), backend.address(b), backend.address(out));
+  const [batchA, batchB, batch, rows] =
+    tall || batches === 1 ? [[], [], [], tall ? m * batches : m] : [p.batchA, p.batchB, p.batch, m];
+  product(
+    backend,
+    [backend.address(a), operand(batchA, batch.length, rows, k, transposeA)],
+    [backend.address(b), operand(batchB, batch.length, k, n, transposeB)],
+    [backend.address(out), operand(batch, batch.length, rows, n, false)],
+    options,
+  );
   return out;
 }
 

@@ -1,8 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { sizeOf } from '../pooled-backend';
-import { dense, heads, product, swapped, type Sizes } from './heads';
+import { dense, heads, swapped, type Sizes } from './heads';
 import { gatherRows } from './move';
+import { product } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 /** `MediaSegments` of `@flamingo-ts/kernels`, as far as it is needed here: which row of text stands where in which tile. */
@@ -164,7 +165,9 @@ const mediaAttention: NativeKernel = ({ q, k, v }, attributes, backend) => {
   const [scores, keys, queries] = [dense(z), heads(z, s), heads(z, t)];
   const tiles = new Tiles(backend, attrs.segments);
   const at = backend.address(weights);
-  product(backend, [tiles.ofRows(q!), queries], [tiles.ofImages(k!), swapped(keys)], [at, scores], attrs.scale);
+  product(backend, [tiles.ofRows(q!), queries], [tiles.ofImages(k!), swapped(keys)], [at, scores], {
+    scale: attrs.scale,
+  });
   const values = backend.values(weights);
   softmaxRows(backend, 'softmax', values, values, b * h * t, s);
   const y = tiles.toRows(q!.shape, (out) => product(backend, [at, scores], [tiles.ofImages(v!), keys], [out, queries]));
@@ -186,10 +189,10 @@ const mediaAttentionGradient: NativeKernel = ({ dy, q, k, v, weights }, attribut
   product(backend, [dys, queries], [tiles.ofImages(v!), swapped(keys)], [ds, scores]);
   softmaxGradient(backend, weights!, dscores, b * h * t, s);
   const dq = tiles.toRows(q!.shape, (out) =>
-    product(backend, [ds, scores], [tiles.ofImages(k!), keys], [out, queries], attrs.scale),
+    product(backend, [ds, scores], [tiles.ofImages(k!), keys], [out, queries], { scale: attrs.scale }),
   );
   const dk = tiles.toImages(k!.shape, (out) =>
-    product(backend, [ds, swapped(scores)], [tiles.ofRows(q!), queries], [out, keys], attrs.scale),
+    product(backend, [ds, swapped(scores)], [tiles.ofRows(q!), queries], [out, keys], { scale: attrs.scale }),
   );
   const dv = tiles.toImages(v!.shape, (out) => product(backend, [w, swapped(scores)], [dys, queries], [out, keys]));
   backend.disposeData(dscores.dataId);

@@ -2,8 +2,9 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { Layout } from '../onednn';
 import { sizeOf } from '../pooled-backend';
-import { product, swapped, type Sizes } from './heads';
+import { swapped, type Sizes } from './heads';
 import { copyBlock } from './move';
+import { product } from './product';
 
 /**
  * Scores by distance, `[h, b*t, s]`, with a place left free after each row. Read from place t-1 of each example on as rows of
