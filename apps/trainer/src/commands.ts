@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { basename, dirname, join, resolve } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { useBackend, type BackendChoice, type BackendName, type FrozenPrecision } from '@flamingo-ts/kernels';
 import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench/bench';
 import { measureRoofline } from './bench/roofline';
@@ -10,8 +10,10 @@ import { BENCH_SPECS, readSpecs } from './bench/spec';
 import { loadConfig, type Config } from './config';
 import { addLookingCommands } from './data-looking';
 import { examine } from './doctor';
+import { STYLES } from './emoji/concepts';
 import { evaluate } from './evaluate';
 import { answerPrompt } from './few-shot-answer';
+import { expectDatasets } from './joint';
 import { formatPlan, planTraining } from './plan';
 import { quickstart, readResults, type QuickstartResults } from './quickstart';
 import { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './recipe';
@@ -24,9 +26,28 @@ const INTERRUPTED = 130;
 const SKIPPED_NAMED = 10;
 const CONFIGS = join(dirname(fileURLToPath(import.meta.url)), '..', 'configs');
 
+const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
+const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
+const FRESH = ['--fresh', 'start over instead of going on from a checkpoint'] as const;
+
+/** Shown below the list of commands. */
+const OVERVIEW = `
+To see everything at work, with nothing prepared:
+  flamingo quickstart
+
+With pictures of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quickstart.yaml')}:
+  flamingo data check my-data
+  flamingo pretrain-vision my.yaml
+  flamingo pretrain-lm my.yaml
+  flamingo train my.yaml
+  flamingo eval my.yaml
+  flamingo generate my.yaml --image sky.jpg --example grass.jpg=green
+
+A training that was stopped goes on where it was when its command is given again.`;
+
 /** Options that every command over a configuration takes. */
 interface RunFlags {
-  readonly set: Record<string, unknown>;
+  readonly set?: Record<string, unknown>;
   readonly fresh?: boolean;
   readonly json?: boolean;
 }
@@ -49,6 +70,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 export function createProgram(): Command {
   const program = new Command('flamingo')
     .description('Trains Flamingo from pictures and text, and answers few-shot prompts.')
+    .addHelpText('after', OVERVIEW)
     .exitOverride();
 
   program
@@ -61,20 +83,21 @@ export function createProgram(): Command {
       for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
     });
 
-  onConfig(
+  onStage(
     program,
     'pretrain-vision',
-    'trains the vision encoder on pictures and their alt texts (contrastive)',
-  ).action((file: string, flags: RunFlags) => stage(file, flags, pretrainVision));
-  onConfig(program, 'pretrain-lm', 'trains the language model on text alone').action((file: string, flags: RunFlags) =>
-    stage(file, flags, pretrainLanguage),
+    'first stage: the vision encoder, on pictures and their alt texts (contrastive)',
+    pretrainVision,
   );
-  onConfig(program, 'train', 'trains what joins the two frozen models on the mixture').action(
-    (file: string, flags: RunFlags) => stage(file, flags, trainJoint),
-  );
+  onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', pretrainLanguage);
+  onStage(program, 'train', 'third stage: what joins the two, now frozen, on the mixture of data sets', trainJoint);
 
-  onConfig(program, 'eval', 'asks a trained model few-shot questions')
-    .option('--split <name>', 'choosing or heldOut concepts of the emoji data', 'choosing')
+  onConfig(program, 'eval', 'asks the trained model few-shot questions: of the emoji data, or those of eval.jsonl')
+    .addOption(
+      new Option('--split <name>', 'which of the emoji concepts kept out of training to ask about')
+        .choices(['choosing', 'heldOut'])
+        .default('choosing'),
+    )
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split: 'choosing' | 'heldOut' }) => {
       const { config } = await start(file, flags);
@@ -94,12 +117,16 @@ export function createProgram(): Command {
       }
     });
 
-  onConfig(program, 'generate', 'answers about a picture, after a few examples')
-    .requiredOption('--image <file>', 'the picture that is asked about')
-    .option('--example <file=answer>', 'a picture and its answer; as many as wanted', collect, [])
+  onConfig(program, 'generate', 'asks the trained model about one picture of yours, after a few examples')
+    .requiredOption('--image <file>', 'the picture that is asked about; must be given')
+    .option('--example <file=answer>', 'a picture and its answer, which tell what is asked; may be repeated', collect)
     .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', list)
-    .option('--json', 'print JSON')
-    .action(async (file: string, flags: RunFlags & { image: string; example: string[]; candidates?: string[] }) => {
+    .option('--json', 'print JSON, with the probability of each candidate')
+    .addHelpText(
+      'after',
+      '\nflamingo generate my.yaml --image sky.jpg --example grass.jpg=green --example rose.jpg=red --candidates red,green,blue',
+    )
+    .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
       const { config } = await start(file, flags);
       const answer = await answerPrompt(config, flags);
       print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
@@ -123,7 +150,7 @@ export function createProgram(): Command {
     .command('plan')
     .description("prints parameters, memory and work of the paper's models")
     .argument('<preset>', '3b, 9b or 80b')
-    .option('--devices <n>', 'accelerators that share an update', Number, 1)
+    .option('--devices <n>', 'accelerators that share an update', count, 1)
     .option('--json', 'print JSON')
     .action((preset: string, { devices, json }: { devices: number; json?: boolean }) => {
       const plan = planTraining(preset, devices);
@@ -134,13 +161,19 @@ export function createProgram(): Command {
     .command('quickstart')
     .description('the whole recipe in miniature: data, three trainings, evaluation, report')
     .option('--config <file>', 'configuration; by default the one for the backend that was found')
-    .option('--set <key=value>', 'change one key of the configuration', setKey, {})
-    .option('--seed <n>', 'seed of everything', Number)
-    .option('--seeds <n>', 'repeat with so many seeds and show their spread', Number, 1)
-    .option('--unseen-style <name>', 'keep one style out of all training: outlined, flat or sketch')
-    .option('--backend <name>', 'auto, native, tensorflow, wasm or cpu', 'auto')
-    .option('--fresh', 'start over instead of going on from a checkpoint')
-    .option('--started <ms>', 'when the set-up began, milliseconds since 1970', Number)
+    .option(...SET)
+    .option('--seed <n>', 'seed of everything: splits, pictures, weights', wholeNumber)
+    .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', count, 1)
+    .addOption(
+      new Option('--unseen-style <name>', 'keep one style out of all training and ask about it apart').choices(STYLES),
+    )
+    .addOption(
+      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
+    )
+    .option(...FRESH)
+    .addOption(
+      new Option('--started <ms>', 'when the set-up began, milliseconds since 1970').argParser(Number).hideHelp(),
+    )
     .action(runQuickstart);
 
   const data = program.command('data').description('makes, checks and shows training data');
@@ -149,13 +182,25 @@ export function createProgram(): Command {
   return program;
 }
 
+/** A command over a configuration. */
 function onConfig(program: Command, name: string, description: string): Command {
   return program
     .command(name)
     .description(description)
-    .argument('<config>', 'YAML configuration')
-    .option('--set <key=value>', 'change one key of the configuration', setKey, {})
-    .option('--fresh', 'start over instead of going on from a checkpoint');
+    .argument('<config>', `YAML file; begin with a copy of ${join(CONFIGS, 'quickstart.yaml')}`)
+    .option(...SET);
+}
+
+/** A stage of training. */
+function onStage(
+  program: Command,
+  name: string,
+  description: string,
+  run: (options: RunOptions) => Promise<unknown>,
+): void {
+  onConfig(program, name, description)
+    .option(...FRESH)
+    .action((file: string, flags: RunFlags) => stage(file, flags, run));
 }
 
 /** Reads the configuration and takes the backend it asks for. */
@@ -170,13 +215,18 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   const { config } = await start(file, flags);
   mkdirSync(config.out, { recursive: true });
   const stop = new StopSignal();
-  const data = await openData(config);
   try {
-    await run({ config, data, stop, fresh: flags.fresh });
+    const data = await openData(config);
+    try {
+      // The last stage needs them; said now, it costs nobody the stages before.
+      expectDatasets(config, data);
+      await run({ config, data, stop, fresh: flags.fresh });
+    } finally {
+      reportSkipped(data);
+      await data.close();
+    }
   } finally {
     stop.dispose();
-    reportSkipped(data);
-    await data.close();
   }
 }
 
@@ -191,11 +241,11 @@ function reportSkipped({ skipped }: TrainingData): void {
 
 interface QuickstartFlags {
   readonly config?: string;
-  readonly set: Record<string, unknown>;
+  readonly set?: Record<string, unknown>;
   readonly seed?: number;
   readonly seeds: number;
   readonly unseenStyle?: string;
-  readonly backend: 'auto';
+  readonly backend: BackendName | 'auto';
   readonly fresh?: boolean;
   readonly started?: number;
 }
@@ -298,11 +348,10 @@ function precision(value: string): FrozenPrecision {
   return found;
 }
 
-function collect(value: string, before: string[]): string[] {
-  if (!value.includes('=')) {
-    throw new Error(
-      `--example must be FILE=ANSWER, got ${basename(value)}. For example: --example ${resolve('cat.png')}=animal`,
-    );
+function collect(value: string, before: string[] = []): string[] {
+  const at = value.lastIndexOf('=');
+  if (at < 1 || at === value.length - 1) {
+    throw new InvalidArgumentError('It must be FILE=ANSWER, for example: --example cat.png=animal');
   }
   return [...before, value];
 }
@@ -310,16 +359,24 @@ function collect(value: string, before: string[]): string[] {
 function list(value: string): string[] {
   const answers = value.split(',').map((answer) => answer.trim());
   if (answers.length < 2 || answers.includes('')) {
-    throw new Error(
-      `--candidates must be two or more answers with commas between, got "${value}". For example: red,blue`,
-    );
+    throw new InvalidArgumentError('It must be two or more answers with commas between: --candidates red,blue');
   }
   return answers;
 }
 
-function setKey(value: string, before: Record<string, unknown>): Record<string, unknown> {
+function wholeNumber(value: string): number {
+  if (!/^\d+$/.test(value)) throw new InvalidArgumentError('It must be a whole number from 0.');
+  return Number(value);
+}
+
+function count(value: string): number {
+  if (!/^[1-9]\d*$/.test(value)) throw new InvalidArgumentError('It must be a whole number from 1.');
+  return Number(value);
+}
+
+function setKey(value: string, before: Record<string, unknown> = {}): Record<string, unknown> {
   const at = value.indexOf('=');
-  if (at < 1) throw new Error(`--set must be KEY=VALUE, got ${value}. For example: --set flamingo.train.steps=10`);
+  if (at < 1) throw new InvalidArgumentError('It must be KEY=VALUE, for example: --set flamingo.train.steps=10');
   const text = value.slice(at + 1);
   let parsed: unknown = text;
   try {

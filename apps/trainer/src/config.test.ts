@@ -32,11 +32,19 @@ describe('configuration', () => {
   it('lists what is known where nothing is near', () => {
     const value = changed((c) => Object.assign(c, { telescope: 1 }));
     expect(() => parseConfig('my.yaml', value)).toThrow(/telescope: unknown key, expected one of: seed, backend, out/);
+    const short = changed((c) => Object.assign(c, { nope: 1 }));
+    expect(() => parseConfig('my.yaml', short)).toThrow(/nope: unknown key, expected one of: seed/);
   });
 
   it('says what was expected and what came', () => {
     const value = changed((c) => Object.assign((c as never as { lm: object }).lm, { batch: 'many' }));
-    expect(() => parseConfig('my.yaml', value)).toThrow(/lm\.batch: expected number, received string, got "many"/);
+    expect(() => parseConfig('my.yaml', value)).toThrow(/lm\.batch: expected number, got "many"/);
+    const unknown = changed((c) => Object.assign(c, { data: { kind: 'emoji', unseenStyle: 'round' }, backend: 'gpu' }));
+    expect(() => parseConfig('my.yaml', unknown)).toThrow(
+      /backend: expected one of "auto".*got "gpu"\n.*data\.unseenStyle: expected one of "outlined"\|"flat"\|"sketch", got "round"/,
+    );
+    const pathless = changed((c) => Object.assign(c, { data: { kind: 'folder' } }));
+    expect(() => parseConfig('my.yaml', pathless)).toThrow(/data\.path: expected string, got nothing/);
   });
 
   it('names every bad key at once', () => {
@@ -52,6 +60,18 @@ describe('configuration', () => {
       Object.assign((c as never as { vision: { model: object } }).vision.model, { depths: [1, 2] }),
     );
     expect(() => parseConfig('my.yaml', value)).toThrow(/widths and depths must have one entry each, got 3 and 2/);
+  });
+
+  it('knows the side of the emoji pictures', () => {
+    const sized = (imageSize: number, data: object) =>
+      changed((c) => {
+        Object.assign((c as never as { vision: { model: object } }).vision.model, { imageSize });
+        Object.assign(c, { data });
+      });
+    expect(() => parseConfig('my.yaml', sized(64, { kind: 'emoji' }))).toThrow(
+      /vision\.model\.imageSize must be 48, .*emoji pictures, got 64/,
+    );
+    expect(parseConfig('my.yaml', sized(64, { kind: 'folder', path: 'x' })).vision.model.imageSize).toBe(64);
   });
 
   it('needs at least one data set', () => {

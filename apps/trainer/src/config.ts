@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
+import { SIDE } from './emoji/pictures';
 
 const positive = z.number().int().positive();
 const share = z.number().min(0).max(1);
@@ -180,7 +181,8 @@ function explain(issue: z.core.$ZodIssue, value: unknown): string {
   }
   const came = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value);
   const got = came === undefined ? 'nothing' : JSON.stringify(came);
-  return `${path || '(top)'}: ${issue.message.replace(/^Invalid input: /, '')}, got ${got}`;
+  const expected = issue.message.replace(/^Invalid (input|option): /, '').replace(/, received .*/, '');
+  return `${path || '(top)'}: ${expected}, got ${got}`;
 }
 
 /** "did you mean" for a misspelt key, from the keys the schema knows at that place. */
@@ -189,7 +191,7 @@ function nearest(key: string, path: string): string {
   for (const part of path ? path.split('.') : []) schema = shapeOf(schema)?.[part];
   const known = Object.keys(shapeOf(schema) ?? {});
   const [best] = known.map((k) => ({ k, d: editDistance(k, key) })).sort((a, b) => a.d - b.d);
-  if (best && best.d <= 3) return `, did you mean ${best.k}?`;
+  if (best && best.d <= Math.min(3, key.length / 2)) return `, did you mean ${best.k}?`;
   return known.length ? `, expected one of: ${known.join(', ')}` : '';
 }
 
@@ -222,6 +224,12 @@ function checkFit(where: string, config: Config): Config {
   equal('vision.model.stemWidths and stemStrides', stemWidths, stemStrides);
   equal('vision.model.widths and depths', widths, depths);
   equal('vision.model.widths and strides', widths, strides);
+  const { imageSize } = config.vision.model;
+  if (config.data.kind === 'emoji' && imageSize !== SIDE) {
+    throw new Error(
+      `Config ${where}: vision.model.imageSize must be ${SIDE}, the side of the emoji pictures, got ${imageSize}. Correct it.`,
+    );
+  }
   if (Object.keys(config.flamingo.datasets).length === 0) {
     throw new Error(
       `Config ${where}: flamingo.datasets must name at least one of ${datasetNames.join(', ')}, got none. ` +

@@ -18,7 +18,7 @@ export interface FewShotAnswer {
 export interface FewShotQuestion {
   readonly image: string;
   /** `FILE=ANSWER` each */
-  readonly example: readonly string[];
+  readonly example?: readonly string[] | undefined;
   readonly candidates?: readonly string[];
 }
 
@@ -28,7 +28,7 @@ const EMOJI_GROUND = [1, 1, 1] as const;
 /** Loads the trained model of a configuration and asks it about a picture. */
 export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
   const template = paperTemplates.caption;
-  const examples = question.example.map((e) => {
+  const examples = (question.example ?? []).map((e) => {
     const at = e.lastIndexOf('=');
     return { image: resolve(e.slice(0, at)), answer: e.slice(at + 1) };
   });

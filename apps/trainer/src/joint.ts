@@ -150,6 +150,13 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   };
 }
 
+/** @throws Error naming a set of the mixture that the data do not have */
+export function expectDatasets(config: Config, data: TrainingData): void {
+  const { datasets } = config.flamingo;
+  const name = datasetNames.find((n) => datasets[n] && !data.documents(n, config.seed, datasets[n].batch));
+  if (name) throw new Error(missing(name));
+}
+
 function missing(name: DatasetName): string {
-  return `train: the data have no set "${name}". Add it to the data folder or remove flamingo.datasets.${name} from the configuration.`;
+  return `train: the data have no set "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
 }

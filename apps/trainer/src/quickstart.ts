@@ -22,6 +22,7 @@ import {
   trainJoint,
   type StageName,
 } from './recipe';
+import { replaceFile } from './replace-file';
 import { lineChart, page, promptGallery, table, type Series, type ShownPrompt } from './report';
 import type { StepMetrics } from './stage';
 import type { StopSignal } from './stop-signal';
@@ -89,7 +90,7 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
     evaluation,
     ...(unseenEvaluation && { unseenEvaluation }),
   };
-  writeFileSync(join(config.out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`);
+  replaceFile(join(config.out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`);
   const report = resolve(config.out, 'report.html');
   writeFileSync(report, await reportPage(config, model, data, results, options.others ?? []));
   return { results, report };

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { readState, writeSafetensors } from '@flamingo-ts/checkpoint';
 import { countParams, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
@@ -10,8 +10,9 @@ import { EmojiWorld } from './emoji/world';
 import { JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
 import { startProgress, type Progress } from './progress';
+import { replaceFile } from './replace-file';
 import { ShardData } from './shard-data';
-import { readMetrics, runStage, type Objective, type StepMetrics } from './stage';
+import { CHECKPOINTS, readMetrics, runStage, type Objective, type StepMetrics } from './stage';
 import type { StopSignal } from './stop-signal';
 import type { PictureSource, TrainingData } from './training-data';
 import { contrastiveObjective, VisionTower } from './vision';
@@ -87,7 +88,9 @@ export async function pretrainLanguage(options: RunOptions): Promise<LanguageMod
   const folder = stageFolder(config, 'lm');
   prepareFolder(folder, options.fresh);
   const tokenizerFile = join(folder, TOKENIZER_FILE);
-  if (!existsSync(tokenizerFile)) writeFileSync(tokenizerFile, JSON.stringify(trainTokenizer(config, data)));
+  // Without a checkpoint nothing was learned with a tokenizer that may be there, perhaps from another configuration.
+  const begun = existsSync(join(folder, CHECKPOINTS));
+  if (!begun || !existsSync(tokenizerFile)) replaceFile(tokenizerFile, JSON.stringify(trainTokenizer(config, data)));
   const language = createLanguage(config);
   await train('lm', { ...options, fresh: false }, languageObjective(language, config, data), language.lm.params);
   return language;
@@ -140,8 +143,26 @@ function createTower(config: Config): VisionTower {
 
 function createLanguage(config: Config): LanguageModel {
   const file = join(stageFolder(config, 'lm'), TOKENIZER_FILE);
-  const tokenizer = JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
-  return LanguageModel.create(config.lm.model, tokenizer, new Random(config.seed).fork('lm'));
+  const tokenizer = readTokenizer(file);
+  try {
+    return LanguageModel.create(config.lm.model, tokenizer, new Random(config.seed).fork('lm'));
+  } catch (error) {
+    throw new Error(`${file} and lm.model of the configuration do not fit: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+function readTokenizer(file: string): TokenizerJson {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
+  } catch (error) {
+    throw new Error(
+      `${file}: expected the tokenizer that pretrain-lm wrote, got an error: ${(error as Error).message}. ` +
+        `Remove the file if it is there, and run: flamingo ${STAGES.lm} CONFIG. It makes the same one again.`,
+      { cause: error },
+    );
+  }
 }
 
 /** Runs a stage and writes its weights and summary; `finish` comes between. */
@@ -173,7 +194,7 @@ async function train(
     trained: countParams(objective.params),
     measured: result.measured,
   };
-  writeFileSync(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
+  replaceFile(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
 }
 
 function prepareFolder(folder: string, fresh = false): void {

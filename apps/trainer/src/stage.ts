@@ -1,4 +1,4 @@
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { loadState, stateOf } from '@flamingo-ts/kernels';
@@ -7,7 +7,11 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { OptimizerConfig } from './config';
 import { createOptimizer, learningRateOf } from './optimizer';
 import { startProgress } from './progress';
+import { replaceFile } from './replace-file';
 import { Interrupted, type StopSignal } from './stop-signal';
+
+/** The folder of a stage's checkpoints, in the stage's own. */
+export const CHECKPOINTS = 'checkpoints';
 
 /** One loss of a step; a step has one for each data set, and their gradients add up (Flamingo, section 2.4). */
 export interface Loss {
@@ -82,7 +86,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const { name, folder, config, objective, stop } = options;
   mkdirSync(folder, { recursive: true });
   const metricsFile = join(folder, 'metrics.jsonl');
-  const checkpoints = new CheckpointFolder<{ fingerprint: string; cursor?: unknown }>(join(folder, 'checkpoints'), {
+  const checkpoints = new CheckpointFolder<{ fingerprint: string; cursor?: unknown }>(join(folder, CHECKPOINTS), {
     keep: 2,
   });
   let gradientNorm = 0;
@@ -108,7 +112,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     rmSync(metricsFile, { force: true });
   }
   const metrics = readMetrics(metricsFile).filter((m) => m.step < from);
-  writeFileSync(metricsFile, metrics.map((m) => `${JSON.stringify(m)}\n`).join(''));
+  replaceFile(metricsFile, metrics.map((m) => `${JSON.stringify(m)}\n`).join(''));
   let seconds = metrics.at(-1)?.seconds ?? 0;
   let waited = metrics.at(-1)?.waited ?? 0;
 
@@ -140,7 +144,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       if (!Number.isFinite(loss)) {
         throw new Error(
           `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
-            `The newest whole checkpoint is in ${join(folder, 'checkpoints')}; lower train.learningRate or clipNorm and start over.`,
+            `The newest whole checkpoint is in ${join(folder, CHECKPOINTS)}; lower train.learningRate or clipNorm and start over.`,
         );
       }
       optimizer.update(gradients, optimizerState, objective.params);

@@ -1,18 +1,22 @@
 /**
- * Ctrl-C asks once and is answered at the next step's end, so that a whole checkpoint is written; a second Ctrl-C ends
- * the process at once.
+ * Ctrl-C or SIGTERM asks once and is answered at the next step's end, so that a whole checkpoint is written; a second
+ * Ctrl-C ends the process at once. A second SIGTERM does not: whatever manages processes may send it to each of them.
  */
 export class StopSignal {
   private asked = false;
-  private readonly onSignal = () => {
-    if (this.asked) process.exit(130);
+  private readonly ask = () => {
+    if (this.asked) return;
     this.asked = true;
     process.stderr.write('\nStopping after this step and saving; press Ctrl-C again to stop at once.\n');
   };
+  private readonly onInterrupt = () => {
+    if (this.asked) process.exit(130);
+    this.ask();
+  };
 
   constructor() {
-    process.on('SIGINT', this.onSignal);
-    process.on('SIGTERM', this.onSignal);
+    process.on('SIGINT', this.onInterrupt);
+    process.on('SIGTERM', this.ask);
   }
 
   get requested(): boolean {
@@ -20,8 +24,8 @@ export class StopSignal {
   }
 
   dispose(): void {
-    process.off('SIGINT', this.onSignal);
-    process.off('SIGTERM', this.onSignal);
+    process.off('SIGINT', this.onInterrupt);
+    process.off('SIGTERM', this.ask);
   }
 }
 

@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stage';
-import { flamingo, signalAll, start, TINY, writeConfig } from './command';
+import { flamingo, signalAll, start, TINY, writeConfig, type Outcome, type Running } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-killed-'));
-const whole = writeConfig(folder, { ...TINY, out: 'whole' }, 'whole.yaml');
-const killed = writeConfig(folder, { ...TINY, out: 'killed' }, 'killed.yaml');
+// Steps on text take a few milliseconds: more of them, so that none is missed.
+const config = { ...TINY, lm: { ...TINY.lm, train: { ...TINY.lm.train, steps: 80 } } };
+const whole = writeConfig(folder, { ...config, out: 'whole' }, 'whole.yaml');
+const killed = writeConfig(folder, { ...config, out: 'killed' }, 'killed.yaml');
 afterAll(() => rmSync(folder, { recursive: true }));
 
 const STAGES = [
@@ -51,6 +53,16 @@ beforeAll(async () => {
   for (const [command] of STAGES) expect(await flamingo(folder, command, whole)).toMatchObject({ status: 0 });
 }, 300_000);
 
+/** Starts a stage, and does something to it once it has done a step. */
+async function afterFirstStep(command: string, stage: string, act: (running: Running) => void): Promise<Outcome> {
+  const running = start(folder, [command, killed]);
+  let ended = false;
+  void running.ended.then(() => (ended = true));
+  while (!ended && figures('killed', stage).length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  act(running);
+  return running.ended;
+}
+
 describe.each(STAGES)('%s killed between checkpoints and started again', (command, stage) => {
   it('gives the losses and weights of a run never stopped', async () => {
     // The other stages' models are those of the whole run; this one has nothing yet.
@@ -67,4 +79,22 @@ describe.each(STAGES)('%s killed between checkpoints and started again', (comman
     const weights = (run: string) => readFileSync(join(folder, run, stage, 'model.safetensors'));
     expect(Buffer.compare(weights('killed'), weights('whole'))).toBe(0);
   }, 120_000);
+});
+
+describe.each([
+  // What a terminal does: the signal goes to the command and all that it started.
+  ['Ctrl-C', (running: Running) => signalAll(running, 'SIGINT')],
+  ['SIGTERM', (running: Running) => running.process.kill('SIGTERM')],
+])('%s', (_, act) => {
+  it('lets a step end, saves, says how to go on, and costs nothing', async () => {
+    rmSync(join(folder, 'killed'), { recursive: true, force: true });
+    const { status, stderr } = await afterFirstStep('pretrain-lm', 'lm', act);
+    expect(status).toBe(130);
+    const step = saved('killed', 'lm');
+    expect(stderr).toContain(`pretrain-lm: stopped at step ${step}, saved in killed/lm. Run the same command again`);
+    expect(figures('killed', 'lm')).toHaveLength(step);
+    expect(step).toBeLessThan(config.lm.train.steps);
+    expect(await flamingo(folder, 'pretrain-lm', killed)).toMatchObject({ status: 0 });
+    expect(figures('killed', 'lm')).toEqual(figures('whole', 'lm'));
+  }, 60_000);
 });

@@ -1,0 +1,148 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { main } from '../src/commands';
+import { start, TINY, writeConfig } from './command';
+
+const folder = mkdtempSync(join(tmpdir(), 'flamingo-bad-input-'));
+const out = join(folder, 'run');
+const { pairs } = TINY.flamingo.datasets;
+const config = writeConfig(folder, {
+  ...TINY,
+  out,
+  backend: 'cpu',
+  data: { kind: 'folder', path: 'data' },
+  flamingo: { ...TINY.flamingo, datasets: { pairs } },
+  lm: { ...TINY.lm, batch: 2, train: { ...TINY.lm.train, steps: 2 } },
+});
+const tokenizer = join(out, 'lm', 'tokenizer.json');
+
+beforeAll(() => {
+  mkdirSync(join(folder, 'data'));
+  const lines = Array.from({ length: 20 }, (_, i) => ({ image: `${i}.png`, text: `the picture of number ${i}` }));
+  writeFileSync(join(folder, 'data', 'pairs.jsonl'), lines.map((line) => JSON.stringify(line)).join('\n'));
+});
+afterEach(() => void vi.restoreAllMocks());
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Runs a command line in this process; what it writes to both streams, and its exit status. */
+async function command(...args: string[]): Promise<{ status: number; text: string }> {
+  let text = '';
+  for (const stream of [process.stdout, process.stderr]) {
+    vi.spyOn(stream, 'write').mockImplementation((chunk) => {
+      text += String(chunk);
+      return true;
+    });
+  }
+  const status = await main(['node', 'flamingo', ...args]);
+  vi.restoreAllMocks();
+  return { status, text };
+}
+
+describe('an argument that is wrong is named, with what it must be', () => {
+  it.each([
+    [['trian', config], /unknown command 'trian'[\s\S]*Did you mean train\?/],
+    [['train'], /missing required argument 'config'/],
+    [['train', 'none.yaml'], /Config none\.yaml: there is no such file/],
+    [['train', config, '--set', 'steps'], /'--set <key=value>' argument 'steps' is invalid\. It must be KEY=VALUE/],
+    [
+      ['train', config, '--set', 'lm.bacth=3', '--set', 'telescope=1'],
+      /lm\.bacth: unknown key, did you mean batch\?\n.*telescope: unknown key, expected one of: seed/,
+    ],
+    [['eval', config, '--split', 'all'], /argument 'all' is invalid\. Allowed choices are choosing, heldOut/],
+    [['generate', config], /required option '--image <file>' not specified/],
+    [
+      ['generate', config, '--image', 'a.png', '--example', 'b.png'],
+      /argument 'b\.png' is invalid\. It must be FILE=ANSWER/,
+    ],
+    [
+      ['generate', config, '--image', 'a.png', '--candidates', 'red'],
+      /argument 'red' is invalid\. It must be two or more/,
+    ],
+    [['quickstart', '--seeds', 'three'], /argument 'three' is invalid\. It must be a whole number from 1/],
+    [['quickstart', '--seed', '-1'], /argument '-1' is invalid\. It must be a whole number from 0/],
+    [['quickstart', '--backend', 'cuda'], /argument 'cuda' is invalid\. Allowed choices are auto, native/],
+    [['quickstart', '--unseen-style', 'round'], /argument 'round' is invalid\. Allowed choices are outlined, flat/],
+    [['plan', '9b', '--devices', '0'], /argument '0' is invalid\. It must be a whole number from 1/],
+    [['plan', '4b'], /expected one of 3b, 9b, 80b, got 4b/],
+  ])('%j', async (args, message) => {
+    const { status, text } = await command(...args);
+    expect(text).toMatch(message);
+    expect(status).toBe(1);
+  });
+});
+
+describe('a run folder that does not fit', () => {
+  it('names the stage that must come first', async () => {
+    const { status, text } = await command('train', config);
+    expect(text).toMatch(/vision\/model\.safetensors: there is no trained model.*Run first: flamingo pretrain-vision/);
+    expect(status).toBe(1);
+  });
+
+  it('names a tokenizer that is missing or cut, and how to make it again', async () => {
+    expect(await command('pretrain-lm', config)).toMatchObject({ status: 0 });
+    const whole = readFileSync(tokenizer, 'utf8');
+    writeFileSync(tokenizer, whole.slice(0, whole.length / 2));
+    const cut = await command('pretrain-lm', config);
+    expect(cut.text).toMatch(/tokenizer\.json: expected the tokenizer.*Remove the file.*run: flamingo pretrain-lm/);
+    expect(cut.status).toBe(1);
+    rmSync(tokenizer);
+    expect(await command('pretrain-lm', config)).toMatchObject({ status: 0 });
+    expect(readFileSync(tokenizer, 'utf8')).toBe(whole);
+  }, 60_000);
+
+  it('tells a vocabulary that is too small for the tokenizer', async () => {
+    const tokens = Object.keys(
+      (JSON.parse(readFileSync(tokenizer, 'utf8')) as { model: { vocab: object } }).model.vocab,
+    );
+    const { status, text } = await command('pretrain-lm', config, '--set', 'lm.model.vocabSize=260');
+    expect(text).toMatch(/tokenizer\.json and lm\.model of the configuration do not fit: .*got vocabSize 260\. Use/);
+    expect(text).toContain(`tokenizer's ${tokens.length} tokens`);
+    expect(status).toBe(1);
+  });
+
+  it('does not go on with another configuration', async () => {
+    const { status, text } = await command('pretrain-lm', config, '--set', 'lm.batch=4');
+    expect(text).toMatch(/pretrain-lm: the checkpoint .*step-000002 was made with another configuration.*--fresh/);
+    expect(status).toBe(1);
+  });
+});
+
+describe('data that do not fit', () => {
+  it('name a folder that is not there', async () => {
+    const { status, text } = await command('pretrain-lm', config, '--set', 'data.path=nowhere');
+    expect(text).toMatch(/Data folder \S+nowhere: there is no such folder\. Correct data\.path/);
+    expect(status).toBe(1);
+  });
+
+  it('end a stage of which no picture can be read, with the first of them', async () => {
+    const { status, text } = await command('pretrain-vision', config);
+    expect(text).toMatch(/pretrain-vision: none of the 8 pictures of a step could be read.*\d+\.png: .*no such file/);
+    expect(text).toMatch(/[2-8] pictures could not be read and left out:\n/);
+    expect(status).toBe(1);
+  });
+
+  it('name a data set that the mixture asks for and the folder has not, before any stage', async () => {
+    const clips = JSON.stringify({ weight: 1, batch: 2, maxTokens: 24 });
+    const { status, text } = await command('pretrain-vision', config, '--set', `flamingo.datasets.clips=${clips}`);
+    expect(text).toMatch(/the data have no set "clips"\. Add it to the data or remove flamingo\.datasets\.clips/);
+    expect(status).toBe(1);
+  });
+});
+
+describe('a native library that is not there', () => {
+  const env = { FLAMINGO_ONEDNN: '/nowhere/libdnnl.so' };
+
+  it('ends a run that asked for it, and says where it was looked for and how to bring it', async () => {
+    const { status, stdout, stderr } = await start(folder, ['train', config, '--set', 'backend=native'], env).ended;
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toMatch(/backend 'native' cannot be used: oneDNN was not found\. Looked at: \/nowhere\/libdnnl\.so/);
+    expect(stderr).toContain('npm run setup:onednn');
+  }, 60_000);
+
+  it('is passed over by auto, which says so', async () => {
+    const { stderr } = await start(folder, ['train', config, '--set', 'backend=auto'], env).ended;
+    expect(stderr).toMatch(/^backend (?!native)\w+ \(the fastest that works here.*not native: oneDNN was not found/m);
+  }, 60_000);
+});
