@@ -8,8 +8,16 @@ import type { Frames, MediaKey, TrainingData } from './training-data';
 
 const pair = z.strictObject({ image: z.string().min(1), text: z.string().min(1) });
 const clip = z.strictObject({ frames: z.array(z.string().min(1)).min(1), text: z.string().min(1) });
+/** As `flamingo data extract` writes them: where a page comes from, and what stands beside its pictures, is not trained on. */
+const pagePicture = z.strictObject({
+  image: z.string().min(1),
+  alt: z.string().optional(),
+  caption: z.string().optional(),
+});
 const page = z.strictObject({
-  parts: z.array(z.union([z.strictObject({ text: z.string() }), z.strictObject({ image: z.string().min(1) })])).min(1),
+  url: z.string().optional(),
+  title: z.string().optional(),
+  parts: z.array(z.union([z.strictObject({ text: z.string() }), pagePicture])).min(1),
 });
 const question = z.strictObject({ image: z.string().min(1), answer: z.string().min(1) });
 export type Question = z.infer<typeof question>;

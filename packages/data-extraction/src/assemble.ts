@@ -6,6 +6,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { tidyParts } from './extract';
 import { NumberSet, textKey } from './fingerprints';
+import { shownUrl } from './local-pictures';
 import type { PictureInfo } from './picture-info';
 import type { Preset } from './presets';
 import { wordsOf } from './text';
@@ -98,7 +99,7 @@ export async function assemble(
         await pairsFile.write({ image: part.image, text });
       }
       total.documents++;
-      await pagesFile.write({ url: line.page.url, title: line.page.title, parts: written });
+      await pagesFile.write({ url: shownUrl(line.page.url), title: line.page.title, parts: written });
     }
   }
   const files = { 'pages.jsonl': await pagesFile.close(), 'pairs.jsonl': await pairsFile.close() };
@@ -137,10 +138,7 @@ async function countPictures(
 
 type PicturePart = Extract<UnitPart, { picture: unknown }>;
 
-function find(
-  picture: PicturePart['picture'],
-  archived: ReadonlyMap<string, PictureInfo>,
-): UnitPicture | undefined {
+function find(picture: PicturePart['picture'], archived: ReadonlyMap<string, PictureInfo>): UnitPicture | undefined {
   if ('file' in picture) return picture;
   const info = picture.wanted.map((url) => archived.get(url)).find((found) => found);
   return info && { ...info, alt: picture.alt, caption: picture.caption };

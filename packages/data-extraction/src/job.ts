@@ -51,7 +51,9 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   const benchmark = options.benchmark === undefined ? undefined : await readBenchmark(options.benchmark);
   const hookCode = explicitHook === undefined ? '' : await readFile(explicitHook, 'utf8');
   const rules = presetOf(preset);
-  const job = createHash('sha256').update(JSON.stringify([1, units, preset, benchmark, hookCode])).digest('hex');
+  const job = createHash('sha256')
+    .update(JSON.stringify([1, units, preset, benchmark, hookCode]))
+    .digest('hex');
 
   const work = path.join(out, 'work');
   await claim(out, job);
@@ -76,7 +78,9 @@ async function claim(out: string, job: string): Promise<void> {
   const mark = path.join(out, 'job.json');
   const others = (await readdir(out)).filter((name) => !name.endsWith('.tmp'));
   if (others.length > 0 && !existsSync(mark)) {
-    throw new Error(`Output ${out}: expected an empty folder or one begun before, got ${others.slice(0, 5).join(', ')}. Choose another.`);
+    throw new Error(
+      `Output ${out}: expected an empty folder or one begun before, got ${others.slice(0, 5).join(', ')}. Choose another.`,
+    );
   }
   if (existsSync(mark)) {
     const { job: theirs } = JSON.parse(await readFile(mark, 'utf8')) as { job: string };
@@ -112,7 +116,7 @@ async function runUnits(
     await Promise.all(
       threads.map(async (thread) => {
         for (let i = waiting.shift(); i !== undefined; i = waiting.shift()) {
-          const report = await ask(thread, units[i]!, files[i]!);
+          const report = await thread.ask(units[i]!, files[i]!);
           pages += report.pages;
           onProgress?.({ units: ++finished, ofUnits: units.length, pages });
         }
@@ -124,27 +128,25 @@ async function runUnits(
   }
 }
 
-function startWorker(settings: UnitSettings): Worker {
+/** A thread that does one unit at a time. */
+function startWorker(settings: UnitSettings) {
   const file = import.meta.url.endsWith('.ts') ? './source-worker.js' : './worker.js';
   // A unit holds one page at a time; a page that needs more than this is a bomb that got past its limits.
   const resourceLimits = { maxOldGenerationSizeMb: 2048, stackSizeMb: 8 };
-  return new Worker(new URL(file, import.meta.url), { workerData: settings, execArgv: [], resourceLimits });
-}
-
-function ask(thread: Worker, unit: Unit, file: string): Promise<UnitReport> {
-  return new Promise((resolve, reject) => {
-    const name = unit.kind === 'files' ? `${unit.root}: ${unit.files[0]} and following` : `${unit.file} from ${unit.start}`;
-    const finish = (settle: () => void) => {
-      thread.removeAllListeners();
-      settle();
-    };
-    thread.on('message', (reply: Reply) =>
-      finish(() =>
-        'report' in reply ? resolve(reply.report) : reject(new Error(`Extraction of ${name}: ${reply.error}`)),
-      ),
-    );
-    thread.on('error', (error) => finish(() => reject(new Error(`Extraction of ${name}: ${error.message}`))));
-    thread.on('exit', (code) => finish(() => reject(new Error(`Extraction of ${name}: the worker ended with ${code}.`))));
-    thread.postMessage({ unit, file });
-  });
+  const worker = new Worker(new URL(file, import.meta.url), { workerData: settings, execArgv: [], resourceLimits });
+  let settle: (reply: Reply) => void = () => undefined;
+  worker.on('message', (reply: Reply) => settle(reply));
+  worker.on('error', (error) => settle({ error: error.message }));
+  worker.on('exit', (code) => settle({ error: `the worker ended with ${code}.` }));
+  return {
+    ask: (unit: Unit, file: string) =>
+      new Promise<UnitReport>((resolve, reject) => {
+        const name =
+          unit.kind === 'files' ? `${unit.root}, ${unit.files[0]} and following` : `${unit.file}, byte ${unit.start}`;
+        settle = (reply) =>
+          'report' in reply ? resolve(reply.report) : reject(new Error(`Extraction of ${name}: ${reply.error}`));
+        worker.postMessage({ unit, file });
+      }),
+    terminate: () => worker.terminate(),
+  };
 }

@@ -13,6 +13,12 @@ export function pageUrl(file: string): string {
   return `https://${isHost ? host!.toLowerCase() : NO_HOST}/${names.map(encodeURIComponent).join('/')}`;
 }
 
+/** The address as documents show it: of a folder without a server, the path within. */
+export function shownUrl(url: string): string {
+  const start = `https://${NO_HOST}/`;
+  return url.startsWith(start) ? decodeURIComponent(url.slice(start.length)) : url;
+}
+
 /** Pictures of a folder of pages, by their addresses. Nothing outside the folder is ever read. */
 export class LocalPictures {
   constructor(private readonly root: string) {}

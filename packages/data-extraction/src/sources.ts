@@ -25,7 +25,8 @@ export async function planUnits(
   for (const input of inputs) {
     const before = units.length;
     const info = await stat(input).catch(() => undefined);
-    if (!info) throw new Error(`Input ${input}: there is no such file or folder. Give a folder of pages or a WARC file.`);
+    if (!info)
+      throw new Error(`Input ${input}: there is no such file or folder. Give a folder of pages or a WARC file.`);
     const resolved = await realpath(input);
     const root = info.isDirectory() ? resolved : path.dirname(resolved);
     const files = info.isDirectory() ? await filesBelow(resolved) : [resolved];
@@ -60,7 +61,7 @@ async function splitArchive(file: string, bytes: number): Promise<Unit[]> {
   try {
     const { size } = await handle.stat();
     const starts = [0];
-    for (let at = bytes; at < size; ) {
+    for (let at = bytes; at < size;) {
       const start = await nextRecord(handle, at, size);
       if (start === undefined) break;
       starts.push(start);

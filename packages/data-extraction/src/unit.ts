@@ -202,7 +202,9 @@ export class UnitExtractor {
       }
       const { sources, alt, caption } = part.picture;
       const address = sources[0]!.startsWith('data:') ? '' : sources[0]!.toLowerCase();
-      const found = addressWords.some((word) => address.includes(word)) ? 'word in the address' : await find(part.picture);
+      const found = addressWords.some((word) => address.includes(word))
+        ? 'word in the address'
+        : await find(part.picture);
       if (typeof found === 'string') this.drop(`image: ${found}`);
       else if ('file' in found) kept.push({ picture: { ...found, alt, caption } });
       else kept.push({ picture: { wanted: found, alt, caption } });

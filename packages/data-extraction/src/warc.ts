@@ -69,7 +69,8 @@ async function* inflated(
   }
   for await (const chunk of source) {
     progress.bytes += chunk.length;
-    if (progress.bytes > MAX_BETWEEN_RECORDS) throw new Error(`${file}: no record within ${MAX_BETWEEN_RECORDS} bytes.`);
+    if (progress.bytes > MAX_BETWEEN_RECORDS)
+      throw new Error(`${file}: no record within ${MAX_BETWEEN_RECORDS} bytes.`);
     yield chunk;
   }
 }

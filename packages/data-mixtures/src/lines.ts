@@ -14,12 +14,15 @@ const MAX_LINE_BYTES = 2 ** 28;
 const file = z.string().min(1);
 const text = z.string().min(1);
 const SHAPES = {
+  /** Where a page comes from, and what stands beside its pictures, is there for people. */
   page: z.strictObject({
+    url: z.string().optional(),
+    title: z.string().optional(),
     parts: z
       .array(
         z.union([
           z.strictObject({ text: z.string(), learn: z.boolean().optional() }),
-          z.strictObject({ image: file, alt: z.string().optional() }),
+          z.strictObject({ image: file, alt: z.string().optional(), caption: z.string().optional() }),
         ]),
       )
       .min(1),

@@ -36,7 +36,9 @@ export async function openDataset(path: string, { images }: OpenDatasetOptions =
   const names = (await readdir(path)).filter((name) => !name.startsWith('.')).sort();
   const having = (...extensions: string[]) =>
     names.filter((name) => extensions.includes(extname(name).slice(1).toLowerCase())).map((name) => join(path, name));
-  if (names.includes(MANIFEST) || having('tar').length > 0) return ShardSet.open(path);
+  // Documents that were extracted from pages have a manifest of their own beside their lines.
+  const isShards = names.includes(MANIFEST) && having('jsonl').length === 0;
+  if (isShards || having('tar').length > 0) return ShardSet.open(path);
   // The questions of few-shot evaluation are not for training.
   const lines = having('jsonl').filter((file) => basename(file) !== 'eval.jsonl');
   if (lines.length > 0) return new Several(await Promise.all(lines.map((file) => LineSet.open(file, images))));

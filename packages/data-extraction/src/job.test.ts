@@ -1,0 +1,361 @@
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import sharp from 'sharp';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { extractPages, type ExtractPagesOptions } from './job';
+import { planUnits } from './sources';
+
+const scratch = mkdtempSync(path.join(tmpdir(), 'extraction-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+let folders = 0;
+const folder = () => {
+  const name = path.join(scratch, `folder-${folders++}`);
+  mkdirSync(name);
+  return name;
+};
+
+/** A picture that looks like no other with another seed. */
+async function picture(seed: number, width = 200, height = 160): Promise<Buffer> {
+  const noise = Buffer.from(
+    Array.from({ length: 8 * 8 * 3 }, (_, i) => (Math.imul(i + 1, seed * 7919 + 104729) >>> 7) & 255),
+  );
+  const image = sharp(noise, { raw: { width: 8, height: 8, channels: 3 } }).resize(width, height, { fit: 'fill' });
+  return image.png({ compressionLevel: 1 }).toBuffer();
+}
+
+const THINGS =
+  'bridge harbour garden kettle window ladder orchard candle mountain barrel lantern saddle river basket hammer meadow chapel stable wagon anchor blanket curtain feather needle pepper village'.split(
+    ' ',
+  );
+const DEEDS = 'painted carried watched mended forgot measured borrowed described followed washed sold opened'.split(
+  ' ',
+);
+const PLACES = 'behind before under beside near above'.split(' ');
+/** Prose of some 90 words that is its own with each seed. */
+function prose(seed: number): string {
+  let state = seed + 1;
+  const one = (words: readonly string[]) => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return words[(state >>> 12) % words.length]!;
+  };
+  const sentence = () =>
+    `That ${one(THINGS)} and a ${one(THINGS)} have been ${one(DEEDS)} ${one(PLACES)} the ${one(THINGS)}, with some ${one(THINGS)} to be ${one(DEEDS)}.`;
+  return Array.from({ length: 5 }, sentence).join(' ');
+}
+const html = (body: string) => `<!doctype html><html lang="en"><title>A page</title><body>${body}</body></html>`;
+const pageOf = (seed: number, image: string) =>
+  html(
+    `<h1>About the ${THINGS[seed % THINGS.length]} of ${seed}</h1><p>${prose(seed)}</p><img src="${image}" alt="thing of number ${seed}">`,
+  );
+
+const read = (out: string) =>
+  readFileSync(path.join(out, 'pages.jsonl'), 'utf8')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+const extract = (inputs: string[], options: Partial<ExtractPagesOptions> = {}) => {
+  const out = path.join(scratch, `out-${folders++}`);
+  return extractPages({ inputs, out, workers: 1, ...options }).then((manifest) => ({
+    out,
+    manifest,
+    pages: read(out),
+  }));
+};
+
+/** Names and contents of all files below. */
+function contents(below: string): Record<string, string> {
+  return Object.fromEntries(
+    readdirSync(below, { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => path.join(entry.parentPath, entry.name))
+      .map((file) => [path.relative(below, file), createHash('sha256').update(readFileSync(file)).digest('hex')])
+      .sort(),
+  );
+}
+
+describe('extractPages on a folder', () => {
+  let input: string;
+  beforeAll(async () => {
+    input = folder();
+    for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
+    writeFileSync(path.join(input, 'wide.png'), await picture(9, 800, 100));
+    writeFileSync(path.join(input, 'tiny.png'), await picture(9, 40, 40));
+    writeFileSync(path.join(input, 'svg.png'), '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"/>');
+    writeFileSync(path.join(input, 'cut.png'), (await picture(9)).subarray(0, 900));
+    const grey = sharp({ create: { width: 200, height: 200, channels: 3, background: '#808080' } });
+    writeFileSync(path.join(input, 'grey.jpg'), await grey.jpeg().toBuffer());
+    for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i}.png`));
+  });
+  const withPage = async (name: string, text: string, options?: Partial<ExtractPagesOptions>) => {
+    writeFileSync(path.join(input, name), text);
+    try {
+      return await extract([input], options);
+    } finally {
+      rmSync(path.join(input, name));
+    }
+  };
+
+  it('gives documents, pairs, pictures and a manifest that agree', async () => {
+    const { out, manifest, pages } = await extract([input]);
+    expect(manifest).toMatchObject({
+      preset: 'm3w',
+      pages: 4,
+      documents: 4,
+      images: 4,
+      pairs: 4,
+      dropped: {},
+      failures: [],
+    });
+    expect(pages[1]).toEqual({
+      url: 'page1.html',
+      title: 'A page',
+      parts: [
+        { text: `About the ${THINGS[1]} of 1\n\n${prose(1)}` },
+        { image: expect.stringMatching(/^images\/(\w\w)\/\1\w{38}\.png$/), alt: 'thing of number 1' },
+      ],
+    });
+    expect(readFileSync(path.join(out, pages[1].parts[1].image))).toEqual(readFileSync(path.join(input, 'p1.png')));
+    expect(readFileSync(path.join(out, 'pairs.jsonl'), 'utf8')).toContain('thing of number 3');
+    expect(readdirSync(out).sort()).toEqual(['images', 'job.json', 'manifest.json', 'pages.jsonl', 'pairs.jsonl']);
+    expect(await extractPages({ inputs: [input], out })).toEqual(manifest);
+  });
+
+  it('counts each reason', async () => {
+    const images = ['wide.png', 'tiny.png', 'svg.png', 'cut.png', 'grey.jpg', 'absent.png', 'p0.png?copy', 'p0.png'];
+    const page = html(`<p>${prose(50)}</p>${images.map((src) => `<img src="${src}">`).join('')}`);
+    const { manifest } = await withPage('z.html', page);
+    expect(manifest.documents).toBe(5);
+    expect(manifest.dropped).toEqual({
+      'image: aspect ratio': 1,
+      'image: duplicate on the page': 1,
+      'image: format': 1,
+      'image: not available': 1,
+      'image: single colour': 1,
+      'image: too small': 1,
+      'image: unreadable': 1,
+    });
+  });
+
+  it.each([
+    ['no images', html(`<p>${prose(50)}</p>`)],
+    ['no images left', html(`<p>${prose(50)}</p><img src="tiny.png">`)],
+    ['fewer than 50 words', html('<p>A few words and the end of them.</p><img src="p0.png">')],
+    [
+      'not in en',
+      html(
+        `<p>${'Als der Garten noch neu war, kamen die Leute aus dem Tal, um ihn zu sehen. '.repeat(6)}</p><img src="p0.png">`,
+      ),
+    ],
+    ['nested too deeply', '<div>'.repeat(1000)],
+    ['duplicate text', pageOf(2, 'p0.png')],
+    ['near duplicate', pageOf(2, 'p0.png').replace('</p>', ' And so it stayed.</p>')],
+    [
+      'one 2-gram everywhere',
+      html(`<p>${prose(50)}</p><p>${'It rains again on the old road. '.repeat(30)}</p><img src="p0.png">`),
+    ],
+  ])('drops a page for: %s', async (reason, page) => {
+    const { manifest } = await withPage('z.html', page);
+    expect(manifest.documents).toBe(4);
+    expect(Object.keys(manifest.dropped)).toContain(`page: ${reason}`);
+  });
+
+  it('applies the other presets', async () => {
+    const plain =
+      'What you see here is the way in which they have made it, and it has been so for as long as we can tell. That is why no one would do it in any other way, even if they could.';
+    const page = html(`<p>${plain}</p><p>Two words</p><img src="p0.png"><p>More.</p><img src="my-logo.png">`);
+    const obelics = await withPage('z.html', page, { preset: 'obelics' });
+    expect(obelics.pages.at(-1)).toMatchObject({
+      url: 'z.html',
+      parts: [{ text: plain }, { image: expect.any(String) }],
+    });
+    expect(obelics.manifest.dropped).toMatchObject({ 'image: word in the address': 1 });
+    expect(obelics.manifest.dropped['paragraph: fewer than 4 words']).toBeGreaterThanOrEqual(2);
+    const mmc4 = await extract([input], { preset: 'mmc4' });
+    expect(mmc4.manifest.dropped).toMatchObject({ 'line: no end of a sentence': 4 });
+    expect(mmc4.manifest.documents).toBe(4);
+  });
+
+  it('reads nothing outside the folder and writes nothing outside the output', async () => {
+    const outside = path.join(scratch, 'secret.png');
+    writeFileSync(outside, await picture(77));
+    symlinkSync(outside, path.join(input, 'link.png'));
+    const before = readdirSync(scratch).length;
+    const sources = [
+      '../secret.png',
+      '../../secret.png',
+      `file://${outside}`,
+      '%2e%2e/secret.png',
+      'link.png',
+      `/../${outside}`,
+    ];
+    const { manifest, pages } = await withPage(
+      'z.html',
+      html(`<p>${prose(50)}</p><img src="p0.png">${sources.map((src) => `<img src="${src}">`).join('')}`),
+    );
+    rmSync(path.join(input, 'link.png'));
+    expect(pages.at(-1).parts.filter((part: object) => 'image' in part)).toHaveLength(1);
+    expect(manifest.dropped['image: not available']).toBeGreaterThanOrEqual(4);
+    expect(readdirSync(scratch)).toHaveLength(before + 1);
+  });
+
+  it('drops copies of benchmarks, scaled and recompressed or quoted', async () => {
+    const benchmark = folder();
+    const smaller = sharp(await picture(1))
+      .resize(120, 96)
+      .jpeg({ quality: 70 });
+    writeFileSync(path.join(benchmark, 'test.jpg'), await smaller.toBuffer());
+    const quoted = prose(3).split(' ').slice(5, 18).join(' ');
+    writeFileSync(path.join(benchmark, 'questions.jsonl'), JSON.stringify({ q: [`${quoted}?`] }));
+    const { manifest, pages } = await extract([input], { benchmark });
+    expect(manifest.dropped).toMatchObject({ 'image: benchmark': 1, 'page: no images left': 1, 'page: benchmark': 1 });
+    expect(pages.map(({ url }) => url)).toEqual(['page0.html', 'page2.html']);
+  });
+
+  it('asks a hook what is explicit', async () => {
+    const hook = path.join(folder(), 'hook.mjs');
+    writeFileSync(
+      hook,
+      `export const text = (text) => text.includes('of 2'); export const picture = (bytes) => bytes.length < 0;`,
+    );
+    expect((await extract([input], { explicitHook: hook })).manifest.dropped).toEqual({ 'page: explicit': 1 });
+    writeFileSync(hook, 'export const words = 1;');
+    await expect(extract([input], { explicitHook: hook })).rejects.toThrow(
+      /expected a module that exports .* got words/,
+    );
+  });
+
+  it('refuses what it cannot begin or go on with', async () => {
+    const { out } = await extract([input]);
+    await expect(extractPages({ inputs: [input], out, preset: 'mmc4' })).rejects.toThrow(
+      /begun with other inputs or settings/,
+    );
+    await expect(extractPages({ inputs: [input], out: input })).rejects.toThrow(/expected an empty folder/);
+    await expect(extract([path.join(input, 'none')])).rejects.toThrow(/no such file or folder/);
+    await expect(extract([folder()])).rejects.toThrow(/got none of them/);
+    await expect(extract([input], { preset: 'm4w' as never })).rejects.toThrow(
+      /preset must be one of m3w, obelics, mmc4, got m4w/,
+    );
+  });
+});
+
+it('killed again and again it ends with the same bytes', async () => {
+  const input = folder();
+  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
+  for (let i = 0; i < 400; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
+  const { out: undisturbed, manifest } = await extract([input], { workers: 2 });
+  expect(manifest.documents).toBeGreaterThan(20);
+
+  const out = path.join(scratch, 'killed');
+  const child = path.join(import.meta.dirname, '../test/extract-child.mts');
+  const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+  let kills = 0;
+  for (let ended = false; !ended;) {
+    ended = await new Promise<boolean>((resolve, reject) => {
+      const running = spawn(process.execPath, ['--import', tsx, child, out, input], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let lines = 0;
+      running.stdout.on('data', (text: Buffer) => {
+        lines += text.toString().split('\n').length - 1;
+        // The first line tells what was done before; the second comes in the middle of the work.
+        if (lines >= 2 && kills < 4 && running.kill('SIGKILL')) kills++;
+      });
+      running.on('error', reject);
+      running.on('close', (code, signal) =>
+        code === 0 || signal === 'SIGKILL' ? resolve(code === 0) : reject(new Error(`ended with ${code}`)),
+      );
+    });
+  }
+  expect(kills).toBeGreaterThan(1);
+  expect(contents(out)).toEqual(contents(undisturbed));
+}, 120_000);
+
+describe('extractPages on archives', () => {
+  const record = (url: string, type: string, body: Buffer, headers = '') => {
+    const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n${headers}\r\n`), body]);
+    const head = `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Record-ID: <urn:uuid:${url.length}>\r\nWARC-Date: 2024-05-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length}\r\n\r\n`;
+    return Buffer.concat([Buffer.from(head), http, Buffer.from('\r\n\r\n')]);
+  };
+  const records = async (count: number) => {
+    const all: Buffer[] = [];
+    for (let i = 0; i < count; i++) {
+      all.push(record(`https://example.org/${i}/`, 'text/html', Buffer.from(pageOf(i, `/p${i}.png`))));
+      all.push(record(`https://example.org/p${i}.png`, 'image/png', await picture(i)));
+    }
+    return all;
+  };
+  const write = (name: string, bytes: Buffer) => {
+    const file = path.join(folder(), name);
+    writeFileSync(file, bytes);
+    return file;
+  };
+
+  it.each([
+    ['gzipped by record', 'a.warc.gz', (all: Buffer[]) => Buffer.concat(all.map((r) => gzipSync(r)))],
+    ['gzipped as a whole', 'a.warc.gz', (all: Buffer[]) => gzipSync(Buffer.concat(all))],
+    ['plain', 'a.warc', (all: Buffer[]) => Buffer.concat(all)],
+  ])('joins pages with pictures that come later: %s', async (_, name, pack) => {
+    const file = write(name, pack(await records(3)));
+    const { manifest, pages } = await extract([file]);
+    expect(manifest).toMatchObject({ pages: 3, documents: 3, images: 3, dropped: {} });
+    expect(pages[2]).toMatchObject({ url: 'https://example.org/2/', parts: [{}, { alt: 'thing of number 2' }] });
+  });
+
+  it.each(['a.warc.gz', 'a.warc'])('gives the same however %s is cut', async (name) => {
+    const all = await records(6);
+    const file = write(name, Buffer.concat(name.endsWith('gz') ? all.map((r) => gzipSync(r)) : all));
+    const units = await planUnits([file], { warcBytes: 20_000 });
+    expect(units.length).toBeGreaterThan(3);
+    const { UnitExtractor } = await import('./unit');
+    const work = folder();
+    mkdirSync(path.join(work, 'pictures'));
+    const extractor = await UnitExtractor.open({ preset: 'm3w', work });
+    const lines = async (parts: typeof units) => {
+      const found: string[] = [];
+      for (const unit of parts) {
+        await extractor.extract(unit, path.join(work, 'unit'));
+        found.push(
+          ...readFileSync(path.join(work, 'unit'), 'utf8')
+            .split('\n')
+            .filter((line) => line && !line.startsWith('{"end"')),
+        );
+      }
+      return found;
+    };
+    const whole = await lines(await planUnits([file]));
+    expect(whole).toHaveLength(12);
+    expect(await lines(units)).toEqual(whole);
+  });
+
+  it('unfolds answers, counts what it refuses, and keeps what stands before damage', async () => {
+    const packed = gzipSync(Buffer.from(pageOf(1, '/p0.png')));
+    const bomb = gzipSync(Buffer.alloc(64 * 2 ** 20, 'a '));
+    const all = [
+      ...(await records(1)),
+      record('https://example.org/packed', 'text/html', packed, 'Content-Encoding: gzip\r\n'),
+      record('https://example.org/bomb', 'text/html', bomb, 'Content-Encoding: gzip\r\n'),
+      record('https://example.org/0', 'text/html', Buffer.from(pageOf(5, '/p0.png'))),
+      record('https://example.org/lost/', 'text/html', Buffer.from(pageOf(7, '/p0.png'))),
+    ].map((r) => gzipSync(r));
+    const file = write('a.warc.gz', Buffer.concat([...all.slice(0, -1), all.at(-1)!.subarray(0, 100)]));
+    const { manifest, pages } = await extract([file]);
+    expect(pages.map(({ url }) => url)).toEqual(['https://example.org/0/', 'https://example.org/packed']);
+    expect(manifest.dropped).toMatchObject({
+      'page: too large': 1,
+      'page: duplicate address': 1,
+      'archive: damaged': 1,
+    });
+  });
+
+  it('ends with an archive that is one long line', async () => {
+    const bomb = write('bomb.warc.gz', gzipSync(Buffer.alloc(300 * 2 ** 20, 'x')));
+    const { manifest } = await extract([bomb]);
+    expect(manifest).toMatchObject({ documents: 0, dropped: { 'archive: damaged': 1 } });
+  });
+});
