@@ -1,4 +1,7 @@
 import { libraryConfig } from '../../tsup.base';
 
-/** The decoding worker is an entry of its own: ImageDecoder starts it by its file name, beside itself. */
-export default libraryConfig({ entry: ['src/index.ts', 'src/decode-worker.js'], dts: { entry: 'src/index.ts' } });
+/** The workers are entries of their own: they are started by their file names, beside what starts them. */
+export default libraryConfig({
+  entry: ['src/index.ts', 'src/decode-worker.js', 'src/parquet-worker.js'],
+  dts: { entry: 'src/index.ts' },
+});

@@ -1,28 +1,26 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { AsyncBuffer, FileMetaData } from 'hyparquet';
 import type { Dataset } from './dataset';
 import type { Broken, Document, MediaPart, TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
+import { ParquetReader, type ParquetRow } from './parquet';
 import { RecentlyUsed } from './recently-used';
 
 /** Row groups among whose pages an order is shuffled; twice as many are held. */
 const SHUFFLED_GROUPS = 4;
-/** What a row group may unfold to. */
+/** What a row group may unfold to, and how many pages it may hold. */
 const MAX_GROUP_BYTES = 2 ** 31;
+const MAX_GROUP_ROWS = 2 ** 20;
 
 interface RowGroup {
   readonly path: string;
-  readonly file: AsyncBuffer;
-  readonly metadata: FileMetaData;
+  readonly columns: readonly string[];
   readonly start: number;
   readonly rows: number;
   readonly bytes: number;
 }
-
-type Row = Readonly<Record<string, unknown>>;
 
 /**
  * Pages of OBELICS' parquet files: `images` and `texts`, two lists of equal length of which one is filled at each place.
@@ -34,9 +32,10 @@ export class ObelicsSet implements Dataset {
   readonly faults = new Faults();
   readonly length: number;
   private readonly order: GroupedOrder;
-  private readonly read = new RecentlyUsed<RowGroup, Promise<readonly Row[] | Broken>>(2 * SHUFFLED_GROUPS);
+  private readonly read = new RecentlyUsed<RowGroup, Promise<readonly ParquetRow[] | Broken>>(2 * SHUFFLED_GROUPS);
 
   private constructor(
+    private readonly reader: ParquetReader,
     private readonly groups: readonly RowGroup[],
     private readonly images: string,
   ) {
@@ -48,28 +47,28 @@ export class ObelicsSet implements Dataset {
   }
 
   /** @throws Error naming a file that is no parquet, or lacks the two columns */
-  static async open(paths: readonly string[], images: string): Promise<ObelicsSet> {
-    const { asyncBufferFromFile, parquetMetadataAsync, parquetSchema } = await import('hyparquet');
+  static async open(paths: readonly string[], images: string, reader = new ParquetReader()): Promise<ObelicsSet> {
     const groups: RowGroup[] = [];
     for (const path of paths) {
-      const file = await asyncBufferFromFile(path);
-      const metadata = await parquetMetadataAsync(file).catch((error: Error) => {
+      const { columns, groups: found } = await reader.describe(path).catch((error: Error) => {
         throw new Error(`${path}: expected a parquet file, got ${error.message}.`);
       });
-      const columns = parquetSchema(metadata).children.map((column) => column.element.name);
       if (!columns.includes('images') || !columns.includes('texts')) {
         throw new Error(
           `${path}: expected the columns images and texts, as OBELICS has them, got ${columns.join(', ')}.`,
         );
       }
+      const wanted = columns.filter((column) => ['images', 'texts', 'general_metadata'].includes(column));
       let start = 0;
-      for (const group of metadata.row_groups) {
-        const rows = Number(group.num_rows);
-        groups.push({ path, file, metadata, start, rows, bytes: Number(group.total_byte_size) });
+      for (const { rows, bytes } of found) {
+        if (!(Number.isSafeInteger(rows) && rows >= 0 && rows <= MAX_GROUP_ROWS)) {
+          throw new Error(`${path}: expected at most ${MAX_GROUP_ROWS} rows in a row group, got ${rows}.`);
+        }
+        groups.push({ path, columns: wanted, start, rows, bytes });
         start += rows;
       }
     }
-    return new ObelicsSet(groups, images);
+    return new ObelicsSet(reader, groups, images);
   }
 
   where(index: number): string {
@@ -84,13 +83,22 @@ export class ObelicsSet implements Dataset {
 
   async get(index: number): Promise<Document | Broken> {
     const { group, number } = this.order.locate(index);
-    const rows = await this.read.get(this.groups[group]!, () => readGroup(this.groups[group]!));
-    const result = 'rejected' in rows ? rows : this.page(rows[number]!, this.where(index));
+    const rows = await this.read.get(this.groups[group]!, () => this.readGroup(this.groups[group]!));
+    const result = 'rejected' in rows ? rows : this.page(rows[number] ?? {}, this.where(index));
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 
-  private page({ images, texts, general_metadata: general }: Row, where: string): Document | Broken {
+  private async readGroup({ path, columns, start, rows, bytes }: RowGroup): Promise<readonly ParquetRow[] | Broken> {
+    if (bytes > MAX_GROUP_BYTES) return { rejected: 'row group too large', detail: `${bytes} bytes` };
+    try {
+      return await this.reader.read(path, columns, start, start + rows);
+    } catch (error) {
+      return { rejected: 'broken row group', detail: (error as Error).message };
+    }
+  }
+
+  private page({ images, texts, general_metadata: general }: ParquetRow, where: string): Document | Broken {
     if (!Array.isArray(images) || !Array.isArray(texts) || images.length !== texts.length) {
       return { rejected: 'unknown form', detail: 'images and texts must be lists of equal length' };
     }
@@ -114,19 +122,6 @@ export class ObelicsSet implements Dataset {
     }
     const bytes: unknown = value instanceof Uint8Array ? value : (value as { bytes?: unknown } | undefined)?.bytes;
     return bytes instanceof Uint8Array ? { image: bytes } : undefined;
-  }
-}
-
-async function readGroup({ file, metadata, start, rows, bytes }: RowGroup): Promise<readonly Row[] | Broken> {
-  if (bytes > MAX_GROUP_BYTES) return { rejected: 'row group too large', detail: `${bytes} bytes` };
-  const { parquetReadObjects } = await import('hyparquet');
-  const general = metadata.schema.some((column) => column.name === 'general_metadata') ? ['general_metadata'] : [];
-  try {
-    const columns = ['images', 'texts', ...general];
-    // Bytes are not text: only columns of type STRING are decoded.
-    return await parquetReadObjects({ file, metadata, columns, rowStart: start, rowEnd: start + rows, utf8: false });
-  } catch (error) {
-    return { rejected: 'broken row group', detail: (error as Error).message };
   }
 }
 
