@@ -8,6 +8,7 @@ import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline,
 import { measureRoofline } from './bench/roofline';
 import { BENCH_SPECS, readSpecs } from './bench/spec';
 import { loadConfig, type Config } from './config';
+import { addExtractCommand } from './data-commands';
 import { addLookingCommands } from './data-looking';
 import { examine } from './doctor';
 import { STYLES } from './emoji/concepts';
@@ -178,6 +179,7 @@ export function createProgram(): Command {
 
   const data = program.command('data').description('makes, checks and shows training data');
   addLookingCommands(data);
+  addExtractCommand(data);
 
   return program;
 }
@@ -315,6 +317,7 @@ async function runBench(asked: string[], flags: BenchFlags, command: Command): P
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
   const threads = await takeThreads(backend.name, flags.threads);
+  if (backend.name === 'native') (await import('@flamingo-ts/backend-native')).setNativePrecision(flags.precision);
   const show = <T>(result: T, format: (result: T) => string) =>
     print(flags.json ? JSON.stringify(result) : format(result));
   if (flags.roofline) show(measureRoofline(flags.seconds / 3), formatRoofline);
