@@ -9,7 +9,6 @@ import { measureRoofline } from './bench/roofline';
 import { BENCH_SPECS, readSpecs } from './bench/spec';
 import { loadConfig, type Config } from './config';
 import { addExtractCommand } from './data-commands';
-import { addExtractCommand } from './data-commands';
 import { addLookingCommands } from './data-looking';
 import { examine } from './doctor';
 import { STYLES } from './emoji/concepts';
@@ -180,7 +179,6 @@ export function createProgram(): Command {
 
   const data = program.command('data').description('makes, checks and shows training data');
   addLookingCommands(data);
-  addExtractCommand(data);
   addExtractCommand(data);
 
   return program;
