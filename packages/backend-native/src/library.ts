@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import koffi, { type LibraryHandle } from 'koffi';
@@ -28,6 +28,10 @@ const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 
 
 /** RTLD_NOW | RTLD_NOLOAD */
 const IF_LOADED = process.platform === 'darwin' ? 0x2 | 0x10 : 0x2 | 0x4;
+
+/** Of Linux. */
+const SIG_BLOCK = 0;
+const SIGSET_BYTES = 128;
 
 let loaded: LoadedLibrary | undefined;
 let openMp: { set: (n: number) => void; get: () => number } | undefined;
@@ -135,7 +139,26 @@ function open(path: string): LoadedLibrary {
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
   openMp = findOpenMp();
+  shieldFromSignals();
   return { path, version, handle };
+}
+
+/** Signals of a thread's own faults: blocked, they would end the process without a word. */
+const FAULTS = ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT', 'SIGSYS'] as const;
+
+/**
+ * Leaves signals to Node's other threads, which hear them as well; OpenMP's threads, made by this one later, inherit that.
+ * Up to version 3.11 some of oneDNN's products on x64 use the stack pointer for data on the heap, and a signal's handler then
+ * writes over that heap (uxlfoundation/oneDNN issue 4845): Ctrl-C, a child process that ends or a profiler could damage memory.
+ */
+function shieldFromSignals(): void {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return;
+  const libc = koffi.load(null);
+  const signals = Buffer.alloc(SIGSET_BYTES);
+  libc.func('sigfillset', 'int', ['void *'])(signals);
+  const remove = libc.func('sigdelset', 'int', ['void *', 'int']);
+  for (const name of FAULTS) remove(signals, constants.signals[name]);
+  libc.func('pthread_sigmask', 'int', ['int', 'void *', 'void *'])(SIG_BLOCK, signals, null);
 }
 
 /** Keeps a library in memory to the very end: unloading it under OpenMP's sleeping threads crashes the process at exit. */
