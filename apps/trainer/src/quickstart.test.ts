@@ -15,7 +15,8 @@ let config: Config;
 let results: QuickstartResults;
 let report: string;
 
-// The recipe on a few real pictures, cut down to about a minute: enough to see that every part learns.
+// The recipe on a few real pictures, cut down to half a minute, to one and a half on wasm: enough to see that every part
+// learns. Seeds 0 to 3 gave loss ratios of at most 0.66, gates of at least 0.44 and margins of 0.59 to 0.68.
 beforeAll(async () => {
   const backend = await useBackend('auto');
   config = loadConfig(join(import.meta.dirname, '..', 'configs', 'quickstart-small.yaml'), {
@@ -25,9 +26,9 @@ beforeAll(async () => {
     'vision.batch': 48,
     'lm.train.steps': 70,
     'lm.tokenizerPages': 1500,
-    'flamingo.train.steps': 100,
+    'flamingo.train.steps': 200,
     'flamingo.gateWalk': { steps: 15, by: 0.035 },
-    'eval.prompts': 20,
+    'eval.prompts': 40,
     'eval.shots': [0, 4],
   });
   const stop = new StopSignal();
@@ -63,7 +64,7 @@ describe('the quickstart, cut down', () => {
     // About concepts it was trained on: so short a run tells little about others.
     const evaluation = await evaluate(model, data as EmojiData, config, { split: 'train' });
     const [real, swapped] = (['real', 'swapped'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
-    expect(real! - swapped!).toBeGreaterThan(0.15);
+    expect(real! - swapped!).toBeGreaterThan(0.35);
   }, 300_000);
 
   it('writes a report that stands alone, with pictures, curves and attribution', () => {
