@@ -142,6 +142,7 @@ export function jointObjective(model: JointModel, config: Config, data: Training
       const losses = batches.map(({ name, weight, batch }) => ({ name, weight, loss: () => flamingo.loss(batch) }));
       return { losses, cursor };
     },
+    encoded: () => features.seconds,
     afterUpdate(step) {
       if (step >= gateWalk.steps) return;
       tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));

@@ -39,6 +39,8 @@ export interface Objective {
   prepare(step: number): Promise<PreparedStep>;
   /** Goes on after the step that a cursor came with. Needed where what `prepare` gives depends on more than the step. */
   resume?(cursor: unknown): void;
+  /** Seconds for which preparing has computed on this thread so far, a frozen encoder's work: no time spent waiting. */
+  encoded?(): number;
   /** Called after the update of a step. */
   afterUpdate?(step: number): void;
   /** More figures of a step for the metrics. */
@@ -56,7 +58,7 @@ export interface StepMetrics {
   readonly gradientNorm: number;
   /** Seconds since the stage began, over all its runs. */
   readonly seconds: number;
-  /** Seconds of them spent waiting for data. */
+  /** Seconds of them in which nothing could be computed for want of data. */
   readonly waited: number;
   readonly figures?: Readonly<Record<string, number>>;
 }
@@ -132,7 +134,9 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     let next = prepare(from);
     for (let step = from; next !== undefined; step++) {
       const started = performance.now();
+      const encodedBefore = objective.encoded?.() ?? 0;
       const { losses, cursor } = await next;
+      const encoded = (objective.encoded?.() ?? 0) - encodedBefore;
       const ready = performance.now();
       // Workers make the next data ready while this thread computes.
       next = prepare(step + 1);
@@ -151,7 +155,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       tf.dispose(gradients);
       objective.afterUpdate?.(step);
 
-      waited += (ready - started) / 1000;
+      waited += Math.max(0, (ready - started) / 1000 - encoded);
       seconds += (performance.now() - started) / 1000;
       const line: StepMetrics = {
         step,

@@ -209,6 +209,8 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
 
 /** Features by key, each computed once. */
 export class FeatureStore {
+  /** Spent encoding so far. */
+  seconds = 0;
   private readonly known = new Map<MediaKey, Float32Array>();
 
   constructor(
@@ -228,7 +230,9 @@ export class FeatureStore {
     for (const clip of frames) {
       for (let at = 0; clip && at < clip.length; at += size) pictures.push(clip.subarray(at, at + size));
     }
+    const from = performance.now();
     const features = this.tower.features(pictures);
+    this.seconds += (performance.now() - from) / 1000;
     let next = 0;
     missing.forEach((key, i) => {
       const count = (frames[i]?.length ?? 0) / size;
