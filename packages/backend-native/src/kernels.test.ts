@@ -1,3 +1,4 @@
+import { globalNorm } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { expectAsOnCpu, normal, numbers, relativeError, useNative } from '../test/against-cpu';
@@ -287,6 +288,26 @@ describe('reductions', () => {
   ])('sum and mean of %j over %j', async (shape, axes) => {
     const x = () => tf.add(normal(shape), 1);
     await expectAsOnCpu(() => [tf.sum(x(), axes), tf.mean(x(), axes), tf.sum(x(), axes, true)], tolerance);
+  });
+
+  it.each([{ sizes: [100] }, { sizes: [5000] }, { sizes: [1024, 4096, 3] }, { sizes: [140_001] }])(
+    'global norm of tensors of $sizes',
+    ({ sizes }) => {
+      tf.tidy(() => {
+        const values = sizes.map((size, i) => numbers([size], i + 1));
+        const wanted = Math.sqrt(values.flatMap((x) => [...x]).reduce((sum, x) => sum + x * x, 0));
+        const norm = globalNorm(values.map((x) => tf.tensor(x))).dataSync()[0]!;
+        expect(Math.abs(norm / wanted - 1)).toBeLessThan(2e-7);
+      });
+    },
+  );
+
+  it('global norm of large numbers is theirs, and of NaN NaN', () => {
+    tf.tidy(() => {
+      const norm = (value: number) => globalNorm([tf.fill([10_000], value)]).dataSync()[0]!;
+      expect(Math.abs(norm(1e25) / 1e27 - 1)).toBeLessThan(2e-7);
+      expect(norm(NaN)).toBeNaN();
+    });
   });
 
   it.each([SMALL, [40, 700], [700, 3]])('softmax and logSoftmax of [%i, %i]', async (...shape) => {

@@ -67,9 +67,8 @@ export function activationGradientInto(
 ): void {
   const { alg, alpha, scale, positive: shape } = known(kind);
   if (shape === 'squared') {
-    const layout = { dims: [n] };
-    positive(b, x, dx, n, [{ kind: 'eltwise', alg: 'linear', alpha: 2 }]);
-    b.compiled(`mul ${n}`, (dnn) => dnn.binary('mul', layout, layout, layout)).run(dx, dy, dx);
+    const doubled: PostOp = { kind: 'eltwise', alg: 'linear', alpha: 2 };
+    positive(b, x, dx, n, [doubled, { kind: 'binary', alg: 'mul', other: { dims: [n] } }], dy);
     return;
   }
   eltwiseBackward(b, alg, x, dy, dx, n, alpha);

@@ -25,15 +25,23 @@ export function eltwiseBackward(
 }
 
 /**
- * max(0, x), then `post`, by oneDNN. Its own relu turns NaN into 0; its maximum hands on a NaN that comes as the second
- * operand.
+ * max(0, x), then `post` with its operands, by oneDNN. Its own relu turns NaN into 0; its maximum hands on a NaN that comes as
+ * the second operand.
  */
-export function positive(b: NativeBackend, x: number, y: number, n: number, post: readonly PostOp[] = []): void {
+export function positive(
+  b: NativeBackend,
+  x: number,
+  y: number,
+  n: number,
+  post: readonly PostOp[] = [],
+  ...operands: number[]
+): void {
   const layout = { dims: [n] };
   b.compiled(`positive ${n} ${JSON.stringify(post)}`, (dnn) => dnn.binary('max', layout, layout, layout, post)).run(
     b.zeros(n),
     x,
     y,
+    ...operands,
   );
 }
 
