@@ -138,10 +138,16 @@ export function createProgram(): Command {
     .description('times training, decoding and vision encoders; the workloads are those of configs/bench.json')
     .argument('[workload...]', 'names of workloads; all of them if none is given')
     .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
-    .option('--precision <type>', 'fp32, or bf16 for frozen weights and products', precision, 'float32')
-    .option('--threads <n>', 'threads that the native backend uses', Number)
-    .option('--seconds <s>', 'seconds to time each workload for', Number, 10)
-    .option('--backend <name>', 'auto, native, tensorflow, wasm or cpu', 'auto')
+    .addOption(
+      new Option('--precision <type>', 'bf16: frozen weights, and the factors of large products')
+        .choices(Object.keys(PRECISIONS))
+        .default('fp32'),
+    )
+    .option('--threads <n>', 'threads that the native backend uses', count)
+    .option('--seconds <s>', 'seconds to time each workload for, three steps at least', wholeNumber, 10)
+    .addOption(
+      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
+    )
     .option('--roofline', 'measure what the machine can do at best: matrix products and memory')
     .option('--profile', 'show the time by kernel, the number of calls, and those that ran in JavaScript')
     .option('--json', 'print one JSON line a workload')
@@ -291,9 +297,11 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   }
 }
 
+const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const satisfies Record<string, FrozenPrecision>;
+
 interface BenchFlags {
   readonly specs: string;
-  readonly precision: FrozenPrecision;
+  readonly precision: keyof typeof PRECISIONS;
   readonly threads?: number;
   readonly seconds: number;
   readonly backend: BackendName | 'auto';
@@ -317,12 +325,14 @@ async function runBench(asked: string[], flags: BenchFlags, command: Command): P
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
   const threads = await takeThreads(backend.name, flags.threads);
-  if (backend.name === 'native') (await import('@flamingo-ts/backend-native')).setNativePrecision(flags.precision);
+  if (backend.name === 'native')
+    (await import('@flamingo-ts/backend-native')).setNativePrecision(PRECISIONS[flags.precision]);
   const show = <T>(result: T, format: (result: T) => string) =>
     print(flags.json ? JSON.stringify(result) : format(result));
   if (flags.roofline) show(measureRoofline(flags.seconds / 3), formatRoofline);
   for (const name of names) {
-    const { precision, seconds } = flags;
+    const { seconds } = flags;
+    const precision = PRECISIONS[flags.precision];
     if (flags.profile) show(await profileWorkload(specs[name]!, precision), formatProfile);
     else {
       const options = { backend: backend.name, precision, threads, seconds };
@@ -342,13 +352,6 @@ async function takeThreads(backend: BackendName, threads: number | undefined): P
   const { nativeLibrary, setNativeThreads } = await import('@flamingo-ts/backend-native');
   if (threads !== undefined) setNativeThreads(threads);
   return nativeLibrary().threads;
-}
-
-function precision(value: string): FrozenPrecision {
-  const known: Record<string, FrozenPrecision> = { fp32: 'float32', bf16: 'bfloat16' };
-  const found = known[value];
-  if (!found) throw new Error(`bench: --precision must be fp32 or bf16, got ${value}.`);
-  return found;
 }
 
 function collect(value: string, before: string[] = []): string[] {
