@@ -2,8 +2,10 @@ import koffi from 'koffi';
 
 /** Below this many elements a plain array is cheaper than a pooled one. */
 const SMALLEST = 64;
-/** Freed memory, the last used first, is kept up to the most that was ever in use at once, and at least this much. */
-const KEPT_AT_LEAST = 64 << 20;
+/** The pool holds, in elements, the most that was ever in use at once and a quarter more, but no more than this more. */
+const MOST_SPARE = 64 << 20;
+/** It may hold so many elements in any case. */
+const HELD_AT_LEAST = 16 << 20;
 /** Cache-line alignment: vector loads that straddle two lines are slower. */
 const ALIGNMENT = 64;
 
@@ -35,6 +37,7 @@ export class BufferPool {
     const block = this.recycled(n) ?? this.fresh(sizeClass(n));
     this.live += block.capacity;
     this.peak = Math.max(this.peak, this.live);
+    this.shrink();
     return new Float32Array(block.buffer, block.offset, n);
   }
 
@@ -47,7 +50,7 @@ export class BufferPool {
     const list = this.free.get(block.capacity) ?? [];
     list.push(block);
     this.markUsed(block.capacity, list);
-    while (this.kept > Math.max(this.peak, KEPT_AT_LEAST / 4)) this.dropStalest();
+    this.shrink();
   }
 
   /** Gives a buffer away for good: it will never be used again from here. */
@@ -102,14 +105,17 @@ export class BufferPool {
     this.free.set(capacity, list);
   }
 
-  /** Leaves a block of the class that was used longest ago to the collector. */
-  private dropStalest(): void {
-    const [capacity, list] = this.free.entries().next().value!;
-    const block = list.pop();
-    if (block) {
-      this.blocks.delete(block.buffer);
-      this.kept -= capacity;
-    } else this.free.delete(capacity);
+  /** Leaves free blocks to the collector while there are too many, those of the class used longest ago first. */
+  private shrink(): void {
+    const most = Math.max(this.peak + Math.min(this.peak / 4, MOST_SPARE), HELD_AT_LEAST);
+    while (this.kept > 0 && this.live + this.kept > most) {
+      const [capacity, list] = this.free.entries().next().value!;
+      const block = list.pop();
+      if (block) {
+        this.blocks.delete(block.buffer);
+        this.kept -= capacity;
+      } else this.free.delete(capacity);
+    }
   }
 
   private fresh(capacity: number): Block {
