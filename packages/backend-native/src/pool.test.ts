@@ -80,8 +80,8 @@ describe('BufferPool', () => {
     const [often, once] = [use(4 * million), use(9 * million)];
     use(4 * million);
     use(1.5 * million, 4);
-    expect(use(4 * million)).toBe(often);
-    expect(use(9 * million)).not.toBe(once);
+    expect(use(4 * million) === often).toBe(true);
+    expect(use(9 * million) === once).toBe(false);
   });
 
   it('counts what is in use', () => {
