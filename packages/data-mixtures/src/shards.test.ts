@@ -147,7 +147,7 @@ describe('broken shards', () => {
     expect(documents[1]).toEqual({ rejected: 'wrong checksum' });
     expect((documents[2] as Document).parts).toEqual(page(2).parts.filter((_, i) => i !== 1));
     expect(set.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong checksum of a picture': 1 });
-    expect(set.faults.examples[0]!.where).toBe(`${first}, document 1`);
+    expect(set.faults.examples.map(({ where }) => where)).toContain(`${first}, document 1`);
     const problems = await verifyShards(folder, set.manifest!);
     expect(problems).toEqual([expect.stringMatching(/pages-000000\.tar: sha256 must be [0-9a-f]{64}, got/)]);
   });
