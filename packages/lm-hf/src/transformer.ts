@@ -6,12 +6,12 @@ import {
   embedding,
   expectShape,
   freshParams,
+  freezeParams,
   FrozenMatrix,
   layerNorm,
   linear,
   linearSpec,
   mapTree,
-  namedParams,
   normalSpec,
   ParamSpec,
   rmsNorm,
@@ -282,10 +282,6 @@ export class TransformerBlock implements LMBlock {
   }
 }
 
-async function packed(weight: Parameter, precision: FrozenPrecision): Promise<FrozenMatrix> {
-  return new FrozenMatrix((await weight.data()) as Float32Array, weight.shape as [number, number], precision);
-}
-
 // --- Model ---
 
 /** A decoder-only transformer of one of the families. */
@@ -357,18 +353,9 @@ export class Transformer implements CausalLM {
    * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` a tied head is a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Transformer> {
-    const params = new Map<string, Parameter>();
-    for (const [name, p] of namedParams(this.params)) {
-      const replaced = p instanceof tf.Variable && isMatrix(name, p.shape);
-      params.set(name, replaced ? await packed(p, precision) : p);
-      if (replaced) p.dispose();
-    }
+    const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
     this.disposeTables();
-    return new Transformer(
-      this.config,
-      paramsFrom(this.config, params),
-      this.packedHead ?? (await this.packHead(precision)),
-    );
+    return new Transformer(this.config, params, this.packedHead ?? (await this.packHead(precision)));
   }
 
   /** Frees everything the model holds. */
@@ -408,8 +395,9 @@ export class Transformer implements CausalLM {
   }
 
   private async packHead(precision: FrozenPrecision): Promise<FrozenMatrix | undefined> {
-    const copied = this.config.tiedHead && precision === 'bfloat16';
-    return copied ? packed(this.params.embed.weight, precision) : undefined;
+    if (!this.config.tiedHead || precision !== 'bfloat16') return undefined;
+    const { weight } = this.params.embed;
+    return new FrozenMatrix((await weight.data()) as Float32Array, weight.shape, precision);
   }
 
   private disposeTables(): void {

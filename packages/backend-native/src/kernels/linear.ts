@@ -28,17 +28,16 @@ const linear: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
   const width = x!.shape[x!.shape.length - 1]!;
   const rows = { ...x!, shape: [sizeOf(x!.shape) / width, width] };
   // One call does all where oneDNN can: bias always, the activation where nobody wants what it was applied to.
-  const fused = activation && !taped ? asPostOps(activation) : undefined;
+  const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
+  const fused = activation && !taped && (blocked || !frozen) ? asPostOps(activation) : undefined;
   const options = { bias: bias && backend.address(bias), post: fused };
   let z2: tf.TensorInfo;
   if (!frozen) z2 = multiply(rows, weight!, false, true, backend, options);
-  else if (frozen.packed instanceof BlockedMatrix) z2 = frozen.packed.multiply(rows, false, options);
+  else if (blocked) z2 = blocked.multiply(rows, false, options);
   else {
     z2 = multiplyFrozen(rows, frozen, backend);
     // The product is ours alone: bias and activation may overwrite it.
     if (bias) apply('add', z2, bias, z2, backend);
-    const n = sizeOf(z2.shape);
-    if (fused && n) activateInto(backend, activation!, backend.address(z2), backend.address(z2), n);
   }
   const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };
   if (!activation || fused) return [z];
