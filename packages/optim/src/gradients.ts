@@ -1,14 +1,115 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Gradients, Params } from './transform';
 
+/** One operation as tfjs recorded it. */
+interface TapeNode {
+  readonly kernelName: string;
+  readonly inputs: Readonly<Record<string, tf.Tensor>>;
+  readonly outputs: readonly tf.Tensor[];
+  /** Gradients by input name from those of the outputs; null stands for an output that the loss does not depend on. */
+  readonly gradient: ((dys: readonly (tf.Tensor | null)[]) => Record<string, () => tf.Tensor>) | null;
+  saved: readonly tf.Tensor[];
+}
+
+/** The engine's tape; tfjs keeps it out of its types, but its own gradients are made of it. */
+interface TapeEngine {
+  readonly state: { activeTape: TapeNode[] | null; readonly gradientDepth: number };
+  startTape(): void;
+  endTape(): void;
+}
+
 /**
  * A loss and its gradients under the parameters' own names. A parameter that the loss does not depend on has none.
+ *
+ * What an operation kept for its gradient, and the gradient that came to it, are freed as soon as it has been passed on the
+ * way back; `tf.variableGrads` keeps both to the end, which is several times the memory.
  *
  * @param loss   computes the loss; called once
  * @param params only these get gradients: what is frozen is simply not among them
  */
 export function valueAndGrads(loss: () => tf.Scalar, params: Params): { value: tf.Scalar; grads: Gradients } {
-  const { value, grads } = tf.variableGrads(loss, Object.values(params));
-  const named = Object.entries(params).flatMap(([name, p]) => (grads[p.name] ? [[name, grads[p.name]!] as const] : []));
-  return { value, grads: Object.fromEntries(named) };
+  const engine = tf.engine() as unknown as TapeEngine;
+  if (engine.state.gradientDepth > 0) {
+    throw new Error('valueAndGrads: called while another gradient is recorded. For second derivatives use tf.grads.');
+  }
+  let tape: TapeNode[] = [];
+  try {
+    engine.startTape();
+    let value: tf.Scalar;
+    try {
+      value = tf.tidy(loss);
+    } finally {
+      engine.endTape();
+      tape = engine.state.activeTape ?? [];
+      engine.state.activeTape = null;
+    }
+    if (value.size !== 1) {
+      throw new Error(`valueAndGrads: the loss must be a single number, got [${value.shape.join(', ')}]. Take its mean.`);
+    }
+    return { value, grads: tf.tidy(() => passBack(tape, value, params)) };
+  } finally {
+    for (const node of tape) tf.dispose(node.saved as tf.Tensor[]);
+  }
+}
+
+/** Walks the tape back from the loss. */
+function passBack(tape: readonly TapeNode[], value: tf.Scalar, params: Params): Gradients {
+  const wanted = new Set(Object.values(params).map((p) => p.id));
+  const reached = new Set(wanted);
+  const nodes = tape.filter(({ inputs, outputs, saved }) => {
+    const depends = Object.values(inputs).some((x) => reached.has(x.id));
+    if (depends) for (const y of outputs) reached.add(y.id);
+    else tf.dispose(saved as tf.Tensor[]);
+    return depends;
+  });
+  const gradients = new Map<number, tf.Tensor>([[value.id, tf.onesLike(value)]]);
+  for (const node of nodes.reverse()) {
+    const dys = node.outputs.map((y) => gradients.get(y.id) ?? null);
+    if (dys.some((dy) => dy !== null)) {
+      const names = Object.keys(node.inputs).filter((name) => reached.has(node.inputs[name]!.id));
+      inputGradients(node, dys, names).forEach((dx, i) => accumulate(gradients, node.inputs[names[i]!]!, dx));
+    }
+    tf.dispose(node.saved as tf.Tensor[]);
+    for (const y of node.outputs) {
+      if (wanted.has(y.id)) continue;
+      gradients.get(y.id)?.dispose();
+      gradients.delete(y.id);
+    }
+  }
+  const named = Object.entries(params).flatMap(([name, { id }]) => {
+    const gradient = gradients.get(id);
+    return gradient ? [[name, gradient] as const] : [];
+  });
+  return Object.fromEntries(named);
+}
+
+/** The gradients to the inputs of these names, each a tensor of its own. */
+function inputGradients(node: TapeNode, dys: readonly (tf.Tensor | null)[], names: readonly string[]): tf.Tensor[] {
+  const { kernelName, gradient, inputs } = node;
+  if (!gradient) throw new Error(`valueAndGrads: tfjs has no gradient of ${kernelName}. Build the loss without it.`);
+  return tf.tidy(() => {
+    const found = gradient(dys);
+    const given = new Set<tf.Tensor | null>(dys);
+    return names.map((name) => {
+      const make = found[name];
+      if (!make) throw new Error(`valueAndGrads: ${kernelName} has no gradient to its input '${name}'.`);
+      const dx = make();
+      if (!tf.util.arraysEqual(dx.shape, inputs[name]!.shape)) {
+        throw new Error(
+          `valueAndGrads: the gradient of ${kernelName} to '${name}' must be [${inputs[name]!.shape.join(', ')}] as the input, ` +
+            `got [${dx.shape.join(', ')}].`,
+        );
+      }
+      // What passes a gradient on unchanged must not share its fate.
+      if (given.has(dx)) return tf.clone(dx);
+      given.add(dx);
+      return dx;
+    });
+  });
+}
+
+function accumulate(gradients: Map<number, tf.Tensor>, x: tf.Tensor, dx: tf.Tensor): void {
+  const before = gradients.get(x.id);
+  gradients.set(x.id, before ? tf.add(before, dx) : dx);
+  if (before) tf.dispose([before, dx]);
 }
