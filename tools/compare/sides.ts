@@ -1,0 +1,90 @@
+/** The two sides of a comparison as programs that are started: ours, and the peers. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseRun, type Run } from './pairs';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const flamingo = resolve(here, '../../apps/trainer/bin/flamingo.js');
+
+export const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const;
+export type Precision = keyof typeof PRECISIONS;
+
+export interface Settings {
+  readonly specs: string;
+  readonly seconds: number;
+  readonly threads: number;
+  /** For PyTorch: the program that runs it, and the folder that holds open_flamingo/. */
+  readonly python: string;
+  readonly ref: string | undefined;
+}
+
+/** A program that times one workload in a process of its own, so that peak memory is that workload's. */
+export interface Side {
+  readonly precisions: readonly Precision[];
+  run(workload: string, precision: Precision, settings: Settings): Run;
+}
+
+export const ours: Side = {
+  precisions: ['fp32', 'bf16'],
+  run(workload, precision, { specs, seconds, threads }) {
+    const args = ['--precision', precision, '--seconds', String(seconds), '--threads', String(threads)];
+    return start(workload, process.execPath, [flamingo, 'bench', workload, '--specs', specs, '--json', ...args]);
+  },
+};
+
+const pytorch: Side = {
+  precisions: ['fp32', 'bf16'],
+  run(workload, precision, { specs, seconds, threads, python, ref }) {
+    const args = ['--specs', specs, '--dtype', PRECISIONS[precision], '--seconds', String(seconds)];
+    return start(workload, python, [
+      join(here, 'torch_peer.py'),
+      ...args,
+      ...['--threads', String(threads)],
+      ...(ref === undefined ? [] : ['--ref', ref]),
+      workload,
+    ]);
+  },
+};
+
+/** The same models and workloads on TensorFlow's kernels. */
+const tfjsNode: Side = {
+  precisions: ['fp32'],
+  run(workload, precision, { specs, seconds, threads }) {
+    const args = ['--specs', specs, '--precision', precision, '--seconds', String(seconds), '--backend', 'tensorflow'];
+    const env = { TF_NUM_INTRAOP_THREADS: String(threads), TF_CPP_MIN_LOG_LEVEL: '2' };
+    const run = start(workload, process.execPath, [flamingo, 'bench', workload, '--json', ...args], env);
+    const file = createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json');
+    const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
+    // The command tells the cores there are; how many threads TensorFlow uses is set by the environment.
+    return { peer: `tfjs-node-${version}`, ...run, threads };
+  },
+};
+
+export const PEERS: Readonly<Record<string, Side>> = { pytorch, 'tfjs-node': tfjsNode };
+
+/** Lines of what a program that failed has printed: the last ones say why. */
+const SHOWN = 5;
+
+function start(workload: string, command: string, args: readonly string[], env: Record<string, string> = {}): Run {
+  const { error, status, signal, stdout, stderr } = spawnSync(command, args, {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+  });
+  if (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    const fix =
+      'Name a Python that has PyTorch, timm and einops with --python FILE or FLAMINGO_PEER_PYTHON. To make one: ' +
+      'python3 -m venv DIR && DIR/bin/pip install torch timm einops, then --python DIR/bin/python';
+    throw new Error(code === 'ENOENT' ? `there is no program ${command}. ${fix}.` : error.message);
+  }
+  // The bench command hands a signal on as a status of 128 and its number; 9 is what a machine out of memory sends.
+  if (signal === 'SIGKILL' || status === 137) throw new Error('it was killed, most likely for want of memory.');
+  if (status !== 0) {
+    const said = stderr.trim().split('\n').slice(-SHOWN).join('\n');
+    throw new Error(said || `it ended with ${signal ?? `status ${status}`} and said nothing.`);
+  }
+  return parseRun(stdout, workload);
+}
