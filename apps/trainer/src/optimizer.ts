@@ -1,14 +1,4 @@
-import {
-  adamW,
-  chain,
-  clipByGlobalNorm,
-  linearSchedule,
-  switchAt,
-  warmUp,
-  type Schedule,
-  type Transform,
-} from '@flamingo-ts/optim';
-import type * as tf from '@tensorflow/tfjs-core';
+import { adamW, linearSchedule, switchAt, warmUp, type Schedule, type Transform } from '@flamingo-ts/optim';
 import type { OptimizerConfig } from './config';
 import type { Objective } from './stage';
 
@@ -26,17 +16,16 @@ export function learningRateOf(config: OptimizerConfig): Schedule {
 export function createOptimizer(
   config: OptimizerConfig,
   objective: Objective,
-  onNorm: (norm: tf.Scalar) => void,
+  onNorm: (norm: number) => void,
 ): Transform {
   const { beta1, beta2, weightDecay, clipNorm } = config;
-  return chain(
-    clipByGlobalNorm(clipNorm, onNorm),
-    adamW({
-      learningRate: learningRateOf(config),
-      beta1,
-      beta2,
-      weightDecay,
-      decayMask: (name, param) => objective.decays(name, param.shape),
-    }),
-  );
+  return adamW({
+    learningRate: learningRateOf(config),
+    beta1,
+    beta2,
+    weightDecay,
+    clipNorm,
+    onNorm,
+    decayMask: (name, param) => objective.decays(name, param.shape),
+  });
 }

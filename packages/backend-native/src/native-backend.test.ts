@@ -97,11 +97,11 @@ describe('memory', () => {
     const [x, w] = [normal([64, 128]), normal([128, 64], 2)];
     const step = () => tf.tidy(() => tf.mean(tf.softmax(tf.relu(tf.matMul(x, w)))).dataSync());
     step();
-    const [tensors, ids, { live, kept }] = [tf.memory().numTensors, backend.numDataIds(), backend.pool.stats()];
+    const [tensors, ids, { live, held }] = [tf.memory().numTensors, backend.numDataIds(), backend.pool.stats()];
     for (let i = 0; i < 1000; i++) step();
     expect(tf.memory().numTensors).toBe(tensors);
     expect(backend.numDataIds()).toBe(ids);
-    expect(backend.pool.stats()).toMatchObject({ live, kept });
+    expect(backend.pool.stats()).toMatchObject({ live, held });
     tf.dispose([x, w]);
   });
 });

@@ -2,134 +2,132 @@ import koffi from 'koffi';
 
 /** Below this many elements a plain array is cheaper than a pooled one. */
 const SMALLEST = 64;
-/** The pool holds, in elements, the most that was ever in use at once and a quarter more, but no more than this more. */
-const MOST_SPARE = 64 << 20;
-/** It may hold so many elements in any case. */
-const HELD_AT_LEAST = 16 << 20;
-/** Cache-line alignment: vector loads that straddle two lines are slower. */
-const ALIGNMENT = 64;
+/** Blocks begin and end at multiples of so many elements, a cache line: vector loads that straddle two lines are slower. */
+const GRAIN = 16;
+/** Elements of memory taken at a time: 256 MiB, of which the system gives only the pages that are used. */
+const REGION = 1 << 26;
 
-/** A block may have so many times the capacity asked for: batches of changing shape then live on each other's memory. */
-const LOOSEST = 2;
-
-/** A stretch of memory of one size class, with its address. */
-interface Block {
+/** A large stretch of memory that blocks are cut from. */
+interface Region {
   readonly buffer: ArrayBuffer;
-  readonly offset: number;
   readonly address: number;
-  readonly capacity: number;
+  /** Elements from the buffer's start to the first aligned one. */
+  readonly start: number;
+  /** What is free, by place: no two of them touch. Where each begins and how long it is, in elements from `start`. */
+  readonly free: { at: number; size: number }[];
+  readonly size: number;
 }
 
 /**
- * Float32 buffers that are used again by size class, so that a training step touches hardly a fresh page and the collector
- * has little to do. A buffer is recycled only through `release`, and only if nobody took it out with `forget`.
+ * Float32 buffers that are used again, so that a training step touches hardly a fresh page and the collector has little to
+ * do. They are cut from large regions at the first place where they fit and grow together again when they are released:
+ * what one step used for large tensors serves the next for small ones, and memory stays close to what is in use at once.
+ * Whoever releases a buffer must not use it any more.
  */
 export class BufferPool {
-  private readonly free = new Map<number, Block[]>();
-  private readonly blocks = new WeakMap<ArrayBufferLike, Block>();
+  private readonly regions: Region[] = [];
+  private readonly regionOf = new WeakMap<ArrayBufferLike, Region>();
   private live = 0;
   private peak = 0;
-  private kept = 0;
 
   /** A buffer of n elements; its contents are whatever was there before. */
   allocate(n: number): Float32Array {
     if (n < SMALLEST) return new Float32Array(n);
-    const block = this.recycled(n) ?? this.fresh(sizeClass(n));
-    this.live += block.capacity;
+    const size = blockSize(n);
+    this.live += size;
     this.peak = Math.max(this.peak, this.live);
-    this.shrink();
-    return new Float32Array(block.buffer, block.offset, n);
+    for (const region of this.regions) {
+      const found = cut(region, size, n);
+      if (found) return found;
+    }
+    return cut(this.grow(size), size, n)!;
   }
 
-  /** Takes a buffer back. Arrays that did not come from here, or were forgotten, are left to the collector. */
+  /** Takes back a buffer that `allocate` gave; arrays of others are left to the collector. */
   release(values: ArrayBufferView): void {
-    const block = this.blocks.get(values.buffer);
-    if (!block) return;
-    this.live -= block.capacity;
-    this.kept += block.capacity;
-    const list = this.free.get(block.capacity) ?? [];
-    list.push(block);
-    this.markUsed(block.capacity, list);
-    this.shrink();
-  }
-
-  /** Gives a buffer away for good: it will never be used again from here. */
-  forget(values: ArrayBufferView): void {
-    const block = this.blocks.get(values.buffer);
-    if (!block) return;
-    this.live -= block.capacity;
-    this.blocks.delete(values.buffer);
+    const region = this.regionOf.get(values.buffer);
+    if (!region) return;
+    const size = blockSize(values.byteLength / 4);
+    const at = values.byteOffset / 4 - region.start;
+    this.live -= size;
+    const { free } = region;
+    const next = firstFrom(free, at);
+    const [before, after] = [free[next - 1], free[next]];
+    const touchesBefore = before !== undefined && before.at + before.size === at;
+    const touchesAfter = after !== undefined && at + size === after.at;
+    if (touchesBefore) {
+      before.size += size;
+      if (touchesAfter) {
+        before.size += after.size;
+        free.splice(next, 1);
+      }
+    } else if (touchesAfter) {
+      after.at = at;
+      after.size += size;
+    } else free.splice(next, 0, { at, size });
   }
 
   /** Whether the array's memory belongs to the pool. */
   owns(values: ArrayBufferView): boolean {
-    return this.blocks.has(values.buffer);
+    return this.regionOf.has(values.buffer);
   }
 
   /** Where the array's data lies. It stays there: only memory outside V8's moving heap is handed out here. */
   address(values: ArrayBufferView): number {
-    const block = this.blocks.get(values.buffer);
-    // A view into the middle of a buffer lies as far behind the block's address.
-    return block ? block.address + (values.byteOffset - block.offset) : Number(koffi.address(values));
+    const region = this.regionOf.get(values.buffer);
+    return region ? region.address + values.byteOffset : Number(koffi.address(values));
   }
 
-  /** Bytes in use, most ever in use, and free but kept. */
-  stats(): { readonly live: number; readonly peak: number; readonly kept: number } {
-    return { live: this.live * 4, peak: this.peak * 4, kept: this.kept * 4 };
+  /** Bytes in use, most ever in use at once, and bytes of the regions, used or not. */
+  stats(): { readonly live: number; readonly peak: number; readonly held: number } {
+    return { live: this.live * 4, peak: this.peak * 4, held: this.regions.reduce((sum, r) => sum + r.size * 4, 0) };
   }
 
-  /** Lets go of everything kept for later. */
+  /** Leaves regions in which nothing is used to the collector. */
   trim(): void {
-    this.free.clear();
-    this.kept = 0;
+    const used = this.regions.filter(({ free, size }) => free[0]?.size !== size);
+    this.regions.splice(0, this.regions.length, ...used);
     this.peak = this.live;
   }
 
-  /** A free block for n elements: of their class, else of one at most twice as large, which shapes of other steps left. */
-  private recycled(n: number): Block | undefined {
-    const least = sizeClass(n);
-    for (let capacity = least; capacity <= LOOSEST * least; capacity = sizeClass(capacity + 1)) {
-      const list = this.free.get(capacity);
-      const block = list?.pop();
-      if (!block) continue;
-      this.kept -= capacity;
-      this.markUsed(capacity, list!);
-      return block;
-    }
-    return undefined;
-  }
-
-  /** A Map remembers insertion order: the class used longest ago comes first. */
-  private markUsed(capacity: number, list: Block[]): void {
-    this.free.delete(capacity);
-    this.free.set(capacity, list);
-  }
-
-  /** Leaves free blocks to the collector while there are too many, those of the class used longest ago first. */
-  private shrink(): void {
-    const most = Math.max(this.peak + Math.min(this.peak / 4, MOST_SPARE), HELD_AT_LEAST);
-    while (this.kept > 0 && this.live + this.kept > most) {
-      const [capacity, list] = this.free.entries().next().value!;
-      const block = list.pop();
-      if (block) {
-        this.blocks.delete(block.buffer);
-        this.kept -= capacity;
-      } else this.free.delete(capacity);
-    }
-  }
-
-  private fresh(capacity: number): Block {
-    const buffer = new ArrayBuffer(capacity * 4 + ALIGNMENT);
-    const start = Number(koffi.address(buffer));
-    const offset = (ALIGNMENT - (start % ALIGNMENT)) % ALIGNMENT;
-    const block = { buffer, offset, address: start + offset, capacity };
-    this.blocks.set(buffer, block);
-    return block;
+  private grow(least: number): Region {
+    const size = Math.max(REGION, least);
+    const buffer = new ArrayBuffer((size + GRAIN) * 4);
+    const address = Number(koffi.address(buffer));
+    const bytes = GRAIN * 4;
+    const start = ((bytes - (address % bytes)) % bytes) / 4;
+    const region: Region = { buffer, address, start, free: [{ at: 0, size }], size };
+    this.regions.push(region);
+    this.regionOf.set(buffer, region);
+    return region;
   }
 }
 
-/** The next capacity up: quarters of powers of two, so that at most a fifth is wasted. */
-export function sizeClass(n: number): number {
-  const quarter = 2 ** Math.max(4, 31 - Math.clz32(n - 1) - 2);
-  return Math.ceil(n / quarter) * quarter;
+const blockSize = (n: number): number => Math.ceil(n / GRAIN) * GRAIN;
+
+/** The first n elements of the first free place that has room for a block. */
+function cut({ buffer, start, free }: Region, size: number, n: number): Float32Array | undefined {
+  for (let i = 0; i < free.length; i++) {
+    const place = free[i]!;
+    if (place.size < size) continue;
+    const { at } = place;
+    if (place.size === size) free.splice(i, 1);
+    else {
+      place.at += size;
+      place.size -= size;
+    }
+    return new Float32Array(buffer, (start + at) * 4, n);
+  }
+  return undefined;
+}
+
+/** Position of the first free place that lies at `at` or behind it. */
+function firstFrom(free: Region['free'], at: number): number {
+  let [low, high] = [0, free.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (free[middle]!.at < at) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }

@@ -2,6 +2,9 @@ import * as tf from '@tensorflow/tfjs-core';
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import { BufferPool } from './pool';
 
+/** Elements of arrays that are copied into the pool when tensors are made of them. */
+const LARGE = 1 << 14;
+
 /** One tensor's data as tfjs' CPU backend keeps it. */
 interface Entry {
   values: Float32Array;
@@ -32,11 +35,22 @@ export class PooledBackend extends MathBackendCPU {
   }
 
   override write(values: tf.backend_util.BackendValues, _shape: number[], dtype: tf.DataType): object {
-    // A kernel that hands on (part of) another tensor's array makes two owners: the pool must not have it back.
-    if (ArrayBuffer.isView(values)) this.pool.forget(values);
     const dataId = {};
-    this.data.set(dataId, { values, dtype, refCount: 1 } as never);
+    this.data.set(dataId, { values: this.owned(values), dtype, refCount: 1 } as never);
     return dataId;
+  }
+
+  /** What a tensor made of these values holds. */
+  private owned(values: tf.backend_util.BackendValues): tf.backend_util.BackendValues {
+    if (values instanceof Float32Array && values.length >= LARGE) {
+      // Large arrays move in: they are aligned there, may be written when the tensor is, and leave with it at once. The
+      // collector frees what was given, and nobody owns the same memory twice.
+      const own = this.pool.allocate(values.length);
+      own.set(values);
+      return own;
+    }
+    // A kernel that hands on (part of) another tensor's array would make two owners of pooled memory.
+    return ArrayBuffer.isView(values) && this.pool.owns(values) ? (values as Float32Array).slice() : values;
   }
 
   /** Pooled arrays are copied on the way out: theirs may be used again as soon as the tensor is disposed. */

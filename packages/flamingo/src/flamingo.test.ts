@@ -1,6 +1,7 @@
 import { Random, variables } from '@flamingo-ts/kernels';
 import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
 import {
+  countedLoss,
   DecodingSession,
   hiddenStates,
   languageModelLoss,
@@ -12,7 +13,6 @@ import { MediaContext } from '@flamingo-ts/gated-xattn';
 import { describeBackends, expectClose, expectNoLeak } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
-import { countedLoss } from './counted-loss';
 import {
   Flamingo,
   initFlamingo,
@@ -143,7 +143,10 @@ describeBackends('Flamingo', () => {
     const hidden = tf.randomNormal([20, 16], 0, 1, 'float32', 3);
     const counted = { rows: Int32Array.of(3, 9, 9, 0, 19), targets: Int32Array.of(1, 2, 3, 4, 0), weights: Float32Array.of(1, 2, 1, 0.5, 0) }; // prettier-ignore
     const both = (f: (x: tf.Tensor) => tf.Scalar) => tf.valueAndGrad(f)(hidden);
-    const [whole, pieces] = [both((x) => countedLoss(lm, x, counted)), both((x) => countedLoss(lm, x, counted, 48))];
+    const [whole, pieces] = [
+      both((x) => countedLoss(lm, x, counted)),
+      both((x) => countedLoss(lm, x, counted, {}, 48)),
+    ];
     expectClose(pieces.value, whole.value, { rtol: 1e-6 });
     expectClose(pieces.grad, whole.grad, { rtol: 1e-6 });
   });

@@ -8,6 +8,7 @@ import {
   type MediaLMContext,
 } from '@flamingo-ts/gated-xattn';
 import {
+  countedLoss,
   countedRows,
   generate,
   hiddenStates,
@@ -26,7 +27,6 @@ import {
   type ResamplerParams,
 } from '@flamingo-ts/perceiver-resampler';
 import * as tf from '@tensorflow/tfjs-core';
-import { countedLoss } from './counted-loss';
 import { TrainedTokens } from './trained-tokens';
 import { visualFeatures, type VisionEncoder, type Visual } from './vision';
 
@@ -139,7 +139,8 @@ export class Flamingo<C extends LMContext = LMContext> {
    * Mean cross-entropy of the tokens that count, 0 when none does: the term of one dataset in the paper's objective
    * (equation 2). For `tf.variableGrads(() => model.loss(batch), ...)` over the variables of `params`.
    *
-   * The head sees only the positions that count, in pieces, so full logits never exist.
+   * The head sees only the positions that count, in pieces, so full logits never exist; of what is in the head, only the
+   * trained marks get gradients.
    */
   loss(batch: FlamingoBatch): tf.Scalar {
     const { size, text } = batch;
@@ -155,7 +156,9 @@ export class Flamingo<C extends LMContext = LMContext> {
       const tokens = tf.tensor2d(batch.tokens, [size, text], 'int32');
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
-      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)));
+      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), {
+        tokenOffsets: this.params.tokenOffsets,
+      });
     });
   }
 

@@ -12,14 +12,19 @@ export interface AdamWOptions {
   readonly weightDecay: readonly number[];
   /** Number of this step, from 1. */
   readonly step: number;
+  /** Factor on all gradients, as clipping finds it. Default 1. */
+  readonly gradientScale?: number;
 }
 
-/** `{p, g, m, v}` -> `[p', m', v']`; attrs as AdamWOptions, weightDecay a single number. A backend may write p, m, v in place and return nothing. */
-const adamWOp = fusedOp<Omit<AdamWOptions, 'weightDecay'> & { readonly weightDecay: number }>({
+/** `{p, g, m, v}` -> `[p', m', v']`; attrs as AdamWOptions, weightDecay a single number, gradientScale given. A backend may write p, m, v in place and return nothing. */
+const adamWOp = fusedOp<
+  Omit<AdamWOptions, 'weightDecay'> & { readonly weightDecay: number; readonly gradientScale: number }
+>({
   name: 'FlamingoAdamWStep',
-  forward: ({ p, g, m, v }, { learningRate, beta1, beta2, epsilon, weightDecay, step }) => {
-    const m1 = tf.add(tf.mul(m!, beta1), tf.mul(g!, 1 - beta1));
-    const v1 = tf.add(tf.mul(v!, beta2), tf.mul(tf.square(g!), 1 - beta2));
+  forward: ({ p, g, m, v }, { learningRate, beta1, beta2, epsilon, weightDecay, step, gradientScale }) => {
+    const scaled = gradientScale === 1 ? g! : tf.mul(g!, gradientScale);
+    const m1 = tf.add(tf.mul(m!, beta1), tf.mul(scaled, 1 - beta1));
+    const v1 = tf.add(tf.mul(v!, beta2), tf.mul(tf.square(scaled), 1 - beta2));
     const root = tf.add(tf.mul(tf.sqrt(v1), 1 / Math.sqrt(1 - beta2 ** step)), epsilon);
     const decayed = weightDecay ? tf.mul(p!, 1 - learningRate * weightDecay) : p!;
     return [tf.sub(decayed, tf.mul(tf.div(m1, root), learningRate / (1 - beta1 ** step))), m1, v1];
@@ -51,7 +56,8 @@ export function adamWStep(
   if (!(o.step >= 1)) throw new Error(`adamWStep: step must count from 1, got ${o.step}.`);
   params.forEach((p, i) =>
     tf.tidy(() => {
-      const updated = adamWOp({ p, g: grads[i], m: m[i], v: v[i] }, { ...o, weightDecay: o.weightDecay[i]! });
+      const attrs = { ...o, weightDecay: o.weightDecay[i]!, gradientScale: o.gradientScale ?? 1 };
+      const updated = adamWOp({ p, g: grads[i], m: m[i], v: v[i] }, attrs);
       [p, m[i]!, v[i]!].forEach((variable, j) => updated[j] && variable.assign(updated[j]));
     }),
   );

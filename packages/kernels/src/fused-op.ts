@@ -22,8 +22,11 @@ export interface FusedOpDefinition<Attrs extends object> {
    * saved for it; without, every output is returned. Never returns an input itself.
    */
   readonly forward: (inputs: OpInputs, attrs: Attrs & Taped) => tf.Tensor[];
-  /** Names of the inputs the gradient needs; an optional one that is absent is absent there too. */
-  readonly saveInputs?: readonly string[];
+  /**
+   * Names of the inputs the gradient needs, where it depends on the attributes as a function of them; an optional one that
+   * is absent is absent there too.
+   */
+  readonly saveInputs?: readonly string[] | ((attrs: Attrs) => readonly string[]);
   /** Which outputs the gradient needs, by position; one that the forward did not return is absent there too. */
   readonly saveOutputs?: readonly boolean[];
   /**
@@ -80,7 +83,8 @@ export function fusedOp<Attrs extends object>(
       tf.dispose(rest);
       return [result!];
     }
-    const keptInputs = saveInputs.filter((input) => present[input] !== undefined);
+    const named = typeof saveInputs === 'function' ? saveInputs(attrs) : saveInputs;
+    const keptInputs = named.filter((input) => present[input] !== undefined);
     let keptOutputs: number[] = [];
     const result = (engine as unknown as TapingEngine).runKernelFunc({
       inputs: present,

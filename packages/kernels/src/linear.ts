@@ -20,30 +20,36 @@ interface LinearAttrs {
   readonly frozen?: FrozenMatrix;
 }
 
-/** `{x [..., in], weight? [out, in], bias? [out]}` -> `[y [..., out], z]`; z, before the activation, only if there is one and it is taped. */
+/**
+ * `{x [..., in], weight? [out, in], bias? [out], residual? [..., out]}` -> `[y [..., out], z]`; z, before the activation, only
+ * if there is one and it is taped. With a residual there is no activation.
+ */
 const linearOp = fusedOp<LinearAttrs>({
   name: 'FlamingoLinear',
-  forward: ({ x, weight, bias }, { activation, frozen, taped }) => {
+  forward: ({ x, weight, bias, residual }, { activation, frozen, taped }) => {
     const rows = flatten(x!);
     // Not tf.fused.matMul: with a bias, one of the backends of tfjs 4.22 adds it to the wrong places.
     let z: tf.Tensor = frozen ? frozen.multiply(rows) : matMul(rows, weight as tf.Tensor2D, false, true);
     if (bias) z = tf.add(z, bias);
     z = tf.reshape(z, [...x!.shape.slice(0, -1), lastAxis(z)]);
+    if (residual) z = tf.add(z, residual);
     if (!activation) return [z];
     const y = activate(z, activation);
     return taped ? [y, z] : [y];
   },
-  saveInputs: ['x', 'weight'],
+  // The gradient to a frozen weight's input does not need that input.
+  saveInputs: ({ frozen }) => (frozen ? [] : ['x', 'weight']),
   saveOutputs: [false, true],
   gradient: ([dy], { x, weight, out1: z }, { activation, frozen }) => {
     const dz = activation ? activationGrad(dy!, z!, activation) : dy!;
     return {
       x: () => {
         const rows = frozen ? frozen.multiply(flatten(dz), true) : matMul(flatten(dz), weight as tf.Tensor2D);
-        return tf.reshape(rows, x!.shape);
+        return tf.reshape(rows, [...dz.shape.slice(0, -1), rows.shape[1]]);
       },
       weight: () => matMul(flatten(dz), flatten(x!), true),
       bias: () => sumRows(dz),
+      residual: () => tf.clone(dz),
     };
   },
 });
@@ -62,6 +68,31 @@ function flatten(x: tf.Tensor): tf.Tensor2D {
  * @returns          float32 `[..., out]`
  */
 export function linear(x: tf.Tensor, p: LinearParams, activation?: Activation): tf.Tensor {
+  return apply(x, p, { activation });
+}
+
+/**
+ * A linear layer whose result is added to what was there before: a residual branch's last step in one operation.
+ *
+ * @param x        float32 `[..., in]`
+ * @param residual float32 `[..., out]`
+ * @returns        float32 `[..., out]`, residual + x W^T + b
+ */
+export function linearAdd<T extends tf.Tensor>(x: tf.Tensor, p: LinearParams, residual: T): T {
+  expectShape(
+    'linearAdd: residual',
+    residual,
+    [...x.shape.slice(0, -1), p.weight.shape[0]],
+    'It must have the shape of the result.',
+  );
+  return apply(x, p, { residual }) as T;
+}
+
+function apply(
+  x: tf.Tensor,
+  p: LinearParams,
+  { activation, residual }: { readonly activation?: Activation; readonly residual?: tf.Tensor },
+): tf.Tensor {
   const [, width] = p.weight.shape;
   if (lastAxis(x) !== width) {
     throw new Error(
@@ -72,5 +103,5 @@ export function linear(x: tf.Tensor, p: LinearParams, activation?: Activation): 
   if (p.bias) expectShape('linear: bias', p.bias, [p.weight.shape[0]], 'Give one bias per output.');
   const frozen = p.weight instanceof FrozenMatrix ? p.weight : undefined;
   const weight = frozen ? undefined : (p.weight as tf.Tensor2D);
-  return linearOp({ x, weight, bias: p.bias }, { activation, frozen })[0]!;
+  return linearOp({ x, weight, bias: p.bias, residual }, { activation, frozen })[0]!;
 }

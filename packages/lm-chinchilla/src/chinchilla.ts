@@ -11,6 +11,7 @@ import {
   freshParams,
   FrozenMatrix,
   linear,
+  linearAdd,
   linearSpec,
   loadParams,
   normalSpec,
@@ -223,9 +224,9 @@ export class ChinchillaBlock implements LMBlock {
       const r = this.positions(keys.shape[1], cache); //                                 [s, h*d]
       const bias = relativeScores(tf.add(q, flat(attn.position_bias)), r, numHeads); //  [b, h, t, s]
       const y = attention(tf.add(q, flat(attn.content_bias)), keys, values, { numHeads, causal: true, bias, keyMask });
-      const z = tf.add(x, linear(y, attn.o_proj));
+      const z = linearAdd(y, attn.o_proj, x);
       const inner = linear(rmsNorm(z, ffn_norm, epsilon), ffn.up, activation);
-      return tf.add(z, linear(inner, ffn.down)) as tf.Tensor3D;
+      return linearAdd(inner, ffn.down, z);
     });
   }
 

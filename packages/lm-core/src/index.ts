@@ -4,7 +4,7 @@ export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-c
 export { generate, greedy, sample, type GenerateOptions } from './generate';
 export { KVCache, type LayerCache } from './kv-cache';
 export { logSoftmax } from './log-probs';
-export { countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';
+export { countedLoss, countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';
 export { filterLogits, type SamplingOptions } from './sample';
 export { scoreCandidates, type CandidateScore } from './score-candidates';
 export { DecodingSession, type ContextFactory, type ContextOption, type DecodingCall, type Stepper } from './session';

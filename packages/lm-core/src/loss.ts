@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { crossEntropy, expectShape, gatherRows } from '@flamingo-ts/kernels';
+import { crossEntropy, expectShape, gatherRows, valueAndGrads, variables } from '@flamingo-ts/kernels';
 import { hiddenStates, type CausalLM, type LMContext } from './causal-lm';
 
 /** Text to learn from, row-major `[batch, text]`; plain arrays, so that rows can be chosen without asking a device. */
@@ -60,6 +60,79 @@ export function nextTokenBatch(rows: readonly (readonly number[])[]): TextBatch 
   return { batch: rows.length, text, tokens, targets, weights };
 }
 
+/** Numbers in the logits of one piece: 16 MiB, which a processor's cache holds. */
+const LOGITS_PER_PIECE = 2 ** 22;
+
+/**
+ * Mean cross-entropy over the positions that count, 0 when there is none.
+ *
+ * The head sees only those, and piece by piece: what a piece gives back to the hidden states is computed at once, and its
+ * logits are freed, so that no more than one piece of logits ever exists.
+ *
+ * @param hidden  what leaves the last block, `[rows, hiddenSize]`
+ * @param trained variables within the head that shall get gradients; others get none
+ */
+export function countedLoss<C extends LMContext>(
+  lm: CausalLM<C>,
+  hidden: tf.Tensor,
+  { rows, targets, weights }: CountedRows,
+  trained: Readonly<Record<string, tf.Variable>> = {},
+  logitsPerPiece = LOGITS_PER_PIECE,
+): tf.Scalar {
+  const most = Math.max(1, Math.floor(logitsPerPiece / lm.vocabSize));
+  return tf.tidy(() => {
+    const counting = gatherRows(hidden, tf.tensor1d(rows, 'int32'));
+    const total = weights.reduce((a, b) => a + b, 0);
+    const lossOf = (x: tf.Tensor, from: number, to: number): tf.Scalar => {
+      const logits = lm.logits(tf.reshape(x, [1, to - from, lm.hiddenSize]));
+      const sum = crossEntropy(
+        tf.reshape(logits, [to - from, lm.vocabSize]),
+        tf.tensor1d(targets.subarray(from, to), 'int32'),
+        { weights: tf.tensor1d(weights.subarray(from, to)), reduction: 'sum' },
+      );
+      return tf.mul(sum, total > 0 ? 1 / total : 0);
+    };
+    const pieces: { readonly from: number; readonly to: number }[] = [];
+    for (let from = 0; from < rows.length; from += most) pieces.push({ from, to: Math.min(from + most, rows.length) });
+    if (!tf.engine().isTapeOn()) {
+      return tf.addN(pieces.map(({ from, to }) => lossOf(rowsOf(counting, from, to), from, to)));
+    }
+    const names = Object.keys(trained);
+    const found = pieces.map(({ from, to }) => {
+      const x = rowsOf(counting, from, to);
+      return valueAndGrads(() => lossOf(x, from, to), { ...trained, [HIDDEN]: x });
+    });
+    const gradients = [
+      tf.concat(found.map(({ grads }) => grads[HIDDEN]!)),
+      ...names.map((name) =>
+        sumOf(
+          found.flatMap(({ grads }) => grads[name] ?? []),
+          trained[name]!,
+        ),
+      ),
+    ];
+    const known = tf.customGrad((...args) => {
+      (args.at(-1) as unknown as tf.GradSaveFunc)(gradients);
+      return {
+        value: tf.addN(found.map(({ value }) => value)),
+        gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => saved.map((gradient) => tf.mul(gradient, dy)),
+      };
+    });
+    return known(counting, ...Object.values(trained)) as tf.Scalar;
+  });
+}
+
+/** Cannot be a parameter's name. */
+const HIDDEN = ' hidden';
+
+function rowsOf(x: tf.Tensor, from: number, to: number): tf.Tensor {
+  return tf.slice(x, [from, 0], [to - from, x.shape[1]!]);
+}
+
+function sumOf(gradients: tf.Tensor[], like: tf.Tensor): tf.Tensor {
+  return gradients.length > 0 ? tf.addN(gradients) : tf.zerosLike(like);
+}
+
 /**
  * Mean cross-entropy of the next token over the positions that count; 0 when none does. Only for those the head is
  * computed. Text that is padded on the right needs no key mask: nothing that counts looks there.
@@ -75,15 +148,7 @@ export function languageModelLoss(lm: CausalLM, batch: TextBatch, context: LMCon
   }
   return tf.tidy(() => {
     const tokens = tf.tensor2d(batch.tokens, [batch.batch, batch.text], 'int32');
-    const hidden = hiddenStates(lm, tokens, context);
-    const { rows, targets, weights } = countedRows(batch);
-    const counting = gatherRows(
-      tf.reshape(hidden, [batch.batch * batch.text, lm.hiddenSize]),
-      tf.tensor1d(rows, 'int32'),
-    );
-    const logits = lm.logits(tf.reshape(counting, [1, rows.length, lm.hiddenSize]));
-    return crossEntropy(tf.reshape(logits, [rows.length, lm.vocabSize]), tf.tensor1d(targets, 'int32'), {
-      weights: tf.tensor1d(weights),
-    });
+    const hidden = tf.reshape(hiddenStates(lm, tokens, context), [batch.batch * batch.text, lm.hiddenSize]);
+    return countedLoss(lm, hidden, countedRows(batch), variables(lm.params));
   });
 }

@@ -10,6 +10,7 @@ import {
   FrozenMatrix,
   layerNorm,
   linear,
+  linearAdd,
   linearSpec,
   mapTree,
   normalSpec,
@@ -234,16 +235,17 @@ export class TransformerBlock implements LMBlock {
     const { attn_norm, ffn_norm } = this.params;
     return tf.tidy(() => {
       if (config.residual === 'post-norm') {
-        const y = applyNorm(tf.add(x, this.attend(x, context)), attn_norm, config);
-        return applyNorm(tf.add(y, this.feedForward(y)), ffn_norm, config);
+        const y = applyNorm(this.attend(x, x, context), attn_norm, config);
+        return applyNorm(this.feedForward(y, y), ffn_norm, config);
       }
-      const y = tf.add(x, this.attend(applyNorm(x, attn_norm, config), context)) as tf.Tensor3D;
+      const y = this.attend(applyNorm(x, attn_norm, config), x, context);
       const read = config.residual === 'parallel' ? x : y;
-      return tf.add(y, this.feedForward(applyNorm(read, ffn_norm, config)));
+      return this.feedForward(applyNorm(read, ffn_norm, config), y);
     });
   }
 
-  private attend(x: tf.Tensor3D, context: LMContext): tf.Tensor3D {
+  /** Attention, added to the stream. */
+  private attend(x: tf.Tensor3D, stream: tf.Tensor3D, context: LMContext): tf.Tensor3D {
     const { numHeads, numKeyValueHeads, headDim, attentionScale: scale } = this.config;
     const { v_proj, q_norm, k_norm, q_proj, k_proj, o_proj } = this.params.attn;
     const { keyMask, cache } = context;
@@ -265,7 +267,7 @@ export class TransformerBlock implements LMBlock {
       bias,
       keyMask,
     });
-    return linear(seen, o_proj) as tf.Tensor3D;
+    return linearAdd(seen, o_proj, stream);
   }
 
   private project(x: tf.Tensor3D, p: Linear): tf.Tensor3D {
@@ -274,11 +276,12 @@ export class TransformerBlock implements LMBlock {
     return clipQKV === undefined ? y : tf.clipByValue(y, -clipQKV, clipQKV);
   }
 
-  private feedForward(x: tf.Tensor3D): tf.Tensor3D {
+  /** The feed-forward part, added to the stream. */
+  private feedForward(x: tf.Tensor3D, stream: tf.Tensor3D): tf.Tensor3D {
     const { gate, up, down } = this.params.ffn;
     const { activation } = this.config;
     const inner = gate ? tf.mul(linear(x, gate, activation), linear(x, up)) : linear(x, up, activation);
-    return linear(inner, down) as tf.Tensor3D;
+    return linearAdd(inner, down, stream);
   }
 }
 

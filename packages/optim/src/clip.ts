@@ -1,19 +1,25 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { globalNorm } from '@flamingo-ts/kernels';
-import { mapGradients, stateless, type Transform } from './transform';
+import { mapGradients, stateless, type Gradients, type Transform } from './transform';
 
 /**
  * Scales all gradients by `maxNorm / (norm + 1e-6)` when that is below 1, norm being that of all of them together.
  *
- * @param onNorm told the norm at each step, before clipping; the tensor is freed after the step
+ * @param onNorm told the norm at each step, before clipping
  */
-export function clipByGlobalNorm(maxNorm: number, onNorm?: (norm: tf.Scalar) => void): Transform {
+export function clipByGlobalNorm(maxNorm: number, onNorm?: (norm: number) => void): Transform {
   return stateless((grads) => {
-    const norm = globalNorm(Object.values(grads));
-    onNorm?.(norm);
-    const factor = tf.minimum(1, tf.div(maxNorm, tf.add(norm, 1e-6)));
-    return mapGradients(grads, (g) => tf.mul(g, factor));
+    const factor = clippingFactor(grads, maxNorm, onNorm);
+    return factor === 1 ? grads : mapGradients(grads, (g) => tf.mul(g, factor));
   });
+}
+
+/** What gradients are to be multiplied by so that the norm of all of them together is at most `maxNorm`. */
+export function clippingFactor(grads: Gradients, maxNorm: number, onNorm?: (norm: number) => void): number {
+  const norm = tf.tidy(() => globalNorm(Object.values(grads)).dataSync()[0]!);
+  onNorm?.(norm);
+  // A norm that is no number makes no factor of its own: what it spoils shall be seen.
+  return Math.min(1, maxNorm / (norm + 1e-6));
 }
 
 /** What is clipped together: the whole tensor, each output (index of the first axis), or each number alone. */

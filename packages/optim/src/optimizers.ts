@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { adamWStep } from '@flamingo-ts/kernels';
+import { clippingFactor } from './clip';
 import { rateAt, type Schedule } from './schedules';
 import { expectKnown, mapGradients, stateless, zerosLike, type Transform } from './transform';
 
@@ -19,6 +20,13 @@ export interface AdamWConfig {
   readonly epsilon?: number;
   /** Decoupled from the gradient: `p *= 1 - learningRate * weightDecay` before the update. Default 0. */
   readonly weightDecay?: number;
+  /**
+   * Largest norm of all gradients together; larger ones are scaled down to it as they are used. What `clipByGlobalNorm`
+   * before it would do, without a second copy of all gradients. Default: none.
+   */
+  readonly clipNorm?: number;
+  /** Told that norm at each step, before clipping. */
+  readonly onNorm?: (norm: number) => void;
   /** What `weightDecay` applies to. Default: parameters of two or more axes. */
   readonly decayMask?: DecayMask;
 }
@@ -26,6 +34,7 @@ export interface AdamWConfig {
 /** AdamW (Loshchilov and Hutter 2019), bias-corrected. */
 export function adamW(config: AdamWConfig): Transform {
   const { learningRate, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, decayMask = matrices } = config;
+  const { clipNorm = Infinity, onNorm } = config;
   return {
     init: (params) => ({ step: 0, slots: { m: zerosLike(params), v: zerosLike(params) }, parts: [] }),
     update: (grads, state, params) => {
@@ -40,6 +49,7 @@ export function adamW(config: AdamWConfig): Transform {
         epsilon,
         weightDecay: variables.map((p, i) => (decayMask(names[i]!, p) ? weightDecay : 0)),
         step: state.step + 1,
+        gradientScale: clipNorm < Infinity || onNorm ? clippingFactor(grads, clipNorm, onNorm) : 1,
       });
       state.step++;
       return {};

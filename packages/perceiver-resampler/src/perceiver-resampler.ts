@@ -8,6 +8,7 @@ import {
   layerNorm,
   layerNormSpec,
   linear,
+  linearAdd,
   linearSpec,
   normalSpec,
   shapesOf,
@@ -155,9 +156,9 @@ export class PerceiverResampler {
       linear(source, p.value) as tf.Tensor3D,
       { numHeads },
     );
-    const x = tf.add(latents, linear(seen, p.output));
+    const x = linearAdd(seen, p.output, latents);
     const inner = linear(layerNorm(x, p.mlpNorm), p.mlpUp, activation);
-    return tf.add(x, linear(inner, p.mlpDown));
+    return linearAdd(inner, p.mlpDown, x);
   }
 }
 

@@ -22,15 +22,28 @@ function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBack
   return kept;
 }
 
-/** `{x [..., in], weight? [out, in], bias? [out]}` -> `[y [..., out], z]`; z, before the activation, only if it is taped. */
-const linear: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
+/** Below so many rows a product's last step is cheaper as a pass of its own. */
+const FEW_ROWS = 4;
+
+/**
+ * `{x [..., in], weight? [out, in], bias? [out], residual? [..., out]}` -> `[y [..., out], z]`; z, before the activation, only
+ * if it is taped.
+ */
+const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => {
   const { activation, frozen, taped } = attrs as { activation?: string; frozen?: Frozen; taped?: boolean };
   const width = x!.shape[x!.shape.length - 1]!;
-  const rows = { ...x!, shape: [sizeOf(x!.shape) / width, width] };
+  const m = sizeOf(x!.shape) / width;
+  const rows = { ...x!, shape: [m, width] };
   // One call does all where oneDNN can: bias always, the activation where nobody wants what it was applied to.
   const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
-  const fused = activation && !taped && (blocked || !frozen) ? asPostOps(activation) : undefined;
-  const options = { bias: bias && backend.address(bias), post: fused };
+  const ours = blocked !== undefined || !frozen;
+  const fused = activation && !taped && ours ? asPostOps(activation) : undefined;
+  const adds = residual && ours && m >= FEW_ROWS;
+  const options = {
+    bias: bias && backend.address(bias),
+    post: adds ? [{ kind: 'binary', alg: 'add', other: { dims: [m, residual.shape.at(-1)!] } } as const] : fused,
+    operands: adds ? [backend.address(residual)] : [],
+  };
   let z2: tf.TensorInfo;
   if (!frozen) z2 = multiply(rows, weight!, false, true, backend, options);
   else if (blocked) z2 = blocked.multiply(rows, false, options);
@@ -40,6 +53,7 @@ const linear: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
     if (bias) apply('add', z2, bias, z2, backend);
   }
   const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };
+  if (residual && !adds) apply('add', z, residual, z, backend);
   if (!activation || fused) return [z];
   const y = taped ? backend.output(z.shape) : z;
   const n = sizeOf(z.shape);

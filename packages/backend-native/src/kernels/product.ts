@@ -12,6 +12,8 @@ export interface ProductOptions {
   /** Factor on the product. */
   readonly scale?: number;
   readonly post?: readonly PostOp[];
+  /** Addresses of what the binary ones among them take. */
+  readonly operands?: readonly number[];
 }
 
 /** Converting factors takes about as long as so many multiplications for each of their numbers. */
@@ -28,7 +30,7 @@ export function product(
   z: Operand,
   options: ProductOptions = {},
 ): void {
-  const { bias, scale = 1 } = options;
+  const { bias, scale = 1, operands = [] } = options;
   const scaling: PostOp[] = scale === 1 ? [] : [{ kind: 'eltwise', alg: 'linear', alpha: scale }];
   const post = [...scaling, ...(options.post ?? [])];
   const halved = y[1].type === BF16 || (backend.precision === 'bfloat16' && worthConverting(x[1], y[1]));
@@ -47,8 +49,8 @@ export function product(
   );
   const key = `product ${parts.join(' ')} ${bias !== undefined} ${post.length ? JSON.stringify(post) : ''}`;
   const compiled = backend.compiled(key, (dnn) => dnn.matmul(a, b, biasLayout, out, post));
-  if (bias === undefined) compiled.run(from, by, to);
-  else compiled.run(from, by, bias, to);
+  if (bias === undefined) compiled.run(from, by, to, ...operands);
+  else compiled.run(from, by, bias, to, ...operands);
   for (const buffer of buffers) backend.pool.release(buffer);
 }
 

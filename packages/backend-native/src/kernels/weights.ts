@@ -9,6 +9,7 @@ interface AdamWAttrs {
   readonly epsilon: number;
   readonly weightDecay: number;
   readonly step: number;
+  readonly gradientScale: number;
 }
 
 /**
@@ -16,14 +17,22 @@ interface AdamWAttrs {
  * user gave) and nobody shares them (a clone would change with them).
  */
 const adamWStep: NativeKernel = ({ p, g, m, v }, attrs, backend) => {
-  const { learningRate, beta1, beta2, epsilon, weightDecay, step } = attrs as unknown as AdamWAttrs;
+  const {
+    learningRate,
+    beta1,
+    beta2,
+    epsilon,
+    weightDecay,
+    step,
+    gradientScale: scale,
+  } = attrs as unknown as AdamWAttrs;
   const own = [p!, m!, v!];
   const inPlace = own.every((x) => backend.refCount(x.dataId) === 1 && backend.pool.owns(backend.values(x)));
   const out = inPlace ? own : own.map((x) => backend.copy(x));
   const rate = learningRate / (1 - beta1 ** step);
   const correction = 1 / Math.sqrt(1 - beta2 ** step);
   const keep = 1 - learningRate * weightDecay;
-  const numbers = { beta1, beta2, rate, correction, epsilon, keep };
+  const numbers = { beta1, beta2, rate, correction, epsilon, keep, scale };
   const [w, mean, square] = out.map((x) => backend.values(x)) as Float32Array[];
   const run = w!.length < FEW ? adamInLoop : adamByOneDnn;
   run(w!, backend.values(g!), mean!, square!, numbers, backend);
@@ -39,6 +48,8 @@ interface AdamNumbers {
   readonly correction: number;
   readonly epsilon: number;
   readonly keep: number;
+  /** On the gradient. */
+  readonly scale: number;
 }
 
 type Adam = (
@@ -50,9 +61,9 @@ type Adam = (
   backend: NativeBackend,
 ) => void;
 
-const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep }) => {
+const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }) => {
   for (let i = 0; i < w.length; i++) {
-    const d = g[i]!;
+    const d = scale * g[i]!;
     const mi = beta1 * m[i]! + (1 - beta1) * d;
     const vi = beta2 * v[i]! + (1 - beta2) * d * d;
     m[i] = mi;
@@ -61,32 +72,40 @@ const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon,
   }
 };
 
-/** Five passes; what changes from step to step comes as data, so that nothing is compiled again. */
-const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep }, backend) => {
-  const n = w.length;
-  const [all, one]: Layout[] = [{ dims: [n] }, { dims: [1] }];
+/** Elements that all passes go over before the next ones are fetched: they stay in the processor's caches meanwhile. */
+const ADAM_STRETCH = 1 << 17;
+
+/** Five passes over each stretch; what changes from step to step comes as data, so that nothing is compiled again. */
+const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }, backend) => {
   const { pool } = backend;
-  const scratch = pool.allocate(n);
+  const scratch = pool.allocate(Math.min(ADAM_STRETCH, w.length));
   // In cache lines of their own, as many numbers as there are operands of one element.
   const scalars = pool.allocate(64);
-  scalars.set([1 - beta1, 1, correction, epsilon, -rate, keep]);
-  const [first, unit, root, eps, pace, decay] = [0, 1, 2, 3, 4, 5].map(
+  scalars.set([(1 - beta1) * scale, (1 - beta2) * scale * scale, 1, correction, epsilon, -rate, keep]);
+  const [first, second, unit, root, eps, pace, decay] = [0, 1, 2, 3, 4, 5, 6].map(
     (i) => pool.address(scalars) + 4 * i,
   ) as number[];
   const [aw, ag, am, av, as] = [w, g, m, v, scratch].map((x) => pool.address(x!)) as number[];
-  const by = (alg: Binary): PostOp => ({ kind: 'binary', alg, other: one! });
-  const pass = (name: string, alg: Binary, second: Layout, post: PostOp[]) =>
-    backend.compiled(`adam ${name} ${n}`, (dnn) => dnn.binary(alg, all!, second, all!, post));
-  pass(`m ${beta1}`, 'mul', one!, [{ kind: 'sum', scale: beta1 }]).run(ag!, first!, am!);
-  const squares: PostOp[] = [
-    { kind: 'eltwise', alg: 'linear', alpha: 1 - beta2 },
-    { kind: 'sum', scale: beta2 },
-  ];
-  pass(`v ${beta2}`, 'mul', all!, squares).run(ag!, ag!, av!);
-  const rooted: PostOp[] = [{ kind: 'eltwise', alg: 'sqrt' }, by('mul'), by('add')];
-  pass('root', 'mul', one!, rooted).run(av!, unit!, as!, root!, eps!);
-  pass('pace', 'div', all!, [by('mul')]).run(am!, as!, as!, pace!);
-  pass('step', 'mul', one!, [{ kind: 'binary', alg: 'add', other: all! }]).run(aw!, decay!, aw!, as!);
+  const one: Layout = { dims: [1] };
+  const by = (alg: Binary): PostOp => ({ kind: 'binary', alg, other: one });
+  for (let at = 0; at < w.length; at += ADAM_STRETCH) {
+    const n = Math.min(ADAM_STRETCH, w.length - at);
+    const all: Layout = { dims: [n] };
+    const pass = (name: string, alg: Binary, other: Layout, post: PostOp[]) =>
+      backend.compiled(`adam ${name} ${n}`, (dnn) => dnn.binary(alg, all, other, all, post));
+    const [pw, pg, pm, pv] = [aw!, ag!, am!, av!].map((address) => address + 4 * at) as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    pass(`m ${beta1}`, 'mul', one, [{ kind: 'sum', scale: beta1 }]).run(pg, first!, pm);
+    pass(`v ${beta2}`, 'mul', all, [by('mul'), { kind: 'sum', scale: beta2 }]).run(pg, pg, pv, second!);
+    const rooted: PostOp[] = [{ kind: 'eltwise', alg: 'sqrt' }, by('mul'), by('add')];
+    pass('root', 'mul', one, rooted).run(pv, unit!, as!, root!, eps!);
+    pass('pace', 'div', all, [by('mul')]).run(pm, as!, as!, pace!);
+    pass('step', 'mul', one, [{ kind: 'binary', alg: 'add', other: all }]).run(pw, decay!, pw, as!);
+  }
   pool.release(scratch);
   pool.release(scalars);
 };

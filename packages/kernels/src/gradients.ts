@@ -1,5 +1,4 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { Gradients, Params } from './transform';
 
 /** One operation as tfjs recorded it. */
 interface TapeNode {
@@ -13,7 +12,7 @@ interface TapeNode {
 
 /** The engine's tape; tfjs keeps it out of its types, but its own gradients are made of it. */
 interface TapeEngine {
-  readonly state: { activeTape: TapeNode[] | null; readonly gradientDepth: number };
+  readonly state: { activeTape: TapeNode[] | null; gradientDepth: number };
   startTape(): void;
   endTape(): void;
 }
@@ -21,17 +20,23 @@ interface TapeEngine {
 /**
  * A loss and its gradients under the parameters' own names. A parameter that the loss does not depend on has none.
  *
+ * May be called while a gradient is recorded, and then leaves no trace there: what it gives is data.
+ *
  * What an operation kept for its gradient, and the gradient that came to it, are freed as soon as it has been passed on the
  * way back; `tf.variableGrads` keeps both to the end, which is several times the memory.
  *
  * @param loss   computes the loss; called once
  * @param params only these get gradients: what is frozen is simply not among them
  */
-export function valueAndGrads(loss: () => tf.Scalar, params: Params): { value: tf.Scalar; grads: Gradients } {
+export function valueAndGrads(
+  loss: () => tf.Scalar,
+  params: Readonly<Record<string, tf.Tensor>>,
+): { value: tf.Scalar; grads: Readonly<Record<string, tf.Tensor>> } {
   const engine = tf.engine() as unknown as TapeEngine;
-  if (engine.state.gradientDepth > 0) {
-    throw new Error('valueAndGrads: called while another gradient is recorded. For second derivatives use tf.grads.');
-  }
+  const { state } = engine;
+  // A gradient that is being recorded must not see what happens here: not the loss, nor the way back.
+  const { activeTape, gradientDepth } = state;
+  state.gradientDepth = 0;
   let tape: TapeNode[] = [];
   try {
     engine.startTape();
@@ -40,20 +45,27 @@ export function valueAndGrads(loss: () => tf.Scalar, params: Params): { value: t
       value = tf.tidy(loss);
     } finally {
       engine.endTape();
-      tape = engine.state.activeTape ?? [];
-      engine.state.activeTape = null;
+      tape = state.activeTape ?? [];
     }
     if (value.size !== 1) {
-      throw new Error(`valueAndGrads: the loss must be a single number, got [${value.shape.join(', ')}]. Take its mean.`);
+      throw new Error(
+        `valueAndGrads: the loss must be a single number, got [${value.shape.join(', ')}]. Take its mean.`,
+      );
     }
     return { value, grads: tf.tidy(() => passBack(tape, value, params)) };
   } finally {
+    state.activeTape = activeTape;
+    state.gradientDepth = gradientDepth;
     for (const node of tape) tf.dispose(node.saved as tf.Tensor[]);
   }
 }
 
 /** Walks the tape back from the loss. */
-function passBack(tape: readonly TapeNode[], value: tf.Scalar, params: Params): Gradients {
+function passBack(
+  tape: readonly TapeNode[],
+  value: tf.Scalar,
+  params: Readonly<Record<string, tf.Tensor>>,
+): Record<string, tf.Tensor> {
   const wanted = new Set(Object.values(params).map((p) => p.id));
   const reached = new Set(wanted);
   const nodes = tape.filter(({ inputs, outputs, saved }) => {
