@@ -1,4 +1,4 @@
-import { mediaCrossAttention, MediaSegments, relativeScores } from '@flamingo-ts/kernels';
+import { attention, mediaCrossAttention, MediaSegments, relativeScores } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { expectAsOnCpu, normal, useNative } from '../test/against-cpu';
@@ -79,6 +79,68 @@ describe('relative scores', () => {
 
   it('compiles once and keeps nothing', () => {
     expectSteady(() => tf.tidy(() => run(3, 20, 24, 2, 8)));
+  });
+});
+
+describe('attention whose scores are too many to exist at once', () => {
+  const [b, h, d] = [2, 4, 8];
+  const inputs = (t: number, s: number) => [
+    normal([b, t, h * d], 1),
+    normal([b, s, h * d], 2),
+    normal([b, s, h * d], 3),
+  ];
+  const padded = (s: number, left: number, right: number) => {
+    const row = (i: number) => Array.from({ length: s }, (_, j) => (j < left * i || j >= s - right ? 0 : 1));
+    return tf.tensor2d([row(0), row(1)]);
+  };
+
+  it.each([
+    ['causal', 500, 500, { causal: true }],
+    ['later queries of more keys', 300, 700, { causal: true }],
+    ['every key', 500, 400, {}],
+  ])('%s: %i queries, %i keys, with gradients', async (_, t, s, options) => {
+    await expectAsOnCpu(
+      () => withGradients((q, k, v) => attention(q!, k!, v!, { numHeads: h, ...options }), inputs(t, s)),
+      { relative: 5e-6 },
+    );
+  });
+
+  it.each(['zero', 'uniform'] as const)('padding on both sides, empty rows %s, with gradients', async (emptyRows) => {
+    const options = { numHeads: h, causal: true, emptyRows };
+    await expectAsOnCpu(
+      () =>
+        withGradients(
+          (q, k, v) => attention(q!, k!, v!, { ...options, keyMask: padded(500, 40, 25) }),
+          inputs(500, 500),
+        ),
+      { relative: 5e-6 },
+    );
+  });
+
+  it.each([1, 500])('bias of %i rows, and keys with room behind them', async (rows) => {
+    await expectAsOnCpu(
+      () => {
+        const [q, k, v] = inputs(500, 640);
+        const bias = normal([1, h, rows, 520], 4) as tf.Tensor4D;
+        return [attention(q!, k!, v!, { numHeads: h, causal: true, bias, keyCount: 520 })];
+      },
+      { relative: 5e-6 },
+    );
+  });
+
+  it('keeps no scores for the gradient, compiles once and leaves nothing behind', () => {
+    const [q, k, v] = inputs(600, 600);
+    const before = backend.pool.stats().live;
+    tf.tidy(() => {
+      const y = tf.grads((...x: tf.Tensor[]) => {
+        const out = attention(x[0]!, x[1]!, x[2]!, { numHeads: h, causal: true });
+        // Of all that is alive now, scores would be by far the largest: 600 x 600 for each head.
+        expect(backend.pool.stats().live - before).toBeLessThan(4 * b * h * 600 * 600);
+        return out;
+      })([q!, k!, v!]);
+      expect(y).toHaveLength(3);
+    });
+    expectSteady(() => tf.tidy(() => withGradients((x) => attention(x!, k!, v!, { numHeads: h, causal: true }), [q!])));
   });
 });
 

@@ -14,6 +14,8 @@ export interface AttentionOptions {
   readonly bias?: tf.Tensor4D;
   /** float32 `[b, s]`, 1 = visible. Data: gets no gradient. */
   readonly keyMask?: tf.Tensor2D;
+  /** How many of the keys are there; what lies behind them in k and v is not read. Default: all. */
+  readonly keyCount?: number;
   /** What a query that sees no key gives: exact zeros (default) or the mean of all values, as masked-fill references do. */
   readonly emptyRows?: 'zero' | 'uniform';
 }
@@ -23,22 +25,26 @@ interface AttentionAttrs {
   readonly scale: number;
   readonly causal: boolean;
   readonly emptyRows: 'zero' | 'uniform';
+  /** Keys that are there. */
+  readonly keyCount: number;
 }
 
 /** Stands for minus infinity: finite, so that no difference of two of them is NaN. */
 const MASKED = -3.4e38;
 
 /**
- * `{q [b, t, h*d], k [b, s, h*d], v [b, s, h*d], bias?, keyMask?}` -> `[y [b, t, h*d], weights [b, h, t, s]]`.
- * `weights` is what 'FlamingoAttentionGrad' of the same backend wants to find; here the softmax, zero in empty rows.
+ * `{q [b, t, h*d], k [b, s or more, h*d], v, bias?, keyMask?}` -> `[y [b, t, h*d], weights? [b, h, t, s]]`, s = keyCount.
+ * `weights` is what 'FlamingoAttentionGrad' of the same backend wants to find, or nothing if it finds out for itself from what
+ * is saved; here the softmax, zero in empty rows.
  */
 const attentionOp = fusedOp<AttentionAttrs>({
   name: 'FlamingoAttention',
-  forward: ({ q, k, v, bias, keyMask }, { numHeads, scale, causal, emptyRows }) => {
-    const values = splitHeads(v!, numHeads); //                                                      [b, h, s, d]
-    let scores = tf.mul(tf.matMul(splitHeads(q!, numHeads), splitHeads(k!, numHeads), false, true), scale);
+  forward: ({ q, k: allKeys, v: allValues, bias, keyMask }, { numHeads, scale, causal, emptyRows, keyCount }) => {
+    const [k, v] = [firstRows(allKeys!, keyCount), firstRows(allValues!, keyCount)];
+    const values = splitHeads(v, numHeads); //                                                       [b, h, s, d]
+    let scores = tf.mul(tf.matMul(splitHeads(q!, numHeads), splitHeads(k, numHeads), false, true), scale);
     if (bias) scores = tf.add(scores, bias); //                                                      [b, h, t, s]
-    const mask = visible(q!, k!, causal, keyMask);
+    const mask = visible(q!, k, causal, keyMask);
     if (mask) scores = tf.add(tf.mul(scores, mask), tf.mul(tf.sub(1, mask), MASKED));
     let weights = tf.softmax(scores);
     if (mask) weights = tf.mul(weights, mask);
@@ -48,15 +54,15 @@ const attentionOp = fusedOp<AttentionAttrs>({
     }
     return [mergeHeads(y), weights];
   },
-  saveInputs: ['q', 'k', 'v', 'bias'],
+  saveInputs: ['q', 'k', 'v', 'bias', 'keyMask'],
   saveOutputs: [false, true],
-  gradient: ([dy], { q, k, v, bias, out1: weights }, attrs) => {
-    const [dq, dk, dv, dbias] = attentionGradOp({ dy, q, k, v, bias, weights }, attrs);
+  gradient: ([dy], { q, k, v, bias, keyMask, out1: weights }, attrs) => {
+    const [dq, dk, dv, dbias] = attentionGradOp({ dy, q, k, v, bias, keyMask, weights }, attrs);
     return { q: () => dq!, k: () => dk!, v: () => dv!, bias: () => dbias! };
   },
 });
 
-/** `{dy, q, k, v, bias?, weights}` -> `[dq, dk, dv, dbias?]` */
+/** `{dy, q, k, v, bias?, keyMask?, weights?}` -> `[dq, dk, dv, dbias?]`; all keys are there */
 const attentionGradOp = fusedOp<AttentionAttrs>({
   name: 'FlamingoAttentionGrad',
   forward: ({ dy, q, k, v, bias, weights }, { numHeads, scale, emptyRows }) => {
@@ -76,6 +82,11 @@ const attentionGradOp = fusedOp<AttentionAttrs>({
     return bias ? [...grads, sumTo(dscores, bias.shape)] : grads;
   },
 });
+
+function firstRows(x: tf.Tensor, count: number): tf.Tensor {
+  const [b, s, width] = x.shape as [number, number, number];
+  return s === count ? x : tf.slice(x, [0, 0, 0], [b, count, width]);
+}
 
 /** 1 in rows whose weights are all zero, `[b, h, t, 1]`: nothing was visible there. */
 function emptiness(weights: tf.Tensor): tf.Tensor {
@@ -110,8 +121,8 @@ function sumTo(x: tf.Tensor, shape: readonly number[]): tf.Tensor {
  * Scaled dot-product attention over heads that lie side by side in the last axis.
  *
  * @param q float32 `[b, t, h*d]`
- * @param k float32 `[b, s, h*d]`
- * @param v float32 `[b, s, h*d]`
+ * @param k float32 `[b, s, h*d]`, or longer with `keyCount`
+ * @param v float32, as k
  * @returns float32 `[b, t, h*d]`
  */
 export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: AttentionOptions): tf.Tensor3D {
@@ -124,8 +135,11 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
   );
   const [b, t, width] = q.shape as [number, number, number];
   expectShape('attention: k', k, [b, 'keys', width], 'Batch and width must be those of q.');
-  const s = k.shape[1]!;
-  expectShape('attention: v', v, [b, s, width], 'Give one value per key.');
+  expectShape('attention: v', v, k.shape, 'Give one value per key.');
+  const s = o.keyCount ?? k.shape[1]!;
+  if (!Number.isInteger(s) || s < 0 || s > k.shape[1]!) {
+    throw new Error(`attention: keyCount must be a whole number of at most the ${k.shape[1]} keys, got ${s}.`);
+  }
   if (width % numHeads !== 0) {
     throw new Error(`attention: the width ${width} of q must be a multiple of numHeads, got ${numHeads}.`);
   }
@@ -136,5 +150,8 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
     );
   }
   const scale = o.scale ?? (width / numHeads) ** -0.5;
-  return attentionOp({ q, k, v, bias, keyMask }, { numHeads, scale, causal, emptyRows })[0] as tf.Tensor3D;
+  // Where gradients are recorded they are those of the keys that are there.
+  const [keys, values] = tf.engine().isTapeOn() ? [firstRows(k, s), firstRows(v, s)] : [k, v];
+  const attrs = { numHeads, scale, causal, emptyRows, keyCount: s };
+  return attentionOp({ q, k: keys, v: values, bias, keyMask }, attrs)[0] as tf.Tensor3D;
 }

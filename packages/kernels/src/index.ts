@@ -55,3 +55,4 @@ export {
   type WeightStandardisedConv2dParams,
 } from './standardise-weight';
 export { sumRows } from './sum-rows';
+export { writeRows } from './write-rows';

@@ -219,11 +219,13 @@ export class ChinchillaBlock implements LMBlock {
       const q = linear(h, attn.q_proj) as tf.Tensor3D; //                               [b, t, h*d]
       const k = linear(h, attn.k_proj) as tf.Tensor3D;
       const v = linear(h, attn.v_proj) as tf.Tensor3D;
-      const { keys, values } = cache?.append(this.index, k, v) ?? { keys: k, values: v }; // [b, s, h*d]
+      const all = { keys: k, values: v, length: x.shape[1] };
+      const { keys, values, length } = cache?.extend(this.index, k, v) ?? all; //       [b, s or more, h*d]
       // (q + u) k^T + (q + v) r^T, the second read at the distance of query and key.
-      const r = this.positions(keys.shape[1], cache); //                                 [s, h*d]
+      const r = this.positions(length, cache); //                                        [s, h*d]
       const bias = relativeScores(tf.add(q, flat(attn.position_bias)), r, numHeads); //  [b, h, t, s]
-      const y = attention(tf.add(q, flat(attn.content_bias)), keys, values, { numHeads, causal: true, bias, keyMask });
+      const options = { numHeads, causal: true, bias, keyMask, keyCount: length };
+      const y = attention(tf.add(q, flat(attn.content_bias)), keys, values, options);
       const z = linearAdd(y, attn.o_proj, x);
       const inner = linear(rmsNorm(z, ffn_norm, epsilon), ffn.up, activation);
       return linearAdd(inner, ffn.down, z);

@@ -2,7 +2,7 @@ export { beamSearch, type BeamOptions, type Hypothesis } from './beam-search';
 export { hiddenStates, type CausalLM, type LMBlock, type LMContext } from './causal-lm';
 export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-causal-lm';
 export { generate, greedy, sample, type GenerateOptions } from './generate';
-export { KVCache, type LayerCache } from './kv-cache';
+export { KVCache, type LayerCache, type RoomyLayerCache } from './kv-cache';
 export { logSoftmax } from './log-probs';
 export { countedLoss, countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';
 export { filterLogits, type SamplingOptions } from './sample';

@@ -27,7 +27,7 @@ describeBackends('KVCache', () => {
         [[4], [60]],
       ]);
       expect(cache.layer(1)!.keys.arraySync()).toEqual([[[9]], [[7]], [[7]]]);
-      expect(cache.bytes).toBe(4 * (6 + 6 + 3 + 3));
+      expect(cache.bytes).toBe(4 * 4 * 3 * 64); // Keys and values of two layers with room for 64 positions.
       cache.gather([1]);
       expect(cache.layer(0)!.keys.shape).toEqual([1, 2, 1]);
       cache.dispose();
@@ -67,9 +67,32 @@ describeBackends('KVCache', () => {
           table();
         });
       }
-      expect(cache.layer(0)!.keys.dataSync()).toEqual(Float32Array.of(0, 1));
+      tf.tidy(() => {
+        expect(cache.layer(0)!.keys.dataSync()).toEqual(Float32Array.of(0, 1));
+      });
       expect(table().dataSync()).toEqual(Float32Array.of(1, 1));
       expect(made).toBe(1);
+      cache.dispose();
+    });
+  });
+
+  it('makes room as it fills, and gives what it holds as it lies', async () => {
+    await expectNoLeak(() => {
+      const cache = new KVCache(1);
+      for (let i = 0; i < 200; i++) {
+        tf.tidy(() => {
+          const { keys, values, length } = cache.extend(0, rows(i, -i), rows(2 * i, 0));
+          expect(length).toBe(i + 1);
+          expect(keys.shape[1]).toBeGreaterThanOrEqual(length);
+          expect(keys.shape).toEqual(values.shape);
+        });
+      }
+      tf.tidy(() => {
+        const { keys, values } = cache.layer(0)!;
+        expect(keys.shape).toEqual([2, 200, 1]);
+        expect([...keys.dataSync()].slice(0, 200)).toEqual(Array.from({ length: 200 }, (_, i) => i));
+        expect(values.dataSync()[199]).toBe(398);
+      });
       cache.dispose();
     });
   });

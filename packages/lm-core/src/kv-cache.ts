@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { writeRows } from '@flamingo-ts/kernels';
 
 /** What one layer has seen so far, both float32 `[rows, keys, width]`. */
 export interface LayerCache {
@@ -6,44 +7,61 @@ export interface LayerCache {
   readonly values: tf.Tensor3D;
 }
 
+/** The same with room for more, both float32 `[rows, capacity, width]`: `attention` is told the length as `keyCount`. */
+export interface RoomyLayerCache extends LayerCache {
+  /** Keys that are there; what lies behind them is not to be read. */
+  readonly length: number;
+}
+
+/** Room is made for so many positions at a time, and for half as many again as there are. */
+const ROOM = 64;
+
 /**
  * Keys and values of every layer while a model reads a prompt and goes on token by token.
  *
  * Rows are sequences. `gather` reorders, repeats and drops them: beams that change places, one prompt spread over many
- * candidates, sequences that are done. The tensors outlive `tf.tidy`; `dispose` frees them.
+ * candidates, sequences that are done. New positions are written into room that is there already, so that a token costs no
+ * copy of those before it. The tensors outlive `tf.tidy`; `dispose` frees them.
  */
 export class KVCache {
-  private readonly layers: (LayerCache | undefined)[];
+  private readonly layers: (RoomyLayerCache | undefined)[];
   private readonly kept = new Map<string, tf.Tensor>();
 
   /** @param numLayers blocks of the model; block `i` appends to layer `i` */
   constructor(readonly numLayers: number) {
-    this.layers = new Array<LayerCache | undefined>(numLayers).fill(undefined);
+    this.layers = new Array<RoomyLayerCache | undefined>(numLayers).fill(undefined);
   }
 
   /** Positions that every layer holds: the first position of the call in progress, seen from any block. */
   get length(): number {
-    return this.layers[this.numLayers - 1]?.keys.shape[1] ?? 0;
+    return this.layers[this.numLayers - 1]?.length ?? 0;
   }
 
-  /** Bytes of keys and values held. */
+  /** Bytes of keys and values held, room included. */
   get bytes(): number {
     return this.layers.reduce((sum, layer) => sum + (layer ? 4 * (layer.keys.size + layer.values.size) : 0), 0);
   }
 
-  /** What a layer holds now; nothing before its first `append`. */
+  /** What a layer holds now, as tensors of its own; nothing before it was first given any. */
   layer(index: number): LayerCache | undefined {
-    return this.layers[index];
+    const layer = this.layers[index];
+    return layer && { keys: filled(layer.keys, layer.length), values: filled(layer.values, layer.length) };
   }
 
   /**
-   * Adds the keys and values of new positions and returns all of them, oldest first.
+   * Adds the keys and values of new positions and returns all of them, oldest first, as tensors of their own.
    *
    * @param layer  index of the block
    * @param keys   float32 `[rows, text, width]`
    * @param values float32 `[rows, text, width]`
    */
   append(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): LayerCache {
+    this.extend(layer, keys, values);
+    return this.layer(layer)!;
+  }
+
+  /** As `append`, but gives what the cache holds as it lies there, room included, without a copy. Not to be disposed of. */
+  extend(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): RoomyLayerCache {
     if (layer >= this.numLayers) {
       throw new Error(
         `KVCache.append: layer must be below ${this.numLayers}, got ${layer}. ` +
@@ -57,10 +75,14 @@ export class KVCache {
           'Call gather(rows) before feeding another number of sequences.',
       );
     }
-    const join = (old: tf.Tensor3D | undefined, more: tf.Tensor3D) =>
-      tf.keep(old ? tf.concat([old, more], 1) : tf.clone(more));
-    const next = tf.tidy(() => ({ keys: join(past?.keys, keys), values: join(past?.values, values) }));
-    this.replace(layer, next);
+    const at = past?.length ?? 0;
+    const length = at + keys.shape[1];
+    const next = {
+      keys: written(past?.keys, keys, at, length),
+      values: written(past?.values, values, at, length),
+      length,
+    };
+    this.layers[layer] = next;
     return next;
   }
 
@@ -98,7 +120,7 @@ export class KVCache {
     this.kept.clear();
   }
 
-  private replace(layer: number, next: LayerCache | undefined): void {
+  private replace(layer: number, next: RoomyLayerCache | undefined): void {
     const past = this.layers[layer];
     past?.keys.dispose();
     past?.values.dispose();
@@ -106,9 +128,34 @@ export class KVCache {
   }
 }
 
-function take(past: LayerCache, rows: readonly number[]): LayerCache {
+/** The rows written behind those of `past`, which is used up, into more room where there is not enough. */
+function written(past: tf.Tensor3D | undefined, rows: tf.Tensor3D, at: number, length: number): tf.Tensor3D {
+  const [b, , width] = rows.shape;
+  const capacity = past?.shape[1] ?? 0;
+  let room = past;
+  if (!room || capacity < length) {
+    const more = Math.ceil(Math.max(length + 1, 1.5 * capacity) / ROOM) * ROOM;
+    room = tf.tidy(() => {
+      if (!past) return tf.keep(tf.zeros([b, more, width]) as tf.Tensor3D);
+      return tf.keep(tf.concat([past, tf.zeros([b, more - capacity, width])], 1) as tf.Tensor3D);
+    });
+    past?.dispose();
+  }
+  const next = writeRows(room, rows, at);
+  if (next !== room) {
+    tf.keep(next);
+    room.dispose();
+  }
+  return next;
+}
+
+function filled(x: tf.Tensor3D, length: number): tf.Tensor3D {
+  return tf.slice(x, [0, 0, 0], [x.shape[0], length, x.shape[2]]);
+}
+
+function take({ keys, values, length }: RoomyLayerCache, rows: readonly number[]): RoomyLayerCache {
   return tf.tidy(() => {
     const index = tf.tensor1d([...rows], 'int32');
-    return { keys: tf.keep(tf.gather(past.keys, index)), values: tf.keep(tf.gather(past.values, index)) };
+    return { keys: tf.keep(tf.gather(keys, index)), values: tf.keep(tf.gather(values, index)), length };
   });
 }

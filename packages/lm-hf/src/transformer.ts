@@ -257,15 +257,17 @@ export class TransformerBlock implements LMBlock {
     const q = place(this.project(x, q_proj), q_norm); //                                [b, t, heads*d]
     const k = place(this.project(x, k_proj), k_norm); //                                [b, t, kvHeads*d]
     const v = this.project(x, v_proj);
-    const { keys, values } = cache?.append(this.index, k, v) ?? { keys: k, values: v }; // [b, s, kvHeads*d]
+    const all = { keys: k, values: v, length: x.shape[1] };
+    const { keys, values, length } = cache?.extend(this.index, k, v) ?? all; //         [b, s or more, kvHeads*d]
     const times = numHeads / numKeyValueHeads;
-    const bias = this.tables.alibi?.bias(keys.shape[1], keyMask); //                    [1|b, heads, 1, s]
+    const bias = this.tables.alibi?.bias(length, keyMask); //                           [1|b, heads, 1, s]
     const seen = attention(q, repeatHeads(keys, headDim, times), repeatHeads(values, headDim, times), {
       numHeads,
       scale,
       causal: true,
       bias,
       keyMask,
+      keyCount: length,
     });
     return linearAdd(seen, o_proj, stream);
   }

@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import { sizeOf } from '../pooled-backend';
+import type { Layout } from '../onednn';
 import { apply } from './binary';
-import { dense, heads, swapped, type Sizes } from './heads';
-import { product } from './product';
+import { heads, swapped, type Sizes } from './heads';
+import { product, type Operand, type ProductOptions } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -11,148 +11,269 @@ interface Attrs {
   readonly scale: number;
   readonly causal: boolean;
   readonly emptyRows: 'zero' | 'uniform';
+  /** Absent in the gradient: all keys are there. */
+  readonly keyCount?: number;
+  readonly taped?: boolean;
 }
 
 /** Stands for minus infinity, as in the composed form. */
 const MASKED = -3.4e38;
 
-function sizesOf(q: tf.TensorInfo, k: tf.TensorInfo, numHeads: number): Sizes {
-  const [b, t, width] = q.shape as [number, number, number];
-  return { b, h: numHeads, t, s: k.shape[1]!, d: width / numHeads };
+/** Scores that exist at a time, 4 MiB of them: more are computed for some queries after others, and never kept. */
+const SCORES_AT_ONCE = 1 << 20;
+/** Queries that are worth a product of their own. */
+const FEWEST_QUERIES = 32;
+
+/** All of one call. */
+interface Call extends Sizes {
+  /** Places for keys in each example, of which the first s are there. */
+  readonly capacity: number;
+  readonly scale: number;
+  readonly causal: boolean;
+  readonly emptyRows: 'zero' | 'uniform';
+  /** 1 = visible, `[b, s]`. */
+  readonly keyMask: Float32Array | undefined;
+  readonly bias: tf.TensorInfo | undefined;
 }
 
-/** What is added to the scores, 0 or MASKED: `[1|b, 1, t|1, s]`, and which of its rows see nothing. */
-interface Mask {
-  readonly values: Float32Array;
-  readonly shape: readonly number[];
-  readonly empty: readonly number[];
+/** Neighbouring queries that are computed together, and the keys that the last of them sees. */
+interface Block {
+  readonly first: number;
+  readonly count: number;
+  readonly keys: number;
 }
 
-function maskOf({ b, t, s }: Sizes, causal: boolean, keys: Float32Array | undefined): Mask | undefined {
-  // A single query stands at the last key and sees every one.
-  const past = causal && t > 1;
-  if (!past && !keys) return undefined;
-  const batch = keys ? b : 1;
-  const queries = past ? t : 1;
-  const values = new Float32Array(batch * queries * s);
-  const empty: number[] = [];
-  for (let n = 0; n < batch; n++) {
-    for (let i = 0; i < queries; i++) {
-      const row = n * queries + i;
-      const last = past ? s - t + i : s - 1;
-      let seen = 0;
-      for (let j = 0; j < s; j++) {
-        const visible = j <= last && (!keys || keys[n * s + j] === 1);
-        if (visible) seen++;
-        else values[row * s + j] = MASKED;
-      }
-      if (!seen) empty.push(row);
-    }
-  }
-  return { values, shape: [batch, 1, queries, s], empty };
+function callOf({ q, k, bias, keyMask }: Record<string, tf.TensorInfo>, attrs: Attrs, backend: NativeBackend): Call {
+  const { numHeads: h, scale, causal, emptyRows } = attrs;
+  const [b, t, width] = q!.shape as [number, number, number];
+  const capacity = k!.shape[1]!;
+  const s = attrs.keyCount ?? capacity;
+  const mask = keyMask && backend.values(keyMask);
+  return { b, h, t, s, d: width / h, capacity, scale, causal, emptyRows, keyMask: mask, bias };
 }
 
-/** Calls `row` with the number, in `[b, h, t]`, of each row of the weights that a row of the mask stands for. */
-function eachEmptyRow({ b, h, t }: Sizes, mask: Mask, row: (n: number) => void): void {
-  const [batch, , queries] = mask.shape as [number, number, number];
-  for (const e of mask.empty) {
-    const [n, i] = [Math.floor(e / queries), e % queries];
-    for (let bb = batch === 1 ? 0 : n; bb < (batch === 1 ? b : n + 1); bb++) {
-      for (let hh = 0; hh < h; hh++) {
-        for (let ii = queries === 1 ? 0 : i; ii < (queries === 1 ? t : i + 1); ii++) row((bb * h + hh) * t + ii);
-      }
-    }
+/** The queries in blocks; with `whole` in one. */
+function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
+  const most = Math.floor(SCORES_AT_ONCE / (b * h * s) / FEWEST_QUERIES) * FEWEST_QUERIES;
+  const size = whole ? t : Math.min(t, Math.max(FEWEST_QUERIES, most));
+  const blocks: Block[] = [];
+  for (let first = 0; first < t; first += size) {
+    const count = Math.min(size, t - first);
+    blocks.push({ first, count, keys: causal ? s - t + first + count : s });
   }
+  return blocks;
 }
 
-/** `{q [b, t, h*d], k [b, s, h*d], v, bias?, keyMask?}` -> `[y [b, t, h*d], weights [b, h, t, s], zero in empty rows]` */
-const attention: NativeKernel = ({ q, k, v, bias, keyMask }, attrs, backend) => {
-  const { numHeads, scale, causal, emptyRows } = attrs as unknown as Attrs;
-  const z = sizesOf(q!, k!, numHeads);
-  const { b, h, t, s, d } = z;
-  const weights = backend.output([b, h, t, s]);
-  const y = backend.output(q!.shape);
-  if (!sizeOf(weights.shape)) {
-    backend.values(y).fill(0);
-    return [y, weights];
-  }
-  const [scores, key, query] = [dense(z), swapped(heads(z, s)), heads(z, t)];
-  product(backend, [backend.address(q!), query], [backend.address(k!), key], [backend.address(weights), scores], {
-    scale,
-  });
-  if (bias) apply('add', weights, bias, weights, backend);
-  const mask = maskOf(z, causal, keyMask && backend.values(keyMask));
-  if (mask) {
-    const added = backend.makeTensorInfo([...mask.shape], 'float32', mask.values);
-    apply('add', weights, added, weights, backend);
-    backend.disposeData(added.dataId);
-  }
+/** Where the block's rows of `[b, t, h*d]` lie, as `[b, h, count, d]`. */
+const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, address: number): Operand => [
+  address + 4 * first * h * d,
+  { dims: [b, h, count, d], strides: [t * h * d, d, h * d, 1] },
+];
+
+/** Where the keys or values that the block sees lie, as `[b, h, keys, d]`. */
+const keysOf = (c: Call, { keys }: Block, address: number): Operand => [
+  address,
+  { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1] },
+];
+
+const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
+  dims: [b, h, count, keys],
+  strides: [h * count * keys, count * keys, keys, 1],
+});
+
+const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
+
+/** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing. */
+function weigh(backend: NativeBackend, c: Call, block: Block, q: number, k: number, weights: tf.TensorInfo): void {
+  const { b, h } = c;
+  const { count, keys } = block;
   const values = backend.values(weights);
-  softmaxRows(backend, 'softmax', values, values, b * h * t, s);
-  if (mask) eachEmptyRow(z, mask, (n) => values.fill(0, n * s, (n + 1) * s));
-  product(backend, [backend.address(weights), scores], [backend.address(v!), heads(z, s)], [backend.address(y), query]);
-  if (mask?.empty.length && emptyRows === 'uniform') {
-    const means = headMeans(backend.values(v!), z);
-    const out = backend.values(y);
-    eachEmptyRow(z, mask, (n) => {
-      const [i, hh, bb] = [n % t, Math.floor(n / t) % h, Math.floor(n / t / h)];
-      for (let c = 0; c < d; c++) out[(bb * t + i) * h * d + hh * d + c] = means[(bb * h + hh) * d + c]!;
-    });
-  }
-  return [y, weights];
-};
-
-/** Mean value of each head: `[b, h*d]`. */
-function headMeans(v: Float32Array, { b, h, s, d }: Sizes): Float64Array {
-  const width = h * d;
-  const means = new Float64Array(b * width);
-  for (let n = 0, i = 0; n < b; n++) {
-    for (let j = 0; j < s; j++) for (let c = 0; c < width; c++, i++) means[n * width + c]! += v[i]! / s;
-  }
-  return means;
+  const scores: Operand = [backend.address(weights), scoresOf(c, block)];
+  product(backend, queriesOf(c, block, q), turned(keysOf(c, block, k)), scores, { scale: c.scale });
+  if (c.bias) addBias(backend, c, block, weights);
+  const empty = hide(c, block, values);
+  softmaxRows(backend, 'softmax', values, values, b * h * count, keys);
+  for (const row of empty) values.fill(0, row * keys, (row + 1) * keys);
 }
 
-/** `{dy, q, k, v, bias?, weights}` -> `[dq, dk, dv, dbias?]` */
-const attentionGradient: NativeKernel = ({ dy, q, k, v, bias, weights }, attrs, backend) => {
-  const { numHeads, scale, emptyRows } = attrs as unknown as Attrs;
-  const z = sizesOf(q!, k!, numHeads);
-  const { b, h, t, s } = z;
-  const [dq, dk, dv] = [backend.output(q!.shape), backend.output(k!.shape), backend.output(v!.shape)] as const;
-  const dscores = backend.output([b, h, t, s]);
-  if (!sizeOf(dscores.shape)) {
-    for (const x of [dq, dk, dv]) backend.values(x).fill(0);
-    return bias ? [dq, dk, dv, sumTo(dscores, bias.shape, backend)] : [dq, dk, dv];
+/** Adds the part of the bias that belongs to the block. */
+function addBias(backend: NativeBackend, { bias, s, t }: Call, { first, count, keys }: Block, scores: tf.TensorInfo) {
+  const [, , queries, width] = bias!.shape as [number, number, number, number];
+  const whole = (queries === 1 || count === t) && (width === 1 || keys === s);
+  if (whole) {
+    apply('add', scores, bias!, scores, backend);
+    return;
   }
-  const [scores, keys, query] = [dense(z), heads(z, s), heads(z, t)];
-  const at = (x: tf.TensorInfo) => backend.address(x);
-  product(backend, [at(dy!), query], [at(v!), swapped(keys)], [at(dscores), scores]);
-  product(backend, [at(weights!), swapped(scores)], [at(dy!), query], [at(dv), keys]);
-  if (emptyRows === 'uniform') addFromEmptyRows(backend, z, weights!, dy!, dv);
-  // Rows of zeros stay zeros.
-  softmaxGradient(backend, weights!, dscores, b * h * t, s);
-  product(backend, [at(dscores), scores], [at(k!), keys], [at(dq), query], { scale });
-  product(backend, [at(dscores), swapped(scores)], [at(q!), query], [at(dk), keys], { scale });
-  if (!bias) {
-    backend.disposeData(dscores.dataId);
-    return [dq, dk, dv];
+  const begin = [0, 0, queries === 1 ? 0 : first, 0];
+  const size = [-1, -1, queries === 1 ? 1 : count, width === 1 ? 1 : keys];
+  const part = backend.call('Slice', { x: bias! }, { begin, size });
+  apply('add', scores, part, scores, backend);
+  backend.disposeData(part.dataId);
+}
+
+/** Covers the scores of keys that a query must not see, and returns the rows, of `[b, h, count]`, that see none. */
+function hide(c: Call, { first, count, keys }: Block, scores: Float32Array): number[] {
+  const { b, h, t, s, causal, keyMask } = c;
+  const empty: number[] = [];
+  // A single query stands at the last key and sees every one.
+  if (!keyMask && !(causal && t > 1)) return empty;
+  for (let n = 0; n < b; n++) {
+    const hidden = keyMask ? hiddenRuns(keyMask, n * s, keys) : [];
+    for (let hh = 0; hh < h; hh++) {
+      for (let i = 0; i < count; i++) {
+        const row = (n * h + hh) * count + i;
+        const end = causal && t > 1 ? Math.max(0, s - t + first + i + 1) : keys;
+        scores.fill(MASKED, row * keys + end, (row + 1) * keys);
+        let seen = end;
+        for (const [from, to] of hidden) {
+          if (from >= end) break;
+          scores.fill(MASKED, row * keys + from, row * keys + to);
+          seen -= Math.min(to, end) - from;
+        }
+        if (seen === 0) empty.push(row);
+      }
+    }
   }
-  return [dq, dk, dv, sumTo(dscores, bias.shape, backend)];
+  return empty;
+}
+
+/** Stretches of keys that are masked. */
+function hiddenRuns(mask: Float32Array, start: number, keys: number): [from: number, to: number][] {
+  const runs: [number, number][] = [];
+  for (let j = 0; j < keys; j++) {
+    if (mask[start + j] === 1) continue;
+    const last = runs.at(-1);
+    if (last?.[1] === j) last[1]++;
+    else runs.push([j, j + 1]);
+  }
+  return runs;
+}
+
+/** Rows of `[b, h, count]` whose weights are all zero. */
+function emptyRowsOf(weights: Float32Array, keys: number): number[] {
+  const rows: number[] = [];
+  for (let row = 0; row * keys < weights.length; row++) {
+    // A row of a softmax adds up to 1.
+    let sum = 0;
+    for (let j = row * keys; j < (row + 1) * keys; j++) sum += weights[j]!;
+    if (sum === 0) rows.push(row);
+  }
+  return rows;
+}
+
+/**
+ * `{q [b, t, h*d], k [b, s or more, h*d], v, bias?, keyMask?}` -> `[y [b, t, h*d], weights?]`: the weights `[b, h, t, s]` only
+ * if they are taped and few, or if there is a bias.
+ */
+const attention: NativeKernel = (inputs, attributes, backend) => {
+  const attrs = attributes as unknown as Attrs;
+  const c = callOf(inputs, attrs, backend);
+  const { b, h, t, s } = c;
+  const y = backend.output(inputs['q']!.shape);
+  if (!(b * h * t * s * c.d)) {
+    backend.values(y).fill(0);
+    return [y];
+  }
+  const whole = attrs.taped === true && keepsWeights(c);
+  const [q, k, v, out] = [inputs['q']!, inputs['k']!, inputs['v']!, y].map((x) => backend.address(x)) as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  let kept: tf.TensorInfo | undefined;
+  for (const block of blocksOf(c, whole)) {
+    const weights = backend.output([b, h, block.count, block.keys]);
+    weigh(backend, c, block, q, k, weights);
+    const scores: Operand = [backend.address(weights), scoresOf(c, block)];
+    product(backend, scores, keysOf(c, block, v), queriesOf(c, block, out));
+    if (c.emptyRows === 'uniform' && c.keyMask) addMeans(backend, c, block, weights, inputs['v']!, y);
+    if (whole) kept = weights;
+    else backend.disposeData(weights.dataId);
+  }
+  return kept ? [y, kept] : [y];
 };
+
+/** Whether the weights are worth keeping for the gradient: computing them again takes time, keeping many takes memory. */
+function keepsWeights({ b, h, t, s, bias }: Call): boolean {
+  return bias !== undefined || b * h * t * s <= SCORES_AT_ONCE;
+}
+
+/** Rows that see nothing get the mean of all values. */
+function addMeans(
+  backend: NativeBackend,
+  { b, h, t, s, d, capacity }: Call,
+  { first, count, keys }: Block,
+  weights: tf.TensorInfo,
+  v: tf.TensorInfo,
+  y: tf.TensorInfo,
+): void {
+  const [from, to] = [backend.values(v), backend.values(y)];
+  const width = h * d;
+  for (const row of emptyRowsOf(backend.values(weights), keys)) {
+    const [i, hh, bb] = [first + (row % count), Math.floor(row / count) % h, Math.floor(row / count / h)];
+    for (let x = 0; x < d && bb < b; x++) {
+      let sum = 0;
+      for (let j = 0; j < s; j++) sum += from[(bb * capacity + j) * width + hh * d + x]!;
+      to[(bb * t + i) * width + hh * d + x] = sum / s;
+    }
+  }
+}
+
+/** `{dy, q, k, v, bias?, keyMask?, weights?}` -> `[dq, dk, dv, dbias?]` */
+const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
+  const c = callOf(inputs as Record<string, tf.TensorInfo>, attributes as unknown as Attrs, backend);
+  const { b, h, t, s, scale } = c;
+  const { dy, q, k, v, bias, weights: kept } = inputs;
+  const [dq, dk, dv] = [backend.output(q!.shape), backend.output(k!.shape), backend.output(v!.shape)] as const;
+  if (!(b * h * t * s * c.d)) {
+    for (const x of [dq, dk, dv]) backend.values(x).fill(0);
+    return bias ? [dq, dk, dv, zeros(bias.shape, backend)] : [dq, dk, dv];
+  }
+  const [ady, aq, ak, av, adq, adk, adv] = [dy!, q!, k!, v!, dq, dk, dv].map((x) => backend.address(x)) as number[];
+  let dbias: tf.TensorInfo | undefined;
+  // The last block sees all keys: it writes what the others add to.
+  for (const block of blocksOf(c, kept !== undefined).toReversed()) {
+    const weights = kept ?? backend.output([b, h, block.count, block.keys]);
+    if (!kept) weigh(backend, c, block, aq!, ak!, weights);
+    const dscores = backend.output([b, h, block.count, block.keys]);
+    const [w, ds]: Operand[] = [weights, dscores].map((x) => [backend.address(x), scoresOf(c, block)]) as Operand[];
+    const adding: ProductOptions = block.first + block.count < t ? { post: [{ kind: 'sum', scale: 1 }] } : {};
+    const gradient = queriesOf(c, block, ady!);
+    product(backend, gradient, turned(keysOf(c, block, av!)), ds!);
+    product(backend, turned(w!), gradient, keysOf(c, block, adv!), adding);
+    if (c.emptyRows === 'uniform' && c.keyMask) addFromEmptyRows(backend, c, block, weights, dy!, dv);
+    // Rows of zeros stay zeros.
+    softmaxGradient(backend, weights, dscores, b * h * block.count, block.keys);
+    product(backend, ds!, keysOf(c, block, ak!), queriesOf(c, block, adq!), { scale });
+    product(backend, turned(ds!), queriesOf(c, block, aq!), keysOf(c, block, adk!), { scale, ...adding });
+    if (!kept) backend.disposeData(weights.dataId);
+    if (bias) dbias = sumTo(dscores, bias.shape, backend);
+    else backend.disposeData(dscores.dataId);
+  }
+  return dbias ? [dq, dk, dv, dbias] : [dq, dk, dv];
+};
+
+function zeros(shape: readonly number[], backend: NativeBackend): tf.TensorInfo {
+  const x = backend.output(shape);
+  backend.values(x).fill(0);
+  return x;
+}
 
 /** Each value gets its share of what came to the rows that see nothing. */
 function addFromEmptyRows(
   backend: NativeBackend,
-  { b, h, t, s, d }: Sizes,
+  { h, t, s, d }: Call,
+  { first, count, keys }: Block,
   weights: tf.TensorInfo,
   dy: tf.TensorInfo,
   dv: tf.TensorInfo,
 ): void {
-  const [w, g, out] = [backend.values(weights), backend.values(dy), backend.values(dv)];
-  for (let row = 0; row < b * h * t; row++) {
-    if (w.subarray(row * s, (row + 1) * s).some((x) => x !== 0)) continue;
-    const [i, hh, bb] = [row % t, Math.floor(row / t) % h, Math.floor(row / t / h)];
+  const [g, out] = [backend.values(dy), backend.values(dv)];
+  for (const row of emptyRowsOf(backend.values(weights), keys)) {
+    const [i, hh, bb] = [first + (row % count), Math.floor(row / count) % h, Math.floor(row / count / h)];
     for (let j = 0; j < s; j++) {
-      for (let c = 0; c < d; c++) out[((bb * s + j) * h + hh) * d + c]! += g[((bb * t + i) * h + hh) * d + c]! / s;
+      for (let x = 0; x < d; x++) out[((bb * s + j) * h + hh) * d + x]! += g[((bb * t + i) * h + hh) * d + x]! / s;
     }
   }
 }

@@ -189,6 +189,19 @@ const scatterRows: NativeKernel = ({ dy, rows }, attrs, backend) => {
   return [out];
 };
 
+/** `{into [b, capacity, w], rows [b, n, w]}` -> nothing, when it could be written in place: it is ours and nobody shares it. */
+const writeRows: NativeKernel = ({ into, rows }, attrs, backend) => {
+  const [b, capacity, width] = into!.shape as [number, number, number];
+  const n = rows!.shape[1]!;
+  const inPlace = backend.refCount(into!.dataId) === 1 && backend.pool.owns(backend.values(into!));
+  const out = inPlace ? into! : backend.copy(into!);
+  const [from, to] = [backend.values(rows!), backend.values(out)];
+  for (let i = 0; i < b; i++) {
+    to.set(from.subarray(i * n * width, (i + 1) * n * width), (i * capacity + (attrs['at'] as number)) * width);
+  }
+  return inPlace ? [] : [out];
+};
+
 /** Each axis repeated: an axis that stands still before the one that moves. */
 const tile: NativeKernel = ({ x }, attrs, backend) => {
   if (!plainFloats(x)) return undefined;
@@ -260,4 +273,5 @@ export const moveKernels: Record<string, NativeKernel> = {
   [tf.Fill]: fill,
   FlamingoGatherRows: gatherRowsKernel,
   FlamingoScatterRows: scatterRows,
+  FlamingoWriteRows: writeRows,
 };
