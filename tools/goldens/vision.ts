@@ -215,10 +215,12 @@ const nfnet: GoldenHandler = {
       x = net.applyBlock(x, s, b, training?.keep[i]);
       compare(`out.block.${at}`, x);
     });
-    const { stride, ...how } = { ...config, stride: 1 as const };
+    const { standardisation, eps, padding } = config;
     const final = weightStandardisedConv2d(x, net.params.finalConv as WeightStandardisedConv2dParams, {
-      stride,
-      ...how,
+      stride: 1,
+      padding,
+      standardisation,
+      eps,
     });
     compare('out.final_conv', final);
     compare('out.features', activation(final, config.activation));
@@ -231,7 +233,7 @@ const nfnet: GoldenHandler = {
     compareGradients(check, c, 'grad.', cotangent, images, net.params, importTimm, (v) =>
       onLogits ? net.logits(v, training) : net.featureMap(v, training),
     );
-    const frozen = net.freeze();
+    const frozen = await net.freeze();
     compare('out.features', frozen.featureMap(images, training));
     disposeParams(frozen.params);
     return check.result();

@@ -66,8 +66,8 @@ export class VisionTower {
   }
 
   /** The same for use without training: kernels standardised once. This tower must not be used any more. */
-  freeze(): VisionTower {
-    return new VisionTower(this.encoder.freeze(), this.head, this.statistics);
+  async freeze(): Promise<VisionTower> {
+    return new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
   }
 
   dispose(): void {

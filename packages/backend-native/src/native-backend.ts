@@ -1,4 +1,6 @@
+import type * as tf from '@tensorflow/tfjs-core';
 import { oneDnn, type OneDnn } from './onednn';
+import { PackedFilter } from './packed-filter';
 import { packMatrix, type NativePackedMatrix } from './packed-matrix';
 import { PooledBackend, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
@@ -51,6 +53,11 @@ export class NativeBackend extends PooledBackend {
     precision: 'float32' | 'bfloat16',
   ): NativePackedMatrix {
     return packMatrix(this, values, shape, precision);
+  }
+
+  /** Packs the kernel of a frozen convolution; what `FrozenFilter` of the kernels package looks for. */
+  packFilter(weight: tf.TensorInfo, precision: 'float32' | 'bfloat16'): PackedFilter {
+    return new PackedFilter(this, weight, precision);
   }
 
   /** The compiled operation of this key, made on first use. The key must name everything that `make` depends on. */

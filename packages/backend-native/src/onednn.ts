@@ -422,6 +422,11 @@ export class OneDnn {
     return Number(this.call('dnnl_memory_desc_get_size', ['void *'], 'size_t')(this.md(layout)));
   }
 
+  /** Whether data lies alike in both. */
+  sameLayout(a: Layout, b: Layout): boolean {
+    return this.call('dnnl_memory_desc_equal', ['void *', 'void *'])(this.md(a), this.md(b)) === 1;
+  }
+
   // ---- what Primitive uses ----------------------------------------------------------------------------------------
 
   /** @internal */

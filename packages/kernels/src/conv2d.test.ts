@@ -1,9 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { describeBackends, expectClose } from '@flamingo-ts/testing';
+import { describeBackends, expectClose, expectNoLeak, relativeError } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
-import { checkOp, normal } from '../test/check-op';
-import { conv2d } from './conv2d';
+import { checkOp, normal, toTensor } from '../test/check-op';
+import { activationReference } from './activation.reference';
+import { useBackend } from './backend';
+import { conv2d, conv2dSequence, type Conv2dLayer } from './conv2d';
 import { conv2dReference, type ConvCase } from './conv2d.reference';
+import { FrozenFilter } from './frozen-filter';
 
 const base: ConvCase = {
   batch: 2,
@@ -53,6 +56,15 @@ describeBackends('conv2d', () => {
     );
   });
 
+  it.each(['scaled-gelu-tanh', 'relu'] as const)('with %s', (kind) => {
+    checkOp(
+      (x, weight, bias) => conv2d(x!, { weight: weight!, bias: bias as tf.Tensor1D }, { ...base, activation: kind }),
+      (x, weight, bias) => conv2dReference(x!, weight!, bias, base).map((z) => activationReference(z, kind)),
+      [normal(1, [2, 5, 4, 4]), normal(2, [6, 4, 3, 3]), normal(3, [6])],
+      { forward: 6e-7, gradient: 3e-6 },
+    );
+  });
+
   it('same padding puts the odd cell after', () => {
     tf.tidy(() => {
       const x = tf.tensor4d([1, 2, 3, 4], [1, 1, 4, 1]);
@@ -78,6 +90,137 @@ describeBackends('conv2d', () => {
       expect(() => conv2d(x, { weight: tf.ones([2, 4, 5, 5]) }, { ...o, padding: 'valid' })).toThrow(
         /kernel 5x5 is larger than the padded picture 4x4/,
       );
+    });
+  });
+});
+
+/** Three convolutions as a residual branch has them. */
+const branch = [
+  { shape: [8, 4, 1, 1], groups: 1, stride: 1, activation: 'scaled-gelu' },
+  { shape: [8, 4, 3, 3], groups: 2, stride: 2, activation: 'relu' },
+  { shape: [6, 8, 3, 3], groups: 1, stride: 1 },
+] as const;
+
+/** Their layers, with fresh parameters. */
+function layersOf(weightOf: (weight: tf.Tensor) => tf.Tensor | FrozenFilter): Conv2dLayer[] {
+  return branch.map(({ shape, ...how }, i) => {
+    const weight = tf.tidy(() => tf.mul(toTensor(normal(10 + i, shape)), (shape[1] * shape[2] ** 2) ** -0.5));
+    const params = { weight: weightOf(weight), bias: toTensor(normal(20 + i, [shape[0]])) as tf.Tensor1D };
+    return { params, padding: 'same', ...how };
+  });
+}
+
+const pictures = () => toTensor(normal(1, [2, 6, 5, 4])) as tf.Tensor4D;
+
+function disposeLayers(layers: readonly Conv2dLayer[]): void {
+  for (const { params } of layers) {
+    params.weight.dispose();
+    params.bias!.dispose();
+  }
+}
+
+function frozen(precision?: 'float32' | 'bfloat16') {
+  return (weight: tf.Tensor) => {
+    const filter = new FrozenFilter(weight, precision);
+    weight.dispose();
+    return filter;
+  };
+}
+
+describeBackends('conv2dSequence', () => {
+  it('is what its convolutions are one by one, with gradients, frozen or not', async () => {
+    await expectNoLeak(() => {
+      const plain = layersOf((weight) => weight);
+      const packed = layersOf(frozen());
+      tf.tidy(() => {
+        const x = pictures();
+        const oneByOne = plain.reduce((y: tf.Tensor, layer) => conv2d(y, layer.params, layer), x);
+        const [first, ...rest] = plain as [Conv2dLayer, ...Conv2dLayer[]];
+        const cotangent = toTensor(normal(2, oneByOne.shape));
+        const toInput = (layers: Conv2dLayer[]) =>
+          tf.valueAndGrad((x) => tf.sum(tf.mul(conv2dSequence(x, layers), cotangent)))(x).grad;
+        expectClose(conv2dSequence(x, plain), oneByOne, { rtol: 1e-6 });
+        expectClose(conv2dSequence(x, packed), oneByOne, { rtol: 1e-6 });
+        expectClose(toInput(packed), toInput(plain), { rtol: 1e-6 });
+        const toBias = tf.grad((bias) => {
+          const params = { ...first.params, bias: bias as tf.Tensor1D };
+          return tf.sum(tf.mul(conv2dSequence(x, [{ ...first, params }, ...rest]), cotangent));
+        })(first.params.bias!);
+        expect(toBias.shape).toEqual([8]);
+        expectClose(conv2dSequence(x, [packed[0]!, ...rest]), oneByOne, { rtol: 1e-6 }); // some frozen, some not
+      });
+      disposeLayers(plain);
+      disposeLayers(packed);
+    });
+  });
+
+  it('in bfloat16 is as exact as that is', () => {
+    const [exact, rounded] = [layersOf((weight) => weight), layersOf(frozen('bfloat16'))];
+    tf.tidy(() => {
+      const x = pictures();
+      expect(relativeError(conv2dSequence(x, rounded), conv2dSequence(x, exact))).toBeLessThan(1e-2);
+    });
+    disposeLayers(exact);
+    disposeLayers(rounded);
+  });
+
+  it('names what does not fit in any of its convolutions', () => {
+    const [first, , last] = layersOf((weight) => weight) as [Conv2dLayer, Conv2dLayer, Conv2dLayer];
+    tf.tidy(() => {
+      const x = pictures();
+      expect(() => conv2dSequence(x, [first, { ...last, groups: 2 }])).toThrow(
+        /conv2d: weight must be \[out, 4, .*got \[6, 8, 3, 3\]/,
+      );
+    });
+  });
+});
+
+describeBackends('FrozenFilter', (backend) => {
+  const weight = normal(2, [6, 2, 3, 3]);
+  const o = { stride: 1, groups: 2, padding: 'same' } as const;
+
+  it('convolves pictures of any size, gives its values back, and knows when it is gone', async () => {
+    await expectNoLeak(async () => {
+      const w = toTensor(weight);
+      const filter = new FrozenFilter(w);
+      for (const [height, width] of [
+        [5, 4],
+        [9, 9],
+        [1, 1],
+      ] as const) {
+        tf.tidy(() => {
+          const x = toTensor(normal(3, [1, height, width, 4]));
+          expectClose(conv2d(x, { weight: filter }, o), conv2d(x, { weight: w }, o), { rtol: 1e-6, atol: 1e-6 });
+        });
+      }
+      expect(await filter.data()).toEqual(weight.values);
+      expect(filter.bytes).toBeGreaterThanOrEqual(4 * 108);
+      filter.dispose();
+      const x = tf.zeros([1, 5, 4, 4]);
+      expect(() => conv2d(x, { weight: filter }, o)).toThrow(/FrozenFilter: used after dispose/);
+      return [w, x];
+    });
+  });
+
+  it('works on another backend than the one that it was made on', async () => {
+    const w = toTensor(weight);
+    const filter = new FrozenFilter(w);
+    const expected = tf.tidy(() => conv2d(tf.ones([1, 5, 4, 4]), { weight: w }, o).dataSync());
+    await useBackend(backend === 'cpu' ? 'wasm' : 'cpu');
+    await expectNoLeak(() => {
+      const x = tf.ones([1, 5, 4, 4]);
+      const y = conv2d(x, { weight: filter }, o);
+      expectClose(y, expected, { rtol: 1e-6 });
+      return [x, y];
+    });
+    await useBackend(backend);
+    filter.dispose();
+    w.dispose();
+  });
+
+  it('refuses what is no kernel', () => {
+    tf.tidy(() => {
+      expect(() => new FrozenFilter(tf.ones([2, 3]))).toThrow(/weight must be \[out, .*got \[2, 3\].*FrozenMatrix/);
     });
   });
 });

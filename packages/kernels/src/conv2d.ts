@@ -1,12 +1,14 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { activation as activate, activationGrad, type Activation } from './activation';
+import { FrozenFilter } from './frozen-filter';
 import { fusedOp } from './fused-op';
 import { asRows, expectShape } from './shape';
 import { sumRows } from './sum-rows';
 
 /** Parameters of a convolution. */
 export interface Conv2dParams {
-  /** `[out, in / groups, kernelHeight, kernelWidth]` */
-  readonly weight: tf.Tensor;
+  /** `[out, in / groups, kernelHeight, kernelWidth]`; a frozen one gets no gradient */
+  readonly weight: tf.Tensor | FrozenFilter;
   /** `[out]` */
   readonly bias?: tf.Tensor1D;
 }
@@ -19,6 +21,8 @@ export interface Conv2dOptions {
   readonly stride: number;
   readonly groups?: number;
   readonly padding: Padding;
+  /** Applied to the result. */
+  readonly activation?: Activation;
 }
 
 /** Cells before and after the two axes of a picture: zeros to add, or, negative, cells to leave out. */
@@ -34,6 +38,12 @@ interface ConvAttrs extends Pads {
   readonly groups: number;
 }
 
+interface ForwardAttrs extends ConvAttrs {
+  readonly activation?: Activation;
+  /** Instead of the input `weight`: packed by a backend, without gradient. */
+  readonly frozen?: FrozenFilter;
+}
+
 /** Zeros before and after an axis of n cells. */
 function padsOf(n: number, kernel: number, stride: number, padding: Padding): [before: number, after: number] {
   if (padding === 'valid') return [0, 0];
@@ -42,23 +52,33 @@ function padsOf(n: number, kernel: number, stride: number, padding: Padding): [b
   return [Math.floor(total / 2), total - Math.floor(total / 2)];
 }
 
-/** `{x NHWC, weight OIHW, bias? [out]}` -> `[y NHWC]` */
-const convOp = fusedOp<ConvAttrs>({
+/** `{x NHWC, weight? OIHW, bias? [out]}` -> `[y NHWC, z]`; z, before the activation, only if there is one and it is taped. */
+const convOp = fusedOp<ForwardAttrs>({
   name: 'FlamingoConv2D',
-  forward: ({ x, weight, bias }, attrs) => {
-    const kernels = splitChannels(tf.transpose(weight!, [2, 3, 1, 0]), attrs.groups); // HWIO
-    const y = joinChannels(
+  forward: ({ x, weight, bias }, { activation, frozen, taped, ...attrs }) => {
+    const kernels = splitChannels(tf.transpose(frozen?.dense() ?? weight!, [2, 3, 1, 0]), attrs.groups); // HWIO
+    let z: tf.Tensor = joinChannels(
       splitChannels(x!, attrs.groups).map((part, g) => convolve(part, kernels[g]!, attrs.stride, attrs)),
     );
-    return [bias ? tf.add(y, bias) : y];
+    if (bias) z = tf.add(z, bias);
+    if (!activation) return [z];
+    const y = activate(z, activation);
+    return taped ? [y, z] : [y];
   },
   saveInputs: ['x', 'weight'],
-  gradient: ([dy], { x, weight }, attrs) => ({
-    x: () => convInputGradOp({ dy, weight }, { ...attrs, height: x!.shape[1]!, width: x!.shape[2]! })[0]!,
-    weight: () =>
-      convWeightGradOp({ dy, x }, { ...attrs, kernelHeight: weight!.shape[2]!, kernelWidth: weight!.shape[3]! })[0]!,
-    bias: () => sumRows(dy!),
-  }),
+  saveOutputs: [false, true],
+  gradient: ([dy], { x, weight, out1: z }, { activation, frozen, ...attrs }) => {
+    const dz = activation ? activationGrad(dy!, z!, activation) : dy!;
+    const [, height, width] = x!.shape as [number, number, number, number];
+    return {
+      x: () => convInputGradOp({ dy: dz, weight: frozen?.dense() ?? weight }, { ...attrs, height, width })[0]!,
+      weight: () => {
+        const [, , kernelHeight, kernelWidth] = weight!.shape as [number, number, number, number];
+        return convWeightGradOp({ dy: dz, x }, { ...attrs, kernelHeight, kernelWidth })[0]!;
+      },
+      bias: () => sumRows(dz),
+    };
+  },
 });
 
 /**
@@ -199,17 +219,11 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/**
- * A convolution in groups.
- *
- * @param x float32 `[batch, height, width, in]`
- * @param p weight `[out, in / groups, kernelHeight, kernelWidth]` and bias `[out]`
- * @returns float32 `[batch, height', width', out]`
- */
-export function conv2d(x: tf.Tensor, p: Conv2dParams, o: Conv2dOptions): tf.Tensor4D {
-  const { stride, groups = 1, padding } = o;
+/** What a convolution of pictures of this shape is to a kernel, and the shape that it gives. */
+function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o: Conv2dOptions) {
+  const { stride, groups = 1, padding, activation } = o;
   expectShape('conv2d: x', x, ['batch', 'height', 'width', 'in'], 'Images are NHWC.');
-  const [, height, width, channels] = x.shape as [number, number, number, number];
+  const [batch, height, width, channels] = x.shape as [number, number, number, number];
   expectShape(
     'conv2d: weight',
     p.weight,
@@ -230,6 +244,81 @@ export function conv2d(x: tf.Tensor, p: Conv2dParams, o: Conv2dOptions): tf.Tens
         "Use a larger picture or padding 'same'.",
     );
   }
-  const attrs = { stride, groups, top, bottom, left, right };
-  return convOp({ x, weight: p.weight, bias: p.bias }, attrs)[0] as tf.Tensor4D;
+  const cells = (n: number, kernel: number) => Math.floor((n - kernel) / stride) + 1;
+  return {
+    attrs: { stride, groups, top, bottom, left, right, activation },
+    shape: [batch, cells(padded[0], kernelHeight), cells(padded[1], kernelWidth), out],
+  };
+}
+
+/**
+ * A convolution in groups, with an activation if one is named.
+ *
+ * @param x float32 `[batch, height, width, in]`
+ * @param p weight `[out, in / groups, kernelHeight, kernelWidth]` (a frozen one gets no gradient) and bias `[out]`
+ * @returns float32 `[batch, height', width', out]`
+ */
+export function conv2d(x: tf.Tensor, p: Conv2dParams, o: Conv2dOptions): tf.Tensor4D {
+  const { attrs } = described(x, p, o);
+  return tf.tidy(() => {
+    const { weight, frozen } = kernelOf(p);
+    return convOp({ x, weight, bias: p.bias }, { ...attrs, frozen })[0] as tf.Tensor4D;
+  });
+}
+
+/** The kernel as the operation takes it: packed by the current backend, or a tensor. */
+function kernelOf({ weight }: Conv2dParams): { readonly weight?: tf.Tensor; readonly frozen?: FrozenFilter } {
+  if (!(weight instanceof FrozenFilter)) return { weight };
+  return weight.packedHere ? { frozen: weight } : { weight: weight.dense() };
+}
+
+/** One of several convolutions in a row. */
+export interface Conv2dLayer extends Conv2dOptions {
+  readonly params: Conv2dParams;
+}
+
+/** `{x NHWC, weight0? OIHW, bias0? [out], weight1?, bias1?, ...}` -> `[y NHWC]`; what lies between is not kept for a gradient. */
+const sequenceOp = fusedOp<{ readonly layers: readonly ForwardAttrs[] }>({
+  name: 'FlamingoConv2DSequence',
+  forward: ({ x, ...rest }, { layers }) => {
+    const steps = layers.map((attrs, i) => (y: tf.Tensor) => {
+      return convOp({ x: y, weight: rest[`weight${i}`], bias: rest[`bias${i}`] }, attrs)[0]!;
+    });
+    return [inTurn(x!, steps)];
+  },
+});
+
+/**
+ * Convolutions in a row, each with its activation if one is named. Without a gradient they are one operation: a backend may
+ * then keep what lies between them in the type in which it multiplies.
+ *
+ * @param x float32 `[batch, height, width, in]`
+ * @returns float32 `[batch, height', width', out]` of the last
+ */
+export function conv2dSequence(x: tf.Tensor, layers: readonly Conv2dLayer[]): tf.Tensor4D {
+  return tf.tidy(() => {
+    if (layers.length === 1 || tf.engine().isTapeOn()) {
+      const steps = layers.map((layer) => (y: tf.Tensor) => conv2d(y, layer.params, layer));
+      return inTurn(x, steps) as tf.Tensor4D;
+    }
+    const inputs: Record<string, tf.Tensor | undefined> = { x };
+    let from: { readonly shape: readonly number[] } = x;
+    const attrs = layers.map(({ params, ...o }, i) => {
+      const { attrs, shape } = described(from, params, o);
+      const { weight, frozen } = kernelOf(params);
+      [inputs[`weight${i}`], inputs[`bias${i}`]] = [weight, params.bias];
+      from = { shape };
+      return { ...attrs, frozen };
+    });
+    return sequenceOp(inputs, { layers: attrs })[0] as tf.Tensor4D;
+  });
+}
+
+/** Applies functions one after the other; what one gives is freed once the next has read it. */
+function inTurn(x: tf.Tensor, steps: readonly ((x: tf.Tensor) => tf.Tensor)[]): tf.Tensor {
+  return steps.reduce((y, step) => {
+    const next = step(y);
+    if (y !== x) y.dispose();
+    return next;
+  }, x);
 }

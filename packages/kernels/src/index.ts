@@ -2,6 +2,7 @@ export { useBackend, type BackendChoice, type BackendName, type RejectedBackend 
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
 export { expectKeys, expectSizes } from './expect-config';
 export { expectShape } from './shape';
+export { FrozenFilter, type FilterPackingBackend, type PackedFilter } from './frozen-filter';
 export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBackend } from './frozen-matrix';
 export {
   countParams,
@@ -35,7 +36,14 @@ export { activation, type Activation } from './activation';
 export { adamWStep, type AdamWOptions } from './adamw-step';
 export { attention, type AttentionOptions } from './attention';
 export { avgPool2d } from './avg-pool2d';
-export { conv2d, type Conv2dOptions, type Conv2dParams, type Padding } from './conv2d';
+export {
+  conv2d,
+  conv2dSequence,
+  type Conv2dLayer,
+  type Conv2dOptions,
+  type Conv2dParams,
+  type Padding,
+} from './conv2d';
 export { crossEntropy, type CrossEntropyOptions } from './cross-entropy';
 export { embedding, gatherRows } from './gather-rows';
 export { valueAndGrads } from './gradients';

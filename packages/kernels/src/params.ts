@@ -1,8 +1,9 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { FrozenFilter } from './frozen-filter';
 import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
 
-/** One parameter: a variable (trainable or kept fixed by not training it) or a frozen matrix. */
-export type Parameter = tf.Variable | FrozenMatrix;
+/** One parameter: a variable (trainable or kept fixed by not training it), a frozen matrix or a frozen kernel. */
+export type Parameter = tf.Variable | FrozenMatrix | FrozenFilter;
 
 /** Plain objects and arrays around leaves; keys and positions joined by dots are the names of the leaves. */
 export type Tree<Leaf> = Leaf | undefined | readonly Tree<Leaf>[] | { readonly [key: string]: Tree<Leaf> };
@@ -30,7 +31,10 @@ export function mapTree<A, B>(
   return Object.fromEntries(Object.entries(tree).map(([key, node]) => [key, child(node, key)]));
 }
 
-const isParameter = (node: unknown): node is Parameter => node instanceof tf.Tensor || node instanceof FrozenMatrix;
+const isFrozen = (node: unknown): node is FrozenMatrix | FrozenFilter =>
+  node instanceof FrozenMatrix || node instanceof FrozenFilter;
+
+const isParameter = (node: unknown): node is Parameter => node instanceof tf.Tensor || isFrozen(node);
 
 /** All parameters by dotted name, in tree order: `layers.0.attn.norm.weight`. */
 export function namedParams(tree: ParamTree, prefix = ''): Map<string, Parameter> {
@@ -126,7 +130,7 @@ export function loadState(tree: ParamTree, state: Readonly<Record<string, StateT
   for (const [name, p] of params) {
     const s = state[name];
     if (!s) continue;
-    if (p instanceof FrozenMatrix) {
+    if (isFrozen(p)) {
       throw new Error(`${options.what}: ${name} is frozen and packed. Load the state before freezing the model.`);
     }
     tf.tidy(() => p.assign(tf.tensor(s.data, [...s.shape])));
@@ -141,7 +145,7 @@ export async function freezeParams<T extends ParamTree>(
 ): Promise<T> {
   const frozen = new Map<Parameter, FrozenMatrix>();
   for (const [name, p] of namedParams(tree)) {
-    if (p instanceof FrozenMatrix || !chosen(name, p)) continue;
+    if (isFrozen(p) || !chosen(name, p)) continue;
     frozen.set(p, new FrozenMatrix((await p.data()) as Float32Array, p.shape as [number, number], precision));
     p.dispose();
   }

@@ -107,5 +107,7 @@ export function weightStandardisedConv2d(
   p: WeightStandardisedConv2dParams,
   o: WeightStandardisedConv2dOptions,
 ): tf.Tensor4D {
-  return tf.tidy(() => conv2d(x, { weight: standardiseWeight(p.weight, p.gain, o), bias: p.bias }, o));
+  const { stride, groups, padding } = o;
+  const moves = { stride, padding, ...(groups !== undefined && { groups }) };
+  return tf.tidy(() => conv2d(x, { weight: standardiseWeight(p.weight, p.gain, o), bias: p.bias }, moves));
 }

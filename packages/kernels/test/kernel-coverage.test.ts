@@ -8,6 +8,7 @@ import {
   attention,
   avgPool2d,
   conv2d,
+  conv2dSequence,
   crossEntropy,
   embedding,
   fusedOpNames,
@@ -106,11 +107,19 @@ function runEverything(): void {
       random(4),
     );
   }
-  forwardAndBackward(
-    (x, w) => conv2d(x!, { weight: w! }, { stride: 1, padding: 'valid' }),
-    random(1, 4, 4, 2),
-    random(3, 2, 3, 3),
-  );
+  for (const how of [{}, { activation: 'scaled-gelu-tanh' as Activation }]) {
+    const layer = { stride: 1, padding: 'valid' as const, ...how };
+    forwardAndBackward(
+      (x, w) =>
+        conv2dSequence(x!, [
+          { params: { weight: w! }, ...layer },
+          { params: { weight: random(2, 3, 1, 1) }, ...layer },
+        ]),
+      random(1, 4, 4, 2),
+      random(3, 2, 3, 3),
+    );
+    forwardAndBackward((x, w) => conv2d(x!, { weight: w! }, layer), random(1, 4, 4, 2), random(3, 2, 3, 3));
+  }
   forwardAndBackward((x) => avgPool2d(x!), random(1, 3, 4, 2));
   forwardAndBackward((x) => gatherRows(x!, ids), random(3, 4));
   forwardAndBackward((table) => embedding(table!, ids), random(3, 4));

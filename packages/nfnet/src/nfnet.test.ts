@@ -5,6 +5,7 @@ import {
   expectClose,
   expectNoLeak,
   loadReference,
+  relativeError,
   stateFrom,
   type Reference,
 } from '@flamingo-ts/testing';
@@ -110,18 +111,42 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
-  it('gives the same features frozen, and as a sequence', () => {
+  it('gives the same features frozen, and as a sequence', async () => {
     const net = fresh();
+    const x = pictures(2);
+    const toImages = (net: NFNet) => tf.grad((x) => tf.sum(tf.square(net.pooled(x as tf.Tensor4D))))(x);
+    const [map, logits, gradient] = [net.featureMap(x), net.logits(x), toImages(net)];
+    expect(map.shape).toEqual([2, 3, 3, 10]);
+    tf.tidy(() => expectClose(net.encode(x), tf.reshape(map, [2, 9, 10]), { atol: 0 }));
+    const frozen = await (await net.freeze()).freeze(); // a second time changes nothing
     tf.tidy(() => {
-      const map = net.featureMap(pictures(2)); // [2, 3, 3, 10]
-      expect(map.shape).toEqual([2, 3, 3, 10]);
-      expectClose(net.encode(pictures(2)), tf.reshape(map, [2, 9, 10]), { atol: 0 });
-      const logits = net.logits(pictures(2));
-      const frozen = net.freeze().freeze(); // a second time changes nothing
-      expectClose(frozen.featureMap(pictures(2)), map, { rtol: 1e-5 });
-      expectClose(frozen.logits(pictures(2)), logits, { rtol: 1e-5 });
-      disposeParams(frozen.params);
+      expectClose(frozen.featureMap(x), map, { rtol: 1e-5 });
+      expectClose(frozen.logits(x), logits, { rtol: 1e-5 });
+      expectClose(toImages(frozen), gradient, { rtol: 1e-5 });
     });
+    disposeParams(frozen.params);
+    tf.dispose([x, map, logits, gradient]);
+  });
+
+  it('gives the same features frozen in bfloat16, as exact as that is', async () => {
+    // Channels that fill the blocks of fast code, and depth enough for errors to add up.
+    const config = nfnetConfig({
+      ...small,
+      stemWidths: [16, 32],
+      widths: [32, 64],
+      depths: [2, 4],
+      groupSize: 16,
+      finalWidth: 64,
+    });
+    const net = fresh(config);
+    const x = pictures(2, 24);
+    const map = net.featureMap(x);
+    const frozen = await net.freeze('bfloat16');
+    tf.tidy(() => {
+      expect(relativeError(frozen.featureMap(x), map)).toBeLessThan(2e-2);
+    });
+    disposeParams(frozen.params);
+    tf.dispose([x, map]);
   });
 
   it('has gradients that differences confirm, in training too', () => {
@@ -132,7 +157,7 @@ describeBackends('NFNet', () => {
       [1, 1],
     ];
     const gain = net.params.stages[1]![1]!.skipGain;
-    const kernel = net.params.stages[1]![0]!.conv2.weight;
+    const kernel = net.params.stages[1]![0]!.conv2.weight as tf.Variable;
     checkGradient((x) => net.pooled(x as tf.Tensor4D, { keep }), [pictures(2)], { rtol: 2e-2, elements: 4 });
     for (const variable of [gain, kernel]) {
       const start = tf.clone(variable);
@@ -189,9 +214,7 @@ describeBackends('NFNet', () => {
       const { value, grads } = tf.variableGrads(() => tf.mean(net.logits(x)));
       return [value, ...Object.values(grads)];
     });
-    await expectNoLeak(() => {
-      disposeParams(fresh().freeze().params);
-    });
+    await expectNoLeak(async () => disposeParams((await fresh().freeze()).params));
     disposeParams(net.params);
   });
 });
@@ -208,7 +231,8 @@ describe('NFNet by its definition', () => {
     tf.tidy(() => {
       const before = net.pooled(pictures(2));
       const branch = net.params.stages[1]![1]!;
-      branch.conv2.weight.assign(tf.mul(branch.conv2.weight, -3));
+      const kernel = branch.conv2.weight as tf.Variable;
+      kernel.assign(tf.mul(kernel, -3));
       branch.conv3.bias.assign(tf.ones([12]));
       expectClose(net.pooled(pictures(2)), before, { atol: 0 });
 

@@ -2,10 +2,12 @@ import {
   activation,
   avgPool2d,
   constantSpec,
-  conv2d,
+  conv2dSequence,
   expectKeys,
   expectShape,
+  freezeParams,
   freshParams,
+  FrozenFilter,
   linear,
   linearSpec,
   loadParams,
@@ -13,8 +15,9 @@ import {
   ParamSpec,
   shapesOf,
   standardiseWeight,
-  weightStandardisedConv2d,
-  type ParamsOf,
+  type Conv2dLayer,
+  type FrozenMatrix,
+  type FrozenPrecision,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -216,14 +219,36 @@ export function nfnetPlan(config: NFNetConfig): readonly (readonly NFBlockPlan[]
 // ---------------------------------------------------------------------------------------------------------------
 // Params
 
-type VectorSpec = ParamSpec<readonly [number]>;
+type Vector = tf.Variable<tf.Rank.R1>;
 
 /** A standardised convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. A frozen one has no gain. */
-type ConvSpec = { readonly weight: ParamSpec; readonly gain?: VectorSpec; readonly bias: VectorSpec };
+type ConvParams = { readonly weight: tf.Variable | FrozenFilter; readonly gain?: Vector; readonly bias: Vector };
+
+/** Weight `[out, in]` and bias `[out]`. */
+type LinearParams = { readonly weight: tf.Variable<tf.Rank.R2> | FrozenMatrix; readonly bias: Vector };
+
+type NFBlockParams = {
+  /** Where the plan says `project`. */
+  readonly shortcut?: ConvParams;
+  readonly conv1: ConvParams;
+  readonly conv2: ConvParams;
+  readonly conv2b: ConvParams;
+  readonly conv3: ConvParams;
+  readonly squeezeExcite?: { readonly reduce: LinearParams; readonly expand: LinearParams };
+  readonly skipGain: tf.Variable<tf.Rank.R0>;
+};
+
+/** Parameters of a network; their paths joined by dots are their names in a checkpoint. */
+export type NFNetParams = {
+  readonly stem: readonly ConvParams[];
+  readonly stages: readonly (readonly NFBlockParams[])[];
+  readonly finalConv: ConvParams;
+  readonly classifier?: LinearParams;
+};
 
 /** All parameters, and how they start. */
 function nfnetSpecs(config: NFNetConfig) {
-  const conv = (out: number, inPerGroup: number, kernel: number): ConvSpec => ({
+  const conv = (out: number, inPerGroup: number, kernel: number) => ({
     weight: normalSpec([out, inPerGroup, kernel, kernel], (inPerGroup * kernel * kernel) ** -0.5),
     gain: constantSpec([out], 1),
     bias: constantSpec([out], 0),
@@ -266,11 +291,6 @@ function truncatedLinearSpec(out: number, into: number) {
   };
   return { weight: new ParamSpec([out, into] as const, fresh) };
 }
-
-/** Parameters of a network; their paths joined by dots are their names in a checkpoint. */
-export type NFNetParams = ParamsOf<ReturnType<typeof nfnetSpecs>>;
-type NFBlockParams = NFNetParams['stages'][number][number];
-type ConvParams = ParamsOf<ConvSpec>;
 
 /** Shapes of all parameters by name, without making any. */
 export function nfnetShapes(config: NFNetConfig): Record<string, readonly number[]> {
@@ -341,6 +361,16 @@ function spatialMean(x: tf.Tensor4D): tf.Tensor2D {
 // ---------------------------------------------------------------------------------------------------------------
 // Model
 
+/** One convolution of several in a row. */
+interface ConvLayer {
+  readonly p: ConvParams;
+  readonly stride?: 1 | 2;
+  readonly groups?: number;
+  /** Gain of what comes before. */
+  readonly gamma?: number;
+  readonly activated?: boolean;
+}
+
 /** A normaliser-free residual network as an image encoder (and classifier, where it has one). */
 export class NFNet {
   readonly plan: readonly (readonly NFBlockPlan[])[];
@@ -373,19 +403,22 @@ export class NFNet {
   }
 
   /**
-   * The same network for use without training: every kernel standardised once, with gain and beta in it. Variables that it
-   * replaces are freed, so this object must not be used any more; the result has no gains, so its state is none that
-   * `fromState` takes.
+   * The same network for use without training: every kernel standardised once, with gain and beta in it, and packed by the
+   * backend, as are the matrices. Variables that it replaces are freed, so this object must not be used any more; the
+   * result has no gains, so its state is none that `fromState` takes.
+   *
+   * @param precision how a backend that packs shall hold kernels and matrices, and compute with them
    */
-  freeze(): NFNet {
+  async freeze(precision: FrozenPrecision = 'float32'): Promise<NFNet> {
     const fold = ({ weight, gain, bias }: ConvParams, gamma = 1): ConvParams => {
-      if (!gain) return { weight, bias };
-      const standardised = tf.tidy(() => tf.variable(standardiseWeight(weight, gain, { ...this.config, gamma })));
-      tf.dispose([weight, gain]);
-      return { weight: standardised, bias };
+      const kernel = this.kernel({ weight, gain, bias }, gamma);
+      if (kernel instanceof FrozenFilter) return { weight: kernel, bias };
+      const frozen = new FrozenFilter(kernel, precision);
+      tf.dispose([kernel, weight as tf.Variable, ...(gain ? [gain] : [])]);
+      return { weight: frozen, bias };
     };
     const { stem, stages, finalConv } = this.params;
-    return new NFNet(this.config, {
+    const folded: NFNetParams = {
       ...this.params,
       stem: stem.map((p) => fold(p)),
       stages: stages.map((stage, s) =>
@@ -402,7 +435,8 @@ export class NFNet {
         }),
       ),
       finalConv: fold(finalConv),
-    });
+    };
+    return new NFNet(this.config, await freezeParams(folded, (_, { rank }) => rank === 2, precision));
   }
 
   /**
@@ -434,7 +468,13 @@ export class NFNet {
     return tf.tidy(() => {
       let x = this.applyStem(images);
       let i = 0;
-      this.plan.forEach((stage, s) => stage.forEach((_, b) => (x = this.applyBlock(x, s, b, training?.keep?.[i++]))));
+      this.plan.forEach((stage, s) =>
+        stage.forEach((_, b) => {
+          const y = this.applyBlock(x, s, b, training?.keep?.[i++]);
+          x.dispose();
+          x = y;
+        }),
+      );
       return this.applyFinal(x);
     });
   }
@@ -464,13 +504,10 @@ export class NFNet {
       ['images', 'height', 'width', 3],
       'Give normalised pictures with channels last; one picture is tf.expandDims(picture, 0).',
     );
-    return tf.tidy(() => {
-      let x = images;
-      this.params.stem.forEach((p, i) => {
-        x = this.conv(i === 0 ? x : this.activate(x), p, { stride: this.config.stemStrides[i] as 1 | 2 });
-      });
-      return x;
-    });
+    const { stemStrides } = this.config;
+    const last = stemStrides.length - 1;
+    const layers = this.params.stem.map((p, i) => ({ p, stride: stemStrides[i] as 1 | 2, activated: i < last }));
+    return this.convolve(images, layers);
   }
 
   /**
@@ -483,11 +520,15 @@ export class NFNet {
     const { beta, stride, groups, dropRate } = this.plan[stage]![block]!;
     return tf.tidy(() => {
       const u = this.activate(x);
-      const shortcut = p.shortcut ? this.conv(stride === 2 ? avgPool2d(u) : u, p.shortcut, { gamma: beta }) : x;
-      let y = this.conv(u, p.conv1, { gamma: beta });
-      y = this.conv(this.activate(y), p.conv2, { stride, groups });
-      y = this.conv(this.activate(y), p.conv2b, { groups });
-      y = this.conv(this.activate(y), p.conv3, {});
+      const shortcut = p.shortcut
+        ? this.convolve(stride === 2 ? avgPool2d(u) : u, [{ p: p.shortcut, gamma: beta }])
+        : x;
+      const y = this.convolve(u, [
+        { p: p.conv1, gamma: beta, activated: true },
+        { p: p.conv2, stride, groups, activated: true },
+        { p: p.conv2b, groups, activated: true },
+        { p: p.conv3 },
+      ]);
       // Everything the branch is multiplied with meets first in a small tensor: [n or 1, 1, 1, c or 1].
       let scale: tf.Tensor = tf.mul(p.skipGain, this.config.alpha);
       if (p.squeezeExcite) scale = tf.mul(scale, tf.mul(this.excitation(y, p.squeezeExcite), 2)); // [n, c]
@@ -508,7 +549,7 @@ export class NFNet {
 
   /** The 1x1 convolution after the last stage, and its activation: the features. */
   applyFinal(x: tf.Tensor4D): tf.Tensor4D {
-    return tf.tidy(() => this.activate(this.conv(x, this.params.finalConv, {})));
+    return this.convolve(x, [{ p: this.params.finalConv, activated: true }]);
   }
 
   private activate(x: tf.Tensor4D): tf.Tensor4D {
@@ -521,16 +562,24 @@ export class NFNet {
     return tf.sigmoid(linear(inner, p.expand));
   }
 
-  private conv(
-    x: tf.Tensor4D,
-    p: ConvParams,
-    { stride = 1, groups = 1, gamma = 1 }: { stride?: 1 | 2; groups?: number; gamma?: number },
-  ): tf.Tensor4D {
-    const { padding, standardisation, eps } = this.config;
-    const { weight, gain, bias } = p;
-    const how = { stride, groups, padding };
-    if (!gain) return conv2d(x, { weight, bias }, how);
-    return weightStandardisedConv2d(x, { weight, gain, bias }, { ...how, standardisation, eps, gamma });
+  /** Convolutions in a row, with the network's activation after those that want it. */
+  private convolve(x: tf.Tensor4D, layers: readonly ConvLayer[]): tf.Tensor4D {
+    const { padding, activation } = this.config;
+    return tf.tidy(() =>
+      conv2dSequence(
+        x,
+        layers.map(({ p, stride = 1, groups = 1, gamma = 1, activated = false }): Conv2dLayer => {
+          const params = { weight: this.kernel(p, gamma), bias: p.bias };
+          return { params, stride, groups, padding, ...(activated && { activation }) };
+        }),
+      ),
+    );
+  }
+
+  /** The kernel to convolve with. */
+  private kernel({ weight, gain }: ConvParams, gamma: number): tf.Tensor | FrozenFilter {
+    if (weight instanceof FrozenFilter || !gain) return weight;
+    return standardiseWeight(weight, gain, { ...this.config, gamma });
   }
 }
 

@@ -156,7 +156,7 @@ async function visionWorkload(spec: VisionSpec, precision: FrozenPrecision): Pro
   let flops: number;
   if (spec.model === 'nfnet-f0') {
     const config = nfnetConfig({ variant: 'F0', imageSize: size });
-    encoder = new NFNet(config, initNFNet(config, random)).freeze();
+    encoder = await new NFNet(config, initNFNet(config, random)).freeze(precision);
     flops = nfnetFlops(config);
   } else {
     const config = clipViTConfig({ variant: 'B/16', imageSize: size });

@@ -1,96 +1,60 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { ARG, type ConvGeometry, type Layout, type OneDnn, type Primitive } from '../onednn';
+import { ARG, type Layout, type OneDnn, type PostOp, type Primitive } from '../onednn';
 import type { NativeBackend, NativeKernel } from '../native-backend';
+import type { PackedFilter } from '../packed-filter';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import type { Compiled } from '../primitive-cache';
 import { activate } from './activate';
-
-/** Everything about a convolution: NHWC pictures, and how the kernel's `[o, i, h, w]` lies in memory. */
-interface Convolution {
-  readonly x: readonly [batch: number, height: number, width: number, channels: number];
-  readonly y: readonly [batch: number, height: number, width: number, channels: number];
-  readonly kernel: readonly [height: number, width: number];
-  readonly groups: number;
-  /** Memory order of the kernel: tfjs' `hwio`, depthwise `hwim` with m outputs per input, or this project's `oihw`. */
-  readonly order: 'hwio' | 'hwim' | 'oihw';
-  readonly stride: readonly [number, number];
-  readonly dilation: readonly [number, number];
-  readonly padStart: readonly [number, number];
-}
+import { activateInto, asPostOps } from './activation';
+import {
+  choose,
+  forwardMaker,
+  geometryOf,
+  grouped,
+  kernelLayout,
+  keyOf,
+  pictures,
+  type Convolution,
+  type Ending,
+} from './convolution';
+import { frozenConvolutions, type FrozenLayer } from './frozen-conv';
 
 type Direction = 'forward' | 'input' | 'weights';
-
-function pictures([n, h, w, c]: readonly [number, number, number, number]): Layout {
-  return { dims: [n, c, h, w], strides: [h * w * c, 1, w * c, c] };
-}
-
-/** The kernel as its owner has it, with an axis for groups if there is more than one. */
-function kernelLayout({ x, y, kernel: [kh, kw], groups, order }: Convolution): Layout {
-  const [inputs, outputs] = [x[3] / groups, y[3] / groups];
-  const dims = [outputs, inputs, kh, kw];
-  if (order === 'hwim') {
-    // One input per group; the outputs of input c are c * m ... c * m + m - 1.
-    return { dims: [groups, ...dims], strides: [outputs, 1, 1, kw * y[3], y[3]] };
-  }
-  if (order === 'hwio') return { dims, strides: hwioStrides(dims) };
-  return { dims: groups === 1 ? dims : [groups, ...dims] };
-}
-
-function hwioStrides([outputs, inputs, , kw]: readonly number[]): number[] {
-  return [1, outputs!, kw! * inputs! * outputs!, inputs! * outputs!];
-}
-
-function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolution): ConvGeometry {
-  const end = (axis: 0 | 1) => {
-    const reach = (kernel[axis] - 1) * dilation[axis] + 1;
-    return Math.max(0, (y[axis + 1]! - 1) * stride[axis] + reach - x[axis + 1]! - padStart[axis]);
-  };
-  return { strides: stride, dilations: [dilation[0] - 1, dilation[1] - 1], padStart, padEnd: [end(0), end(1)] };
-}
-
-/**
- * Whether to use an implementation. The reference one is slow. The one for 1x1 kernels writes past its buffers when it also
- * has to skip pixels and the channels do not fill its blocks of eight (seen in 2.6.3: wrong sums and a damaged heap).
- */
-function trusted({ implementation }: Primitive, { x, y, groups, stride }: Convolution): boolean {
-  if (implementation.startsWith('ref')) return false;
-  const skips = stride[0] > 1 || stride[1] > 1;
-  const ragged = (x[3] / groups) % 8 !== 0 || (y[3] / groups) % 8 !== 0;
-  return !(implementation.startsWith('jit_1x1') && skips && ragged);
-}
 
 /**
  * A convolution compiled for one direction. oneDNN wants kernels in blocks of its own: they are small, so they are
  * rearranged at each call, while pictures stay NHWC.
  */
 class ConvPlan implements Compiled {
-  private main: Primitive;
+  private readonly main: Primitive;
   private readonly rearrange: Primitive | undefined;
   /** Holds the kernel in oneDNN's blocks; kept so that the memory stays. */
   private readonly blocked: Float32Array | undefined;
   private readonly address: number = 0;
 
-  constructor(dnn: OneDnn, direction: Direction, c: Convolution, bias: boolean, backend: NativeBackend) {
+  constructor(
+    dnn: OneDnn,
+    direction: Direction,
+    c: Convolution,
+    ending: Ending,
+    private readonly backend: NativeBackend,
+  ) {
+    const [x, y] = [pictures(c.x), pictures(c.y)];
+    const make = {
+      forward: forwardMaker(dnn, c, ending),
+      input: (kernel: Layout) => dnn.convBackwardData(x, kernel, y, geometryOf(c)),
+      weights: (kernel: Layout) => dnn.convBackwardWeights(x, kernel, y, geometryOf(c)),
+    }[direction];
+    const chosen = choose(make, c);
+    this.main = chosen.primitive;
+    if (chosen.plain && c.order === 'hwio') return;
     const plain = kernelLayout(c);
-    const make = (kernel: Layout) => {
-      const g = geometryOf(c);
-      const [x, y] = [pictures(c.x), pictures(c.y)];
-      if (direction === 'input') return dnn.convBackwardData(x, kernel, y, g);
-      if (direction === 'weights') return dnn.convBackwardWeights(x, kernel, y, g);
-      return dnn.convForward(x, kernel, bias ? { dims: [c.y[3]] } : undefined, y, g);
+    const blocks = {
+      dims: plain.dims,
+      chosen: this.main.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights),
     };
-    const { dims } = plain;
-    this.main = make({ dims, strides: 'any' });
-    if (!trusted(this.main, c) && dims.length === 4) {
-      // The one plain layout that its convolution by matrix product takes.
-      const byProduct = make({ dims, strides: hwioStrides(dims) });
-      this.main.destroy();
-      this.main = byProduct;
-      if (c.order === 'hwio') return;
-    }
-    const chosen = { dims, chosen: this.main.layout(direction === 'weights' ? ARG.diffWeights : ARG.weights) };
-    this.rearrange = direction === 'weights' ? dnn.reorder(chosen, plain) : dnn.reorder(plain, chosen);
-    this.blocked = backend.pool.allocate(Math.ceil(dnn.bytes(chosen) / 4));
+    this.rearrange = direction === 'weights' ? dnn.reorder(blocks, plain) : dnn.reorder(plain, blocks);
+    this.blocked = backend.pool.allocate(Math.ceil(dnn.bytes(blocks) / 4));
     this.address = backend.pool.address(this.blocked);
   }
 
@@ -118,19 +82,26 @@ class ConvPlan implements Compiled {
   destroy(): void {
     this.main.destroy();
     this.rearrange?.destroy();
+    if (this.blocked) this.backend.pool.release(this.blocked);
   }
 }
 
-function plan(backend: NativeBackend, direction: Direction, c: Convolution, bias = false): ConvPlan {
-  const numbers = [c.x, c.y, c.kernel, c.groups, c.stride, c.dilation, c.padStart].join();
-  const key = `conv ${direction} ${c.order} ${bias} ${numbers}`;
-  return backend.compiled(key, (dnn) => new ConvPlan(dnn, direction, c, bias, backend));
+function plan(backend: NativeBackend, direction: Direction, c: Convolution, ending: Ending = {}): ConvPlan {
+  const key = `conv ${direction} ${keyOf(c, ending)}`;
+  return backend.compiled(key, (dnn) => new ConvPlan(dnn, direction, c, ending, backend));
 }
 
-function forward(b: NativeBackend, c: Convolution, x: tf.TensorInfo, w: tf.TensorInfo, bias?: tf.TensorInfo) {
+function forward(
+  b: NativeBackend,
+  c: Convolution,
+  x: tf.TensorInfo,
+  w: tf.TensorInfo,
+  bias?: tf.TensorInfo,
+  post?: readonly PostOp[],
+) {
   const y = b.output(c.y);
   const address = bias && b.address(bias);
-  plan(b, 'forward', c, bias !== undefined).forward(b.address(x), b.address(w), b.address(y), address);
+  plan(b, 'forward', c, { bias: bias !== undefined, post }).forward(b.address(x), b.address(w), b.address(y), address);
   return y;
 }
 
@@ -227,36 +198,57 @@ const fusedConvolution =
 
 // ---- this project's convolution in groups -------------------------------------------------------------------------
 
+/** Of one convolution: an activation after it, and the frozen kernel where this backend packed one. */
 interface GroupedAttrs {
-  readonly stride: number;
-  readonly groups: number;
-  readonly top: number;
-  readonly bottom: number;
-  readonly left: number;
-  readonly right: number;
+  readonly activation?: string;
+  readonly frozen?: { readonly shape: readonly number[]; readonly packed: PackedFilter };
 }
 
-function grouped(x: readonly number[], out: number, kernel: readonly number[], attrs: Attrs): Convolution {
-  const { stride, groups, top, bottom, left, right } = attrs as unknown as GroupedAttrs;
-  const [n, h, w, c] = x as [number, number, number, number];
-  const [kh, kw] = kernel as [number, number];
-  const height = Math.floor((h + top + bottom - kh) / stride) + 1;
-  const width = Math.floor((w + left + right - kw) / stride) + 1;
-  return {
-    x: [n, h, w, c],
-    y: [n, height, width, out],
-    kernel: [kh, kw],
-    groups,
-    order: 'oihw',
-    stride: [stride, stride],
-    dilation: [1, 1],
-    padStart: [top, left],
-  };
-}
-
+/** `{x NHWC, weight? OIHW, bias? [out]}` -> `[y NHWC, z]`; z, before the activation, only if it is taped. */
 const groupedConvolution: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
-  const [out, , kh, kw] = weight!.shape as [number, number, number, number];
-  return [forward(backend, grouped(x!.shape, out, [kh, kw], attrs), x!, weight!, bias)];
+  const { activation, frozen, taped } = attrs as GroupedAttrs & { taped?: boolean };
+  if (frozen && !taped) return [frozenConvolutions(backend, x!, [frozenLayer(x!.shape, attrs, bias)])];
+  // The activation is done with the convolution where nobody wants what it was applied to.
+  const fused = activation && !taped ? asPostOps(activation) : undefined;
+  let z: tf.TensorInfo;
+  if (frozen) z = frozenConvolutions(backend, x!, [frozenLayer(x!.shape, { ...attrs, activation: undefined }, bias)]);
+  else {
+    const [out, , ...kernel] = weight!.shape;
+    z = forward(backend, grouped(x!.shape, out!, kernel, attrs), x!, weight!, bias, fused);
+  }
+  if (!activation || fused) return [z];
+  const y = taped ? backend.output(z.shape) : z;
+  const n = sizeOf(z.shape);
+  if (n) activateInto(backend, activation, backend.address(z), backend.address(y), n);
+  return taped ? [y, z] : [y];
+};
+
+function frozenLayer(x: readonly number[], attrs: Attrs, bias: tf.TensorInfo | undefined): FrozenLayer {
+  const { activation, frozen } = attrs as GroupedAttrs;
+  const [out, , ...kernel] = frozen!.shape;
+  return { convolution: grouped(x, out!, kernel, attrs), filter: frozen!.packed, bias, activation };
+}
+
+/** `{x NHWC, weight0? OIHW, bias0? [out], weight1?, bias1?, ...}` -> `[y NHWC]` */
+const sequence: NativeKernel = ({ x, ...rest }, attrs, backend) => {
+  const layers = attrs['layers'] as readonly Attrs[];
+  if (layers.every(({ frozen }) => frozen)) {
+    let shape: readonly number[] = x!.shape;
+    const described = layers.map((layer, i) => {
+      const next = frozenLayer(shape, layer, rest[`bias${i}`]);
+      shape = next.convolution.y;
+      return next;
+    });
+    return [frozenConvolutions(backend, x!, described)];
+  }
+  let from = x!;
+  layers.forEach((layer, i) => {
+    const inputs = { x: from, weight: rest[`weight${i}`]!, bias: rest[`bias${i}`]! };
+    const [y] = groupedConvolution(inputs, layer, backend) as [tf.TensorInfo];
+    if (i > 0) backend.disposeData(from.dataId);
+    from = y;
+  });
+  return [from];
 };
 
 const groupedInputGradient: NativeKernel = ({ dy, weight }, attrs, backend) => {
@@ -282,6 +274,7 @@ export const convKernels: Record<string, NativeKernel> = {
   [tf.DepthwiseConv2dNativeBackpropFilter]: convolutionFilterGradient(true),
   [tf.FusedDepthwiseConv2D]: fusedConvolution(true),
   FlamingoConv2D: groupedConvolution,
+  FlamingoConv2DSequence: sequence,
   FlamingoConv2DInputGrad: groupedInputGradient,
   FlamingoConv2DWeightGrad: groupedWeightGradient,
 };

@@ -1,0 +1,108 @@
+import type * as tf from '@tensorflow/tfjs-core';
+import type { NativeBackend } from '../native-backend';
+import { ARG, BF16, F32, type Layout, type OneDnn, type Primitive } from '../onednn';
+import { floatsFor, multipliesHalves, type PackedFilter } from '../packed-filter';
+import { sizeOf } from '../pooled-backend';
+import type { Compiled } from '../primitive-cache';
+import { activateInto, asPostOps } from './activation';
+import { choose, forwardMaker, kernelLayout, keyOf, type Convolution, type Ending } from './convolution';
+import { inHalves } from './product';
+
+/** A convolution by a frozen kernel, and what follows it. */
+export interface FrozenLayer {
+  readonly convolution: Convolution;
+  readonly filter: PackedFilter;
+  readonly bias?: tf.TensorInfo;
+  readonly activation?: string;
+}
+
+/** A convolution whose kernel is held in the layout that it wants: nothing is rearranged at each call. */
+class FrozenPlan implements Compiled {
+  /** Type of the pictures that come, and of the kernel. */
+  readonly type: number;
+  /** Type of the pictures that it gives; sums are float32 always. */
+  readonly result: number;
+  private readonly main: Primitive;
+
+  /** @param type and `result` as wanted; both are float32 where oneDNN has no fast code in bfloat16 for these shapes */
+  constructor(
+    dnn: OneDnn,
+    private readonly convolution: Convolution,
+    type: number,
+    result: number,
+    ending: Ending,
+  ) {
+    const make = (type: number, result: number) =>
+      choose(forwardMaker(dnn, convolution, ending, type, result), convolution, type).primitive;
+    const halved = type === BF16 ? tried(() => make(BF16, result)) : undefined;
+    this.main = halved ?? make(F32, F32);
+    [this.type, this.result] = halved ? [BF16, result] : [F32, F32];
+  }
+
+  /** The kernel as it must lie. */
+  get kernel(): Layout {
+    return { dims: kernelLayout(this.convolution).dims, type: this.type, chosen: this.main.layout(ARG.weights) };
+  }
+
+  run(x: number, kernel: number, y: number, bias?: number): void {
+    if (bias === undefined) this.main.run(x, kernel, y);
+    else this.main.run(x, kernel, bias, y);
+  }
+
+  destroy(): void {
+    this.main.destroy();
+  }
+}
+
+function tried(make: () => Primitive): Primitive | undefined {
+  let primitive: Primitive;
+  try {
+    primitive = make();
+  } catch {
+    // Not implemented for these shapes.
+    return undefined;
+  }
+  if (multipliesHalves(primitive)) return primitive;
+  primitive.destroy();
+  return undefined;
+}
+
+/** Plans for convolutions in a row, last first: one gives bfloat16 where the next reads it. */
+function plansFor(b: NativeBackend, layers: readonly FrozenLayer[]): FrozenPlan[] {
+  const plans: FrozenPlan[] = [];
+  for (const { convolution, filter, bias, activation } of [...layers].reverse()) {
+    const post = activation ? asPostOps(activation) : undefined;
+    // What cannot be done with the convolution is done in float32 after it.
+    const result = plans[0]?.type === BF16 && (post || !activation) ? BF16 : F32;
+    const ending = { bias: bias !== undefined, post };
+    const key = `frozen conv ${filter.type} ${result} ${keyOf(convolution, ending)}`;
+    plans.unshift(b.compiled(key, (dnn) => new FrozenPlan(dnn, convolution, filter.type, result, ending)));
+  }
+  return plans;
+}
+
+/** Convolutions in a row. What lies between them is freed as soon as it is read, and bfloat16 where that can be. */
+export function frozenConvolutions(b: NativeBackend, x: tf.TensorInfo, layers: readonly FrozenLayer[]): tf.TensorInfo {
+  const { pool } = b;
+  const y = b.output(layers.at(-1)!.convolution.y);
+  if (!sizeOf(y.shape)) return y;
+  const plans = plansFor(b, layers);
+  let [from, type] = [b.address(x), F32];
+  let read: Float32Array | undefined;
+  layers.forEach(({ convolution, filter, bias, activation }, i) => {
+    const plan = plans[i]!;
+    if (plan.type === BF16 && type === F32) {
+      const { operand, buffer } = inHalves(b, [from, { dims: [sizeOf(convolution.x)] }]);
+      if (read) pool.release(read);
+      [from, read] = [operand[0], buffer];
+    }
+    const n = sizeOf(convolution.y);
+    const written = i === layers.length - 1 ? b.values(y) : pool.allocate(floatsFor(plan.result, n));
+    const to = pool.address(written);
+    plan.run(from, filter.arranged(plan.kernel), to, bias && b.address(bias));
+    if (activation && !asPostOps(activation)) activateInto(b, activation, to, to, n);
+    if (read) pool.release(read);
+    [from, type, read] = [to, plan.result, written];
+  });
+  return y;
+}

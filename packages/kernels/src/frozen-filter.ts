@@ -1,0 +1,78 @@
+import * as tf from '@tensorflow/tfjs-core';
+import type { FrozenPrecision } from './frozen-matrix';
+
+/** What a backend that packs the kernels of frozen convolutions offers; found on the tfjs backend object by its method name. */
+export interface FilterPackingBackend {
+  /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed of afterwards. */
+  packFilter(weight: tf.TensorInfo, precision: FrozenPrecision): PackedFilter;
+}
+
+/** A kernel in a backend's own layout; the backend's convolution finds it in the attributes and knows what to do with it. */
+export interface PackedFilter {
+  /** Bytes held. */
+  readonly bytes: number;
+  /** The values again, row-major float32. */
+  unpack(): Float32Array;
+  dispose(): void;
+}
+
+/**
+ * A kernel of `conv2d` that never trains: gradients flow through it to its input, never to it. The backend may hold it
+ * packed (and in bfloat16); where it cannot, a plain float32 tensor serves.
+ */
+export class FrozenFilter {
+  readonly shape: readonly [number, number, number, number];
+  /** What the backend made of it, for kernels of that backend; absent where it is a plain tensor. */
+  packed: PackedFilter | undefined;
+  private tensor: tf.Tensor4D | undefined;
+  private readonly backend = tf.getBackend();
+
+  /**
+   * @param weight    float32 `[out, in / groups, kernelHeight, kernelWidth]`; may be disposed of afterwards
+   * @param precision how a packing backend shall hold it
+   */
+  constructor(
+    weight: tf.Tensor,
+    readonly precision: FrozenPrecision = 'float32',
+  ) {
+    if (weight.rank !== 4) {
+      throw new Error(
+        `FrozenFilter: weight must be [out, in / groups, kernelHeight, kernelWidth], got [${weight.shape.join(', ')}]. ` +
+          'A matrix is frozen as a FrozenMatrix.',
+      );
+    }
+    this.shape = weight.shape as [number, number, number, number];
+    const backend = tf.backend() as unknown as Partial<FilterPackingBackend>;
+    if (backend.packFilter) this.packed = backend.packFilter(weight, precision);
+    else this.tensor = tf.keep(tf.clone(weight)) as tf.Tensor4D;
+  }
+
+  /** Whether the current backend packed it. */
+  get packedHere(): boolean {
+    return this.packed !== undefined && tf.getBackend() === this.backend;
+  }
+
+  /** Bytes the kernel occupies. */
+  get bytes(): number {
+    return this.packed?.bytes ?? this.shape.reduce((a, b) => a * b, 4);
+  }
+
+  /** The kernel as a tensor, for work inside `tf.tidy`: a new one where it is packed. */
+  dense(): tf.Tensor4D {
+    if (this.packed) return tf.tensor4d(this.packed.unpack(), [...this.shape]);
+    if (!this.tensor) throw new Error('FrozenFilter: used after dispose(). Load the weight again before applying it.');
+    return this.tensor;
+  }
+
+  /** Row-major float32 values, for checkpoints. */
+  async data(): Promise<Float32Array> {
+    return this.packed ? this.packed.unpack() : ((await this.dense().data()) as Float32Array);
+  }
+
+  dispose(): void {
+    this.packed?.dispose();
+    this.tensor?.dispose();
+    this.packed = undefined;
+    this.tensor = undefined;
+  }
+}
