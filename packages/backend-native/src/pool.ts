@@ -36,11 +36,18 @@ export class BufferPool {
     const size = blockSize(n);
     this.live += size;
     this.peak = Math.max(this.peak, this.live);
+    let best: { region: Region; i: number; size: number } | undefined;
     for (const region of this.regions) {
-      const found = cut(region, size, n);
-      if (found) return found;
+      const { free } = region;
+      for (let i = 0; i < free.length; i++) {
+        const room = free[i]!.size;
+        if (room >= size && (!best || room < best.size)) best = { region, i, size: room };
+        if (room === size) break;
+      }
+      if (best?.size === size) break;
     }
-    return cut(this.grow(size), size, n)!;
+    if (!best) return cut(this.grow(size), 0, size, n);
+    return cut(best.region, best.i, size, n);
   }
 
   /** Takes back a buffer that `allocate` gave; arrays of others are left to the collector. */
@@ -105,20 +112,16 @@ export class BufferPool {
 
 const blockSize = (n: number): number => Math.ceil(n / GRAIN) * GRAIN;
 
-/** The first n elements of the first free place that has room for a block. */
-function cut({ buffer, start, free }: Region, size: number, n: number): Float32Array | undefined {
-  for (let i = 0; i < free.length; i++) {
-    const place = free[i]!;
-    if (place.size < size) continue;
-    const { at } = place;
-    if (place.size === size) free.splice(i, 1);
-    else {
-      place.at += size;
-      place.size -= size;
-    }
-    return new Float32Array(buffer, (start + at) * 4, n);
+/** The first n elements of a block cut from a free place. */
+function cut({ buffer, start, free }: Region, i: number, size: number, n: number): Float32Array {
+  const place = free[i]!;
+  const { at } = place;
+  if (place.size === size) free.splice(i, 1);
+  else {
+    place.at += size;
+    place.size -= size;
   }
-  return undefined;
+  return new Float32Array(buffer, (start + at) * 4, n);
 }
 
 /** Position of the first free place that lies at `at` or behind it. */

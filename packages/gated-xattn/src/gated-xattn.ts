@@ -10,6 +10,7 @@ import {
   linear,
   linearSpec,
   mediaCrossAttention,
+  mlp,
   shapesOf,
   type ParamsOf,
   type Random,
@@ -209,12 +210,11 @@ export class GatedXAttn {
    * @returns     float32 `[rows, text, hiddenSize]`
    */
   apply(x: tf.Tensor3D, media?: MediaContext, known?: MediaKeysValues): tf.Tensor3D {
-    const { attnGate, mlp, mlpGate } = this.params;
+    const { attnGate, mlp: p, mlpGate } = this.params;
     expectShape('GatedXAttn.apply: x', x, ['rows', 'text', this.config.hiddenSize], 'Pass the residual stream.');
     return tf.tidy(() => {
       const y = media ? gatedAdd(x, this.attn.apply(x, media, known), attnGate) : x;
-      const inner = linear(layerNorm(y, mlp.norm), mlp.up, this.config.activation);
-      return gatedAdd(y, linear(inner, mlp.down), mlpGate);
+      return gatedAdd(y, mlp(layerNorm(y, p.norm), p, this.config.activation), mlpGate);
     });
   }
 }

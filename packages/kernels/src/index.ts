@@ -50,6 +50,7 @@ export { valueAndGrads } from './gradients';
 export { globalNorm } from './global-norm';
 export { layerNorm, type LayerNormParams } from './layer-norm';
 export { linear, linearAdd, type LinearParams } from './linear';
+export { mlp, type MLPParams } from './mlp';
 export { mediaCrossAttention, type MediaCrossAttentionOptions } from './media-cross-attention';
 export { MediaSegments } from './media-segments';
 export { relativeScores } from './relative-scores';

@@ -43,16 +43,25 @@ const linearOp = fusedOp<LinearAttrs>({
   gradient: ([dy], { x, weight, out1: z }, { activation, frozen }) => {
     const dz = activation ? activationGrad(dy!, z!, activation) : dy!;
     return {
-      x: () => {
-        const rows = frozen ? frozen.multiply(flatten(dz), true) : matMul(flatten(dz), weight as tf.Tensor2D);
-        return tf.reshape(rows, [...dz.shape.slice(0, -1), rows.shape[1]]);
-      },
-      weight: () => matMul(flatten(dz), flatten(x!), true),
+      x: () => inputGradient(dz, frozen ?? weight!),
+      weight: () => weightGradient(dz, x!),
       bias: () => sumRows(dz),
       residual: () => tf.clone(dz),
     };
   },
 });
+
+/** The gradient to a layer's input, `[..., in]`, from that to its result before the activation. */
+export function inputGradient(dz: tf.Tensor, weight: tf.Tensor | FrozenMatrix): tf.Tensor {
+  const rows = flatten(dz);
+  const dx = weight instanceof FrozenMatrix ? weight.multiply(rows, true) : matMul(rows, weight as tf.Tensor2D);
+  return tf.reshape(dx, [...dz.shape.slice(0, -1), dx.shape[1]]);
+}
+
+/** The gradient to a layer's weight, `[out, in]`, from that to its result before the activation. */
+export function weightGradient(dz: tf.Tensor, x: tf.Tensor): tf.Tensor2D {
+  return matMul(flatten(dz), flatten(x), true);
+}
 
 /** `[..., d] -> [rows, d]` */
 function flatten(x: tf.Tensor): tf.Tensor2D {
@@ -93,15 +102,20 @@ function apply(
   p: LinearParams,
   { activation, residual }: { readonly activation?: Activation; readonly residual?: tf.Tensor },
 ): tf.Tensor {
-  const [, width] = p.weight.shape;
-  if (lastAxis(x) !== width) {
-    throw new Error(
-      `linear: x must be [..., ${width}] to fit the weight [${p.weight.shape.join(', ')}], got [${x.shape.join(', ')}]. ` +
-        'Weights are [out, in]: transpose one that came as [in, out].',
-    );
-  }
-  if (p.bias) expectShape('linear: bias', p.bias, [p.weight.shape[0]], 'Give one bias per output.');
+  expectLinear('linear', x.shape, p);
   const frozen = p.weight instanceof FrozenMatrix ? p.weight : undefined;
   const weight = frozen ? undefined : (p.weight as tf.Tensor2D);
   return linearOp({ x, weight, bias: p.bias, residual }, { activation, frozen })[0]!;
+}
+
+/** @throws Error unless the layer takes inputs of this shape and its bias fits its weight */
+export function expectLinear(what: string, shape: readonly number[], { weight, bias }: LinearParams): void {
+  const [out, width] = weight.shape;
+  if (shape.at(-1) !== width) {
+    throw new Error(
+      `${what}: x must be [..., ${width}] to fit the weight [${weight.shape.join(', ')}], got [${shape.join(', ')}]. ` +
+        'Weights are [out, in]: transpose one that came as [in, out].',
+    );
+  }
+  if (bias) expectShape(`${what}: bias`, bias, [out], 'Give one bias per output.');
 }

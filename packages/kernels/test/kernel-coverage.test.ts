@@ -17,12 +17,14 @@ import {
   layerNorm,
   linear,
   mediaCrossAttention,
+  mlp,
   MediaSegments,
   relativeScores,
   rmsNorm,
   rotary,
   useBackend,
   weightStandardisedConv2d,
+  writeRows,
   type Activation,
 } from '@flamingo-ts/kernels';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -56,6 +58,13 @@ function runEverything(): void {
     random(4, 3),
     random(4),
   );
+  forwardAndBackward(
+    (x, up, down) => mlp(x!, { up: { weight: up as tf.Tensor2D }, down: { weight: down as tf.Tensor2D } }, 'gelu', x),
+    random(2, 3),
+    random(4, 3),
+    random(3, 4),
+  );
+  writeRows(random(2, 4, 3) as tf.Tensor3D, random(2, 1, 3) as tf.Tensor3D, 2);
   forwardAndBackward(
     (x, weight, bias) => layerNorm(x!, { weight: weight as tf.Tensor1D, bias: bias as tf.Tensor1D }),
     random(2, 3),

@@ -12,6 +12,7 @@ import {
   FrozenMatrix,
   linear,
   linearAdd,
+  mlp,
   linearSpec,
   loadParams,
   normalSpec,
@@ -227,8 +228,7 @@ export class ChinchillaBlock implements LMBlock {
       const options = { numHeads, causal: true, bias, keyMask, keyCount: length };
       const y = attention(tf.add(q, flat(attn.content_bias)), keys, values, options);
       const z = linearAdd(y, attn.o_proj, x);
-      const inner = linear(rmsNorm(z, ffn_norm, epsilon), ffn.up, activation);
-      return linearAdd(inner, ffn.down, z);
+      return mlp(rmsNorm(z, ffn_norm, epsilon), ffn, activation, z) as tf.Tensor3D;
     });
   }
 

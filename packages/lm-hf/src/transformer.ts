@@ -13,6 +13,7 @@ import {
   linearAdd,
   linearSpec,
   mapTree,
+  mlp,
   normalSpec,
   ParamSpec,
   rmsNorm,
@@ -282,8 +283,8 @@ export class TransformerBlock implements LMBlock {
   private feedForward(x: tf.Tensor3D, stream: tf.Tensor3D): tf.Tensor3D {
     const { gate, up, down } = this.params.ffn;
     const { activation } = this.config;
-    const inner = gate ? tf.mul(linear(x, gate, activation), linear(x, up)) : linear(x, up, activation);
-    return linearAdd(inner, down, stream);
+    if (!gate) return mlp(x, { up, down }, activation, stream) as tf.Tensor3D;
+    return linearAdd(tf.mul(linear(x, gate, activation), linear(x, up)), down, stream);
   }
 }
 

@@ -9,6 +9,7 @@ import {
   layerNormSpec,
   linear,
   linearAdd,
+  mlp,
   linearSpec,
   normalSpec,
   shapesOf,
@@ -157,8 +158,7 @@ export class PerceiverResampler {
       { numHeads },
     );
     const x = linearAdd(seen, p.output, latents);
-    const inner = linear(layerNorm(x, p.mlpNorm), p.mlpUp, activation);
-    return linearAdd(inner, p.mlpDown, x);
+    return mlp(layerNorm(x, p.mlpNorm), { up: p.mlpUp, down: p.mlpDown }, activation, x) as tf.Tensor3D;
   }
 }
 

@@ -3,7 +3,7 @@ import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { Layout } from '../onednn';
 import { apply } from './binary';
 import { heads, swapped, type Sizes } from './heads';
-import { product, type Operand, type ProductOptions } from './product';
+import { product, type Operand } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -21,6 +21,8 @@ const MASKED = -3.4e38;
 
 /** Scores that exist at a time, 4 MiB of them: more are computed for some queries after others, and never kept. */
 const SCORES_AT_ONCE = 1 << 20;
+/** So many are kept for the gradient: computing them again costs more than it saves. */
+const FEW_SCORES = 1 << 18;
 /** Queries that are worth a product of their own. */
 const FEWEST_QUERIES = 32;
 
@@ -59,7 +61,7 @@ function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
   const blocks: Block[] = [];
   for (let first = 0; first < t; first += size) {
     const count = Math.min(size, t - first);
-    blocks.push({ first, count, keys: causal ? s - t + first + count : s });
+    blocks.push({ first, count, keys: causal ? Math.max(1, s - t + first + count) : s });
   }
   return blocks;
 }
@@ -196,7 +198,7 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
 
 /** Whether the weights are worth keeping for the gradient: computing them again takes time, keeping many takes memory. */
 function keepsWeights({ b, h, t, s, bias }: Call): boolean {
-  return bias !== undefined || b * h * t * s <= SCORES_AT_ONCE;
+  return bias !== undefined || b * h * t * s <= FEW_SCORES;
 }
 
 /** Rows that see nothing get the mean of all values. */
@@ -238,21 +240,44 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
     if (!kept) weigh(backend, c, block, aq!, ak!, weights);
     const dscores = backend.output([b, h, block.count, block.keys]);
     const [w, ds]: Operand[] = [weights, dscores].map((x) => [backend.address(x), scoresOf(c, block)]) as Operand[];
-    const adding: ProductOptions = block.first + block.count < t ? { post: [{ kind: 'sum', scale: 1 }] } : {};
     const gradient = queriesOf(c, block, ady!);
     product(backend, gradient, turned(keysOf(c, block, av!)), ds!);
-    product(backend, turned(w!), gradient, keysOf(c, block, adv!), adding);
+    toKeys(backend, c, block, adv!, (place) => product(backend, turned(w!), gradient, place));
     if (c.emptyRows === 'uniform' && c.keyMask) addFromEmptyRows(backend, c, block, weights, dy!, dv);
     // Rows of zeros stay zeros.
     softmaxGradient(backend, weights, dscores, b * h * block.count, block.keys);
     product(backend, ds!, keysOf(c, block, ak!), queriesOf(c, block, adq!), { scale });
-    product(backend, turned(ds!), queriesOf(c, block, aq!), keysOf(c, block, adk!), { scale, ...adding });
+    const queries = queriesOf(c, block, aq!);
+    toKeys(backend, c, block, adk!, (place) => product(backend, turned(ds!), queries, place, { scale }));
     if (!kept) backend.disposeData(weights.dataId);
     if (bias) dbias = sumTo(dscores, bias.shape, backend);
     else backend.disposeData(dscores.dataId);
   }
   return dbias ? [dq, dk, dv, dbias] : [dq, dk, dv];
 };
+
+/**
+ * Has `compute` write what a block gives its keys, and adds that to what later blocks gave them. (As a post-operation of the
+ * product the sum would have oneDNN fall back to slow code for these strides.)
+ */
+function toKeys(backend: NativeBackend, c: Call, block: Block, sums: number, compute: (place: Operand) => void): void {
+  const { b, h, d, t, capacity } = c;
+  if (block.first + block.count === t) {
+    compute(keysOf(c, block, sums));
+    return;
+  }
+  const n = block.keys * h * d;
+  const part = backend.pool.allocate(b * n);
+  const address = backend.pool.address(part);
+  compute(keysOf({ ...c, capacity: block.keys }, block, address));
+  const all: Layout = { dims: [n] };
+  const add = backend.compiled(`add ${n}`, (dnn) => dnn.binary('add', all, all, all));
+  for (let i = 0; i < b; i++) {
+    const to = sums + 4 * i * capacity * h * d;
+    add.run(to, address + 4 * i * n, to);
+  }
+  backend.pool.release(part);
+}
 
 function zeros(shape: readonly number[], backend: NativeBackend): tf.TensorInfo {
   const x = backend.output(shape);
