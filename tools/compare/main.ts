@@ -10,7 +10,8 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { compare, formatLine, formatTable, orders, type Comparison, type Pair, type Run } from './pairs';
+import { processors, usedByOthers } from './machine';
+import { compare, formatLine, formatTable, orders, toldOfOthers, type Comparison, type Pair, type Run } from './pairs';
 import { ours, PEERS, PRECISIONS, type Precision, type Settings } from './sides';
 
 const usage = `usage: npm run compare -- [WORKLOAD...]
@@ -83,7 +84,10 @@ function measure(workload: string, precision: Precision, peer: string, { setting
   const run = (who: 'ours' | 'peer', pair: number): Run => {
     const side = who === 'ours' ? ours : PEERS[peer]!;
     try {
-      const result = side.run(workload, precision, settings);
+      const from = processors();
+      const printed = side.run(workload, precision, settings);
+      const to = processors();
+      const result = from && to ? { ...printed, used_by_others: Number(usedByOthers(from, to).toFixed(3)) } : printed;
       // At once, so that a comparison that is stopped leaves what it has measured.
       if (out !== undefined) appendFileSync(out, `${JSON.stringify({ side: who, against: peer, pair, ...result })}\n`);
       return result;
@@ -139,7 +143,11 @@ function main(): boolean {
       }
     }
   }
-  for (const [title, rows] of tables) console.log(`\nAgainst ${title}, on ${machine}:\n\n${formatTable(rows)}`);
+  for (const [title, rows] of tables) {
+    console.log(`\nAgainst ${title}, on ${machine}:\n\n${formatTable(rows)}`);
+    const others = toldOfOthers(rows);
+    if (others) console.log(`\n${others}: measure again while the machine is left alone.`);
+  }
   if (failed.length > 0) console.log(`\nNot compared, for the reasons above: ${failed.join('; ')}.`);
   return failed.length === 0;
 }

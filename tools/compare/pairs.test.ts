@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { compare, formatLine, formatTable, median, orders, parseRun, type Run } from './pairs';
+import { compare, formatLine, formatTable, median, orders, parseRun, toldOfOthers, type Run } from './pairs';
 
 const run = (value: number, memory: number, more: Partial<Run> = {}): Run => ({
   workload: 'train-small',
@@ -39,6 +39,7 @@ describe('pairs', () => {
       greatest: 2,
       memory: { ours: 1100, peer: 2100, ratio: 1100 / 2100 },
       shareOfRoof: 0.8,
+      usedByOthers: 0,
     });
   });
 
@@ -70,6 +71,13 @@ it('a line tells of speed, memory and roof', () => {
     'train-small        float32   ours 33.00, pytorch 20.00 tokens/s: 1.65 (pairs 1.10 to 2.00)  ' +
       'memory 1100 / 2100 MiB: 0.52  80 % of the roof',
   );
+});
+
+it('a machine that others used is told of', () => {
+  const disturbed = compare([...pairs, { ours: ours(1, 1, 1), peer: run(1, 1, { used_by_others: 0.42 }) }]);
+  expect(toldOfOthers([compare(pairs)])).toBeUndefined();
+  expect(toldOfOthers([compare(pairs), disturbed])).toMatch(/up to 42 % of the processors$/);
+  expect(formatLine(disturbed, 'pytorch')).toMatch(/of the roof {2}Other programs used up to 42 %/);
 });
 
 it('the table is Markdown with columns of one width', () => {

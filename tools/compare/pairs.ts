@@ -11,6 +11,8 @@ export interface Run {
   readonly peak_rss_mib: number;
   /** Of the largest matrix products that this machine does; ours alone has it. */
   readonly share_of_roof?: number;
+  /** Share of the processors that other programs used meanwhile, where the system tells. */
+  readonly used_by_others?: number;
 }
 
 /** A run of ours and one of the peer, one right after the other. */
@@ -34,6 +36,8 @@ export interface Comparison {
   /** MiB, medians; ours over the peer's: below 1 we need less. */
   readonly memory: { readonly ours: number; readonly peer: number; readonly ratio: number };
   readonly shareOfRoof: number;
+  /** Share of the processors that other programs used during one of the runs, at most. */
+  readonly usedByOthers: number;
 }
 
 /**
@@ -90,6 +94,7 @@ export function compare(pairs: readonly Pair[]): Comparison {
     greatest: Math.max(...ratios),
     memory: medians((run) => run.peak_rss_mib),
     shareOfRoof: median(pairs.map(({ ours }) => ours.share_of_roof ?? NaN)),
+    usedByOthers: Math.max(...pairs.flatMap(({ ours, peer }) => [ours.used_by_others ?? 0, peer.used_by_others ?? 0])),
   };
 }
 
@@ -97,7 +102,19 @@ export function compare(pairs: readonly Pair[]): Comparison {
 export function formatLine(c: Comparison, peer: string): string {
   const speed = `ours ${rate(c.ours)}, ${peer} ${rate(c.peer)} ${c.unit}: ${times(c.ratio)} (pairs ${range(c)})`;
   const memory = `memory ${megabytes(c.memory.ours)} / ${megabytes(c.memory.peer)} MiB: ${times(c.memory.ratio)}`;
-  return `${c.workload.padEnd(18)} ${c.dtype.padEnd(8)}  ${speed}  ${memory}  ${percent(c.shareOfRoof)} of the roof`;
+  const roof = `${percent(c.shareOfRoof)} of the roof`;
+  const line = `${c.workload.padEnd(18)} ${c.dtype.padEnd(8)}  ${speed}  ${memory}  ${roof}`;
+  const others = toldOfOthers([c]);
+  return others ? `${line}  ${others}` : line;
+}
+
+/** Others that used more of the processors than this change what is measured. */
+const BUSY = 0.05;
+
+/** How much other programs may have disturbed these comparisons; nothing if they did not. */
+export function toldOfOthers(comparisons: readonly Comparison[]): string | undefined {
+  const most = Math.max(...comparisons.map(({ usedByOthers }) => usedByOthers));
+  return most > BUSY ? `Other programs used up to ${percent(most)} of the processors` : undefined;
 }
 
 /** All comparisons with one peer as a table in Markdown, aligned as Prettier does it. */
