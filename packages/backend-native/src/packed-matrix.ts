@@ -65,26 +65,31 @@ function choosePacking(dnn: OneDnn, out: number, inputs: number, type: number): 
   return undefined;
 }
 
+/** From so many rows on a product takes a plainly laid weight as fast as one in blocks. */
+const MANY_ROWS = 128;
+
 /**
- * A frozen weight in blocks as oneDNN wants them: nothing is rearranged at each use, which for a few rows takes longer than
- * the product. For the gradient it is laid out plainly again: for many rows a small part of the work.
+ * A frozen weight, laid out as it is used: for answering in blocks as oneDNN wants them, since rearranging it at each use would
+ * take longer than the product of a few rows; for training plainly, which serves the product and its gradient alike.
  */
 export class BlockedMatrix implements NativePackedMatrix {
   private memory: Float32Array | undefined;
+  /** How it lies now: in blocks or plainly. */
+  private layout: Layout;
 
   constructor(
     private readonly backend: NativeBackend,
     values: Float32Array,
     private readonly shape: readonly [out: number, inputs: number],
-    private readonly packing: Layout,
+    private readonly blocks: Layout,
   ) {
     const { pool } = backend;
-    this.memory = pool.allocate(Math.ceil(backend.dnn.bytes(packing) / 4));
+    this.layout = blocks;
+    this.memory = this.room(blocks);
     if (!values.length) return;
     const given: Operand = [pool.address(values), { ...this.plain, type: F32 }];
-    const { operand, buffer } =
-      packing.type === BF16 ? inHalves(backend, given) : { operand: given, buffer: undefined };
-    this.reorder(operand, [pool.address(this.memory), packing]);
+    const { operand, buffer } = blocks.type === BF16 ? inHalves(backend, given) : { operand: given, buffer: undefined };
+    this.reorder(operand, [pool.address(this.memory), blocks]);
     if (buffer) pool.release(buffer);
   }
 
@@ -93,10 +98,10 @@ export class BlockedMatrix implements NativePackedMatrix {
   }
 
   multiply(rows: tf.TensorInfo, transpose: boolean, options?: ProductOptions): tf.TensorInfo {
-    const { backend, packing } = this;
+    const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
-    const memory = this.held();
+    this.held();
     const [m, n, k] = [rows.shape[0]!, transpose ? inputs : out, transpose ? out : inputs];
     const y = backend.output([m, n]);
     if (!(m && n && k)) {
@@ -107,20 +112,20 @@ export class BlockedMatrix implements NativePackedMatrix {
       [backend.address(rows), { dims: [m, k] }],
       [backend.address(y), { dims: [m, n] }],
     ];
-    if (!transpose && m < SMALL_PRODUCT) this.multiplyFew(rows, y, options);
-    else if (!transpose) product(backend, x!, [pool.address(memory), packing], z!, options);
-    else {
-      const plain = pool.allocate(packing.type === BF16 ? Math.ceil((n * k) / 2) : n * k);
-      this.reorder([pool.address(memory), packing], [pool.address(plain), this.plain]);
-      product(backend, x!, [pool.address(plain), { dims: [k, n], type: packing.type }], z!, options);
-      pool.release(plain);
+    if (transpose) {
+      this.lay(this.plain);
+      product(backend, x!, [pool.address(this.held()), { dims: [k, n], type: this.blocks.type }], z!, options);
+    } else {
+      if (m < MANY_ROWS) this.lay(this.blocks);
+      if (m < SMALL_PRODUCT) this.multiplyFew(rows, y, options);
+      else product(backend, x!, [pool.address(this.held()), this.layout], z!, options);
     }
     return y;
   }
 
   /** Product of a few rows as one of some more: oneDNN then reads the weight faster, as fast as memory gives it. */
   private multiplyFew(rows: tf.TensorInfo, y: tf.TensorInfo, options?: ProductOptions): void {
-    const { backend, packing } = this;
+    const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
     const [x, z] = [pool.allocate(SMALL_PRODUCT * inputs), pool.allocate(SMALL_PRODUCT * out)];
@@ -132,23 +137,23 @@ export class BlockedMatrix implements NativePackedMatrix {
       [pool.address(x), { dims: [SMALL_PRODUCT, inputs] }],
       [pool.address(z), { dims: [SMALL_PRODUCT, out] }],
     ];
-    product(backend, a!, [pool.address(this.held()), packing], c!, options);
+    product(backend, a!, [pool.address(this.held()), this.layout], c!, options);
     to.set(z.subarray(0, to.length));
     pool.release(x);
     pool.release(z);
   }
 
   unpack(): Float32Array {
-    const { backend, packing, shape } = this;
+    const { backend, layout, shape } = this;
     const memory = this.held();
     const [out, inputs] = shape;
     const values = new Float32Array(out * inputs);
     if (!values.length) return values;
     const { pool } = backend;
-    if (packing.type === F32) this.reorder([pool.address(memory), packing], [pool.address(values), this.plain]);
+    if (layout.type === F32) this.reorder([pool.address(memory), layout], [pool.address(values), this.plain]);
     else {
       const halves = pool.allocate(Math.ceil(values.length / 2));
-      this.reorder([pool.address(memory), packing], [pool.address(halves), this.plain]);
+      this.reorder([pool.address(memory), layout], [pool.address(halves), this.plain]);
       widen(new Uint16Array(halves.buffer, halves.byteOffset, values.length), values);
       pool.release(halves);
     }
@@ -163,7 +168,22 @@ export class BlockedMatrix implements NativePackedMatrix {
   /** Row-major `[out, in]`, seen as the product sees it. */
   private get plain(): Layout {
     const [out, inputs] = this.shape;
-    return { dims: [inputs, out], strides: [1, inputs], type: this.packing.type };
+    return { dims: [inputs, out], strides: [1, inputs], type: this.blocks.type };
+  }
+
+  /** Lays the weight out anew, if it does not lie so. */
+  private lay(layout: Layout): void {
+    if ((layout.chosen !== undefined) === (this.layout.chosen !== undefined)) return;
+    const { pool } = this.backend;
+    const [from, to] = [this.held(), this.room(layout)];
+    this.reorder([pool.address(from), this.layout], [pool.address(to), layout]);
+    pool.release(from);
+    this.memory = to;
+    this.layout = layout;
+  }
+
+  private room(layout: Layout): Float32Array {
+    return this.backend.pool.allocate(Math.ceil(this.backend.dnn.bytes(layout) / 4));
   }
 
   private reorder([from, a]: Operand, [to, b]: Operand): void {

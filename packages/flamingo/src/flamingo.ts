@@ -1,4 +1,12 @@
-import { constantVariable, loadState, stateOf, type Random, type StateTensor } from '@flamingo-ts/kernels';
+import {
+  constantVariable,
+  freezeParams,
+  loadState,
+  stateOf,
+  type FrozenPrecision,
+  type Random,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
 import {
   initInterleave,
   InterleavedLM,
@@ -110,7 +118,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   constructor(
     readonly config: FlamingoConfig,
     readonly params: FlamingoParams,
-    parts: FlamingoParts<C>,
+    private readonly parts: FlamingoParts<C>,
   ) {
     checkWidths(config, parts.vision);
     const { image, endOfChunk } = config.tokens;
@@ -215,6 +223,22 @@ export class Flamingo<C extends LMContext = LMContext> {
       },
       dispose: () => tf.dispose([latents, ...keysValues.flatMap(({ keys, values }) => [keys, values])]),
     };
+  }
+
+  /**
+   * The same model for answering without training: the matrices of resampler and gated blocks packed by the backend, which
+   * for single tokens is what decides the speed. Variables that it replaces are freed, so this object must not be used any
+   * more. (Encoder and language model have a `freeze` of their own.)
+   */
+  async freeze(precision: FrozenPrecision = 'float32'): Promise<Flamingo<C>> {
+    const { resampler, xattn, tokenOffsets } = this.params;
+    const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && name.endsWith('.weight');
+    const params = {
+      resampler: await freezeParams(resampler, isMatrix, precision),
+      xattn: await freezeParams(xattn, isMatrix, precision),
+      tokenOffsets,
+    };
+    return new Flamingo(this.config, params, this.parts);
   }
 
   /** Values of everything trained, by name. */

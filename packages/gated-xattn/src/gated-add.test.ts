@@ -14,6 +14,14 @@ describeBackends('gatedAdd', () => {
     expectClose(gatedAdd(x, y, tf.tensor1d([0])), x, { atol: 0 });
   });
 
+  it('does the same for large tensors', () => {
+    const [x, y] = [tf.randomNormal([3, 50, 64], 0, 1, 'float32', 3), tf.randomNormal([3, 50, 64], 0, 1, 'float32', 4)];
+    const [xs, ys] = [x.dataSync(), y.dataSync()];
+    const expected = Array.from(xs, (value, i) => value + Math.tanh(-0.7) * ys[i]!);
+    expectClose(tf.reshape(gatedAdd(x, y, tf.tensor1d([-0.7])), [9600]), expected, { atol: 1e-6 });
+    expectClose(gatedAdd(x, y, tf.tensor1d([0])), x, { atol: 0 });
+  });
+
   it('has the gradient that differences give', () => {
     const f = (x: tf.Tensor, y: tf.Tensor, gate: tf.Tensor) => gatedAdd(x, y, gate as tf.Tensor1D);
     checkGradient(f, [tensor(1), tensor(2), tf.tensor1d([0.6])], { rtol: 2e-3 });

@@ -28,6 +28,8 @@ export {
   normalSpec,
   ParamSpec,
   shapesOf,
+  type MakeOptions,
+  type Packing,
   type ParamsOf,
   type SpecTree,
 } from './param-spec';

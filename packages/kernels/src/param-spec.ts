@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { expectState, mapTree, type LoadOptions, type StateTensor, type Tree } from './params';
+import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
+import { expectState, mapTree, type LoadOptions, type Parameter, type StateTensor, type Tree } from './params';
 import { constantVariable, normalVariable, type Random } from './random';
 
 type Shape = readonly number[];
@@ -49,9 +50,34 @@ export function shapesOf(specs: SpecTree): Record<string, readonly number[]> {
   return shapes;
 }
 
-/** Fresh parameters. Each draws from a stream of its own, forked by its dotted name. */
-export function freshParams<T extends SpecTree>(specs: T, random: Random): ParamsOf<T> {
-  return makeParams(specs, (spec, name) => spec.fresh(random.fork(name)));
+/** Which fresh parameters are packed as soon as they are there, and how. */
+export interface Packing {
+  readonly chosen: (name: string, shape: Shape) => boolean;
+  readonly precision: FrozenPrecision;
+}
+
+/**
+ * Fresh parameters. Each draws from a stream of its own, forked by its dotted name.
+ *
+ * @param packing what becomes a frozen matrix at once, so that a large model is never there as a whole in float32
+ */
+export function freshParams<T extends SpecTree>(specs: T, random: Random, packing?: Packing): ParamsOf<T> {
+  return makeParams(specs, (spec, name) => {
+    const variable = spec.fresh(random.fork(name));
+    if (!packing?.chosen(name, spec.shape)) return variable;
+    const values = variable.dataSync() as Float32Array;
+    variable.dispose();
+    return new FrozenMatrix(values, spec.shape as [number, number], packing.precision);
+  });
+}
+
+/** How `loadParams` makes parameters. */
+export interface MakeOptions extends Omit<LoadOptions, 'allowMissing'> {
+  /**
+   * Makes something else than a variable of the values of this name, a frozen matrix for example: null is nothing at all,
+   * undefined the variable. One tensor's values are read at a time, so they need not be there before.
+   */
+  readonly make?: (name: string, values: StateTensor) => Parameter | null | undefined;
 }
 
 /**
@@ -62,12 +88,21 @@ export function freshParams<T extends SpecTree>(specs: T, random: Random): Param
 export function loadParams<T extends SpecTree>(
   specs: T,
   state: Readonly<Record<string, StateTensor>>,
-  options: Omit<LoadOptions, 'allowMissing'>,
+  { make, ...options }: MakeOptions,
 ): ParamsOf<T> {
   expectState(shapesOf(specs), state, options);
-  return makeParams(specs, ({ shape }, name) => tf.tidy(() => tf.variable(tf.tensor(state[name]!.data, [...shape]))));
+  return makeParams(specs, (_, name) => {
+    const values = state[name]!;
+    const made = make?.(name, values);
+    return made === undefined
+      ? tf.tidy(() => tf.variable(tf.tensor(values.data, [...values.shape])))
+      : (made ?? undefined);
+  });
 }
 
-function makeParams<T extends SpecTree>(specs: T, make: (spec: ParamSpec, name: string) => tf.Variable): ParamsOf<T> {
+function makeParams<T extends SpecTree>(
+  specs: T,
+  make: (spec: ParamSpec, name: string) => Parameter | undefined,
+): ParamsOf<T> {
   return mapTree(specs, isSpec, make) as unknown as ParamsOf<T>;
 }

@@ -1,6 +1,13 @@
 export { modelTypes, transformerConfig } from './families';
 export type { HFConfigJson } from './hf-config';
-export { causalLMFromState, causalLMShapes, initCausalLM, loadCausalLM, type PretrainedLM } from './load';
+export {
+  causalLMFromState,
+  causalLMShapes,
+  initCausalLM,
+  initFrozenCausalLM,
+  loadCausalLM,
+  type PretrainedLM,
+} from './load';
 export type { Positions } from './positions';
 export {
   Transformer,

@@ -1,5 +1,5 @@
 import { openCheckpoint } from '@flamingo-ts/checkpoint';
-import type { Random } from '@flamingo-ts/kernels';
+import type { FrozenPrecision, Random } from '@flamingo-ts/kernels';
 import { checkVocabulary, loadTokenizer, type Tokenizer } from '@flamingo-ts/lm-core';
 import { familyOf, transformerConfig } from './families';
 import type { HFConfigJson } from './hf-config';
@@ -66,6 +66,16 @@ export async function causalLMFromState(
 export function initCausalLM(json: HFConfigJson, random: Random): Transformer {
   const config = transformerConfig(json);
   return new Transformer(config, initTransformer(config, random));
+}
+
+/** The same for use without training, as `freeze` leaves it; its matrices are never there all at once in float32. */
+export async function initFrozenCausalLM(
+  json: HFConfigJson,
+  random: Random,
+  precision: FrozenPrecision = 'float32',
+): Promise<Transformer> {
+  const config = transformerConfig(json);
+  return new Transformer(config, initTransformer(config, random, precision)).freeze(precision);
 }
 
 /** Shape of every parameter of such a model by name, without making any: what counts parameters and plans memory. */

@@ -190,9 +190,16 @@ export function transformerShapes(config: TransformerConfig): Record<string, rea
 /**
  * Fresh parameters: matrices with deviation inputs ** -0.5, those that write into the residual stream divided by
  * sqrt(2 * numLayers), embeddings and learned positions 0.02 as GPT-2's, norms 1, biases 0.
+ *
+ * @param precision where given, matrices are packed as they are made
  */
-export function initTransformer(config: TransformerConfig, random: Random): TransformerParams {
-  return freshParams(transformerSpecs(config), random);
+export function initTransformer(
+  config: TransformerConfig,
+  random: Random,
+  precision?: FrozenPrecision,
+): TransformerParams {
+  const packing = precision && { chosen: isMatrix, precision };
+  return freshParams(transformerSpecs(config), random, packing);
 }
 
 /** Parameters gathered by name, as `transformerShapes` lists them. */

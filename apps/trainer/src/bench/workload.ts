@@ -1,10 +1,10 @@
-import { ClipViT, clipViTConfig, initClipViT } from '@flamingo-ts/clip-vit';
+import { ClipViT, clipViTConfig, clipViTShapes } from '@flamingo-ts/clip-vit';
 import { Flamingo, initFlamingo, type FlamingoBatch, type FlamingoPrompt } from '@flamingo-ts/flamingo';
-import { Random, variables, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { Random, variables, type FrozenPrecision, type StateTensor } from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
-import { initCausalLM } from '@flamingo-ts/lm-hf';
-import { initNFNet, NFNet, nfnetConfig, nfnetFlops } from '@flamingo-ts/nfnet';
-import { adamW, chain, clipByGlobalNorm, valueAndGrads } from '@flamingo-ts/optim';
+import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
+import { NFNet, nfnetConfig, nfnetFlops, nfnetShapes } from '@flamingo-ts/nfnet';
+import { adamW, valueAndGrads } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import { clipFlops, decodeFlops, joinOf, trainFlops } from './flops';
 import type { DecodeSpec, ModelSpec, TrainSpec, VisionSpec, WorkloadSpec } from './spec';
@@ -36,7 +36,7 @@ async function createModel(spec: ModelSpec, precision: FrozenPrecision): Promise
     vocab_size: vocab,
     n_positions: positions,
   };
-  const lm = await initCausalLM(gpt2, new Random(0)).freeze(precision);
+  const lm = await initFrozenCausalLM(gpt2, new Random(0), precision);
   const config = { ...joinOf(spec), tokens: { image: 0, endOfChunk: 1 } };
   const params = initFlamingo(config, layers, new Random(1));
   // Closed gates would let the first step pass no gradient to what they close off.
@@ -86,7 +86,7 @@ async function trainWorkload(spec: TrainSpec, precision: FrozenPrecision): Promi
   };
   // The vectors of the marks stay as they are: so does the peer's whole embedding.
   const params = variables({ resampler: model.params.resampler, xattn: model.params.xattn });
-  const optimizer = chain(clipByGlobalNorm(1), adamW({ learningRate: () => 1e-4, weightDecay: 0.1 }));
+  const optimizer = adamW({ learningRate: () => 1e-4, weightDecay: 0.1, clipNorm: 1 });
   const state = optimizer.init(params);
   return {
     metric: 'tokens_per_second',
@@ -102,7 +102,7 @@ async function trainWorkload(spec: TrainSpec, precision: FrozenPrecision): Promi
 }
 
 async function decodeWorkload(spec: DecodeSpec, precision: FrozenPrecision): Promise<Workload> {
-  const model = await createModel(spec, precision);
+  const model = await (await createModel(spec, precision)).freeze(precision);
   const { images, vision, new_tokens: count } = spec;
   const { rows, features } = inputs(spec);
   const each = features.length / rows.length;
@@ -147,6 +147,29 @@ function largest(values: Float32Array): number {
   return best;
 }
 
+/** Weights that keep the size of what they multiply, drawn when they are read: never all of them are in memory as float32. */
+function randomState(shapes: Readonly<Record<string, readonly number[]>>, random: Random): Record<string, StateTensor> {
+  const draw = (name: string, shape: readonly number[]): Float32Array => {
+    const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    if (name.endsWith('.bias')) return values;
+    if (shape.length < 2) return values.fill(1);
+    const deviation = (values.length / shape[0]!) ** -0.5;
+    for (let i = 0; i < values.length; i++) values[i] = deviation * random.normal();
+    return values;
+  };
+  return Object.fromEntries(
+    Object.entries(shapes).map(([name, shape]) => [
+      name,
+      {
+        shape,
+        get data() {
+          return draw(name, shape);
+        },
+      },
+    ]),
+  );
+}
+
 async function visionWorkload(spec: VisionSpec, precision: FrozenPrecision): Promise<Workload> {
   const { batch, size } = spec;
   const random = new Random(0);
@@ -156,11 +179,11 @@ async function visionWorkload(spec: VisionSpec, precision: FrozenPrecision): Pro
   let flops: number;
   if (spec.model === 'nfnet-f0') {
     const config = nfnetConfig({ variant: 'F0', imageSize: size });
-    encoder = await new NFNet(config, initNFNet(config, random)).freeze(precision);
+    encoder = NFNet.fromState(config, randomState(nfnetShapes(config), random), { freeze: precision });
     flops = nfnetFlops(config);
   } else {
     const config = clipViTConfig({ variant: 'B/16', imageSize: size });
-    encoder = await new ClipViT(config, initClipViT(config, random)).freeze(precision);
+    encoder = ClipViT.fromState(config, randomState(clipViTShapes(config), random), { freeze: precision });
     flops = clipFlops(config);
   }
   return {

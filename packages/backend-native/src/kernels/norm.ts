@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { sizeOf } from '../pooled-backend';
-import { apply } from './binary';
+import { apply, FEW } from './binary';
 import { sumRowsOf } from './reduce';
 
 const rowsOf = (x: tf.TensorInfo): [rows: number, width: number] => {
@@ -14,12 +14,42 @@ function toVariance(rstd: Float32Array, variance: Float32Array): void {
   for (let i = 0; i < rstd.length; i++) variance[i] = 1 / (rstd[i]! * rstd[i]!);
 }
 
+/** For few rows, a token's: done before oneDNN has woken its threads. */
+function layerNormInLoop(
+  x: Float32Array,
+  weight: Float32Array,
+  bias: Float32Array | undefined,
+  eps: number,
+  y: Float32Array,
+  mean: Float32Array,
+  rstd: Float32Array,
+): void {
+  const width = weight.length;
+  for (let r = 0, start = 0; start < x.length; r++, start += width) {
+    let sum = 0;
+    for (let i = 0; i < width; i++) sum += x[start + i]!;
+    const centre = sum / width;
+    let squares = 0;
+    for (let i = 0; i < width; i++) squares += (x[start + i]! - centre) ** 2;
+    const scale = 1 / Math.sqrt(squares / width + eps);
+    for (let i = 0; i < width; i++)
+      y[start + i] = (x[start + i]! - centre) * scale * weight[i]! + (bias ? bias[i]! : 0);
+    mean[r] = centre;
+    rstd[r] = scale;
+  }
+}
+
 /** `{x [..., d], weight [d], bias? [d]}` -> `[y, mean [..., 1], rstd [..., 1]]` */
 const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
   const eps = attrs['eps'] as number;
   const [rows, width] = rowsOf(x!);
   const stat = [...x!.shape.slice(0, -1), 1];
   const [y, mean, rstd] = [b.output(x!.shape), b.output(stat), b.output(stat)] as const;
+  if (rows * width < FEW) {
+    const [from, w, c] = [b.values(x!), b.values(weight!), bias && b.values(bias)];
+    layerNormInLoop(from, w, c, eps, b.values(y), b.values(mean), b.values(rstd));
+    return [y, mean, rstd];
+  }
   const norm = b.compiled(`layerNorm ${rows},${width},${bias !== undefined},${eps}`, (dnn) =>
     dnn.layerNorm(rows, width, bias !== undefined, eps),
   );
