@@ -114,7 +114,8 @@ export class FolderData implements TrainingData {
       keys.map(async (key) => {
         const files = String(key).split('\n');
         const decoded = await Promise.all(files.map((file) => this.decode(file)));
-        return decoded.some((d) => d === undefined) ? undefined : Buffer.concat(decoded as Uint8Array[]);
+        if (decoded.includes(undefined)) return undefined;
+        return decoded.length === 1 ? decoded[0] : Buffer.concat(decoded as Uint8Array[]);
       }),
     );
   }
@@ -128,6 +129,11 @@ export class FolderData implements TrainingData {
       this.unreadable.set(file, failure?.reason ?? 'cannot be decoded');
     }
     return pixels;
+  }
+
+  /** Lines are in memory, so pictures are with the workers as soon as they are asked for. */
+  settled(): Promise<void> {
+    return Promise.resolve();
   }
 
   close(): Promise<void> {

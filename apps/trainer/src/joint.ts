@@ -1,12 +1,19 @@
-import { Mixture, type MediaLoader, type MixtureCursor, type TextTokenizer } from '@flamingo-ts/data-mixtures';
+import {
+  Mixture,
+  type Batch,
+  type MediaLoader,
+  type MixtureCursor,
+  type TextTokenizer,
+} from '@flamingo-ts/data-mixtures';
 import { Flamingo, initFlamingo, type FlamingoConfig } from '@flamingo-ts/flamingo';
 import { Random, variables } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { datasetNames, type Config, type DatasetName } from './config';
+import { FeatureStore } from './features';
 import { specialIds, type LanguageModel } from './lm';
 import type { Objective } from './stage';
-import type { MediaKey, PictureSource, TrainingData } from './training-data';
-import { FeatureStore, type VisionTower } from './vision';
+import type { PictureSource, TrainingData } from './training-data';
+import type { VisionTower } from './vision';
 
 /** The two frozen models and what joins them, with the features of all pictures seen so far. */
 export class JointModel {
@@ -71,45 +78,26 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
   };
 }
 
-/** Features for the loaders of all data sets; what is asked for before the event loop comes round is encoded together. */
-class FeatureQueue {
-  private waiting: {
-    readonly key: MediaKey;
-    readonly resolve: (values: Float32Array | undefined) => void;
-    readonly reject: (error: unknown) => void;
-  }[] = [];
+/** Carries a picture's number in the store through the mixture: its features are computed when the step's turn has come. */
+function numberLoader(features: FeatureStore): MediaLoader {
+  return {
+    kind: 'features',
+    shape: [1],
+    async load(media) {
+      if (!('key' in media)) throw new Error('train: expected media named by key, got files or bytes.');
+      const number = await features.fetch(media.key);
+      return number === undefined ? undefined : Float32Array.of(number);
+    },
+  };
+}
 
-  constructor(private readonly store: FeatureStore) {}
-
-  /** @param shape of one picture or clip, [frames, patches, featureDim] */
-  loader(shape: readonly [number, number, number]): MediaLoader {
-    return {
-      kind: 'features',
-      shape,
-      load: (media) => {
-        if (!('key' in media)) throw new Error('train: expected media named by key, got files or bytes.');
-        return this.get(media.key);
-      },
-    };
-  }
-
-  private get(key: MediaKey): Promise<Float32Array | undefined> {
-    return new Promise((resolve, reject) => {
-      this.waiting.push({ key, resolve, reject });
-      if (this.waiting.length === 1) setImmediate(() => void this.flush());
-    });
-  }
-
-  private async flush(): Promise<void> {
-    const asked = this.waiting;
-    this.waiting = [];
-    try {
-      const features = await this.store.get(asked.map((a) => a.key));
-      asked.forEach((a, i) => a.resolve(features[i]));
-    } catch (error) {
-      for (const a of asked) a.reject(error);
-    }
-  }
+/** The features of a batch's numbers, in their place; zero where there is no medium. */
+function withFeatures(batch: Batch, features: FeatureStore, shape: readonly number[]): Batch {
+  const { kind, data: numbers } = batch.visual;
+  const each = shape.reduce((a, b) => a * b, 1);
+  const data = new Float32Array(numbers.length * each);
+  numbers.forEach((number, i) => number > 0 && data.set(features.features(number), i * each));
+  return { ...batch, visual: { kind, shape: [batch.size, batch.media, ...shape], data } };
 }
 
 /** Learns what joins the frozen models from a weighted mixture; one batch of every data set in each step. */
@@ -117,14 +105,13 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   const { datasets, gateWalk, framesPerClip } = config.flamingo;
   const { flamingo, features } = model;
   const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
-  const queue = new FeatureQueue(features);
+  const media = numberLoader(features);
   const sources = datasetNames.flatMap((name) => {
     const settings = datasets[name];
     if (!settings) return [];
     const { batch, weight, maxTokens, maxMedia, pNext, leadingSpace } = settings;
     const source = data.documents(name, config.seed, batch);
     if (!source) throw new Error(missing(name));
-    const media = queue.loader([name === 'clips' ? framesPerClip : 1, patches, width]);
     return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];
   });
   const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources };
@@ -139,10 +126,17 @@ export function jointObjective(model: JointModel, config: Config, data: Training
     },
     async prepare() {
       const { batches, cursor } = await mixture.next();
-      const losses = batches.map(({ name, weight, batch }) => ({ name, weight, loss: () => flamingo.loss(batch) }));
+      const losses = () => {
+        features.encode(batches.flatMap(({ batch }) => Array.from(batch.visual.data).filter((number) => number > 0)));
+        return batches.map(({ name, weight, batch }) => {
+          const frames = name === 'clips' ? framesPerClip : 1;
+          const seen = withFeatures(batch, features, [frames, patches, width]);
+          return { name, weight, loss: () => flamingo.loss(seen) };
+        });
+      };
       return { losses, cursor };
     },
-    encoded: () => features.seconds,
+    settled: () => data.settled(),
     afterUpdate(step) {
       if (step >= gateWalk.steps) return;
       tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));

@@ -80,7 +80,7 @@ export function languageObjective(model: LanguageModel, config: Config, data: Tr
         [...model.tokenizer.encode(data.textPage(own)), eos].slice(0, maxTokens + 1),
       );
       const text = nextTokenBatch(rows);
-      return { losses: [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }] };
+      return { losses: () => [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }] };
     },
   };
 }

@@ -211,7 +211,7 @@ async function reportPage(
         summaries[i]!.steps,
         summaries[i]!.trained.toLocaleString('en'),
         summaries[i]!.seconds.toFixed(0),
-        `${(100 * summaries[i]!.waited).toFixed(1)}%`,
+        `${(100 * summaries[i]!.waitedShare).toFixed(1)}%`,
         smooth(metrics[s].map((m) => m.loss))
           .at(-1)
           ?.toFixed(3) ?? '',

@@ -26,7 +26,7 @@ export interface StageSummary {
   readonly steps: number;
   readonly seconds: number;
   /** Share of the seconds spent waiting for data. */
-  readonly waited: number;
+  readonly waitedShare: number;
   /** Scalars trained. */
   readonly trained: number;
   readonly measured: Readonly<Record<string, number>>;
@@ -190,7 +190,7 @@ async function train(
   const summary: StageSummary = {
     steps: settings.train.steps,
     seconds: result.seconds,
-    waited: (result.metrics.at(-1)?.waited ?? 0) / Math.max(result.seconds, 1e-9),
+    waitedShare: result.waitedShare,
     trained: countParams(objective.params),
     measured: result.measured,
   };

@@ -2,6 +2,8 @@ import {
   evenlySpread,
   ImageDecoder,
   openDataset,
+  Reading,
+  type Broken,
   type Dataset,
   type Document,
   type DocumentSource,
@@ -26,6 +28,9 @@ type ShardsConfig = Extract<Config['data'], { kind: 'shards' }>;
  */
 export class ShardData implements TrainingData {
   private readonly decoder: ImageDecoder;
+  private readonly reading = new Reading();
+  /** Documents on their way from the disk, and those that have just come: their pictures are asked for at once. */
+  private readonly recent = new Map<string, Promise<Document | Broken>>();
 
   private constructor(
     private readonly sets: Readonly<Partial<Record<DatasetName, Dataset>>>,
@@ -102,7 +107,7 @@ export class ShardData implements TrainingData {
     return {
       length: set.length,
       get: async (index) => {
-        const document = await set.get(index);
+        const document = await this.read(dataset, index);
         return 'rejected' in document ? document : withKeys(document, dataset, index);
       },
       ...(set.shuffled && { shuffled: (place, ...keys) => set.shuffled!(place, ...keys) }),
@@ -117,21 +122,36 @@ export class ShardData implements TrainingData {
     return Promise.all(keys.map((key) => this.framesOf(String(key))));
   }
 
+  settled(): Promise<void> {
+    return this.reading.settled();
+  }
+
   close(): Promise<void> {
     return this.decoder.close();
   }
 
+  private read(dataset: DatasetName, index: number): Promise<Document | Broken> {
+    const name = `${dataset} ${index}`;
+    const known = this.recent.get(name);
+    if (known) return known;
+    const document = this.reading.add(this.sets[dataset]!.get(index));
+    this.recent.set(name, document);
+    const forget = () => void setImmediate(() => this.recent.delete(name));
+    document.then(forget, forget);
+    return document;
+  }
+
   private async framesOf(key: string): Promise<Frames | undefined> {
     const [name, index, number] = key.split(' ') as [DatasetName, string, string];
-    const set = this.sets[name]!;
-    const document = await set.get(Number(index));
+    const document = await this.read(name, Number(index));
     const images = 'rejected' in document ? [] : imagesOf(document, Number(number));
     if (images.length === 0) return undefined;
     const count = name === 'clips' ? this.framesPerClip : 1;
     const chosen = evenlySpread(images.length, count);
-    const where = `${set.where(Number(index))}, picture ${number}`;
+    const where = `${this.sets[name]!.where(Number(index))}, picture ${number}`;
     const decoded = await Promise.all(chosen.map((i) => this.decoder.decodeBytes(images[i]!, where)));
     if (decoded.includes(undefined)) return undefined;
+    if (count === 1) return decoded[0];
     return Buffer.concat(Array.from({ length: count }, (_, i) => decoded[Math.min(i, decoded.length - 1)]!));
   }
 }

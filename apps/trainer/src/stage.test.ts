@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { constantVariable, Random, useBackend } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { OptimizerConfig } from './config';
 import { readMetrics, runStage, type Objective } from './stage';
 import { Interrupted, StopSignal } from './stop-signal';
@@ -46,7 +46,7 @@ function lineObjective(onStep?: (step: number) => void, failAt?: number): Object
           const inputs = tf.stack([tf.tensor1d(x), tf.onesLike(tf.tensor1d(x))], 1);
           return tf.mean(tf.square(tf.sub(tf.dot(inputs, w), tf.tensor1d(y)))) as tf.Scalar;
         });
-      return { losses: [{ name: 'line', weight: 0.5, loss }], cursor };
+      return { losses: () => [{ name: 'line', weight: 0.5, loss }], cursor };
     },
     afterUpdate: onStep,
     dispose: () => w.dispose(),
@@ -121,7 +121,7 @@ describe('a stage', () => {
     const objective: Objective = {
       params: { w },
       decays: () => false,
-      prepare: async () => ({ losses: [{ name: 'bad', weight: 1, loss: () => tf.div(w, 0) as tf.Scalar }] }),
+      prepare: async () => ({ losses: () => [{ name: 'bad', weight: 1, loss: () => tf.div(w, 0) as tf.Scalar }] }),
     };
     const options = { name: 'bad', folder: join(root, 'bad'), config, fingerprint: 0, objective, stop };
     await expect(runStage(options)).rejects.toThrow(/bad: the loss at step 0 is NaN.*expected a finite number/);
@@ -152,6 +152,92 @@ describe('a stage', () => {
     process.off('unhandledRejection', unhandled);
     expect(unhandled).not.toHaveBeenCalled();
     expect(losses('failing')).toHaveLength(3);
+  });
+
+  describe('says how long it waited for data', () => {
+    const COMPUTING = 1000;
+    afterEach(() => void vi.restoreAllMocks());
+
+    /**
+     * Runs with a clock of its own, which only computing and the source of the data move on: what the machine does
+     * meanwhile cannot change a figure.
+     *
+     * @param preparing milliseconds for the data of a step, spent while the loop awaits them; 0: made by workers meanwhile
+     */
+    async function timed(folder: string, preparing: number, stopAt?: number) {
+      let clock = 0;
+      vi.spyOn(performance, 'now').mockImplementation(() => clock);
+      const lines: string[] = [];
+      vi.spyOn(process.stderr, 'write').mockImplementation((text) => lines.push(String(text)) > 0);
+      const line = lineObjective((step) => {
+        clock += COMPUTING;
+        if (step === stopAt) process.emit('SIGINT');
+      });
+      const objective: Objective = {
+        ...line,
+        async prepare(step) {
+          const prepared = await line.prepare(step);
+          await new Promise((resolve) => setTimeout(resolve, 1));
+          clock += preparing;
+          return prepared;
+        },
+      };
+      const stop = new StopSignal();
+      // No checkpoints on the way: what is prepared while one is written is not waited for.
+      const settings = { ...config, checkpointEvery: config.steps };
+      const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: 0, objective, stop };
+      try {
+        return { ...(await runStage(options)), said: lines.at(-1) };
+      } finally {
+        stop.dispose();
+        line.dispose();
+      }
+    }
+
+    it('all of it where the source is slow: in the metrics, the result and the last line', async () => {
+      const { metrics, seconds, waitedShare, said } = await timed('slow source', 3000);
+      expect(metrics.at(-1)).toMatchObject({ seconds: 12 * 4, waited: 12 * 3, waitedShare: 0.75 });
+      expect(readMetrics(join(root, 'slow source', 'metrics.jsonl'))).toEqual(metrics);
+      expect({ seconds, waitedShare }).toEqual({ seconds: 48, waitedShare: 0.75 });
+      expect(said).toMatch(/^line: 12 steps, loss \d+\.\d+, 75\.0% of the time waiting for data/);
+    });
+
+    it('nothing where all is ready before its turn', async () => {
+      const { metrics, said } = await timed('quick source', 0);
+      expect(metrics.at(-1)).toMatchObject({ seconds: 12, waited: 0, waitedShare: 0 });
+      expect(said).toContain(', 0.0% of the time waiting for data');
+    });
+
+    it('over all runs, where it was stopped in between', async () => {
+      await expect(timed('slow and stopped', 3000, 5)).rejects.toThrow(Interrupted);
+      const first = readMetrics(join(root, 'slow and stopped', 'metrics.jsonl')).at(-1)!;
+      const { metrics } = await timed('slow and stopped', 0);
+      expect(metrics.at(-1)).toMatchObject({ seconds: first.seconds + 6, waited: first.waited });
+      expect(metrics.at(-1)!.waitedShare).toBeCloseTo(first.waited / (first.seconds + 6), 12);
+    });
+
+    it('without the work of a frozen encoder, which is no waiting', async () => {
+      let clock = 0;
+      vi.spyOn(performance, 'now').mockImplementation(() => clock);
+      const line = lineObjective();
+      const objective: Objective = {
+        ...line,
+        async prepare(step) {
+          const { losses, cursor } = await line.prepare(step);
+          const encoding = () => {
+            clock += COMPUTING;
+            return losses();
+          };
+          return { losses: encoding, cursor };
+        },
+      };
+      const stop = new StopSignal();
+      const options = { name: 'line', folder: join(root, 'encoder'), config, fingerprint: 0, objective, stop };
+      const { metrics } = await runStage(options);
+      stop.dispose();
+      line.dispose();
+      expect(metrics.at(-1)).toMatchObject({ seconds: 12, waited: 0 });
+    });
   });
 
   it('leaves no tensors behind', async () => {

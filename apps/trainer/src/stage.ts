@@ -1,6 +1,7 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
+import { prefetch, type Prefetchable } from '@flamingo-ts/data-mixtures';
 import { loadState, stateOf } from '@flamingo-ts/kernels';
 import { disposeOptimizer, restoreOptimizer, saveOptimizer, valueAndGrads } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
@@ -24,7 +25,8 @@ export interface Loss {
 
 /** The data of one step. */
 export interface PreparedStep {
-  readonly losses: readonly Loss[];
+  /** Called once, when the step's turn has come: what a frozen encoder has to compute first is computed here. */
+  losses(): readonly Loss[];
   /** Where the data stand after this step, as JSON; saved with the parameters it leads to. */
   readonly cursor?: unknown;
 }
@@ -35,12 +37,12 @@ export interface Objective {
   readonly params: Readonly<Record<string, tf.Variable>>;
   /** Whether weight decay acts on a parameter. */
   decays(name: string, shape: readonly number[]): boolean;
-  /** Makes the data of a step ready; called once for each step, in order. */
+  /** Makes the data of a step ready; called once for each step, in order, up to `AHEAD` steps before its turn. */
   prepare(step: number): Promise<PreparedStep>;
+  /** Resolves once all that was to be prepared waits for workers alone. Left out: it does so at once. */
+  settled?(): Promise<void>;
   /** Goes on after the step that a cursor came with. Needed where what `prepare` gives depends on more than the step. */
   resume?(cursor: unknown): void;
-  /** Seconds for which preparing has computed on this thread so far, a frozen encoder's work: no time spent waiting. */
-  encoded?(): number;
   /** Called after the update of a step. */
   afterUpdate?(step: number): void;
   /** More figures of a step for the metrics. */
@@ -58,8 +60,10 @@ export interface StepMetrics {
   readonly gradientNorm: number;
   /** Seconds since the stage began, over all its runs. */
   readonly seconds: number;
-  /** Seconds of them in which nothing could be computed for want of data. */
+  /** Seconds of them in which nothing was computed for want of data. */
   readonly waited: number;
+  /** The same as a share of all seconds. */
+  readonly waitedShare: number;
   readonly figures?: Readonly<Record<string, number>>;
 }
 
@@ -78,7 +82,12 @@ export interface StageResult {
   readonly metrics: readonly StepMetrics[];
   readonly measured: Readonly<Record<string, number>>;
   readonly seconds: number;
+  /** Share of the seconds spent waiting for data. */
+  readonly waitedShare: number;
 }
+
+/** Steps that are made ready while one computes. With one, workers that are done with it would rest until the next is asked for. */
+const AHEAD = 2;
 
 /**
  * Trains until the last step: prepare, gradients of every loss, clip, update, write down. Goes on from the newest whole
@@ -92,7 +101,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     keep: 2,
   });
   let gradientNorm = 0;
-  const optimizer = createOptimizer(config, objective, (norm) => (gradientNorm = norm.dataSync()[0]!));
+  const optimizer = createOptimizer(config, objective, (norm) => (gradientNorm = norm));
   const optimizerState = optimizer.init(objective.params);
   const rate = learningRateOf(config);
 
@@ -115,36 +124,28 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   }
   const metrics = readMetrics(metricsFile).filter((m) => m.step < from);
   replaceFile(metricsFile, metrics.map((m) => `${JSON.stringify(m)}\n`).join(''));
-  let seconds = metrics.at(-1)?.seconds ?? 0;
+  const secondsBefore = metrics.at(-1)?.seconds ?? 0;
   let waited = metrics.at(-1)?.waited ?? 0;
 
   const save = async (step: number, cursor: unknown) => {
     const parts = { model: await stateOf(objective.params), optimizer: await saveOptimizer(optimizerState) };
     await checkpoints.save(step, parts, { fingerprint, cursor });
   };
-  const prepare = (step: number): Promise<PreparedStep> | undefined => {
-    if (step >= config.steps) return undefined;
-    const prepared = objective.prepare(step);
-    // A failure is reported when the step's turn comes, not while the one before computes.
-    prepared.catch(() => undefined);
-    return prepared;
-  };
   const progress = startProgress(name, config.steps, 'steps', from);
+  const began = performance.now();
+  const seconds = () => secondsBefore + (performance.now() - began) / 1000;
+  const waitedShare = () => waited / Math.max(seconds(), 1e-9);
   try {
-    let next = prepare(from);
-    for (let step = from; next !== undefined; step++) {
-      const started = performance.now();
-      const encodedBefore = objective.encoded?.() ?? 0;
-      const { losses, cursor } = await next;
-      const encoded = (objective.encoded?.() ?? 0) - encodedBefore;
-      const ready = performance.now();
-      // Workers make the next data ready while this thread computes.
-      next = prepare(step + 1);
-
+    let step = from;
+    // Everything from here until the data of a step are there is waiting; signals and workers' messages are heard in it.
+    let idleSince = performance.now();
+    for await (const { losses, cursor } of prefetch(dataOf(objective, from, config.steps), AHEAD)) {
+      waited += (performance.now() - idleSince) / 1000;
       const values: Record<string, number> = {};
       const gradients: Record<string, tf.Tensor> = {};
-      for (const part of losses) values[part.name] = addGradients(part, objective.params, gradients);
-      const loss = losses.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
+      const parts = losses();
+      for (const part of parts) values[part.name] = addGradients(part, objective.params, gradients);
+      const loss = parts.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
       if (!Number.isFinite(loss)) {
         throw new Error(
           `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
@@ -155,41 +156,54 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       tf.dispose(gradients);
       objective.afterUpdate?.(step);
 
-      waited += Math.max(0, (ready - started) / 1000 - encoded);
-      seconds += (performance.now() - started) / 1000;
       const line: StepMetrics = {
         step,
         loss,
         losses: values,
         learningRate: rate(step),
         gradientNorm,
-        seconds,
+        seconds: seconds(),
         waited,
+        waitedShare: waitedShare(),
         ...(objective.figures && { figures: objective.figures() }),
       };
       metrics.push(line);
       appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
       progress.update(step + 1, `loss ${loss.toFixed(3)}`);
 
-      const done = step + 1;
-      const last = done === config.steps;
-      if (last || done % config.checkpointEvery === 0 || stop.requested) {
-        await next;
-        await save(done, cursor);
-        if (stop.requested && !last) throw new Interrupted(name, done, folder);
+      step++;
+      const isLast = step === config.steps;
+      if (isLast || step % config.checkpointEvery === 0 || stop.requested) {
+        await save(step, cursor);
+        if (stop.requested && !isLast) throw new Interrupted(name, step, folder);
       }
-      // Signals and worker messages are heard between steps.
-      await new Promise((resolve) => setImmediate(resolve));
+      idleSince = performance.now();
     }
+    const result = { metrics, seconds: seconds(), waitedShare: waitedShare() };
     const measured = (await objective.measure?.()) ?? {};
     const final = metrics.at(-1);
     const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
-    progress.stop(`${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}`);
-    return { metrics, measured, seconds };
+    progress.stop(
+      `${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}, ` +
+        `${(100 * result.waitedShare).toFixed(1)}% of the time waiting for data`,
+    );
+    return { ...result, measured };
   } finally {
     progress.stop();
     disposeOptimizer(optimizerState);
   }
+}
+
+/** The data of the steps that are left. Each is asked for without waiting for the one before. */
+function dataOf(objective: Objective, from: number, steps: number): Prefetchable<PreparedStep> {
+  let step = from;
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: async () =>
+        step < steps ? { done: false, value: await objective.prepare(step++) } : { done: true, value: undefined },
+    }),
+    settled: async () => objective.settled?.(),
+  };
 }
 
 /** Adds the gradients of one weighted loss to those already there and returns the loss. */

@@ -28,6 +28,8 @@ export interface TrainingData extends PictureSource {
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
   /** A training picture, for the statistics of the features. */
   trainingPicture(random: Random): MediaKey;
+  /** Resolves once everything asked for so far waits for workers alone, and this thread may compute. */
+  settled(): Promise<void>;
   /** Pictures that could not be read so far, and why. */
   readonly skipped: readonly string[];
   /** Ends workers. */

@@ -1,4 +1,5 @@
 import { contrastiveLogits, contrastiveLoss } from '@flamingo-ts/clip-vit';
+import { normalise } from '@flamingo-ts/data-mixtures';
 import {
   constantVariable,
   disposeParams,
@@ -14,7 +15,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Config } from './config';
 import type { Objective } from './stage';
 import { TextTower } from './text-tower';
-import type { MediaKey, PictureSource, TrainingData } from './training-data';
+import type { TrainingData } from './training-data';
 
 /** The inverse temperature: where it starts, and the bound above which it may not grow. */
 const SCALE_START = 14;
@@ -86,9 +87,7 @@ export class VisionTower {
             'Resize it to the imageSize of the vision configuration.',
         );
       }
-      for (let j = 0, at = i * size; j < size; j += 3, at += 3) {
-        for (let c = 0; c < 3; c++) values[at + c] = (bytes[j + c]! / 255 - mean[c]!) / std[c]!;
-      }
+      values.set(normalise({ width: imageSize, height: imageSize, data: bytes }, { mean, std }), i * size);
     });
     return tf.tensor4d(values, [pictures.length, imageSize, imageSize, 3]);
   }
@@ -190,8 +189,9 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       const { words, pictures } = await draw(`vision ${step}`);
       const loss = () =>
         contrastiveLoss(tower.embed(tower.normalise(pictures)), text.apply(words), logScale(), { labelSmoothing });
-      return { losses: [{ name: 'contrastive', weight: 1, loss }] };
+      return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
     },
+    settled: () => data.settled(),
     afterUpdate() {
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
     },
@@ -205,52 +205,4 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       return { retrieval: right / pictures.length };
     },
   };
-}
-
-/** Features by key, each computed once. */
-export class FeatureStore {
-  /** Spent encoding so far. */
-  seconds = 0;
-  private readonly known = new Map<MediaKey, Float32Array>();
-
-  constructor(
-    readonly tower: VisionTower,
-    readonly data: PictureSource,
-  ) {}
-
-  /**
-   * Features of pictures and clips, frame after frame: `[frames * patches * featureDim]` each; undefined where the
-   * picture cannot be read.
-   */
-  async get(keys: readonly MediaKey[]): Promise<(Float32Array | undefined)[]> {
-    const missing = [...new Set(keys.filter((k) => !this.known.has(k)))];
-    const frames = await this.data.frames(missing);
-    const size = this.data.imageSize ** 2 * 3;
-    const pictures: Uint8Array[] = [];
-    for (const clip of frames) {
-      for (let at = 0; clip && at < clip.length; at += size) pictures.push(clip.subarray(at, at + size));
-    }
-    const from = performance.now();
-    const features = this.tower.features(pictures);
-    this.seconds += (performance.now() - from) / 1000;
-    let next = 0;
-    missing.forEach((key, i) => {
-      const count = (frames[i]?.length ?? 0) / size;
-      if (count === 0) return;
-      const own = features.slice(next, next + count);
-      next += count;
-      this.known.set(key, count === 1 ? own[0]! : concatenate(own));
-    });
-    return keys.map((k) => this.known.get(k));
-  }
-}
-
-function concatenate(parts: readonly Float32Array[]): Float32Array {
-  const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
-  let at = 0;
-  for (const p of parts) {
-    out.set(p, at);
-    at += p.length;
-  }
-  return out;
 }

@@ -92,6 +92,9 @@ describe('a folder of pictures, by the command alone', () => {
       const losses = readMetrics(join(folder, 'run', stage, 'metrics.jsonl')).map((m) => m.loss);
       expect(losses).toHaveLength(stage === 'vision' ? 12 : 24);
       expect(losses.every(Number.isFinite)).toBe(true);
+      expect(done[command]!.stderr).toMatch(
+        new RegExp(`^${command}: \\d+ steps, loss .*, \\d+\\.\\d% of the time waiting for data`, 'm'),
+      );
     }
     const last = readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl')).at(-1)!;
     expect(Object.keys(last.losses)).toEqual(['pages', 'pairs', 'clips']);

@@ -20,7 +20,9 @@ const STAGES = [
 
 /** Everything in the metrics that does not tell the time. */
 const figures = (run: string, stage: string) =>
-  readMetrics(join(folder, run, stage, 'metrics.jsonl')).map(({ seconds: _, waited: __, ...rest }) => rest);
+  readMetrics(join(folder, run, stage, 'metrics.jsonl')).map(
+    ({ seconds: _, waited: __, waitedShare: ___, ...rest }) => rest,
+  );
 
 /** Steps of the newest checkpoint, 0 without one. */
 function saved(run: string, stage: string): number {

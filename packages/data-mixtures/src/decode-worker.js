@@ -1,12 +1,18 @@
-// Decodes pictures for ImageDecoder, one at a time. Plain JavaScript: this file runs as it stands, from the sources
+// Decodes pictures for ImageDecoder: it may be given many, and decodes one after the other. Plain JavaScript: this file runs as it stands, from the sources
 // (under a test runner or tsx) and from dist alike, because a worker does not inherit the parent's TypeScript loader.
 import { readFile, stat } from 'node:fs/promises';
+import { clearInterval, setInterval } from 'node:timers';
 import { parentPort, workerData } from 'node:worker_threads';
 
 /** A file larger than this is no picture of a training set. */
 const MAX_FILE_BYTES = 256 * 2 ** 20;
 /** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
 const MAX_PIXELS = 2 ** 26;
+/**
+ * A picture that takes so many seconds is hostile or broken, and this worker is to be replaced. They are counted here one
+ * by one: the thread that asked may compute for longer and hear of nothing, and a machine that sleeps loses no picture.
+ */
+const MAX_SECONDS = 30;
 
 const { size, fit, mean, std } = workerData;
 const border = mean.map((m) => Math.round(m * 255));
@@ -17,18 +23,25 @@ import('sharp').then(
     // One thread a picture: the pool's size is what decides how many cores decode.
     sharp.concurrency(1);
     sharp.cache(false);
-    parentPort.on('message', (job) => void answer(sharp, job));
+    let latest = Promise.resolve();
+    parentPort.on('message', (job) => (latest = latest.then(() => answer(sharp, job))));
   },
   (error) => parentPort.postMessage({ fatal: String(error?.message ?? error) }),
 );
 
 async function answer(sharp, { image, normalised }) {
+  let seconds = 0;
+  const clock = setInterval(() => {
+    if (++seconds === MAX_SECONDS) parentPort.postMessage({ stuck: `no answer within ${MAX_SECONDS} s` });
+  }, 1000);
   try {
     const input = typeof image === 'string' ? await readImage(image) : image;
     const pixels = await decode(sharp, input, normalised);
     parentPort.postMessage({ pixels }, [pixels.buffer]);
   } catch (error) {
     parentPort.postMessage({ error: String(error?.message ?? error) });
+  } finally {
+    clearInterval(clock);
   }
 }
 

@@ -2,9 +2,10 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ImageDecoder, type ImageFormat } from './image-decoder';
 import { pictureLoader } from './media';
 
@@ -164,6 +165,51 @@ describe('an unreadable picture', () => {
 });
 
 describe('the pool', () => {
+  afterEach(() => void vi.restoreAllMocks());
+  /** Notes every picture that a worker is given. */
+  const given = () => vi.spyOn(Worker.prototype, 'postMessage');
+
+  it('gives workers all pictures at once, so that they go on while this thread computes', async () => {
+    const own = new ImageDecoder(format, { workers: 2 });
+    const { mock } = given();
+    const pixels = Array.from({ length: 30 }, () => own.decodeBytes(red));
+    // Nothing has been awaited: no answer can have been heard.
+    expect(mock.contexts).toHaveLength(30);
+    const [first, second] = [...new Set(mock.contexts)].map((w) => mock.contexts.filter((c) => c === w).length);
+    expect([first, second]).toEqual([15, 15]);
+    for (const p of await Promise.all(pixels)) expect(pixel(p!, 0, 4)).toEqual([255, 0, 0]);
+    await own.close();
+  });
+
+  it('replaces a worker that fails; only the picture that it was at is lost', async () => {
+    const own = new ImageDecoder(format, { workers: 1 });
+    const { mock } = given();
+    const pixels = ['first', 'second', 'third'].map((name) => own.decodeBytes(red, name));
+    (mock.contexts[0] as Worker).emit('error', new Error('out of memory'));
+    expect((await Promise.all(pixels)).map((p) => p !== undefined)).toEqual([false, true, true]);
+    expect(own.report()).toEqual({
+      decoded: 2,
+      unreadable: 1,
+      failures: [{ name: 'first', reason: 'the worker failed: out of memory' }],
+    });
+    await own.close();
+    expect(new Set(mock.contexts).size).toBe(2);
+    // A thread that has ended has no number any more.
+    for (const worker of mock.contexts as Worker[]) await vi.waitFor(() => expect(worker.threadId).toBe(-1));
+  });
+
+  it('leaves no thread behind after close(), whatever it was at', async () => {
+    const own = new ImageDecoder(format, { workers: 3 });
+    const { mock } = given();
+    const refused = Array.from({ length: 50 }, () => own.decode(at('whole.jpg')).catch((e: Error) => e.message));
+    await own.close();
+    expect(new Set(await Promise.all(refused))).toEqual(
+      new Set([`ImageDecoder: closed while ${at('whole.jpg')} was waiting.`]),
+    );
+    expect(new Set(mock.contexts).size).toBe(3);
+    for (const worker of mock.contexts as Worker[]) expect(worker.threadId).toBe(-1);
+  });
+
   it('answers many at once, each with its own picture', async () => {
     const colours = Array.from({ length: 40 }, (_, i) => i * 6);
     const bytes = await Promise.all(colours.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));

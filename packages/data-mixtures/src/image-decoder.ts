@@ -26,8 +26,6 @@ export interface DecodeReport {
   readonly failures: readonly { readonly name: string; readonly reason: string }[];
 }
 
-/** A picture that keeps a worker busy this long is hostile or broken: the worker is ended and replaced. */
-const TIMEOUT_MS = 30_000;
 const MAX_FAILURES_KEPT = 100;
 
 interface Job {
@@ -39,19 +37,23 @@ interface Job {
 }
 
 interface Seat {
-  worker: Worker;
-  job?: Job;
-  timer?: NodeJS.Timeout;
+  readonly worker: Worker;
+  /** What the worker was given, in the order in which it answers. */
+  readonly jobs: Job[];
 }
 
-type Reply = { readonly fatal: string } | { readonly error: string } | { readonly pixels: Float32Array | Uint8Array };
+type Reply =
+  | { readonly fatal: string }
+  | { readonly stuck: string }
+  | { readonly error: string }
+  | { readonly pixels: Float32Array | Uint8Array };
 
 /**
- * Decodes pictures with sharp in worker threads. A picture that cannot be read is counted, named and given as
- * undefined; only a missing sharp is an error. Idle workers do not keep the process alive.
+ * Decodes pictures with sharp in worker threads. Workers are given every picture as soon as it is asked for, so they go
+ * on while the calling thread computes and hears none of their answers. A picture that cannot be read is counted, named
+ * and given as undefined; only a missing sharp is an error. Idle workers do not keep the process alive.
  */
 export class ImageDecoder {
-  private readonly waiting: Job[] = [];
   private readonly seats: Seat[] = [];
   private readonly failures: { name: string; reason: string }[] = [];
   private readonly workers: number;
@@ -89,8 +91,9 @@ export class ImageDecoder {
   /** Ends the workers; pictures still waiting are refused. */
   async close(): Promise<void> {
     this.closed = true;
-    const refused = [...this.waiting.splice(0), ...this.seats.flatMap((seat) => seat.job ?? [])];
-    await Promise.all(this.seats.splice(0).map((seat) => this.vacate(seat)));
+    const seats = this.seats.splice(0);
+    const refused = seats.flatMap((seat) => seat.jobs);
+    await Promise.all(seats.map(vacate));
     for (const job of refused) job.reject(new Error(`ImageDecoder: closed while ${job.name} was waiting.`));
   }
 
@@ -101,24 +104,28 @@ export class ImageDecoder {
   ) {
     return new Promise<Float32Array | Uint8Array | undefined>((resolve, reject) => {
       if (this.closed) return reject(new Error(`ImageDecoder: ${name} came after close(). Make a new decoder.`));
-      this.waiting.push({ image, name, normalised, resolve, reject });
-      this.dispatch();
+      this.give({ image, name, normalised, resolve, reject });
     });
   }
 
-  private dispatch(): void {
-    while (this.waiting.length > 0) {
-      let seat = this.seats.find((s) => !s.job);
-      if (!seat && this.seats.length < this.workers) this.seats.push((seat = this.hire()));
-      if (!seat) return;
-      const job = this.waiting.shift()!;
-      seat.job = job;
-      seat.worker.ref();
-      seat.timer = setTimeout(() => this.replace(seat, `no answer within ${TIMEOUT_MS / 1000} s`), TIMEOUT_MS);
-      // A copy, handed over: cloning a view would clone all of the buffer under it, a whole shard perhaps.
-      const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
-      seat.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
-    }
+  private give(job: Job): void {
+    const seat = this.freestSeat();
+    seat.jobs.push(job);
+    seat.worker.ref();
+    // A copy, handed over: cloning a view would clone all of the buffer under it, a whole shard perhaps.
+    const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
+    seat.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
+  }
+
+  private freestSeat(): Seat {
+    const freest = this.seats.reduce<Seat | undefined>(
+      (a, b) => (a && a.jobs.length <= b.jobs.length ? a : b),
+      undefined,
+    );
+    if (freest && (freest.jobs.length === 0 || this.seats.length === this.workers)) return freest;
+    const seat = this.hire();
+    this.seats.push(seat);
+    return seat;
   }
 
   private hire(): Seat {
@@ -127,40 +134,35 @@ export class ImageDecoder {
       execArgv: [],
     });
     worker.unref();
-    const seat: Seat = { worker };
+    const seat: Seat = { worker, jobs: [] };
     worker.on('message', (reply: Reply) => this.settle(seat, reply));
     worker.on('error', (error) => this.replace(seat, `the worker failed: ${error.message}`));
     return seat;
   }
 
   private settle(seat: Seat, reply: Reply): void {
-    const job = seat.job;
-    this.release(seat);
     if ('fatal' in reply) {
-      this.seats.splice(this.seats.indexOf(seat), 1);
-      void seat.worker.terminate();
       const error = new Error(
         `ImageDecoder: sharp does not load (${reply.fatal}). Install it for this platform: npm install sharp.`,
       );
-      for (const waiting of [...(job ? [job] : []), ...this.waiting.splice(0)]) waiting.reject(error);
-      return;
+      for (const job of this.dismiss(seat)) job.reject(error);
+    } else if ('stuck' in reply) {
+      this.replace(seat, reply.stuck);
+    } else {
+      const job = seat.jobs.shift();
+      if (seat.jobs.length === 0) seat.worker.unref();
+      if (job && 'pixels' in reply) {
+        this.decoded++;
+        job.resolve(reply.pixels);
+      } else if (job) this.fail(job, (reply as { error: string }).error);
     }
-    if (job && 'pixels' in reply) {
-      this.decoded++;
-      job.resolve(reply.pixels);
-    } else if (job) this.fail(job, (reply as { error: string }).error);
-    this.dispatch();
   }
 
-  /** Ends a worker that crashed or hangs; the next picture gets a new one. */
+  /** Ends a worker that crashed or hangs: the picture that it was at is unreadable, others get what else it had. */
   private replace(seat: Seat, reason: string): void {
-    const job = seat.job;
-    const place = this.seats.indexOf(seat);
-    if (place < 0) return;
-    this.seats.splice(place, 1);
-    void this.vacate(seat);
+    const [job, ...others] = this.dismiss(seat);
     if (job) this.fail(job, reason);
-    this.dispatch();
+    for (const other of others) this.give(other);
   }
 
   private fail(job: Job, reason: string): void {
@@ -169,17 +171,18 @@ export class ImageDecoder {
     job.resolve(undefined);
   }
 
-  private release(seat: Seat): void {
-    clearTimeout(seat.timer);
-    seat.job = undefined;
-    seat.worker.unref();
+  /** Ends a worker and gives what it has not answered. */
+  private dismiss(seat: Seat): Job[] {
+    this.seats.splice(this.seats.indexOf(seat), 1);
+    void vacate(seat);
+    return seat.jobs;
   }
+}
 
-  private vacate(seat: Seat): Promise<number> {
-    this.release(seat);
-    seat.worker.removeAllListeners();
-    // A worker on its way out may still report a failure, which nobody waits for any more.
-    seat.worker.on('error', () => undefined);
-    return seat.worker.terminate();
-  }
+function vacate({ worker }: Seat): Promise<number> {
+  worker.removeAllListeners();
+  // A worker on its way out may still report a failure, which nobody waits for any more.
+  worker.on('error', () => undefined);
+  worker.unref();
+  return worker.terminate();
 }

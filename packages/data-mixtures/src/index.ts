@@ -32,8 +32,9 @@ export {
   type ScoredPage,
 } from './open-flamingo';
 export { openDataset, type OpenDatasetOptions } from './open-dataset';
-export { prefetch } from './prefetch';
+export { prefetch, type Prefetchable } from './prefetch';
 export { seededStream, type RandomStream } from './random';
+export { Reading } from './reading';
 export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
 export {
   buildSample,

@@ -31,6 +31,7 @@ export function pictureLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
       const chosen = evenlySpread(all.length, frames);
       const decoded = await Promise.all(chosen.map((i) => decoder.decode(all[i]!, names(i))));
       if (decoded.length === 0 || decoded.includes(undefined)) return undefined;
+      if (frames === 1) return decoded[0];
       const pixels = new Float32Array(frames * plane);
       for (let f = 0; f < frames; f++) pixels.set(decoded[Math.min(f, decoded.length - 1)]!, f * plane);
       return pixels;

@@ -1,5 +1,5 @@
 import * as fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { EOC, EOS, IMAGE, page, PAD, wordTokenizer } from '../test/words';
 import { lossRows } from './batch';
 import type { Document, DocumentSource } from './document';
@@ -129,9 +129,44 @@ describe('resuming', () => {
     expect(await take(mixture(ahead[4]!.cursor), 3)).toEqual(plain.slice(5));
   });
 
-  it('makes steps one after the other even when asked for at once', async () => {
-    const mix = mixture();
-    expect(await Promise.all([mix.next(), mix.next(), mix.next()])).toEqual(await take(mixture(), 3));
+  it('makes several steps at once, each with the documents and the cursor it has when they come one by one', async () => {
+    let release = () => {};
+    const gate = new Promise<void>((open) => (release = open));
+    let asked = 0;
+    const held = {
+      ...features,
+      load: async (media: Parameters<typeof features.load>[0]) => {
+        asked++;
+        await gate;
+        return features.load(media);
+      },
+    };
+    const mix = mixture(undefined, { media: held });
+    const steps = [mix.next(), mix.next(), mix.next()];
+    // Pictures of the third are asked for though those of the first have not come: a page has two, a batch four pages.
+    await vi.waitFor(() => expect(asked).toBe(3 * 4 * 2));
+    release();
+    expect(await Promise.all(steps)).toEqual(await take(mixture(), 3));
+  });
+
+  it('is settled once the documents of all steps asked for are read and their pictures asked for', async () => {
+    const asked: unknown[] = [];
+    const never = {
+      ...features,
+      load(media: Parameters<typeof features.load>[0]) {
+        asked.push(media);
+        return new Promise<Float32Array>(() => undefined);
+      },
+    };
+    const slow = {
+      length: 37,
+      get: async (i: number) => (await new Promise((r) => setTimeout(r, i % 5)), pages.get(i)),
+    };
+    const mix = new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', slow, { media: never })] });
+    void mix.next();
+    void mix.next();
+    await mix.settled();
+    expect(asked).toHaveLength(2 * 4 * 2);
   });
 
   it('refuses the cursor of another mixture', async () => {

@@ -2,6 +2,7 @@ import { makeBatch, type Batch, type LoadedSample } from './batch';
 import { mediaName, type Document, type DocumentSource, type MediaRef } from './document';
 import type { MediaLoader } from './media';
 import { seededStream, shuffledIndex } from './random';
+import { Reading } from './reading';
 import { buildSample, checkSampleOptions, type SampleOptions } from './sample';
 import type { TextTokenizer } from './tokenizer';
 
@@ -109,8 +110,8 @@ interface DatasetState {
  */
 export class Mixture implements AsyncIterable<MixtureStep> {
   private readonly datasets: readonly DatasetState[];
+  private readonly reading = new Reading();
   private step = 0;
-  private latest: Promise<unknown> = Promise.resolve();
 
   constructor(
     readonly config: MixtureConfig,
@@ -129,19 +130,18 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     if (cursor) this.resume(cursor);
   }
 
-  /** Steps are made one after the other even when asked for at once: which documents a step takes hangs on the one before. */
-  next(): Promise<MixtureStep> {
-    const step = this.latest.then(() => this.makeStep());
-    this.latest = step.catch(() => undefined);
-    return step;
-  }
-
-  private async makeStep(): Promise<MixtureStep> {
+  /**
+   * The next step. Which documents it takes is settled when it is asked for, so several may be in the making at once:
+   * pictures of the one after are decoded while those of the first are still awaited.
+   */
+  async next(): Promise<MixtureStep> {
     const { strategy = 'accumulate', tokenizer } = this.config;
     const { datasets } = this;
     const turn = strategy === 'round-robin' ? [datasets[this.step % datasets.length]!] : datasets;
-    const taken = await Promise.all(turn.map((state) => this.takeSamples(state)));
+    const taking = turn.map((state) => this.takeSamples(state));
     this.step++;
+    const cursor = this.cursor();
+    const taken = await Promise.all(taking);
     const batchOf = (samples: LoadedSample[], sets: readonly DatasetState[]) => {
       const maxTokens = Math.max(...sets.map((state) => state.config.maxTokens));
       return makeBatch(samples, sets[0]!.config.media, tokenizer.special.pad, maxTokens);
@@ -153,15 +153,20 @@ export class Mixture implements AsyncIterable<MixtureStep> {
             const { name, weight } = state.config;
             return { name, weight, batch: batchOf(taken[i]!, [state]) };
           });
-    return { batches, cursor: this.cursor() };
+    return { batches, cursor };
   }
 
   /** Steps without end. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<MixtureStep, never> {
-    for (;;) yield await this.next();
+  [Symbol.asyncIterator](): AsyncIterator<MixtureStep, never> {
+    return { next: async () => ({ done: false, value: await this.next() }) };
   }
 
-  /** State after the steps given so far. With prefetching take the cursor of the step that was used instead. */
+  /** Resolves once the documents of all steps asked for are read, and their pictures asked for: loaders have the rest. */
+  settled(): Promise<void> {
+    return this.reading.settled();
+  }
+
+  /** State after the steps asked for so far. With prefetching take the cursor of the step that was used instead. */
   cursor(): MixtureCursor {
     const entries = this.datasets.map(({ config, position }) => [
       config.name,
@@ -188,7 +193,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     );
   }
 
-  /** This rank's samples of a set's next batch, all made at once. */
+  /** This rank's samples of a set's next batch, all made at once; their positions are taken before anything is awaited. */
   private async takeSamples(state: DatasetState): Promise<LoadedSample[]> {
     const { batchSize } = state.config;
     const { index, count } = this.config.rank ?? { index: 0, count: 1 };
@@ -222,7 +227,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
   private async makeSample(state: DatasetState, position: number, attempt: number): Promise<LoadedSample | string> {
     const index = this.indexOf(state, position, attempt);
     try {
-      const document = await state.config.source.get(index);
+      const given = state.config.source.get(index);
+      const document = await (given instanceof Promise ? this.reading.add(given) : given);
       if (!document) return 'broken document';
       if ('rejected' in document) return document.rejected;
       const substitute = attempt > 0 ? ['instead', attempt] : [];

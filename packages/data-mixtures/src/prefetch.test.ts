@@ -52,3 +52,27 @@ it('ends the source when the loop is left', async () => {
   for await (const i of prefetch(items, 2)) if (i === 1) break;
   expect(state.ended).toBe(true);
 });
+
+it('gives no item before what it asked for is on its way: the consumer may compute without a break', async () => {
+  const [asked, sent] = [[] as number[], [] as number[]];
+  let reading = Promise.resolve();
+  const source = {
+    [Symbol.asyncIterator]: () => ({
+      next() {
+        const i = asked.push(asked.length) - 1;
+        // Read from a disk first, over many turns of the event loop; then with the workers.
+        reading = reading
+          .then(tick)
+          .then(tick)
+          .then(() => void sent.push(i));
+        return Promise.resolve({ done: false, value: i } as const);
+      },
+    }),
+    settled: () => reading,
+  };
+  for await (const i of prefetch(source, 2)) {
+    expect(sent).toEqual(asked);
+    expect(sent.length).toBe(i + 3);
+    if (i === 4) break;
+  }
+});

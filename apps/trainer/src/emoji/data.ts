@@ -43,6 +43,10 @@ export class EmojiData implements TrainingData {
     return Promise.resolve(keys.map((key) => this.framesOf(key)));
   }
 
+  settled(): Promise<void> {
+    return Promise.resolve();
+  }
+
   close(): Promise<void> {
     return Promise.resolve();
   }
