@@ -5,6 +5,7 @@ import { attentionKernels } from './kernels/attention';
 import { binaryKernels } from './kernels/binary';
 import { convKernels } from './kernels/conv';
 import { eltwiseKernels } from './kernels/eltwise';
+import { gatedSumKernels } from './kernels/gated-sum';
 import { linearKernels } from './kernels/linear';
 import { lossKernels } from './kernels/loss';
 import { matmulKernels } from './kernels/matmul';
@@ -26,6 +27,7 @@ import { registerPooledBackend } from './pooled-backend';
 const KERNELS = {
   ...matmulKernels,
   ...convKernels,
+  ...gatedSumKernels,
   ...binaryKernels,
   ...eltwiseKernels,
   ...reduceKernels,

@@ -43,18 +43,23 @@ export class PackedFilter {
     const { dnn, pool } = backend;
     const held = this.held();
     if (dnn.sameLayout({ ...layout, dims: wanted.dims }, wanted)) return pool.address(held);
-    const plain = { dims: wanted.dims, type: layout.chosen ? F32 : layout.type! };
     const source = layout.chosen ? this.unpacked() : held;
-    const arranging = dnn.reorder(plain, wanted);
+    const arranging = dnn.reorder({ dims: wanted.dims, type: layout.chosen ? F32 : layout.type! }, wanted);
     const memory = pool.allocate(Math.ceil(dnn.bytes(wanted) / 4));
     arranging.run(pool.address(source), pool.address(memory));
     if (source !== held) pool.release(source);
-    pool.release(held);
+    if (memory.length === held.length) {
+      // Kernels that stay where they are leave no holes between them.
+      held.set(memory);
+      pool.release(memory);
+    } else {
+      pool.release(held);
+      this.memory = memory;
+    }
     this.arranging?.destroy();
-    this.memory = memory;
     this.arranging = arranging;
     this.layout = { dims: wanted.dims, type: wanted.type!, chosen: arranging.layout(ARG.dst) };
-    return pool.address(memory);
+    return pool.address(this.held());
   }
 
   unpack(): Float32Array {

@@ -1,4 +1,12 @@
-import { disposeParams, Random, stateOf, useBackend, variables, type StateTensor } from '@flamingo-ts/kernels';
+import {
+  disposeParams,
+  FrozenMatrix,
+  Random,
+  stateOf,
+  useBackend,
+  variables,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
 import {
   checkGradient,
   describeBackends,
@@ -73,10 +81,13 @@ describeBackends('ClipViT', () => {
     const tower = fresh();
     const x = pictures(2);
     const [tokens, pooled] = [tower.encode(x), tower.pooled(x)];
-    const frozen = await tower.freeze();
-    expectClose(frozen.encode(x), tokens, { rtol: 1e-5 });
-    expectClose(frozen.pooled(x), pooled, { rtol: 1e-5 });
-    disposeParams(frozen.params);
+    const read = ClipViT.fromState(tower.config, await stateOf(tower.params), { freeze: 'float32' });
+    for (const frozen of [read, await tower.freeze()]) {
+      expectClose(frozen.encode(x), tokens, { rtol: 1e-5 });
+      expectClose(frozen.pooled(x), pooled, { rtol: 1e-5 });
+      expect(frozen.params.layers[0]!.up.weight).toBeInstanceOf(FrozenMatrix);
+      disposeParams(frozen.params);
+    }
   });
 
   it('leaks nothing', async () => {

@@ -7,15 +7,18 @@ import {
   expectSizes,
   freezeParams,
   freshParams,
+  FrozenMatrix,
   layerNorm,
   layerNormSpec,
   linear,
+  linearAdd,
   linearSpec,
   loadParams,
+  mlp,
   normalSpec,
   shapesOf,
-  type FrozenMatrix,
   type FrozenPrecision,
+  type MakeOptions,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -182,8 +185,20 @@ export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParam
   return freshParams(clipViTSpecs(config), random);
 }
 
+/** Which parameters `freeze` packs. */
+const isMatrix = (name: string, shape: readonly number[]): boolean => shape.length === 2 && name.endsWith('.weight');
+
 // ---------------------------------------------------------------------------------------------------------------
 // Model
+
+/** How a state becomes a tower. */
+export interface ClipViTLoading {
+  /**
+   * Makes what `freeze` makes, one parameter after the other: where the backend packs, and the state's data are getters that
+   * read a file, hardly more than the packed tower is ever in memory.
+   */
+  readonly freeze?: FrozenPrecision;
+}
 
 /** CLIP's vision tower as an image encoder. */
 export class ClipViT {
@@ -203,8 +218,17 @@ export class ClipViT {
   }
 
   /** A tower with the values of a state that has this package's parameter names (see `importOpenClip`). */
-  static fromState(config: ClipViTConfig, state: Readonly<Record<string, StateTensor>>): ClipViT {
-    return new ClipViT(config, loadParams(clipViTSpecs(config), state, { what: 'ClipViT.fromState' }));
+  static fromState(
+    config: ClipViTConfig,
+    state: Readonly<Record<string, StateTensor>>,
+    { freeze }: ClipViTLoading = {},
+  ): ClipViT {
+    const pack: MakeOptions['make'] = (name, values) =>
+      isMatrix(name, values.shape)
+        ? new FrozenMatrix(values.data, values.shape as [number, number], freeze)
+        : undefined;
+    const options = { what: 'ClipViT.fromState', ...(freeze && { make: pack }) };
+    return new ClipViT(config, loadParams(clipViTSpecs(config), state, options));
   }
 
   /**
@@ -212,8 +236,10 @@ export class ClipViT {
    * this object must not be used any more.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<ClipViT> {
-    const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && name.endsWith('.weight');
-    return new ClipViT(this.config, await freezeParams(this.params, isMatrix, precision));
+    return new ClipViT(
+      this.config,
+      await freezeParams(this.params, (name, { shape }) => isMatrix(name, shape), precision),
+    );
   }
 
   /**
@@ -243,7 +269,11 @@ export class ClipViT {
   hidden(images: tf.Tensor4D): tf.Tensor3D {
     return tf.tidy(() => {
       let x = this.applyEmbedding(images);
-      for (let i = 0; i < this.config.numLayers; i++) x = this.applyLayer(x, i);
+      for (let i = 0; i < this.config.numLayers; i++) {
+        const y = this.applyLayer(x, i);
+        x.dispose();
+        x = y;
+      }
       return x;
     });
   }
@@ -272,16 +302,18 @@ export class ClipViT {
   applyLayer(x: tf.Tensor3D, index: number): tf.Tensor3D {
     const p = this.params.layers[index]!;
     return tf.tidy(() => {
-      const h = layerNorm(x, p.attnNorm);
-      const mixed = attention(
-        linear(h, p.query) as tf.Tensor3D,
-        linear(h, p.key) as tf.Tensor3D,
-        linear(h, p.value) as tf.Tensor3D,
-        { numHeads: this.config.numHeads },
-      );
-      const y = tf.add(x, linear(mixed, p.output));
-      const inner = linear(layerNorm(y, p.mlpNorm), p.up, this.config.activation);
-      return tf.add(y, linear(inner, p.down)) as tf.Tensor3D;
+      // What attention needed is freed before the MLP needs its own.
+      const y = tf.tidy(() => {
+        const h = layerNorm(x, p.attnNorm);
+        const mixed = attention(
+          linear(h, p.query) as tf.Tensor3D,
+          linear(h, p.key) as tf.Tensor3D,
+          linear(h, p.value) as tf.Tensor3D,
+          { numHeads: this.config.numHeads },
+        );
+        return linearAdd(mixed, p.output, x);
+      });
+      return mlp(layerNorm(y, p.mlpNorm), p, this.config.activation, y) as tf.Tensor3D;
     });
   }
 }

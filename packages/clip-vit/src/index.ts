@@ -5,6 +5,7 @@ export {
   clipViTShapes,
   initClipViT,
   type ClipViTConfig,
+  type ClipViTLoading,
   type ClipViTParams,
   type ClipViTSettings,
   type ClipViTVariant,

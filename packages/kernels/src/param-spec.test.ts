@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { describeBackends, expectNoLeak } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
+import { FrozenMatrix } from './frozen-matrix';
 import { constantSpec, freshParams, layerNormSpec, linearSpec, loadParams, ParamSpec, shapesOf } from './param-spec';
 import { disposeParams, namedParams, stateOf } from './params';
 import { Random } from './random';
@@ -51,6 +52,24 @@ describeBackends('parameter specs', () => {
       const to = loadParams(specs, await stateOf(from), { what: 'test' });
       expect(await stateOf(to)).toEqual(await stateOf(from));
       expect(to.own.trainable).toBe(true);
+      disposeParams([from, to]);
+    });
+  });
+
+  it('may be other things than variables, or nothing', async () => {
+    await expectNoLeak(async () => {
+      const from = freshParams(specs, new Random(1));
+      const state = await stateOf(from);
+      const to = loadParams(specs, state, {
+        what: 'test',
+        make: (name, { shape, data }) => {
+          if (name === 'own') return null;
+          return shape.length === 2 ? new FrozenMatrix(data, shape as [number, number]) : undefined;
+        },
+      });
+      const { own: _, ...rest } = state;
+      expect(await stateOf(to)).toEqual(rest);
+      expect(namedParams(to).get('layers.0.up.weight')).toBeInstanceOf(FrozenMatrix);
       disposeParams([from, to]);
     });
   });

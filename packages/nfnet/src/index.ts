@@ -9,6 +9,7 @@ export {
   nfnetShapes,
   type NFBlockPlan,
   type NFNetConfig,
+  type NFNetLoading,
   type NFNetParams,
   type NFNetSettings,
   type NFNetTraining,

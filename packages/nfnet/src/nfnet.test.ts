@@ -149,6 +149,35 @@ describeBackends('NFNet', () => {
     tf.dispose([x, map]);
   });
 
+  it('is the same read frozen from a state whose data come when they are asked for', async () => {
+    const net = fresh();
+    const x = pictures(1);
+    const logits = net.logits(x);
+    const read: string[] = [];
+    const state = Object.fromEntries(
+      Object.entries(await stateOf(net.params)).map(([name, { shape, data }]) => {
+        const lazy = {
+          shape,
+          get data() {
+            read.push(name);
+            return data;
+          },
+        };
+        return [name, lazy];
+      }),
+    );
+    await expectNoLeak(() => {
+      read.length = 0;
+      const frozen = NFNet.fromState(small, state, { freeze: 'float32' });
+      expect(read.sort()).toEqual(Object.keys(state).sort()); // each once
+      tf.tidy(() => expectClose(frozen.logits(x), logits, { rtol: 1e-5 }));
+      expect(frozen.params.stem[0]!.gain).toBeUndefined();
+      disposeParams(frozen.params);
+    });
+    disposeParams(net.params);
+    tf.dispose([x, logits]);
+  });
+
   it('has gradients that differences confirm, in training too', () => {
     const net = fresh();
     const keep = [

@@ -8,6 +8,7 @@ import {
   freezeParams,
   freshParams,
   FrozenFilter,
+  FrozenMatrix,
   linear,
   linearSpec,
   loadParams,
@@ -16,12 +17,13 @@ import {
   shapesOf,
   standardiseWeight,
   type Conv2dLayer,
-  type FrozenMatrix,
   type FrozenPrecision,
+  type MakeOptions,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
+import { gatedSum } from './gated-sum';
 
 // ---------------------------------------------------------------------------------------------------------------
 // Config
@@ -361,6 +363,44 @@ function spatialMean(x: tf.Tensor4D): tf.Tensor2D {
 // ---------------------------------------------------------------------------------------------------------------
 // Model
 
+/** How a state becomes a network. */
+export interface NFNetLoading {
+  /**
+   * Makes what `freeze` makes, one parameter after the other: where the backend packs, and the state's data are getters that
+   * read a file, hardly more than the packed network is ever in memory.
+   */
+  readonly freeze?: FrozenPrecision;
+}
+
+/** Makes frozen parameters of a state's values. */
+function freezing(
+  config: NFNetConfig,
+  state: Readonly<Record<string, StateTensor>>,
+  precision: FrozenPrecision,
+): NonNullable<MakeOptions['make']> {
+  const gammas = new Map<string, number>();
+  nfnetPlan(config).forEach((stage, s) =>
+    stage.forEach(({ beta }, b) => {
+      for (const conv of ['shortcut', 'conv1']) gammas.set(`stages.${s}.${b}.${conv}`, beta);
+    }),
+  );
+  return (name, values) => {
+    const { shape } = values;
+    const [, module, leaf] = /^(.*)\.(\w+)$/.exec(name)!;
+    if (leaf === 'gain') return null;
+    if (shape.length === 2) return new FrozenMatrix(values.data, shape as [number, number], precision);
+    if (shape.length !== 4) return undefined;
+    // What the kernel was made of is freed first, so that the packed one can take its place.
+    const kernel = tf.tidy(() => {
+      const [weight, gain] = [tf.tensor(values.data, [...shape]), tf.tensor1d(state[`${module}.gain`]!.data)];
+      return standardiseWeight(weight, gain, { ...config, gamma: gammas.get(module!) ?? 1 });
+    });
+    const filter = new FrozenFilter(kernel, precision);
+    kernel.dispose();
+    return filter;
+  };
+}
+
 /** One convolution of several in a row. */
 interface ConvLayer {
   readonly p: ConvParams;
@@ -394,10 +434,15 @@ export class NFNet {
    * A network with the values of a state that has this package's parameter names (see `importTimm`, `importHaiku`). A
    * classifier in the state is left out where the config has none.
    */
-  static fromState(config: NFNetConfig, state: Readonly<Record<string, StateTensor>>): NFNet {
+  static fromState(
+    config: NFNetConfig,
+    state: Readonly<Record<string, StateTensor>>,
+    { freeze }: NFNetLoading = {},
+  ): NFNet {
     const params = loadParams(nfnetSpecs(config), state, {
       what: 'NFNet.fromState',
       ...(config.numClasses === 0 && { ignoreUnexpected: /^classifier\./ }),
+      ...(freeze && { make: freezing(config, state, freeze) }),
     });
     return new NFNet(config, params);
   }
@@ -413,8 +458,9 @@ export class NFNet {
     const fold = ({ weight, gain, bias }: ConvParams, gamma = 1): ConvParams => {
       const kernel = this.kernel({ weight, gain, bias }, gamma);
       if (kernel instanceof FrozenFilter) return { weight: kernel, bias };
+      if (gain) tf.dispose([weight as tf.Variable, gain]);
       const frozen = new FrozenFilter(kernel, precision);
-      tf.dispose([kernel, weight as tf.Variable, ...(gain ? [gain] : [])]);
+      kernel.dispose();
       return { weight: frozen, bias };
     };
     const { stem, stages, finalConv } = this.params;
@@ -469,9 +515,12 @@ export class NFNet {
       let x = this.applyStem(images);
       let i = 0;
       this.plan.forEach((stage, s) =>
-        stage.forEach((_, b) => {
-          const y = this.applyBlock(x, s, b, training?.keep?.[i++]);
-          x.dispose();
+        stage.forEach(({ project }, b) => {
+          const u = this.activate(x);
+          // Maps are large: none stays longer than it must.
+          if (project) x.dispose();
+          const y = this.residual(u, project ? undefined : x, s, b, training?.keep?.[i++]);
+          tf.dispose([x, u]);
           x = y;
         }),
       );
@@ -516,13 +565,23 @@ export class NFNet {
    * @param keep per picture 1 or 0: stochastic depth
    */
   applyBlock(x: tf.Tensor4D, stage: number, block: number, keep?: ArrayLike<number>): tf.Tensor4D {
+    const { project } = this.plan[stage]![block]!;
+    return tf.tidy(() => this.residual(this.activate(x), project ? undefined : x, stage, block, keep));
+  }
+
+  /** A block from its activated input u; x, without activation, where the shortcut does not project. */
+  private residual(
+    u: tf.Tensor4D,
+    x: tf.Tensor4D | undefined,
+    stage: number,
+    block: number,
+    keep: ArrayLike<number> | undefined,
+  ): tf.Tensor4D {
     const p = this.params.stages[stage]![block]!;
     const { beta, stride, groups, dropRate } = this.plan[stage]![block]!;
+    const projected = () => this.convolve(stride === 2 ? avgPool2d(u) : u, [{ p: p.shortcut!, gamma: beta }]);
     return tf.tidy(() => {
-      const u = this.activate(x);
-      const shortcut = p.shortcut
-        ? this.convolve(stride === 2 ? avgPool2d(u) : u, [{ p: p.shortcut, gamma: beta }])
-        : x;
+      const shortcut = x ?? tf.tidy(projected);
       const y = this.convolve(u, [
         { p: p.conv1, gamma: beta, activated: true },
         { p: p.conv2, stride, groups, activated: true },
@@ -530,7 +589,7 @@ export class NFNet {
         { p: p.conv3 },
       ]);
       // Everything the branch is multiplied with meets first in a small tensor: [n or 1, 1, 1, c or 1].
-      let scale: tf.Tensor = tf.mul(p.skipGain, this.config.alpha);
+      let scale: tf.Tensor = tf.reshape(tf.mul(p.skipGain, this.config.alpha), [1, 1]);
       if (p.squeezeExcite) scale = tf.mul(scale, tf.mul(this.excitation(y, p.squeezeExcite), 2)); // [n, c]
       if (keep) {
         const share = this.config.stochasticDepthRule === 'timm' ? 1 / (1 - dropRate) : 1;
@@ -542,8 +601,8 @@ export class NFNet {
           ),
         );
       }
-      const gate = scale.rank === 0 ? scale : tf.reshape(scale, [scale.shape[0]!, 1, 1, scale.shape[1]!]);
-      return tf.add(tf.mul(y, gate), shortcut) as tf.Tensor4D;
+      const [pictures, channels] = scale.shape as [number, number];
+      return gatedSum(y, tf.reshape(scale, [pictures, 1, 1, channels]), shortcut);
     });
   }
 

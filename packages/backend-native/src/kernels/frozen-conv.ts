@@ -84,11 +84,12 @@ function plansFor(b: NativeBackend, layers: readonly FrozenLayer[]): FrozenPlan[
 /** Convolutions in a row. What lies between them is freed as soon as it is read, and bfloat16 where that can be. */
 export function frozenConvolutions(b: NativeBackend, x: tf.TensorInfo, layers: readonly FrozenLayer[]): tf.TensorInfo {
   const { pool } = b;
-  const y = b.output(layers.at(-1)!.convolution.y);
-  if (!sizeOf(y.shape)) return y;
+  const { y: shape } = layers.at(-1)!.convolution;
+  if (!sizeOf(shape)) return b.output(shape);
   const plans = plansFor(b, layers);
   let [from, type] = [b.address(x), F32];
   let read: Float32Array | undefined;
+  let y: tf.TensorInfo | undefined;
   layers.forEach(({ convolution, filter, bias, activation }, i) => {
     const plan = plans[i]!;
     if (plan.type === BF16 && type === F32) {
@@ -97,12 +98,13 @@ export function frozenConvolutions(b: NativeBackend, x: tf.TensorInfo, layers: r
       [from, read] = [operand[0], buffer];
     }
     const n = sizeOf(convolution.y);
-    const written = i === layers.length - 1 ? b.values(y) : pool.allocate(floatsFor(plan.result, n));
+    if (i === layers.length - 1) y = b.output(shape);
+    const written = y ? b.values(y) : pool.allocate(floatsFor(plan.result, n));
     const to = pool.address(written);
     plan.run(from, filter.arranged(plan.kernel), to, bias && b.address(bias));
     if (activation && !asPostOps(activation)) activateInto(b, activation, to, to, n);
     if (read) pool.release(read);
     [from, type, read] = [to, plan.result, written];
   });
-  return y;
+  return y!;
 }
