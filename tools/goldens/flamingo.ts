@@ -318,7 +318,7 @@ const wholeForward: GoldenHandler = {
 
     const trained = variables(model.params);
     const all = { ...trained, embedding: lm.params.tokens as tf.Variable };
-    const { value, grads } = valueAndGrads(() => model.loss(batchOf(c)), all);
+    const { value, grads } = valueAndGrads(() => model.loss(batchOf(c), { embedding: all.embedding }), all);
     check.close('loss', tf.reshape(value, [1]), c.tensor('out.loss'), OUTPUT);
     const reference = stateFrom(c, 'grad.');
     const embedding = reference['lang_encoder.transformer.wte.weight']!;

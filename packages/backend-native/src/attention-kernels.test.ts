@@ -2,7 +2,10 @@ import { attention, mediaCrossAttention, MediaSegments, relativeScores } from '@
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { expectAsOnCpu, normal, useNative } from '../test/against-cpu';
+import { relativeError } from '@flamingo-ts/testing';
 import type { NativeBackend } from './index';
+import { oneDnn } from './onednn';
+import { multipliesHalves } from './packed-matrix';
 
 let backend: NativeBackend;
 
@@ -126,6 +129,22 @@ describe('attention whose scores are too many to exist at once', () => {
       },
       { relative: 5e-6 },
     );
+  });
+
+  it.runIf(multipliesHalves(oneDnn()))('in bfloat16 where the backend is told so, with gradients', () => {
+    tf.tidy(() => {
+      const run = () =>
+        withGradients((q, k, v) => attention(q!, k!, v!, { numHeads: h, causal: true }), inputs(500, 500));
+      const exact = run();
+      backend.precision = 'bfloat16';
+      const rounded = run();
+      backend.precision = 'float32';
+      exact.forEach((x, i) => {
+        const error = relativeError(rounded[i]!.dataSync(), x.dataSync());
+        expect(error).toBeLessThan(1e-2);
+        expect(error).toBeGreaterThan(1e-4);
+      });
+    });
   });
 
   it('keeps no scores for the gradient, compiles once and leaves nothing behind', () => {

@@ -149,8 +149,10 @@ export class Flamingo<C extends LMContext = LMContext> {
    *
    * The head sees only the positions that count, in pieces, so full logits never exist; of what is in the head, only the
    * trained marks get gradients.
+   *
+   * @param head variables of the language model's final norm and head that shall get gradients too, where those are trained
    */
-  loss(batch: FlamingoBatch): tf.Scalar {
+  loss(batch: FlamingoBatch, head: Readonly<Record<string, tf.Variable>> = {}): tf.Scalar {
     const { size, text } = batch;
     for (const name of ['tokens', 'lossMask', 'mediaIndex'] as const) {
       if (batch[name].length !== size * text) {
@@ -165,6 +167,7 @@ export class Flamingo<C extends LMContext = LMContext> {
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
       return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), {
+        ...head,
         tokenOffsets: this.params.tokenOffsets,
       });
     });

@@ -1,9 +1,10 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Layout } from '../onednn';
+import { BF16, F32, type Layout } from '../onednn';
+import { sizeOf } from '../pooled-backend';
 import { apply } from './binary';
 import { heads, swapped, type Sizes } from './heads';
-import { product, type Operand } from './product';
+import { inHalves, product, type Operand } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -66,17 +67,44 @@ function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
   return blocks;
 }
 
+/** Where a tensor's data lies, or its copy in bfloat16. */
+interface Place {
+  readonly address: number;
+  readonly type: number;
+}
+
+const placeOf = (backend: NativeBackend, x: tf.TensorInfo): Place => ({ address: backend.address(x), type: F32 });
+
 /** Where the block's rows of `[b, t, h*d]` lie, as `[b, h, count, d]`. */
-const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, address: number): Operand => [
-  address + 4 * first * h * d,
-  { dims: [b, h, count, d], strides: [t * h * d, d, h * d, 1] },
+const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, { address, type }: Place): Operand => [
+  address + (type === BF16 ? 2 : 4) * first * h * d,
+  { dims: [b, h, count, d], strides: [t * h * d, d, h * d, 1], type },
 ];
 
 /** Where the keys or values that the block sees lie, as `[b, h, keys, d]`. */
-const keysOf = (c: Call, { keys }: Block, address: number): Operand => [
+const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => [
   address,
-  { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1] },
+  { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1], type },
 ];
+
+/** Products of fewer multiplications than this a head gain nothing from bfloat16. */
+const WORTH_CONVERTING = 1 << 20;
+
+/**
+ * Where the factors of a call's products lie. In bfloat16 where the backend was told so and the call is large enough: each is
+ * converted once for all blocks. `release` gives the copies back.
+ */
+function factors(backend: NativeBackend, { t, s, d }: Call, tensors: readonly tf.TensorInfo[]) {
+  const convert = backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
+  const buffers: Float32Array[] = [];
+  const places = tensors.map((x): Place => {
+    if (!convert) return placeOf(backend, x);
+    const { operand, buffer } = inHalves(backend, [backend.address(x), { dims: [sizeOf(x.shape)] }]);
+    buffers.push(buffer);
+    return { address: operand[0], type: BF16 };
+  });
+  return { places, release: () => buffers.forEach((buffer) => backend.pool.release(buffer)) };
+}
 
 const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
   dims: [b, h, count, keys],
@@ -86,7 +114,7 @@ const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
 const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
 
 /** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing. */
-function weigh(backend: NativeBackend, c: Call, block: Block, q: number, k: number, weights: tf.TensorInfo): void {
+function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): void {
   const { b, h } = c;
   const { count, keys } = block;
   const values = backend.values(weights);
@@ -177,12 +205,9 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
     return [y];
   }
   const whole = attrs.taped === true && keepsWeights(c);
-  const [q, k, v, out] = [inputs['q']!, inputs['k']!, inputs['v']!, y].map((x) => backend.address(x)) as [
-    number,
-    number,
-    number,
-    number,
-  ];
+  const { places, release } = factors(backend, c, [inputs['q']!, inputs['k']!, inputs['v']!]);
+  const [q, k, v] = places as [Place, Place, Place];
+  const out = placeOf(backend, y);
   let kept: tf.TensorInfo | undefined;
   for (const block of blocksOf(c, whole)) {
     const weights = backend.output([b, h, block.count, block.keys]);
@@ -193,6 +218,7 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
     if (whole) kept = weights;
     else backend.disposeData(weights.dataId);
   }
+  release();
   return kept ? [y, kept] : [y];
 };
 
@@ -232,27 +258,30 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
     for (const x of [dq, dk, dv]) backend.values(x).fill(0);
     return bias ? [dq, dk, dv, zeros(bias.shape, backend)] : [dq, dk, dv];
   }
-  const [ady, aq, ak, av, adq, adk, adv] = [dy!, q!, k!, v!, dq, dk, dv].map((x) => backend.address(x)) as number[];
+  const { places, release } = factors(backend, c, [dy!, q!, k!, v!]);
+  const [ady, aq, ak, av] = places as [Place, Place, Place, Place];
+  const [adq, adk, adv] = [dq, dk, dv].map((x) => placeOf(backend, x)) as [Place, Place, Place];
   let dbias: tf.TensorInfo | undefined;
   // The last block sees all keys: it writes what the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
     const weights = kept ?? backend.output([b, h, block.count, block.keys]);
-    if (!kept) weigh(backend, c, block, aq!, ak!, weights);
+    if (!kept) weigh(backend, c, block, aq, ak, weights);
     const dscores = backend.output([b, h, block.count, block.keys]);
     const [w, ds]: Operand[] = [weights, dscores].map((x) => [backend.address(x), scoresOf(c, block)]) as Operand[];
-    const gradient = queriesOf(c, block, ady!);
-    product(backend, gradient, turned(keysOf(c, block, av!)), ds!);
-    toKeys(backend, c, block, adv!, (place) => product(backend, turned(w!), gradient, place));
+    const gradient = queriesOf(c, block, ady);
+    product(backend, gradient, turned(keysOf(c, block, av)), ds!);
+    toKeys(backend, c, block, adv, (place) => product(backend, turned(w!), gradient, place));
     if (c.emptyRows === 'uniform' && c.keyMask) addFromEmptyRows(backend, c, block, weights, dy!, dv);
     // Rows of zeros stay zeros.
     softmaxGradient(backend, weights, dscores, b * h * block.count, block.keys);
-    product(backend, ds!, keysOf(c, block, ak!), queriesOf(c, block, adq!), { scale });
-    const queries = queriesOf(c, block, aq!);
-    toKeys(backend, c, block, adk!, (place) => product(backend, turned(ds!), queries, place, { scale }));
+    product(backend, ds!, keysOf(c, block, ak), queriesOf(c, block, adq), { scale });
+    const queries = queriesOf(c, block, aq);
+    toKeys(backend, c, block, adk, (place) => product(backend, turned(ds!), queries, place, { scale }));
     if (!kept) backend.disposeData(weights.dataId);
     if (bias) dbias = sumTo(dscores, bias.shape, backend);
     else backend.disposeData(dscores.dataId);
   }
+  release();
   return dbias ? [dq, dk, dv, dbias] : [dq, dk, dv];
 };
 
@@ -260,7 +289,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
  * Has `compute` write what a block gives its keys, and adds that to what later blocks gave them. (As a post-operation of the
  * product the sum would have oneDNN fall back to slow code for these strides.)
  */
-function toKeys(backend: NativeBackend, c: Call, block: Block, sums: number, compute: (place: Operand) => void): void {
+function toKeys(backend: NativeBackend, c: Call, block: Block, sums: Place, compute: (place: Operand) => void): void {
   const { b, h, d, t, capacity } = c;
   if (block.first + block.count === t) {
     compute(keysOf(c, block, sums));
@@ -269,11 +298,11 @@ function toKeys(backend: NativeBackend, c: Call, block: Block, sums: number, com
   const n = block.keys * h * d;
   const part = backend.pool.allocate(b * n);
   const address = backend.pool.address(part);
-  compute(keysOf({ ...c, capacity: block.keys }, block, address));
+  compute(keysOf({ ...c, capacity: block.keys }, block, { address, type: F32 }));
   const all: Layout = { dims: [n] };
   const add = backend.compiled(`add ${n}`, (dnn) => dnn.binary('add', all, all, all));
   for (let i = 0; i < b; i++) {
-    const to = sums + 4 * i * capacity * h * d;
+    const to = sums.address + 4 * i * capacity * h * d;
     add.run(to, address + 4 * i * n, to);
   }
   backend.pool.release(part);

@@ -19,7 +19,7 @@ export const heads = ({ b, h, d }: Sizes, n: number): Layout => ({
 export const dense = ({ b, h, t, s }: Sizes): Layout => ({ dims: [b, h, t, s], strides: [h * t * s, t * s, s, 1] });
 
 /** The same data with the last two axes exchanged. */
-export function swapped({ dims, strides }: Layout): Layout {
+export function swapped({ dims, strides, type }: Layout): Layout {
   const exchange = (x: readonly number[]) => [...x.slice(0, -2), x.at(-1)!, x.at(-2)!];
-  return { dims: exchange(dims), strides: exchange(strides as readonly number[]) };
+  return { dims: exchange(dims), strides: exchange(strides as readonly number[]), type };
 }
