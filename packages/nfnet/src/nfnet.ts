@@ -352,12 +352,11 @@ export function drawKeepMasks(config: NFNetConfig, images: number, random: Rando
     .map(({ dropRate }) => Float32Array.from({ length: images }, () => (random.uniform() < dropRate ? 0 : 1)));
 }
 
-/** `[n, h, w, c] -> [n, c]`. A product with a row of 1/(h w): one matrix product forward, one back. */
-function spatialMean(x: tf.Tensor4D): tf.Tensor2D {
+/** `[n, h, w, c] -> [n, 1, c]`. A product with a row of 1/(h w): one matrix product forward, one back. */
+function spatialMean(x: tf.Tensor4D): tf.Tensor3D {
   const [n, h, w, c] = x.shape;
   const weights = tf.fill([n, 1, h * w], 1 / (h * w)) as tf.Tensor3D;
-  const sums = tf.matMul(weights, tf.reshape(x, [n, h * w, c]) as tf.Tensor3D); // [n, 1, c]
-  return tf.reshape(sums, [n, c]);
+  return tf.matMul(weights, tf.reshape(x, [n, h * w, c]) as tf.Tensor3D);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -530,7 +529,7 @@ export class NFNet {
 
   /** Mean of the features over the picture: float32 [images, featureDim]. */
   pooled(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor2D {
-    return tf.tidy(() => spatialMean(this.featureMap(images, training)));
+    return tf.tidy(() => tf.squeeze(spatialMean(this.featureMap(images, training)), [1]));
   }
 
   /** Class scores, float32 [images, numClasses], of a network with a classifier. */
@@ -588,21 +587,16 @@ export class NFNet {
         { p: p.conv2b, groups, activated: true },
         { p: p.conv3 },
       ]);
-      // Everything the branch is multiplied with meets first in a small tensor: [n or 1, 1, 1, c or 1].
-      let scale: tf.Tensor = tf.reshape(tf.mul(p.skipGain, this.config.alpha), [1, 1]);
-      if (p.squeezeExcite) scale = tf.mul(scale, tf.mul(this.excitation(y, p.squeezeExcite), 2)); // [n, c]
+      // Everything the branch is multiplied with meets first in a small tensor: [n or 1, 1, c or 1].
+      const { alpha, stochasticDepthRule } = this.config;
+      let scale = tf.reshape(tf.mul(p.skipGain, p.squeezeExcite ? 2 * alpha : alpha), [1, 1, 1]);
+      if (p.squeezeExcite) scale = tf.mul(scale, this.excitation(y, p.squeezeExcite)); // [n, 1, c]
       if (keep) {
-        const share = this.config.stochasticDepthRule === 'timm' ? 1 / (1 - dropRate) : 1;
-        scale = tf.mul(
-          scale,
-          tf.tensor2d(
-            Float32Array.from(keep, (k) => k * share),
-            [keep.length, 1],
-          ),
-        );
+        const share = stochasticDepthRule === 'timm' ? 1 / (1 - dropRate) : 1;
+        const kept = Float32Array.from(keep, (k) => k * share);
+        scale = tf.mul(scale, tf.tensor3d(kept, [keep.length, 1, 1]));
       }
-      const [pictures, channels] = scale.shape as [number, number];
-      return gatedSum(y, tf.reshape(scale, [pictures, 1, 1, channels]), shortcut);
+      return gatedSum(y, tf.expandDims(scale, 1), shortcut);
     });
   }
 
@@ -615,10 +609,10 @@ export class NFNet {
     return activation(x, this.config.activation) as tf.Tensor4D;
   }
 
-  /** Squeeze-excite's weight of each channel, without its factor 2: `[n, h, w, c] -> [n, c]`. */
-  private excitation(y: tf.Tensor4D, p: NonNullable<NFBlockParams['squeezeExcite']>): tf.Tensor {
+  /** Squeeze-excite's weight of each channel, without its factor 2: `[n, h, w, c] -> [n, 1, c]`. */
+  private excitation(y: tf.Tensor4D, p: NonNullable<NFBlockParams['squeezeExcite']>): tf.Tensor3D {
     const inner = linear(spatialMean(y), p.reduce, 'relu');
-    return tf.sigmoid(linear(inner, p.expand));
+    return tf.sigmoid(linear(inner, p.expand)) as tf.Tensor3D;
   }
 
   /** Convolutions in a row, with the network's activation after those that want it. */
