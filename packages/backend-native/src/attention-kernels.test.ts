@@ -120,6 +120,14 @@ describe('attention whose scores are too many to exist at once', () => {
     );
   });
 
+  it.each(['zero', 'uniform'] as const)('more queries than keys, empty rows %s, with gradients', async (emptyRows) => {
+    await expectAsOnCpu(
+      () =>
+        withGradients((q, k, v) => attention(q!, k!, v!, { numHeads: h, causal: true, emptyRows }), inputs(500, 300)),
+      { relative: 5e-6 },
+    );
+  });
+
   it.each([1, 500])('bias of %i rows, and keys with room behind them', async (rows) => {
     await expectAsOnCpu(
       () => {

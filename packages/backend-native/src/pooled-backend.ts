@@ -79,6 +79,13 @@ export class PooledBackend extends MathBackendCPU {
     return { dataId, shape: shape as number[], dtype: 'float32' };
   }
 
+  /** A float32 output of zeros. */
+  zeroOutput(shape: readonly number[]): tf.TensorInfo {
+    const x = this.output(shape);
+    this.values(x).fill(0);
+    return x;
+  }
+
   /** A float32 tensor's data once more. */
   copy(x: tf.TensorInfo): tf.TensorInfo {
     const out = this.output(x.shape);

@@ -113,8 +113,8 @@ const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
 
 const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
 
-/** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing. */
-function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): void {
+/** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing, which it returns. */
+function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): number[] {
   const { b, h } = c;
   const { count, keys } = block;
   const values = backend.values(weights);
@@ -124,6 +124,7 @@ function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place
   const empty = hide(c, block, values);
   softmaxRows(backend, 'softmax', values, values, b * h * count, keys);
   for (const row of empty) values.fill(0, row * keys, (row + 1) * keys);
+  return empty;
 }
 
 /** Adds the part of the bias that belongs to the block. */
@@ -179,7 +180,7 @@ function hiddenRuns(mask: Float32Array, start: number, keys: number): [from: num
   return runs;
 }
 
-/** Rows of `[b, h, count]` whose weights are all zero. */
+/** Rows of `[b, h, count]` whose weights are all zero: of weights that were kept, those that see nothing. */
 function emptyRowsOf(weights: Float32Array, keys: number): number[] {
   const rows: number[] = [];
   for (let row = 0; row * keys < weights.length; row++) {
@@ -211,10 +212,10 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
   let kept: tf.TensorInfo | undefined;
   for (const block of blocksOf(c, whole)) {
     const weights = backend.output([b, h, block.count, block.keys]);
-    weigh(backend, c, block, q, k, weights);
+    const empty = weigh(backend, c, block, q, k, weights);
     const scores: Operand = [backend.address(weights), scoresOf(c, block)];
     product(backend, scores, keysOf(c, block, v), queriesOf(c, block, out));
-    if (c.emptyRows === 'uniform' && c.keyMask) addMeans(backend, c, block, weights, inputs['v']!, y);
+    if (c.emptyRows === 'uniform') addMeans(backend, c, block, empty, inputs['v']!, y);
     if (whole) kept = weights;
     else backend.disposeData(weights.dataId);
   }
@@ -230,22 +231,28 @@ function keepsWeights({ b, h, t, s, bias }: Call): boolean {
 /** Rows that see nothing get the mean of all values. */
 function addMeans(
   backend: NativeBackend,
-  { b, h, t, s, d, capacity }: Call,
-  { first, count, keys }: Block,
-  weights: tf.TensorInfo,
+  c: Call,
+  block: Block,
+  empty: readonly number[],
   v: tf.TensorInfo,
   y: tf.TensorInfo,
 ): void {
+  const { h, s, d, capacity } = c;
   const [from, to] = [backend.values(v), backend.values(y)];
-  const width = h * d;
-  for (const row of emptyRowsOf(backend.values(weights), keys)) {
-    const [i, hh, bb] = [first + (row % count), Math.floor(row / count) % h, Math.floor(row / count / h)];
-    for (let x = 0; x < d && bb < b; x++) {
+  for (const row of empty) {
+    const { example, head, at } = queryAt(c, block, row);
+    for (let x = 0; x < d; x++) {
       let sum = 0;
-      for (let j = 0; j < s; j++) sum += from[(bb * capacity + j) * width + hh * d + x]!;
-      to[(bb * t + i) * width + hh * d + x] = sum / s;
+      for (let j = 0; j < s; j++) sum += from[((example * capacity + j) * h + head) * d + x]!;
+      to[at + x] = sum / s;
     }
   }
+}
+
+/** The query of a row of `[b, h, count]`: of which example and head it is, and where it lies in `[b, t, h*d]`. */
+function queryAt({ h, t, d }: Call, { first, count }: Block, row: number) {
+  const [example, head] = [Math.floor(row / count / h), Math.floor(row / count) % h];
+  return { example, head, at: ((example * t + first + (row % count)) * h + head) * d };
 }
 
 /** `{dy, q, k, v, bias?, keyMask?, weights?}` -> `[dq, dk, dv, dbias?]` */
@@ -256,7 +263,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   const [dq, dk, dv] = [backend.output(q!.shape), backend.output(k!.shape), backend.output(v!.shape)] as const;
   if (!(b * h * t * s * c.d)) {
     for (const x of [dq, dk, dv]) backend.values(x).fill(0);
-    return bias ? [dq, dk, dv, zeros(bias.shape, backend)] : [dq, dk, dv];
+    return bias ? [dq, dk, dv, backend.zeroOutput(bias.shape)] : [dq, dk, dv];
   }
   const { places, release } = factors(backend, c, [dy!, q!, k!, v!]);
   const [ady, aq, ak, av] = places as [Place, Place, Place, Place];
@@ -265,13 +272,15 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   // The last block sees all keys: it writes what the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
     const weights = kept ?? backend.output([b, h, block.count, block.keys]);
-    if (!kept) weigh(backend, c, block, aq, ak, weights);
+    const empty = kept ? [] : weigh(backend, c, block, aq, ak, weights);
     const dscores = backend.output([b, h, block.count, block.keys]);
     const [w, ds]: Operand[] = [weights, dscores].map((x) => [backend.address(x), scoresOf(c, block)]) as Operand[];
     const gradient = queriesOf(c, block, ady);
     product(backend, gradient, turned(keysOf(c, block, av)), ds!);
     toKeys(backend, c, block, adv, (place) => product(backend, turned(w!), gradient, place));
-    if (c.emptyRows === 'uniform' && c.keyMask) addFromEmptyRows(backend, c, block, weights, dy!, dv);
+    if (c.emptyRows === 'uniform') {
+      addFromEmptyRows(backend, c, block, kept ? emptyRowsOf(backend.values(kept), block.keys) : empty, dy!, dv);
+    }
     // Rows of zeros stay zeros.
     softmaxGradient(backend, weights, dscores, b * h * block.count, block.keys);
     product(backend, ds!, keysOf(c, block, ak), queriesOf(c, block, adq), { scale });
@@ -308,26 +317,21 @@ function toKeys(backend: NativeBackend, c: Call, block: Block, sums: Place, comp
   backend.pool.release(part);
 }
 
-function zeros(shape: readonly number[], backend: NativeBackend): tf.TensorInfo {
-  const x = backend.output(shape);
-  backend.values(x).fill(0);
-  return x;
-}
-
 /** Each value gets its share of what came to the rows that see nothing. */
 function addFromEmptyRows(
   backend: NativeBackend,
-  { h, t, s, d }: Call,
-  { first, count, keys }: Block,
-  weights: tf.TensorInfo,
+  c: Call,
+  block: Block,
+  empty: readonly number[],
   dy: tf.TensorInfo,
   dv: tf.TensorInfo,
 ): void {
+  const { h, s, d } = c;
   const [g, out] = [backend.values(dy), backend.values(dv)];
-  for (const row of emptyRowsOf(backend.values(weights), keys)) {
-    const [i, hh, bb] = [first + (row % count), Math.floor(row / count) % h, Math.floor(row / count / h)];
+  for (const row of empty) {
+    const { example, head, at } = queryAt(c, block, row);
     for (let j = 0; j < s; j++) {
-      for (let x = 0; x < d; x++) out[((bb * s + j) * h + hh) * d + x]! += g[((bb * t + i) * h + hh) * d + x]! / s;
+      for (let x = 0; x < d; x++) out[((example * s + j) * h + head) * d + x]! += g[at + x]! / s;
     }
   }
 }

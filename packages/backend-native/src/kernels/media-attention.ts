@@ -149,19 +149,13 @@ function sizesOf(k: tf.TensorInfo, { numHeads: h, segments }: Attrs): Sizes {
 
 const isEmpty = ({ b, h, t, s, d }: Sizes): boolean => sizeOf([b, h, t, s, d]) === 0;
 
-function zeros(shape: readonly number[], backend: NativeBackend): tf.TensorInfo {
-  const x = backend.output(shape);
-  backend.values(x).fill(0);
-  return x;
-}
-
 /** `{q [b, t, h*d], k [b, media, latents, h*d], v}` -> `[y [b, t, h*d], weights [tiles, h, tileLength, latents]]` */
 const mediaAttention: NativeKernel = ({ q, k, v }, attributes, backend) => {
   const attrs = attributes as unknown as Attrs;
   const z = sizesOf(k!, attrs);
   const { b, h, t, s } = z;
   const weights = backend.output([b, h, t, s]);
-  if (isEmpty(z)) return [zeros(q!.shape, backend), weights];
+  if (isEmpty(z)) return [backend.zeroOutput(q!.shape), weights];
   const [scores, keys, queries] = [dense(z), heads(z, s), heads(z, t)];
   const tiles = new Tiles(backend, attrs.segments);
   const at = backend.address(weights);
@@ -180,7 +174,7 @@ const mediaAttentionGradient: NativeKernel = ({ dy, q, k, v, weights }, attribut
   const attrs = attributes as unknown as Attrs;
   const z = sizesOf(k!, attrs);
   const { b, h, t, s } = z;
-  if (isEmpty(z)) return [q!, k!, v!].map((x) => zeros(x.shape, backend));
+  if (isEmpty(z)) return [q!, k!, v!].map((x) => backend.zeroOutput(x.shape));
   const [scores, keys, queries] = [dense(z), heads(z, s), heads(z, t)];
   const tiles = new Tiles(backend, attrs.segments);
   const dscores = backend.output([b, h, t, s]);
