@@ -118,12 +118,12 @@ function tryHalves(dnn: OneDnn): boolean {
     // Not implemented for this processor.
     return false;
   }
-  const able = multipliesHalves(probe);
+  const able = usesHalves(probe);
   probe.destroy();
   return able;
 }
 
 /** Whether an implementation uses bfloat16 instructions: imitated, as on plain AVX-512, they take four times as long as float32. */
-export function multipliesHalves({ implementation }: Primitive): boolean {
+export function usesHalves({ implementation }: Primitive): boolean {
   return !implementation.startsWith('ref') && /bf16|fp16|amx|avx10/.test(implementation.split(':').at(-1)!);
 }

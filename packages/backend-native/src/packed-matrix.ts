@@ -5,8 +5,8 @@ import { ARG, BF16, F32, U8, type Layout, type OneDnn, type Primitive } from './
 
 /** Rows of the product that oneDNN chooses a layout for; the layout serves any number of rows. */
 const TYPICAL_ROWS = 256;
-/** Rows of the smallest product that oneDNN computes as a product of matrices and not row by row. */
-const SMALL_PRODUCT = 4;
+/** Rows of the smallest product that oneDNN computes as a product of matrices and not row by row: fewer are filled up. */
+export const SMALL_PRODUCT = 4;
 /** Elements expanded at a time where the processor cannot multiply bfloat16: a megabyte stays in its cache. */
 const PANEL = 1 << 18;
 

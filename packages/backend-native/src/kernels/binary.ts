@@ -204,30 +204,7 @@ const addN: NativeKernel = (inputs, _attrs, backend) => {
   return out;
 };
 
-/** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) y]`: the residual branch of gated cross-attention, in one pass. */
-const gatedAdd: NativeKernel = ({ x, y, gate }, _attrs, backend) => {
-  const out = backend.output(x!.shape);
-  const n = sizeOf(x!.shape);
-  const factor = Math.fround(Math.tanh(backend.values(gate!)[0]!));
-  if (n < FEW) {
-    const [from, branch, to] = [backend.values(x!), backend.values(y!), backend.values(out)];
-    // Each step is rounded as the passes below round it.
-    for (let i = 0; i < n; i++) to[i] = from[i]! + Math.fround(factor * branch[i]!);
-    return [out];
-  }
-  const scalar = backend.pool.allocate(64).fill(factor, 0, 1);
-  const [all, one]: Layout[] = [{ dims: [n] }, { dims: [1] }];
-  backend
-    .compiled(`gated add ${n}`, (dnn) =>
-      dnn.binary('mul', all!, one!, all!, [{ kind: 'binary', alg: 'add', other: all! }]),
-    )
-    .run(backend.address(y!), backend.pool.address(scalar), backend.address(out), backend.address(x!));
-  backend.pool.release(scalar);
-  return [out];
-};
-
 export const binaryKernels: Record<string, NativeKernel> = {
-  FlamingoGatedAdd: gatedAdd,
   [tf.Add]: binary('add'),
   [tf.Sub]: binary('sub'),
   [tf.Multiply]: binary('mul'),

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from '../native-backend';
 import { ARG, BF16, F32, type Layout, type OneDnn, type Primitive } from '../onednn';
-import { floatsFor, multipliesHalves, type PackedFilter } from '../packed-filter';
+import { floatsFor, usesHalves, type PackedFilter } from '../packed-filter';
 import { sizeOf } from '../pooled-backend';
 import type { Compiled } from '../primitive-cache';
 import { activateInto, asPostOps } from './activation';
@@ -62,7 +62,7 @@ function tried(make: () => Primitive): Primitive | undefined {
     // Not implemented for these shapes.
     return undefined;
   }
-  if (multipliesHalves(primitive)) return primitive;
+  if (usesHalves(primitive)) return primitive;
   primitive.destroy();
   return undefined;
 }

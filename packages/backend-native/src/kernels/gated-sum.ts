@@ -1,8 +1,12 @@
-import type { NativeKernel } from '../native-backend';
+import type * as tf from '@tensorflow/tfjs-core';
+import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { Layout, OneDnn, Primitive } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 import type { Compiled } from '../primitive-cache';
 import { apply, FEW } from './binary';
+
+/** Numbers of the smallest buffer that the pool hands out. */
+const LINE = 64;
 
 /** Product and sum in one pass, or the knowledge that oneDNN would use its slow reference code for these shapes. */
 class GatedSumPlan implements Compiled {
@@ -19,31 +23,46 @@ class GatedSumPlan implements Compiled {
   }
 }
 
+/** out = y gate + plus; `data` and `by` say how y and the gate lie to oneDNN, of which one pass is asked where it pays. */
+function sumInto(
+  backend: NativeBackend,
+  [y, gate, plus, out]: readonly [tf.TensorInfo, tf.TensorInfo, tf.TensorInfo, tf.TensorInfo],
+  data: Layout,
+  by: Layout,
+): void {
+  const size = sizeOf(y.shape);
+  const key = `gated sum ${data.dims.join()} ${by.dims.join()}`;
+  const plan = size < FEW ? undefined : backend.compiled(key, (dnn) => new GatedSumPlan(dnn, data, by));
+  if (plan?.primitive) {
+    plan.primitive.run(backend.address(y), backend.address(gate), backend.address(out), backend.address(plus));
+  } else if (size) {
+    apply('mul', y, gate, out, backend);
+    apply('add', out, plus, out, backend);
+  }
+}
+
 /** `{y NHWC, gate [n or 1, 1, 1, c or 1], shortcut NHWC}` -> `[y gate + shortcut]` */
 const gatedSum: NativeKernel = ({ y, gate, shortcut }, _attrs, backend) => {
   const out = backend.output(y!.shape);
   const [n, h, w, c] = y!.shape as [number, number, number, number];
-  const size = sizeOf(y!.shape);
   const [pictures, , , channels] = gate!.shape as [number, number, number, number];
-  const plan =
-    size < FEW
-      ? undefined
-      : backend.compiled(`gated sum ${n} ${h * w} ${c} ${gate!.shape.join()}`, (dnn) => {
-          return new GatedSumPlan(dnn, { dims: [n, h * w, c] }, { dims: [pictures, 1, channels] });
-        });
-  if (plan?.primitive) {
-    const [from, by, to, plus] = [y!, gate!, out, shortcut!].map((x) => backend.address(x)) as [
-      number,
-      number,
-      number,
-      number,
-    ];
-    plan.primitive.run(from, by, to, plus);
-  } else if (size) {
-    apply('mul', y!, gate!, out, backend);
-    apply('add', out, shortcut!, out, backend);
-  }
+  sumInto(backend, [y!, gate!, shortcut!, out], { dims: [n, h * w, c] }, { dims: [pictures, 1, channels] });
   return [out];
 };
 
-export const gatedSumKernels: Record<string, NativeKernel> = { FlamingoGatedSum: gatedSum };
+/** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) y]`: the residual branch of gated cross-attention. */
+const gatedAdd: NativeKernel = ({ x, y, gate }, _attrs, backend) => {
+  const out = backend.output(x!.shape);
+  // One number, in a cache line of the pool's: oneDNN reads it there.
+  const line = backend.output([LINE]);
+  backend.values(line)[0] = Math.tanh(backend.values(gate!)[0]!);
+  const factor = { ...line, shape: [1] };
+  sumInto(backend, [y!, factor, x!, out], { dims: [sizeOf(x!.shape)] }, { dims: [1] });
+  backend.disposeData(line.dataId);
+  return [out];
+};
+
+export const gatedSumKernels: Record<string, NativeKernel> = {
+  FlamingoGatedSum: gatedSum,
+  FlamingoGatedAdd: gatedAdd,
+};

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import { BlockedMatrix } from '../packed-matrix';
+import { BlockedMatrix, SMALL_PRODUCT } from '../packed-matrix';
 import { sizeOf } from '../pooled-backend';
 import { activateInto, asPostOps } from './activation';
 import { apply } from './binary';
@@ -22,9 +22,6 @@ function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBack
   return kept;
 }
 
-/** Below so many rows a product's last step is cheaper as a pass of its own. */
-const FEW_ROWS = 4;
-
 /**
  * `{x [..., in], weight? [out, in], bias? [out], residual? [..., out]}` -> `[y [..., out], z]`; z, before the activation, only
  * if it is taped.
@@ -38,7 +35,8 @@ const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => 
   const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
   const ours = blocked !== undefined || !frozen;
   const fused = activation && !taped && ours ? asPostOps(activation) : undefined;
-  const adds = residual && ours && m >= FEW_ROWS;
+  // A product of fewer rows is filled up with more, and the residual has no such rows.
+  const adds = residual && ours && m >= SMALL_PRODUCT;
   const options = {
     bias: bias && backend.address(bias),
     post: adds ? [{ kind: 'binary', alg: 'add', other: { dims: [m, residual.shape.at(-1)!] } } as const] : fused,

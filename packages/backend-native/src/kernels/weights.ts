@@ -88,24 +88,32 @@ const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilo
   const [aw, ag, am, av, as] = [w, g, m, v, scratch].map((x) => pool.address(x!)) as number[];
   const one: Layout = { dims: [1] };
   const by = (alg: Binary): PostOp => ({ kind: 'binary', alg, other: one });
-  for (let at = 0; at < w.length; at += ADAM_STRETCH) {
-    const n = Math.min(ADAM_STRETCH, w.length - at);
+  const passesOver = (n: number) => {
     const all: Layout = { dims: [n] };
     const pass = (name: string, alg: Binary, other: Layout, post: PostOp[]) =>
       backend.compiled(`adam ${name} ${n}`, (dnn) => dnn.binary(alg, all, other, all, post));
-    const [pw, pg, pm, pv] = [aw!, ag!, am!, av!].map((address) => address + 4 * at) as [
-      number,
-      number,
-      number,
-      number,
-    ];
-    pass(`m ${beta1}`, 'mul', one, [{ kind: 'sum', scale: beta1 }]).run(pg, first!, pm);
-    pass(`v ${beta2}`, 'mul', all, [by('mul'), { kind: 'sum', scale: beta2 }]).run(pg, pg, pv, second!);
-    const rooted: PostOp[] = [{ kind: 'eltwise', alg: 'sqrt' }, by('mul'), by('add')];
-    pass('root', 'mul', one, rooted).run(pv, unit!, as!, root!, eps!);
-    pass('pace', 'div', all, [by('mul')]).run(pm, as!, as!, pace!);
-    pass('step', 'mul', one, [{ kind: 'binary', alg: 'add', other: all }]).run(pw, decay!, pw, as!);
+    return {
+      mean: pass(`m ${beta1}`, 'mul', one, [{ kind: 'sum', scale: beta1 }]),
+      square: pass(`v ${beta2}`, 'mul', all, [by('mul'), { kind: 'sum', scale: beta2 }]),
+      rooted: pass('root', 'mul', one, [{ kind: 'eltwise', alg: 'sqrt' }, by('mul'), by('add')]),
+      paced: pass('pace', 'div', all, [by('mul')]),
+      stepped: pass('step', 'mul', one, [{ kind: 'binary', alg: 'add', other: all }]),
+    };
+  };
+  const stretch = (from: number, { mean, square, rooted, paced, stepped }: ReturnType<typeof passesOver>) => {
+    const [pw, pg, pm, pv] = [aw!, ag!, am!, av!].map((address) => address + 4 * from) as number[];
+    mean.run(pg!, first!, pm!);
+    square.run(pg!, pg!, pv!, second!);
+    rooted.run(pv!, unit!, as!, root!, eps!);
+    paced.run(pm!, as!, as!, pace!);
+    stepped.run(pw!, decay!, pw!, as!);
+  };
+  const rest = w.length % ADAM_STRETCH;
+  if (w.length >= ADAM_STRETCH) {
+    const passes = passesOver(ADAM_STRETCH);
+    for (let from = 0; from + ADAM_STRETCH <= w.length; from += ADAM_STRETCH) stretch(from, passes);
   }
+  if (rest) stretch(w.length - rest, passesOver(rest));
   pool.release(scratch);
   pool.release(scalars);
 };
