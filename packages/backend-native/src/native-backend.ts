@@ -1,8 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
+import { Halves, HalvedEntry } from './halves';
 import { oneDnn, type OneDnn } from './onednn';
 import { PackedFilter } from './packed-filter';
 import { packMatrix, type NativePackedMatrix } from './packed-matrix';
-import { PooledBackend, type FastKernel } from './pooled-backend';
+import { PooledBackend, sizeOf, type Entry, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
 
 /** tfjs backend `native`: oneDNN for what is hot, tfjs' CPU kernels for the rest. */
@@ -38,12 +39,46 @@ export class NativeBackend extends PooledBackend {
     return this.pool.address(this.one);
   }
 
-  private halves = new Float32Array(0);
+  private expanded = new Float32Array(0);
 
   /** Address of at least n float32 that began as zeros: only the upper halves of their bits are ever written. */
   panel(n: number): number {
-    if (this.halves.length < n) this.halves = new Float32Array(n);
-    return this.pool.address(this.halves);
+    if (this.expanded.length < n) this.expanded = new Float32Array(n);
+    return this.pool.address(this.expanded);
+  }
+
+  private readonly converted = new Halves(this);
+
+  /** An output held in bfloat16; its contents are undefined. Whoever wants float32 gets a copy of it. */
+  halvedOutput(shape: readonly number[]): tf.TensorInfo {
+    return this.enter(new HalvedEntry(this, sizeOf(shape)), shape);
+  }
+
+  /** Whether a tensor is held in bfloat16. */
+  isHalved(x: tf.TensorInfo): boolean {
+    return this.entry(x.dataId) instanceof HalvedEntry;
+  }
+
+  /** Where a tensor's data lies in bfloat16, converted if need be; a later conversion may end it. */
+  halves(x: tf.TensorInfo): number {
+    const entry = this.entry(x.dataId);
+    return entry instanceof HalvedEntry ? this.pool.address(entry.halves) : this.converted.of(x.dataId, entry.values);
+  }
+
+  /** Whether a tensor's data may be written: it is ours, not an array that the user gave, and nobody shares it. */
+  isWritable(x: tf.TensorInfo): boolean {
+    return !this.isHalved(x) && this.refCount(x.dataId) === 1 && this.pool.owns(this.values(x));
+  }
+
+  /** To be called when a tensor's data is written anew. */
+  changed(x: tf.TensorInfo): void {
+    this.converted.forget(x.dataId);
+  }
+
+  protected override free(entry: Entry, dataId: object): void {
+    this.converted.forget(dataId);
+    if (entry instanceof HalvedEntry) entry.release();
+    else super.free(entry, dataId);
   }
 
   /** Packs a frozen `[out, in]` matrix; what `FrozenMatrix` of the kernels package looks for. */

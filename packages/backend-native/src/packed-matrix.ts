@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import { inHalves, product, type Operand, type ProductOptions } from './kernels/product';
+import { factor, inHalves, product, type Operand, type ProductOptions } from './kernels/product';
 import type { NativeBackend } from './native-backend';
 import { ARG, BF16, F32, U8, type Layout, type OneDnn, type Primitive } from './onednn';
 
@@ -97,28 +97,24 @@ export class BlockedMatrix implements NativePackedMatrix {
     return this.memory?.byteLength ?? 0;
   }
 
-  multiply(rows: tf.TensorInfo, transpose: boolean, options?: ProductOptions): tf.TensorInfo {
+  /** With `narrow` the result is held in bfloat16 if this is, and there are many rows of it. */
+  multiply(rows: tf.TensorInfo, transpose: boolean, options?: ProductOptions, narrow = false): tf.TensorInfo {
     const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
     this.held();
     const [m, n, k] = [rows.shape[0]!, transpose ? inputs : out, transpose ? out : inputs];
-    const y = backend.output([m, n]);
-    if (!(m && n && k)) {
-      backend.values(y).fill(0);
-      return y;
-    }
-    const [x, z]: Operand[] = [
-      [backend.address(rows), { dims: [m, k] }],
-      [backend.address(y), { dims: [m, n] }],
-    ];
+    if (!(m && n && k)) return backend.zeroOutput([m, n]);
+    const halved = narrow && this.blocks.type === BF16 && m >= MANY_ROWS;
+    const y = halved ? backend.halvedOutput([m, n]) : backend.output([m, n]);
+    const [x, z] = [factor(backend, rows, { dims: [m, k] }), factor(backend, y, { dims: [m, n] })];
     if (transpose) {
       this.lay(this.plain);
-      product(backend, x!, [pool.address(this.held()), { dims: [k, n], type: this.blocks.type }], z!, options);
+      product(backend, x, [pool.address(this.held()), { dims: [k, n], type: this.blocks.type }], z, options);
     } else {
       if (m < MANY_ROWS) this.lay(this.blocks);
       if (m < SMALL_PRODUCT) this.multiplyFew(rows, y, options);
-      else product(backend, x!, [pool.address(this.held()), this.layout], z!, options);
+      else product(backend, x, [pool.address(this.held()), this.layout], z, options);
     }
     return y;
   }

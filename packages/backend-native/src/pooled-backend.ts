@@ -6,9 +6,9 @@ import { BufferPool } from './pool';
 const LARGE = 1 << 14;
 
 /** One tensor's data as tfjs' CPU backend keeps it. */
-interface Entry {
-  values: Float32Array;
-  dtype: tf.DataType;
+export interface Entry {
+  readonly values: Float32Array;
+  readonly dtype: tf.DataType;
   refCount: number;
 }
 
@@ -65,18 +65,26 @@ export class PooledBackend extends MathBackendCPU {
 
   override disposeData(dataId: object, force = false): boolean {
     const entry = this.data.has(dataId) ? this.entry(dataId) : undefined;
-    const values = entry?.values;
     const freed = super.disposeData(dataId, force);
-    if (freed && ArrayBuffer.isView(values)) this.pool.release(values);
+    if (freed && entry) this.free(entry, dataId);
     return freed;
+  }
+
+  /** Gives back what a tensor held that is no more. */
+  protected free({ values }: Entry, _dataId: object): void {
+    if (ArrayBuffer.isView(values)) this.pool.release(values);
   }
 
   /** A float32 output from the pool; its contents are undefined. */
   output(shape: readonly number[]): tf.TensorInfo {
-    const values = this.pool.allocate(sizeOf(shape));
+    return this.enter({ values: this.pool.allocate(sizeOf(shape)), dtype: 'float32', refCount: 1 }, shape);
+  }
+
+  /** A tensor of this data. */
+  protected enter(entry: Entry, shape: readonly number[]): tf.TensorInfo {
     const dataId = {};
-    this.data.set(dataId, { values, dtype: 'float32', refCount: 1 } as never);
-    return { dataId, shape: shape as number[], dtype: 'float32' };
+    this.data.set(dataId, entry as never);
+    return { dataId, shape: shape as number[], dtype: entry.dtype };
   }
 
   /** A float32 output of zeros. */
@@ -119,7 +127,7 @@ export class PooledBackend extends MathBackendCPU {
     this.pool.trim();
   }
 
-  private entry(dataId: object): Entry {
+  protected entry(dataId: object): Entry {
     return this.data.get(dataId) as unknown as Entry;
   }
 }

@@ -10,6 +10,7 @@ import {
   FrozenMatrix,
   layerNorm,
   layerNormSpec,
+  innerLinear,
   linear,
   linearAdd,
   linearSpec,
@@ -306,9 +307,9 @@ export class ClipViT {
       const y = tf.tidy(() => {
         const h = layerNorm(x, p.attnNorm);
         const mixed = attention(
-          linear(h, p.query) as tf.Tensor3D,
-          linear(h, p.key) as tf.Tensor3D,
-          linear(h, p.value) as tf.Tensor3D,
+          innerLinear(h, p.query) as tf.Tensor3D,
+          innerLinear(h, p.key) as tf.Tensor3D,
+          innerLinear(h, p.value) as tf.Tensor3D,
           { numHeads: this.config.numHeads },
         );
         return linearAdd(mixed, p.output, x);

@@ -1,6 +1,7 @@
 import { linear } from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 import * as tf from '@tensorflow/tfjs-core';
+import { addColumns } from './add-columns';
 
 /**
  * What a language model offers whose head is its embedding, so that a trained token counts on both sides: rows for which
@@ -57,12 +58,7 @@ export class TrainedTokens<C extends LMContext> implements CausalLM<C> {
     if (!hasTiedHead(lm)) return lm.logits(x);
     return tf.tidy(() => {
       const added = linear(lm.headInput(x), { weight: this.offsets }); // [batch, text, ids]
-      // tf.oneHot of tfjs 4.22 gives WASM integers in a float tensor, so the columns are marked here.
-      const marks = new Float32Array(this.ids.length * this.vocabSize);
-      this.ids.forEach((id, row) => (marks[row * this.vocabSize + id] = 1));
-      const places = tf.tensor2d(marks, [this.ids.length, this.vocabSize]);
-      const columns = tf.matMul(tf.reshape(added, [-1, this.ids.length]), places);
-      return tf.add(lm.logits(x), tf.reshape(columns, [x.shape[0], x.shape[1], this.vocabSize]));
+      return addColumns(lm.logits(x), added, this.ids) as tf.Tensor3D;
     });
   }
 }

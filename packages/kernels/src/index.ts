@@ -51,7 +51,7 @@ export { embedding, gatherRows } from './gather-rows';
 export { valueAndGrads } from './gradients';
 export { globalNorm } from './global-norm';
 export { layerNorm, type LayerNormParams } from './layer-norm';
-export { linear, linearAdd, type LinearParams } from './linear';
+export { innerLinear, linear, linearAdd, type LinearParams } from './linear';
 export { mlp, type MLPParams } from './mlp';
 export { mediaCrossAttention, type MediaCrossAttentionOptions } from './media-cross-attention';
 export { MediaSegments } from './media-segments';

@@ -18,6 +18,8 @@ interface LinearAttrs {
   readonly activation?: Activation;
   /** Instead of the input `weight`: held by the backend, without gradient. */
   readonly frozen?: FrozenMatrix;
+  /** Whether a backend that multiplies in bfloat16 may hold the result in it. */
+  readonly inner?: boolean;
 }
 
 /**
@@ -51,16 +53,31 @@ const linearOp = fusedOp<LinearAttrs>({
   },
 });
 
+/** `{dz [..., out], weight? [out, in]}` -> dx `[..., in]` */
+const inputGradOp = fusedOp<Pick<LinearAttrs, 'frozen'>>({
+  name: 'FlamingoLinearGrad',
+  forward: ({ dz, weight }, { frozen }) => {
+    const rows = flatten(dz!);
+    const dx = frozen ? frozen.multiply(rows, true) : matMul(rows, weight as tf.Tensor2D);
+    return [tf.reshape(dx, [...dz!.shape.slice(0, -1), dx.shape[1]])];
+  },
+});
+
+/** `{dz [..., out], x [..., in]}` -> dweight `[out, in]` */
+const weightGradOp = fusedOp<object>({
+  name: 'FlamingoLinearWeightGrad',
+  forward: ({ dz, x }) => [matMul(flatten(dz!), flatten(x!), true)],
+});
+
 /** The gradient to a layer's input, `[..., in]`, from that to its result before the activation. */
 export function inputGradient(dz: tf.Tensor, weight: tf.Tensor | FrozenMatrix): tf.Tensor {
-  const rows = flatten(dz);
-  const dx = weight instanceof FrozenMatrix ? weight.multiply(rows, true) : matMul(rows, weight as tf.Tensor2D);
-  return tf.reshape(dx, [...dz.shape.slice(0, -1), dx.shape[1]]);
+  const frozen = weight instanceof FrozenMatrix ? weight : undefined;
+  return inputGradOp({ dz, weight: frozen ? undefined : (weight as tf.Tensor2D) }, { frozen })[0]!;
 }
 
 /** The gradient to a layer's weight, `[out, in]`, from that to its result before the activation. */
 export function weightGradient(dz: tf.Tensor, x: tf.Tensor): tf.Tensor2D {
-  return matMul(flatten(dz), flatten(x), true);
+  return weightGradOp({ dz, x }, {})[0] as tf.Tensor2D;
 }
 
 /** `[..., d] -> [rows, d]` */
@@ -78,6 +95,19 @@ function flatten(x: tf.Tensor): tf.Tensor2D {
  */
 export function linear(x: tf.Tensor, p: LinearParams, activation?: Activation): tf.Tensor {
   return apply(x, p, { activation });
+}
+
+/**
+ * A linear layer whose result goes into products or an activation only, as queries, keys and values do: where the backend
+ * multiplies in bfloat16 it may hold the result in it too, since it would be rounded there anyway.
+ *
+ * @param x          float32 `[..., in]`
+ * @param p          as for `linear`
+ * @param activation applied to the result
+ * @returns          float32 `[..., out]`
+ */
+export function innerLinear(x: tf.Tensor, p: LinearParams, activation?: Activation): tf.Tensor {
+  return apply(x, p, { activation, inner: true });
 }
 
 /**
@@ -100,12 +130,16 @@ export function linearAdd<T extends tf.Tensor>(x: tf.Tensor, p: LinearParams, re
 function apply(
   x: tf.Tensor,
   p: LinearParams,
-  { activation, residual }: { readonly activation?: Activation; readonly residual?: tf.Tensor },
+  {
+    activation,
+    residual,
+    inner,
+  }: { readonly activation?: Activation; readonly residual?: tf.Tensor; readonly inner?: boolean },
 ): tf.Tensor {
   expectLinear('linear', x.shape, p);
   const frozen = p.weight instanceof FrozenMatrix ? p.weight : undefined;
   const weight = frozen ? undefined : (p.weight as tf.Tensor2D);
-  return linearOp({ x, weight, bias: p.bias, residual }, { activation, frozen })[0]!;
+  return linearOp({ x, weight, bias: p.bias, residual }, { activation, frozen, inner })[0]!;
 }
 
 /** @throws Error unless the layer takes inputs of this shape and its bias fits its weight */

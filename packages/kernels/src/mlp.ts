@@ -2,7 +2,15 @@ import * as tf from '@tensorflow/tfjs-core';
 import { activation as activate, activationGrad, type Activation } from './activation';
 import { FrozenMatrix } from './frozen-matrix';
 import { fusedOp } from './fused-op';
-import { expectLinear, inputGradient, linear, linearAdd, weightGradient, type LinearParams } from './linear';
+import {
+  expectLinear,
+  innerLinear,
+  inputGradient,
+  linear,
+  linearAdd,
+  weightGradient,
+  type LinearParams,
+} from './linear';
 import { expectShape } from './shape';
 import { sumRows } from './sum-rows';
 
@@ -31,8 +39,8 @@ const mlpOp = fusedOp<MLPAttrs>({
   forward: ({ x, up, upBias, down, downBias, residual }, { activation, frozenUp, frozenDown, taped }) => {
     const first = paramsOf(up, upBias, frozenUp);
     const second = paramsOf(down, downBias, frozenDown);
-    const z = taped ? linear(x!, first) : undefined;
-    const inner = z ? activate(z, activation) : linear(x!, first, activation);
+    const z = taped ? innerLinear(x!, first) : undefined;
+    const inner = z ? activate(z, activation) : innerLinear(x!, first, activation);
     const y = residual ? linearAdd(inner, second, residual) : linear(inner, second);
     return z ? [y, z] : [y];
   },

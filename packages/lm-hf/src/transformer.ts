@@ -9,6 +9,7 @@ import {
   freezeParams,
   FrozenMatrix,
   layerNorm,
+  innerLinear,
   linear,
   linearAdd,
   linearSpec,
@@ -258,16 +259,17 @@ export class TransformerBlock implements LMBlock {
     const { v_proj, q_norm, k_norm, q_proj, k_proj, o_proj } = this.params.attn;
     const { keyMask, cache } = context;
     const turns = this.tables.rotary?.rows(x.shape[1], pastOf(context), keyMask);
-    const place = (h: tf.Tensor3D, p: Norm | undefined): tf.Tensor3D => {
-      const normed = p ? applyNorm(h, p, this.config) : h;
+    const times = numHeads / numKeyValueHeads;
+    const place = (p: Linear, norm?: Norm): tf.Tensor3D => {
+      const h = this.project(x, p, !(norm ?? turns));
+      const normed = norm ? applyNorm(h, norm, this.config) : h;
       return turns ? rotary(normed, turns, headDim) : normed;
     };
-    const q = place(this.project(x, q_proj), q_norm); //                                [b, t, heads*d]
-    const k = place(this.project(x, k_proj), k_norm); //                                [b, t, kvHeads*d]
-    const v = this.project(x, v_proj);
+    const q = place(q_proj, q_norm); //                                                 [b, t, heads*d]
+    const k = place(k_proj, k_norm); //                                                 [b, t, kvHeads*d]
+    const v = this.project(x, v_proj, true);
     const all = { keys: k, values: v, length: x.shape[1] };
     const { keys, values, length } = cache?.extend(this.index, k, v) ?? all; //         [b, s or more, kvHeads*d]
-    const times = numHeads / numKeyValueHeads;
     const bias = this.tables.alibi?.bias(length, keyMask); //                           [1|b, heads, 1, s]
     const seen = attention(q, repeatHeads(keys, headDim, times), repeatHeads(values, headDim, times), {
       numHeads,
@@ -280,9 +282,10 @@ export class TransformerBlock implements LMBlock {
     return linearAdd(seen, o_proj, stream);
   }
 
-  private project(x: tf.Tensor3D, p: Linear): tf.Tensor3D {
-    const y = linear(x, p) as tf.Tensor3D;
+  /** Queries, keys or values; `inner` if nothing is done to them before they are multiplied. */
+  private project(x: tf.Tensor3D, p: Linear, inner: boolean): tf.Tensor3D {
     const { clipQKV } = this.config;
+    const y = (inner && clipQKV === undefined ? innerLinear(x, p) : linear(x, p)) as tf.Tensor3D;
     return clipQKV === undefined ? y : tf.clipByValue(y, -clipQKV, clipQKV);
   }
 

@@ -7,6 +7,7 @@ import {
   freshParams,
   layerNorm,
   layerNormSpec,
+  innerLinear,
   linear,
   linearAdd,
   mlp,
@@ -152,9 +153,9 @@ export class PerceiverResampler {
     // Keys and values come from the picture and the latents together, the picture first (appendix A.1.1).
     const source = tf.concat([layerNorm(visual, p.normMedia) as tf.Tensor3D, normed], 1);
     const seen = attention(
-      linear(normed, p.query) as tf.Tensor3D,
-      linear(source, p.key) as tf.Tensor3D,
-      linear(source, p.value) as tf.Tensor3D,
+      innerLinear(normed, p.query) as tf.Tensor3D,
+      innerLinear(source, p.key) as tf.Tensor3D,
+      innerLinear(source, p.value) as tf.Tensor3D,
       { numHeads },
     );
     const x = linearAdd(seen, p.output, latents);

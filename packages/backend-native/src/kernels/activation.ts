@@ -1,5 +1,6 @@
+import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Eltwise, OneDnn, PostOp } from '../onednn';
+import { BF16, F32, type Eltwise, type OneDnn, type PostOp } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 import { eltwise, eltwiseBackward, positive } from './eltwise';
 
@@ -45,49 +46,47 @@ export function asPostOps(kind: string): PostOp[] | undefined {
   ];
 }
 
-/** y = activation(x), over addresses. */
-export function activateInto(b: NativeBackend, kind: string, x: number, y: number, n: number): void {
+/** y = activation(x), over addresses of data of this type. */
+export function activateInto(b: NativeBackend, kind: string, x: number, y: number, n: number, type = F32): void {
   const { alg, alpha, scale, positive: shape } = known(kind);
-  if (shape === 'squared') positive(b, x, y, n, [{ kind: 'eltwise', alg: 'square' }]);
-  else if (shape) positive(b, x, y, n, scale ? [{ kind: 'eltwise', alg: 'linear', alpha: scale }] : []);
+  const all = { dims: [n], type };
+  if (shape === 'squared') positive(b, x, y, all, [{ kind: 'eltwise', alg: 'square' }]);
+  else if (shape) positive(b, x, y, all, scale ? [{ kind: 'eltwise', alg: 'linear', alpha: scale }] : []);
   else if (scale) {
     // As what ends a product, with 1: one pass over the data instead of two.
-    const [all, one] = [{ dims: [n] }, { dims: [1] }];
-    const make = (dnn: OneDnn) => dnn.binary('mul', all, one, all, asPostOps(kind));
-    b.compiled(`activation ${kind} ${n}`, make).run(x, b.ones(1), y);
-  } else eltwise(b, alg, x, y, n, alpha);
+    const make = (dnn: OneDnn) => dnn.binary('mul', all, { dims: [1] }, all, asPostOps(kind));
+    b.compiled(`activation ${kind} ${n} ${type}`, make).run(x, b.ones(1), y);
+  } else eltwise(b, alg, x, y, all, alpha);
 }
 
-/** dx = dy activation'(x), over addresses; dx must not be x. */
-export function activationGradientInto(
-  b: NativeBackend,
-  kind: string,
-  x: number,
-  dy: number,
-  dx: number,
-  n: number,
-): void {
-  const { alg, alpha, scale, positive: shape } = known(kind);
+/** activation(x), held as x is; over x itself where it is `ours`. */
+export function activated(b: NativeBackend, kind: string, x: tf.TensorInfo, ours = false): tf.TensorInfo {
+  const halved = b.isHalved(x);
+  const y = ours ? x : halved ? b.halvedOutput(x.shape) : b.output(x.shape);
+  const n = sizeOf(x.shape);
+  if (halved) activateInto(b, kind, b.halves(x), b.halves(y), n, BF16);
+  else if (n) activateInto(b, kind, b.address(x), b.address(y), n);
+  return y;
+}
+
+const activation: NativeKernel = ({ x }, attrs, b) => [activated(b, attrs['kind'] as string, x!)];
+
+/** `{dy, x}` -> `[dy activation'(x)]`, held as x is. */
+const activationGradient: NativeKernel = ({ dy, x }, attrs, b) => {
+  const { alg, alpha, scale, positive: shape } = known(attrs['kind'] as string);
+  const n = sizeOf(x!.shape);
+  const halved = b.isHalved(x!);
+  const dx = halved ? b.halvedOutput(x!.shape) : b.output(x!.shape);
+  if (!n) return [dx];
+  const [from, by, to] = [x!, dy!, dx].map((each) => (halved ? b.halves(each) : b.address(each))) as number[];
+  const all = { dims: [n], type: halved ? BF16 : F32 };
   if (shape === 'squared') {
     const doubled: PostOp = { kind: 'eltwise', alg: 'linear', alpha: 2 };
-    positive(b, x, dx, n, [doubled, { kind: 'binary', alg: 'mul', other: { dims: [n] } }], dy);
-    return;
+    positive(b, from!, to!, all, [doubled, { kind: 'binary', alg: 'mul', other: all }], by!);
+  } else {
+    eltwiseBackward(b, alg, from!, by!, to!, all, alpha);
+    if (scale) eltwise(b, 'linear', to!, to!, all, scale);
   }
-  eltwiseBackward(b, alg, x, dy, dx, n, alpha);
-  if (scale) eltwise(b, 'linear', dx, dx, n, scale);
-}
-
-const activation: NativeKernel = ({ x }, attrs, backend) => {
-  const y = backend.output(x!.shape);
-  const n = sizeOf(x!.shape);
-  if (n) activateInto(backend, attrs['kind'] as string, backend.address(x!), backend.address(y), n);
-  return [y];
-};
-
-const activationGradient: NativeKernel = ({ dy, x }, attrs, b) => {
-  const dx = b.output(x!.shape);
-  const n = sizeOf(x!.shape);
-  if (n) activationGradientInto(b, attrs['kind'] as string, b.address(x!), b.address(dy!), b.address(dx), n);
   return [dx];
 };
 

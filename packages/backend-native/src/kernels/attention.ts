@@ -1,10 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { BF16, F32, type Layout } from '../onednn';
-import { sizeOf } from '../pooled-backend';
 import { apply } from './binary';
 import { heads, swapped, type Sizes } from './heads';
-import { inHalves, product, type Operand } from './product';
+import { product, type Operand } from './product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -67,13 +66,14 @@ function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
   return blocks;
 }
 
-/** Where a tensor's data lies, or its copy in bfloat16. */
+/** Where a tensor's data lies, in float32 or bfloat16. */
 interface Place {
   readonly address: number;
   readonly type: number;
 }
 
-const placeOf = (backend: NativeBackend, x: tf.TensorInfo): Place => ({ address: backend.address(x), type: F32 });
+const placeOf = (backend: NativeBackend, x: tf.TensorInfo, halved: boolean): Place =>
+  halved ? { address: backend.halves(x), type: BF16 } : { address: backend.address(x), type: F32 };
 
 /** Where the block's rows of `[b, t, h*d]` lie, as `[b, h, count, d]`. */
 const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, { address, type }: Place): Operand => [
@@ -90,20 +90,9 @@ const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => 
 /** Products of fewer multiplications than this a head gain nothing from bfloat16. */
 const WORTH_CONVERTING = 1 << 20;
 
-/**
- * Where the factors of a call's products lie. In bfloat16 where the backend was told so and the call is large enough: each is
- * converted once for all blocks. `release` gives the copies back.
- */
-function factors(backend: NativeBackend, { t, s, d }: Call, tensors: readonly tf.TensorInfo[]) {
-  const convert = backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
-  const buffers: Float32Array[] = [];
-  const places = tensors.map((x): Place => {
-    if (!convert) return placeOf(backend, x);
-    const { operand, buffer } = inHalves(backend, [backend.address(x), { dims: [sizeOf(x.shape)] }]);
-    buffers.push(buffer);
-    return { address: operand[0], type: BF16 };
-  });
-  return { places, release: () => buffers.forEach((buffer) => backend.pool.release(buffer)) };
+/** Whether a call's factors are in bfloat16: where the backend was told so and the call is large enough. */
+function halves(backend: NativeBackend, { t, s, d }: Call): boolean {
+  return backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
 }
 
 const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
@@ -200,15 +189,15 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
   const attrs = attributes as unknown as Attrs;
   const c = callOf(inputs, attrs, backend);
   const { b, h, t, s } = c;
-  const y = backend.output(inputs['q']!.shape);
-  if (!(b * h * t * s * c.d)) {
-    backend.values(y).fill(0);
-    return [y];
-  }
+  const { shape } = inputs['q']!;
+  if (!(b * h * t * s * c.d)) return [backend.zeroOutput(shape)];
   const whole = attrs.taped === true && keepsWeights(c);
-  const { places, release } = factors(backend, c, [inputs['q']!, inputs['k']!, inputs['v']!]);
-  const [q, k, v] = places as [Place, Place, Place];
-  const out = placeOf(backend, y);
+  const halved = halves(backend, c);
+  const [q, k, v] = ['q', 'k', 'v'].map((name) => placeOf(backend, inputs[name]!, halved)) as [Place, Place, Place];
+  // What is read here goes into a product next, unless means are to be added first.
+  const narrow = halved && c.emptyRows === 'zero';
+  const y = narrow ? backend.halvedOutput(shape) : backend.output(shape);
+  const out = placeOf(backend, y, narrow);
   let kept: tf.TensorInfo | undefined;
   for (const block of blocksOf(c, whole)) {
     const weights = backend.output([b, h, block.count, block.keys]);
@@ -219,7 +208,6 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
     if (whole) kept = weights;
     else backend.disposeData(weights.dataId);
   }
-  release();
   return kept ? [y, kept] : [y];
 };
 
@@ -260,14 +248,13 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   const c = callOf(inputs as Record<string, tf.TensorInfo>, attributes as unknown as Attrs, backend);
   const { b, h, t, s, scale } = c;
   const { dy, q, k, v, bias, weights: kept } = inputs;
-  const [dq, dk, dv] = [backend.output(q!.shape), backend.output(k!.shape), backend.output(v!.shape)] as const;
-  if (!(b * h * t * s * c.d)) {
-    for (const x of [dq, dk, dv]) backend.values(x).fill(0);
-    return bias ? [dq, dk, dv, backend.zeroOutput(bias.shape)] : [dq, dk, dv];
-  }
-  const { places, release } = factors(backend, c, [dy!, q!, k!, v!]);
-  const [ady, aq, ak, av] = places as [Place, Place, Place, Place];
-  const [adq, adk, adv] = [dq, dk, dv].map((x) => placeOf(backend, x)) as [Place, Place, Place];
+  if (!(b * h * t * s * c.d)) return [q, k, v, ...(bias ? [bias] : [])].map((x) => backend.zeroOutput(x!.shape));
+  const halved = halves(backend, c);
+  const [ady, aq, ak, av] = [dy, q, k, v].map((x) => placeOf(backend, x!, halved)) as [Place, Place, Place, Place];
+  // Each query is done at once; what comes to the keys is added up block by block.
+  const dq = halved ? backend.halvedOutput(q!.shape) : backend.output(q!.shape);
+  const [dk, dv] = [backend.output(k!.shape), backend.output(v!.shape)] as const;
+  const [adq, adk, adv] = [placeOf(backend, dq, halved), placeOf(backend, dk, false), placeOf(backend, dv, false)];
   let dbias: tf.TensorInfo | undefined;
   // The last block sees all keys: it writes what the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
@@ -290,7 +277,6 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
     if (bias) dbias = sumTo(dscores, bias.shape, backend);
     else backend.disposeData(dscores.dataId);
   }
-  release();
   return dbias ? [dq, dk, dv, dbias] : [dq, dk, dv];
 };
 

@@ -1,14 +1,15 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Eltwise, PostOp } from '../onednn';
+import type { Eltwise, Layout, PostOp } from '../onednn';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import { FEW } from './binary';
 
 type Loop = (x: Float32Array, y: Float32Array, n: number) => void;
 
 /** y = f(x) by oneDNN, over the whole of both. */
-export function eltwise(b: NativeBackend, alg: Eltwise, x: number, y: number, n: number, alpha = 0, beta = 0): void {
-  b.compiled(`eltwise ${alg} ${n} ${alpha} ${beta}`, (dnn) => dnn.eltwise(alg, { dims: [n] }, alpha, beta)).run(x, y);
+export function eltwise(b: NativeBackend, alg: Eltwise, x: number, y: number, all: Layout, alpha = 0, beta = 0): void {
+  const key = `eltwise ${alg} ${all.dims.join()} ${all.type} ${alpha} ${beta}`;
+  b.compiled(key, (dnn) => dnn.eltwise(alg, all, alpha, beta)).run(x, y);
 }
 
 /** dx = dy f'(x) by oneDNN. */
@@ -18,10 +19,11 @@ export function eltwiseBackward(
   x: number,
   dy: number,
   dx: number,
-  n: number,
+  all: Layout,
   alpha = 0,
 ): void {
-  b.compiled(`eltwise' ${alg} ${n} ${alpha}`, (dnn) => dnn.eltwiseBackward(alg, { dims: [n] }, alpha)).run(x, dy, dx);
+  const key = `eltwise' ${alg} ${all.dims.join()} ${all.type} ${alpha}`;
+  b.compiled(key, (dnn) => dnn.eltwiseBackward(alg, all, alpha)).run(x, dy, dx);
 }
 
 /**
@@ -32,42 +34,36 @@ export function positive(
   b: NativeBackend,
   x: number,
   y: number,
-  n: number,
+  all: Layout,
   post: readonly PostOp[] = [],
   ...operands: number[]
 ): void {
-  const layout = { dims: [n] };
-  b.compiled(`positive ${n} ${JSON.stringify(post)}`, (dnn) => dnn.binary('max', layout, layout, layout, post)).run(
-    b.zeros(n),
-    x,
-    y,
-    ...operands,
-  );
+  const key = `positive ${all.dims.join()} ${all.type} ${JSON.stringify(post)}`;
+  b.compiled(key, (dnn) => dnn.binary('max', all, all, all, post)).run(b.zeros(sizeOf(all.dims)), x, y, ...operands);
 }
 
 /** Larger inputs go to oneDNN, smaller ones to a loop, which costs nothing to start. */
 const unary =
-  (native: (b: NativeBackend, x: number, y: number, n: number) => void, loop?: Loop): NativeKernel =>
+  (native: (b: NativeBackend, x: number, y: number, all: Layout) => void, loop?: Loop): NativeKernel =>
   ({ x }, _attrs, backend) => {
     if (!plainFloats(x)) return undefined;
     const n = sizeOf(x!.shape);
     if (n < FEW && !loop) return undefined;
     const y = backend.output(x!.shape);
     if (n < FEW) loop!(backend.values(x!), backend.values(y), n);
-    else native(backend, backend.address(x!), backend.address(y), n);
+    else native(backend, backend.address(x!), backend.address(y), { dims: [n] });
     return y;
   };
 
 const byOneDnn =
   (alg: Eltwise, alpha = 0, beta = 0) =>
-  (b: NativeBackend, x: number, y: number, n: number) =>
-    eltwise(b, alg, x, y, n, alpha, beta);
+  (b: NativeBackend, x: number, y: number, all: Layout) =>
+    eltwise(b, alg, x, y, all, alpha, beta);
 
 /** oneDNN's exp turns NaN into infinity; since e^x > x, a maximum with x changes nothing but to hand on the NaN. */
-function exp(b: NativeBackend, x: number, y: number, n: number): void {
-  eltwise(b, 'exp', x, y, n);
-  const layout = { dims: [n] };
-  b.compiled(`max ${n}`, (dnn) => dnn.binary('max', layout, layout, layout)).run(y, x, y);
+function exp(b: NativeBackend, x: number, y: number, all: Layout): void {
+  eltwise(b, 'exp', x, y, all);
+  b.compiled(`max ${all.dims.join()}`, (dnn) => dnn.binary('max', all, all, all)).run(y, x, y);
 }
 
 const looped =

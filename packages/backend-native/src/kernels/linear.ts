@@ -2,20 +2,34 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { BlockedMatrix, SMALL_PRODUCT } from '../packed-matrix';
 import { sizeOf } from '../pooled-backend';
-import { activateInto, asPostOps } from './activation';
+import { activated, asPostOps } from './activation';
 import { apply } from './binary';
 import { multiply } from './matmul';
 
 /** What a frozen weight offers; it may be packed here, or have been made on another backend. */
 interface Frozen {
   readonly packed?: unknown;
-  multiply(rows: tf.Tensor2D): tf.Tensor2D;
+  multiply(rows: tf.Tensor2D, transpose: boolean): tf.Tensor2D;
 }
 
-/** rows times the frozen weight, as data of its own. */
-function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBackend): tf.TensorInfo {
+interface Attrs {
+  readonly activation?: string;
+  readonly frozen?: Frozen;
+  readonly taped?: boolean;
+  /** The result may be held in bfloat16. */
+  readonly inner?: boolean;
+}
+
+/** rows times the frozen weight, or its transpose, as data of its own. */
+function multiplyFrozen(
+  rows: tf.TensorInfo,
+  frozen: Frozen,
+  transpose: boolean,
+  backend: NativeBackend,
+): tf.TensorInfo {
+  if (frozen.packed instanceof BlockedMatrix) return frozen.packed.multiply(rows, transpose);
   const tensor = tf.engine().makeTensorFromTensorInfo(backend.view(rows, rows.shape)) as tf.Tensor2D;
-  const product = frozen.multiply(tensor);
+  const product = frozen.multiply(tensor, transpose);
   const kept = backend.view(product, product.shape);
   tensor.dispose();
   product.dispose();
@@ -27,10 +41,9 @@ function multiplyFrozen(rows: tf.TensorInfo, frozen: Frozen, backend: NativeBack
  * if it is taped.
  */
 const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => {
-  const { activation, frozen, taped } = attrs as { activation?: string; frozen?: Frozen; taped?: boolean };
-  const width = x!.shape[x!.shape.length - 1]!;
-  const m = sizeOf(x!.shape) / width;
-  const rows = { ...x!, shape: [m, width] };
+  const { activation, frozen, taped, inner } = attrs as Attrs;
+  const rows = asRows(x!);
+  const m = rows.shape[0]!;
   // One call does all where oneDNN can: bias always, the activation where nobody wants what it was applied to.
   const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
   const ours = blocked !== undefined || !frozen;
@@ -43,20 +56,41 @@ const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => 
     operands: adds ? [backend.address(residual)] : [],
   };
   let z2: tf.TensorInfo;
-  if (!frozen) z2 = multiply(rows, weight!, false, true, backend, options);
-  else if (blocked) z2 = blocked.multiply(rows, false, options);
+  if (!frozen) z2 = multiply(rows, weight!, false, true, backend, options, inner);
+  else if (blocked) z2 = blocked.multiply(rows, false, options, inner);
   else {
-    z2 = multiplyFrozen(rows, frozen, backend);
+    z2 = multiplyFrozen(rows, frozen, false, backend);
     // The product is ours alone: bias and activation may overwrite it.
     if (bias) apply('add', z2, bias, z2, backend);
   }
   const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };
   if (residual && !adds) apply('add', z, residual, z, backend);
   if (!activation || fused) return [z];
-  const y = taped ? backend.output(z.shape) : z;
-  const n = sizeOf(z.shape);
-  if (n) activateInto(backend, activation, backend.address(z), backend.address(y), n);
+  const y = activated(backend, activation, z, !taped);
   return taped ? [y, z] : [y];
 };
 
-export const linearKernels: Record<string, NativeKernel> = { FlamingoLinear: linear };
+/** The same data as `[rows, last axis]`. */
+function asRows(x: tf.TensorInfo): tf.TensorInfo {
+  const width = x.shape[x.shape.length - 1]!;
+  return { ...x, shape: [sizeOf(x.shape.slice(0, -1)), width] };
+}
+
+/** `{dz [..., out], weight? [out, in]}` -> `[dx [..., in]]` */
+const inputGradient: NativeKernel = ({ dz, weight }, attrs, backend) => {
+  const { frozen } = attrs as Attrs;
+  const rows = asRows(dz!);
+  const dx = frozen ? multiplyFrozen(rows, frozen, true, backend) : multiply(rows, weight!, false, false, backend);
+  return [{ ...dx, shape: [...dz!.shape.slice(0, -1), dx.shape[1]!] }];
+};
+
+/** `{dz [..., out], x [..., in]}` -> `[dweight [out, in]]` */
+const weightGradient: NativeKernel = ({ dz, x }, _attrs, backend) => [
+  multiply(asRows(dz!), asRows(x!), true, false, backend),
+];
+
+export const linearKernels: Record<string, NativeKernel> = {
+  FlamingoLinear: linear,
+  FlamingoLinearGrad: inputGradient,
+  FlamingoLinearWeightGrad: weightGradient,
+};

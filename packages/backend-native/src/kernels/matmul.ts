@@ -3,7 +3,8 @@ import type { Layout } from '../onednn';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import { activate } from './activate';
-import { product, type ProductOptions } from './product';
+import { dot } from './reduce';
+import { factor, inBfloat16, product, type ProductOptions } from './product';
 
 /** Shapes of a batched product, checked: `[batch, m, k] x [batch, k, n]`. */
 interface Product {
@@ -51,7 +52,7 @@ function operand(batch: readonly number[], rank: number, rows: number, cols: num
   };
 }
 
-/** `op(A) op(B)` over broadcast batches into a new tensor. */
+/** `op(A) op(B)` over broadcast batches into a new tensor; with `narrow` one in bfloat16 where the product is. */
 export function multiply(
   a: tf.TensorInfo,
   b: tf.TensorInfo,
@@ -59,27 +60,27 @@ export function multiply(
   transposeB: boolean,
   backend: NativeBackend,
   options?: ProductOptions,
+  narrow = false,
 ): tf.TensorInfo {
   const p = productOf(a, b, transposeA, transposeB);
   const { m, n, k } = p;
-  const out = backend.output([...p.batch, m, n]);
+  const shape = [...p.batch, m, n];
   const batches = sizeOf(p.batch);
-  if (!(batches && m && n && k)) {
-    // Nothing to add up: zeros, if there is anything at all.
-    backend.values(out).fill(0);
+  // Nothing to add up: zeros, if there is anything at all.
+  if (!(batches && m && n && k)) return backend.zeroOutput(shape);
+  if (batches * m * n === 1 && !options) {
+    const out = backend.output(shape);
+    backend.values(out)[0] = dot(backend, backend.values(a), backend.values(b));
     return out;
   }
   // A batch of A against one B is one tall product.
   const tall = !transposeA && sizeOf(p.batchB) === 1;
   const [batchA, batchB, batch, rows] =
     tall || batches === 1 ? [[], [], [], tall ? m * batches : m] : [p.batchA, p.batchB, p.batch, m];
-  product(
-    backend,
-    [backend.address(a), operand(batchA, batch.length, rows, k, transposeA)],
-    [backend.address(b), operand(batchB, batch.length, k, n, transposeB)],
-    [backend.address(out), operand(batch, batch.length, rows, n, false)],
-    options,
-  );
+  const x = factor(backend, a, operand(batchA, batch.length, rows, k, transposeA));
+  const y = factor(backend, b, operand(batchB, batch.length, k, n, transposeB));
+  const out = narrow && inBfloat16(backend, x[1], y[1]) ? backend.halvedOutput(shape) : backend.output(shape);
+  product(backend, x, y, factor(backend, out, operand(batch, batch.length, rows, n, false)), options);
   return out;
 }
 

@@ -189,17 +189,29 @@ const scatterRows: NativeKernel = ({ dy, rows }, attrs, backend) => {
   return [out];
 };
 
-/** `{into [b, capacity, w], rows [b, n, w]}` -> nothing, when it could be written in place: it is ours and nobody shares it. */
+/** `{into [b, capacity, w], rows [b, n, w]}` -> nothing, when it could be written in place. */
 const writeRows: NativeKernel = ({ into, rows }, attrs, backend) => {
   const [b, capacity, width] = into!.shape as [number, number, number];
   const n = rows!.shape[1]!;
-  const inPlace = backend.refCount(into!.dataId) === 1 && backend.pool.owns(backend.values(into!));
+  const inPlace = backend.isWritable(into!);
   const out = inPlace ? into! : backend.copy(into!);
   const [from, to] = [backend.values(rows!), backend.values(out)];
   for (let i = 0; i < b; i++) {
     to.set(from.subarray(i * n * width, (i + 1) * n * width), (i * capacity + (attrs['at'] as number)) * width);
   }
+  backend.changed(out);
   return inPlace ? [] : [out];
+};
+
+/** `{x [..., n], added [..., k]}` -> `[x with added in these columns]`; over x itself where that may be written. */
+const addColumns: NativeKernel = ({ x, added }, attrs, backend) => {
+  const columns = attrs['columns'] as readonly number[];
+  const width = x!.shape[x!.shape.length - 1]!;
+  const y = backend.isWritable(x!) ? backend.view(x!, x!.shape) : backend.copy(x!);
+  const [from, to] = [backend.values(added!), backend.values(y)];
+  for (let r = 0, i = 0; i < from.length; r += width) for (const column of columns) to[r + column]! += from[i++]!;
+  backend.changed(y);
+  return [y];
 };
 
 /** Each axis repeated: an axis that stands still before the one that moves. */
@@ -274,4 +286,5 @@ export const moveKernels: Record<string, NativeKernel> = {
   FlamingoGatherRows: gatherRowsKernel,
   FlamingoScatterRows: scatterRows,
   FlamingoWriteRows: writeRows,
+  FlamingoAddColumns: addColumns,
 };

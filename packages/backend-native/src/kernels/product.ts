@@ -1,9 +1,18 @@
+import type * as tf from '@tensorflow/tfjs-core';
+import { halve, roomForHalves } from '../halves';
 import type { NativeBackend } from '../native-backend';
-import { BF16, rowMajor, type Layout, type PostOp } from '../onednn';
+import { BF16, F32, rowMajor, type Layout, type PostOp } from '../onednn';
 import { sizeOf } from '../pooled-backend';
 
-/** Where a factor or a result lies, and how. */
-export type Operand = readonly [address: number, layout: Layout];
+/** Where a factor or a result lies, and how; `whole` if it is all of a tensor's data, whose conversions are shared. */
+export type Operand = readonly [address: number, layout: Layout, whole?: tf.TensorInfo];
+
+/** All of a tensor's data as a factor, in bfloat16 if it is held so. */
+export function factor(backend: NativeBackend, x: tf.TensorInfo, layout: Layout): Operand {
+  return backend.isHalved(x)
+    ? [backend.halves(x), { ...layout, type: BF16 }, x]
+    : [backend.address(x), { ...layout, type: F32 }, x];
+}
 
 /** What is done to a product before it is stored. */
 export interface ProductOptions {
@@ -20,9 +29,16 @@ export interface ProductOptions {
 const WORTH_CONVERTING = 64;
 
 /**
- * z = x y over all leading axes. In bfloat16 arithmetic where y is held so, or where the backend was told so and the product
- * is large enough; sums are float32 always.
+ * Whether x y is computed in bfloat16 arithmetic: where one is held so, or where the backend was told so and the product is
+ * large enough; sums are float32 always. A factor in blocks is multiplied as it is.
  */
+export function inBfloat16(backend: NativeBackend, a: Layout, b: Layout): boolean {
+  const types = [a.type, b.type];
+  if ([a, b].some((layout) => layout.type !== BF16 && !isGapless(layout))) return false;
+  return types.includes(BF16) || (backend.precision === 'bfloat16' && worthConverting(a, b));
+}
+
+/** z = x y over all leading axes; z may be in bfloat16 where the factors are. */
 export function product(
   backend: NativeBackend,
   x: Operand,
@@ -31,37 +47,40 @@ export function product(
   options: ProductOptions = {},
 ): void {
   const { bias, scale = 1, operands = [] } = options;
-  const scaling: PostOp[] = scale === 1 ? [] : [{ kind: 'eltwise', alg: 'linear', alpha: scale }];
-  const post = [...scaling, ...(options.post ?? [])];
-  const halved = y[1].type === BF16 || (backend.precision === 'bfloat16' && worthConverting(x[1], y[1]));
+  const { post: rest = [] } = options;
+  const post = scale === 1 ? rest : [{ kind: 'eltwise', alg: 'linear', alpha: scale } as const, ...rest];
+  const halved = inBfloat16(backend, x[1], y[1]);
   const buffers: Float32Array[] = [];
-  const [[from, a], [by, b]] = [x, y].map((operand): Operand => {
-    if (!halved || operand[1].type === BF16) return operand;
-    const half = inHalves(backend, operand);
+  const [[from, a], [by, b]] = [x, y].map(([address, layout, whole]): Operand => {
+    if ((layout.type === BF16) === halved) return [address, layout];
+    if (!halved) return [backend.address(whole!), { ...layout, type: F32 }];
+    const converted = { ...layout, type: BF16 };
+    if (whole) return [backend.halves(whole), converted];
+    const half = inHalves(backend, [address, layout]);
     buffers.push(half.buffer);
     return half.operand;
   }) as [Operand, Operand];
   const [to, out] = z;
   const biasLayout =
     bias === undefined ? undefined : { dims: [...out.dims.slice(0, -1).map(() => 1), out.dims.at(-1)!] };
-  const parts = [a, b, out].map(
-    ({ dims, strides, type, chosen }) => `${dims.join()} ${chosen ? 'chosen' : String(strides)} ${type}`,
-  );
-  const key = `product ${parts.join(' ')} ${bias !== undefined} ${post.length ? JSON.stringify(post) : ''}`;
+  const key = `product ${nameOf(a)} ${nameOf(b)} ${nameOf(out)} ${bias !== undefined} ${post.length ? JSON.stringify(post) : ''}`;
   const compiled = backend.compiled(key, (dnn) => dnn.matmul(a, b, biasLayout, out, post));
   if (bias === undefined) compiled.run(from, by, to, ...operands);
   else compiled.run(from, by, bias, to, ...operands);
   for (const buffer of buffers) backend.pool.release(buffer);
 }
 
-/** Whether both factors lie without gaps, so that they can be converted as they lie, and it pays. */
+const nameOf = ({ dims, strides, type, chosen }: Layout): string =>
+  `${dims.join()} ${chosen ? 'chosen' : String(strides)} ${type}`;
+
+/** Whether it pays to convert factors that are not in bfloat16. */
 function worthConverting(a: Layout, b: Layout): boolean {
   const [m, k] = a.dims.slice(-2) as [number, number];
   const n = b.dims.at(-1)!;
-  if (m * n < WORTH_CONVERTING * (m + n) || k < WORTH_CONVERTING) return false;
-  return isGapless(a) && isGapless(b);
+  return m * n >= WORTH_CONVERTING * (m + n) && k >= WORTH_CONVERTING;
 }
 
+/** Whether a factor lies without gaps, so that it can be converted as it lies. */
 function isGapless({ dims, strides = rowMajor(dims), chosen }: Layout): boolean {
   if (chosen) return false;
   const last = dims.reduce((sum, n, i) => sum + (n - 1) * (strides as readonly number[])[i]!, 0);
@@ -74,8 +93,8 @@ export function inHalves(
   [address, layout]: Operand,
 ): { operand: Operand; buffer: Float32Array } {
   const n = sizeOf(layout.dims);
-  const buffer = backend.pool.allocate(Math.ceil(n / 2));
+  const buffer = roomForHalves(backend, n);
   const to = backend.pool.address(buffer);
-  backend.compiled(`halves ${n}`, (dnn) => dnn.reorder({ dims: [n] }, { dims: [n], type: BF16 })).run(address, to);
+  halve(backend, address, to, n);
   return { operand: [to, { ...layout, type: BF16 }], buffer };
 }

@@ -2,7 +2,6 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend, NativeKernel } from '../native-backend';
 import { plainFloats, sizeOf } from '../pooled-backend';
 import { FEW } from './binary';
-import { eltwise } from './eltwise';
 
 /** At most so many rows are added in float32 one after the other: longer sums lose digits. */
 const LONGEST = 1024;
@@ -155,43 +154,45 @@ const sumRows: NativeKernel = ({ x }, _attrs, backend) => {
 /** `{x0, x1, ...}` -> `[root of the sum of all squares]` */
 const globalNorm: NativeKernel = (inputs, _attrs, backend) => {
   let total = 0;
-  for (const x of Object.values(inputs)) total += sumOfSquares(backend, backend.values(x));
+  for (const x of Object.values(inputs)) total += dot(backend, backend.values(x), backend.values(x));
   const y = backend.output([]);
   backend.values(y)[0] = Math.sqrt(total);
   return [y];
 };
 
-/** Squares taken at a time: they stay in the processor's cache until they are added. */
-const SQUARES = 64 * LONGEST;
+/** Products taken at a time: they stay in the processor's cache until they are added. */
+const AT_ONCE = 256 * LONGEST;
 
-function sumOfSquares(b: NativeBackend, x: Float32Array): number {
+/** Sum over all elements of x y. */
+export function dot(b: NativeBackend, x: Float32Array, y: Float32Array): number {
   const whole = x.length - (x.length % LONGEST);
-  if (x.length < FEW) return sumOfSquaresInLoop(x, 0);
-  const [squares, sums] = [b.pool.allocate(SQUARES), b.pool.allocate(SQUARES / LONGEST)];
-  const [from, to] = [b.pool.address(x), b.pool.address(squares)];
-  let total = sumOfSquaresInLoop(x, whole);
-  for (let i = 0; i < whole; i += SQUARES) {
-    const n = Math.min(SQUARES, whole - i);
-    eltwise(b, 'square', from + 4 * i, to, n);
-    sumRowsOf(b, squares, n / LONGEST, LONGEST, sums);
+  if (x.length < FEW) return dotInLoop(x, y, 0);
+  const [products, sums] = [b.pool.allocate(AT_ONCE), b.pool.allocate(AT_ONCE / LONGEST)];
+  const [left, right, to] = [x, y, products].map((values) => b.pool.address(values)) as [number, number, number];
+  let total = dotInLoop(x, y, whole);
+  for (let i = 0; i < whole; i += AT_ONCE) {
+    const n = Math.min(AT_ONCE, whole - i);
+    const all = { dims: [n] };
+    b.compiled(`mul ${n}`, (dnn) => dnn.binary('mul', all, all, all)).run(left + 4 * i, right + 4 * i, to);
+    sumRowsOf(b, products, n / LONGEST, LONGEST, sums);
     for (let r = 0; r < n / LONGEST; r++) total += sums[r]!;
   }
-  b.pool.release(squares);
+  b.pool.release(products);
   b.pool.release(sums);
-  // A square may be too large for float32 where the root of all is not.
-  return Number.isFinite(total) ? total : sumOfSquaresInLoop(x, 0);
+  // A product may be too large for float32 where the sum, or its root, is not.
+  return Number.isFinite(total) ? total : dotInLoop(x, y, 0);
 }
 
-function sumOfSquaresInLoop(x: Float32Array, start: number): number {
+function dotInLoop(x: Float32Array, y: Float32Array, start: number): number {
   let [s, t, u, v] = [0, 0, 0, 0];
   let i = start;
   for (; i + 4 <= x.length; i += 4) {
-    s += x[i]! * x[i]!;
-    t += x[i + 1]! * x[i + 1]!;
-    u += x[i + 2]! * x[i + 2]!;
-    v += x[i + 3]! * x[i + 3]!;
+    s += x[i]! * y[i]!;
+    t += x[i + 1]! * y[i + 1]!;
+    u += x[i + 2]! * y[i + 2]!;
+    v += x[i + 3]! * y[i + 3]!;
   }
-  for (; i < x.length; i++) s += x[i]! * x[i]!;
+  for (; i < x.length; i++) s += x[i]! * y[i]!;
   return s + t + u + v;
 }
 

@@ -12,10 +12,7 @@ interface AdamWAttrs {
   readonly gradientScale: number;
 }
 
-/**
- * `{p, g, m, v}` -> `[p', m', v']`, or nothing when all three could be written in place: they are ours (not an array the
- * user gave) and nobody shares them (a clone would change with them).
- */
+/** `{p, g, m, v}` -> `[p', m', v']`, or nothing when all three could be written in place. */
 const adamWStep: NativeKernel = ({ p, g, m, v }, attrs, backend) => {
   const {
     learningRate,
@@ -27,8 +24,9 @@ const adamWStep: NativeKernel = ({ p, g, m, v }, attrs, backend) => {
     gradientScale: scale,
   } = attrs as unknown as AdamWAttrs;
   const own = [p!, m!, v!];
-  const inPlace = own.every((x) => backend.refCount(x.dataId) === 1 && backend.pool.owns(backend.values(x)));
+  const inPlace = own.every((x) => backend.isWritable(x));
   const out = inPlace ? own : own.map((x) => backend.copy(x));
+  out.forEach((x) => backend.changed(x));
   const rate = learningRate / (1 - beta1 ** step);
   const correction = 1 / Math.sqrt(1 - beta2 ** step);
   const keep = 1 - learningRate * weightDecay;
@@ -73,7 +71,7 @@ const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon,
 };
 
 /** Elements that all passes go over before the next ones are fetched: they stay in the processor's caches meanwhile. */
-const ADAM_STRETCH = 1 << 17;
+const ADAM_STRETCH = 1 << 18;
 
 /** Five passes over each stretch; what changes from step to step comes as data, so that nothing is compiled again. */
 const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }, backend) => {
