@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { parseRun, type Run } from './pairs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const flamingo = resolve(here, '../../apps/trainer/bin/flamingo.js');
+/** The command as it is published. */
+const flamingo = resolve(here, '../../apps/trainer/dist/cli.js');
 
 export const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const;
 export type Precision = keyof typeof PRECISIONS;

@@ -1,31 +1,25 @@
 import { existsSync, mkdirSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { useBackend, type BackendChoice, type BackendName, type FrozenPrecision } from '@flamingo-ts/kernels';
-import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench/bench';
-import { measureRoofline } from './bench/roofline';
-import { BENCH_SPECS, readSpecs } from './bench/spec';
-import { loadConfig, type Config } from './config';
+import { useBackend, type BackendChoice, type BackendName } from '@flamingo-ts/kernels';
+import type { BenchFlags } from './bench/command';
+import type { Config } from './config';
+import { BENCH_SPECS, CONFIGS } from './configs';
 import { addExtractCommand } from './data-commands';
 import { addLookingCommands } from './data-looking';
-import { examine } from './doctor';
 import { STYLES } from './emoji/concepts';
-import { evaluate } from './evaluate';
-import { answerPrompt } from './few-shot-answer';
-import { expectDatasets } from './joint';
-import { formatPlan, planTraining } from './plan';
-import { quickstart, readResults, type QuickstartResults } from './quickstart';
-import { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './recipe';
+import type { QuickstartResults } from './quickstart';
+import type { RunOptions } from './recipe';
 import { Interrupted, StopSignal } from './stop-signal';
 import type { TrainingData } from './training-data';
+
+// What a command runs is imported when it is given: the others shall cost it neither time nor memory.
+const recipe = () => import('./recipe');
 
 /** Exit status of a run that was stopped by Ctrl-C and can be continued. */
 const INTERRUPTED = 130;
 /** Unreadable pictures that are named at the end of a command. */
 const SKIPPED_NAMED = 10;
-const CONFIGS = join(dirname(fileURLToPath(import.meta.url)), '..', 'configs');
 
 const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
 const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
@@ -58,7 +52,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   const program = createProgram();
   try {
     await program.parseAsync([...argv]);
-    return 0;
+    return Number(process.exitCode ?? 0);
   } catch (error) {
     // Commander has printed its own message already.
     if (error instanceof CommanderError) return error.exitCode;
@@ -79,7 +73,7 @@ export function createProgram(): Command {
     .description('looks at what training needs on this machine')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
-      const findings = await examine();
+      const findings = await (await import('./doctor')).examine();
       if (json) return print(JSON.stringify(findings, null, 2));
       for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
     });
@@ -88,10 +82,17 @@ export function createProgram(): Command {
     program,
     'pretrain-vision',
     'first stage: the vision encoder, on pictures and their alt texts (contrastive)',
-    pretrainVision,
+    async (options) => (await recipe()).pretrainVision(options),
   );
-  onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', pretrainLanguage);
-  onStage(program, 'train', 'third stage: what joins the two, now frozen, on the mixture of data sets', trainJoint);
+  onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', async (options) =>
+    (await recipe()).pretrainLanguage(options),
+  );
+  onStage(
+    program,
+    'train',
+    'third stage: what joins the two, now frozen, on the mixture of data sets',
+    async (options) => (await recipe()).trainJoint(options),
+  );
 
   onConfig(program, 'eval', 'asks the trained model few-shot questions: of the emoji data, or those of eval.jsonl')
     .addOption(
@@ -102,6 +103,8 @@ export function createProgram(): Command {
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split: 'choosing' | 'heldOut' }) => {
       const { config } = await start(file, flags);
+      const { openData, openJoint } = await recipe();
+      const { evaluate } = await import('./evaluate');
       const data = await openData(config);
       try {
         const evaluation = await evaluate(await openJoint(config, data), data, config, { split: flags.split });
@@ -129,7 +132,7 @@ export function createProgram(): Command {
     )
     .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
       const { config } = await start(file, flags);
-      const answer = await answerPrompt(config, flags);
+      const answer = await (await import('./few-shot-answer')).answerPrompt(config, flags);
       print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
     });
 
@@ -140,7 +143,7 @@ export function createProgram(): Command {
     .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
     .addOption(
       new Option('--precision <type>', 'bf16: frozen weights, and the factors of large products')
-        .choices(Object.keys(PRECISIONS))
+        .choices(['fp32', 'bf16'])
         .default('fp32'),
     )
     .option('--threads <n>', 'threads that the native backend uses', count)
@@ -151,7 +154,10 @@ export function createProgram(): Command {
     .option('--roofline', 'measure what the machine can do at best: matrix products and memory')
     .option('--profile', 'show the time by kernel, the number of calls, and those that ran in JavaScript')
     .option('--json', 'print one JSON line a workload')
-    .action(runBench);
+    .action(async (asked: string[], flags: BenchFlags, command: Command) => {
+      const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
+      process.exitCode = await (await import('./bench/command')).runBench(asked, flags, given);
+    });
 
   program
     .command('plan')
@@ -159,7 +165,8 @@ export function createProgram(): Command {
     .argument('<preset>', '3b, 9b or 80b')
     .option('--devices <n>', 'accelerators that share an update', count, 1)
     .option('--json', 'print JSON')
-    .action((preset: string, { devices, json }: { devices: number; json?: boolean }) => {
+    .action(async (preset: string, { devices, json }: { devices: number; json?: boolean }) => {
+      const { formatPlan, planTraining } = await import('./plan');
       const plan = planTraining(preset, devices);
       print(json ? JSON.stringify(plan, null, 2) : formatPlan(plan));
     });
@@ -213,6 +220,7 @@ function onStage(
 
 /** Reads the configuration and takes the backend it asks for. */
 async function start(file: string, flags: Pick<RunFlags, 'set'>): Promise<{ config: Config; backend: BackendChoice }> {
+  const { loadConfig } = await import('./config');
   const config = loadConfig(file, flags.set);
   const backend = await useBackend(config.backend);
   process.stderr.write(`${backend.summary}\n`);
@@ -224,7 +232,8 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   mkdirSync(config.out, { recursive: true });
   const stop = new StopSignal();
   try {
-    const data = await openData(config);
+    const data = await (await recipe()).openData(config);
+    const { expectDatasets } = await import('./joint');
     try {
       // The last stage needs them; said now, it costs nobody the stages before.
       expectDatasets(config, data);
@@ -259,6 +268,8 @@ interface QuickstartFlags {
 }
 
 async function runQuickstart(flags: QuickstartFlags): Promise<void> {
+  const { quickstart, readResults } = await import('./quickstart');
+  const { loadConfig } = await import('./config');
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
   const slow = backend.name === 'wasm' || backend.name === 'cpu';
@@ -295,63 +306,6 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   } finally {
     stop.dispose();
   }
-}
-
-const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const satisfies Record<string, FrozenPrecision>;
-
-interface BenchFlags {
-  readonly specs: string;
-  readonly precision: keyof typeof PRECISIONS;
-  readonly threads?: number;
-  readonly seconds: number;
-  readonly backend: BackendName | 'auto';
-  readonly roofline?: boolean;
-  readonly profile?: boolean;
-  readonly json?: boolean;
-}
-
-async function runBench(asked: string[], flags: BenchFlags, command: Command): Promise<void> {
-  const specs = readSpecs(flags.specs);
-  const unknown = asked.find((name) => !Object.hasOwn(specs, name));
-  if (unknown !== undefined) {
-    throw new Error(`bench: ${flags.specs} has the workloads ${Object.keys(specs).join(', ')}, not ${unknown}.`);
-  }
-  const names = asked.length > 0 || flags.roofline ? asked : Object.keys(specs);
-  if (names.length > 1) {
-    const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
-    process.exitCode = benchApart(names, given);
-    return;
-  }
-  const backend = await useBackend(flags.backend);
-  process.stderr.write(`${backend.summary}\n`);
-  const threads = await takeThreads(backend.name, flags.threads);
-  if (backend.name === 'native')
-    (await import('@flamingo-ts/backend-native')).setNativePrecision(PRECISIONS[flags.precision]);
-  const show = <T>(result: T, format: (result: T) => string) =>
-    print(flags.json ? JSON.stringify(result) : format(result));
-  if (flags.roofline) show(measureRoofline(flags.seconds / 3), formatRoofline);
-  for (const name of names) {
-    const { seconds } = flags;
-    const precision = PRECISIONS[flags.precision];
-    if (flags.profile) show(await profileWorkload(specs[name]!, precision), formatProfile);
-    else {
-      const options = { backend: backend.name, precision, threads, seconds };
-      show(await benchWorkload(name, specs[name]!, options), formatResult);
-    }
-  }
-}
-
-/** Sets the threads of the native backend where a number was given, and tells how many there are. */
-async function takeThreads(backend: BackendName, threads: number | undefined): Promise<number> {
-  if (backend !== 'native') {
-    if (threads !== undefined) {
-      throw new Error(`bench: --threads is for the native backend, not for ${backend}. Leave it out.`);
-    }
-    return backend === 'tensorflow' ? availableParallelism() : 1;
-  }
-  const { nativeLibrary, setNativeThreads } = await import('@flamingo-ts/backend-native');
-  if (threads !== undefined) setNativeThreads(threads);
-  return nativeLibrary().threads;
 }
 
 function collect(value: string, before: string[] = []): string[] {

@@ -1,5 +1,7 @@
-import type { Command } from 'commander';
-import { extractPages, presets, type PresetName } from '@flamingo-ts/data-extraction';
+import { Option, type Command } from 'commander';
+import type { PresetName } from '@flamingo-ts/data-extraction';
+
+const PRESETS = ['m3w', 'obelics', 'mmc4'] as const satisfies readonly PresetName[];
 
 interface ExtractFlags {
   readonly out: string;
@@ -17,7 +19,7 @@ export function addExtractCommand(data: Command): void {
     .description('extracts documents of text and pictures from web pages: HTML folders, mirrors, WARC files')
     .argument('<input...>', 'folders and files')
     .requiredOption('--out <folder>', 'folder for the documents; repeated after a stop, the command goes on')
-    .option('--preset <name>', `whose filters: ${Object.keys(presets).join(', ')}`, 'm3w')
+    .addOption(new Option('--preset <name>', 'whose filters').choices(PRESETS).default('m3w'))
     .option('--workers <n>', 'threads; by default one less than the cores', Number)
     .option('--benchmark <folder>', 'texts and pictures of tests, whose copies are dropped')
     .option('--explicit-hook <module>', 'JavaScript module whose functions text and picture say what is explicit')
@@ -26,6 +28,7 @@ export function addExtractCommand(data: Command): void {
 }
 
 async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
+  const { extractPages } = await import('@flamingo-ts/data-extraction');
   const started = Date.now();
   const manifest = await extractPages({
     ...flags,

@@ -1,9 +1,5 @@
 import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { checkData, formatCheck } from './data-check';
-import { inspectData } from './data-inspect';
-import { measureData, statsSvg } from './data-stats';
-import { readableTokenizer, wordTokenizer } from './word-tokenizer';
 
 interface LookingFlags {
   readonly images?: string;
@@ -17,6 +13,7 @@ export function addLookingCommands(data: Command): void {
   onData(data, 'check', 'reads all documents and pictures, and names the first bad line')
     .option('--json', 'print JSON')
     .action(async (path: string, flags: LookingFlags) => {
+      const { checkData, formatCheck } = await import('./data-check');
       const check = await checkData(path, flags);
       const text = flags.json ? JSON.stringify(check, null, 2) : formatCheck(check);
       const isGood = Object.keys(check.counts).length === 0;
@@ -33,8 +30,9 @@ export function addLookingCommands(data: Command): void {
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .action(
       async (path: string, flags: LookingFlags & { samples: number; from: number; tokens: number; seed: number }) => {
+        const { inspectData } = await import('./data-inspect');
         const { tokens: maxTokens, ...options } = flags;
-        writeFileSync(flags.out, await inspectData(path, tokenizerOf(flags), { ...options, maxTokens }));
+        writeFileSync(flags.out, await inspectData(path, await tokenizerOf(flags), { ...options, maxTokens }));
         process.stdout.write(`${flags.out}\n`);
       },
     );
@@ -45,7 +43,8 @@ export function addLookingCommands(data: Command): void {
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .option('--json', 'print the numbers too')
     .action(async (path: string, flags: LookingFlags & { limit: number }) => {
-      const stats = await measureData(path, tokenizerOf(flags), flags);
+      const { measureData, statsSvg } = await import('./data-stats');
+      const stats = await measureData(path, await tokenizerOf(flags), flags);
       writeFileSync(flags.out, statsSvg(stats));
       process.stdout.write(`${flags.json ? JSON.stringify(stats, null, 2) : flags.out}\n`);
     });
@@ -62,4 +61,7 @@ function onData(data: Command, name: string, description: string): Command {
     .option('--images <folder>', 'where the pictures are that the data name');
 }
 
-const tokenizerOf = ({ tokenizer }: LookingFlags) => (tokenizer ? readableTokenizer(tokenizer) : wordTokenizer());
+async function tokenizerOf({ tokenizer }: LookingFlags) {
+  const { readableTokenizer, wordTokenizer } = await import('./word-tokenizer');
+  return tokenizer ? readableTokenizer(tokenizer) : wordTokenizer();
+}

@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { clipFlops, decodeFlops, trainFlops } from './flops';
-import { BENCH_SPECS, readSpecs, type DecodeSpec, type TrainSpec } from './spec';
+import { BENCH_SPECS } from '../configs';
+import { readSpecs, type DecodeSpec, type TrainSpec } from './spec';
 
 const BIN = fileURLToPath(new URL('../../bin/flamingo.js', import.meta.url));
 

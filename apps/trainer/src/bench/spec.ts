@@ -1,6 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 
 const size = z.number().int().positive();
@@ -43,9 +41,6 @@ export type TrainSpec = Extract<WorkloadSpec, { kind: 'train' }>;
 export type ModelSpec = TrainSpec | DecodeSpec;
 
 const file = z.object({ about: z.string().optional() }).catchall(workload);
-
-/** The workloads that come with the trainer. */
-export const BENCH_SPECS = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'configs', 'bench.json');
 
 /** Workloads by name from a JSON file. */
 export function readSpecs(path: string): Record<string, WorkloadSpec> {
