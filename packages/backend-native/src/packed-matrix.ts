@@ -124,16 +124,17 @@ export class BlockedMatrix implements NativePackedMatrix {
     const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
+    const { type } = this.blocks;
     const [x, z] = [pool.allocate(SMALL_PRODUCT * inputs), pool.allocate(SMALL_PRODUCT * out)];
     const [from, to] = [backend.values(rows), backend.values(y)];
-    x.set(from);
     // What the other rows hold does not matter, save that odd numbers are slow.
-    x.fill(0, from.length);
-    const [a, c]: Operand[] = [
-      [pool.address(x), { dims: [SMALL_PRODUCT, inputs] }],
-      [pool.address(z), { dims: [SMALL_PRODUCT, out] }],
-    ];
-    product(backend, a!, [pool.address(this.held()), this.layout], c!, options);
+    x.fill(0);
+    // So few numbers are rounded here before oneDNN has been called for it.
+    if (type === BF16) toHalves(from, new Uint16Array(x.buffer, x.byteOffset, from.length));
+    else x.set(from);
+    const a: Operand = [pool.address(x), { dims: [SMALL_PRODUCT, inputs], type }];
+    const c: Operand = [pool.address(z), { dims: [SMALL_PRODUCT, out] }];
+    product(backend, a, [pool.address(this.held()), this.layout], c, options);
     to.set(z.subarray(0, to.length));
     pool.release(x);
     pool.release(z);
@@ -204,7 +205,7 @@ class HalvedMatrix implements NativePackedMatrix {
     values: Float32Array,
     private readonly shape: readonly [out: number, inputs: number],
   ) {
-    this.data = toHalves(values);
+    this.data = toHalves(values, new Uint16Array(values.length));
   }
 
   get bytes(): number {
@@ -261,9 +262,8 @@ function widen(halves: Uint16Array, values: Float32Array): Float32Array {
 }
 
 /** float32 to bfloat16, to nearest and ties to even. */
-function toHalves(values: Float32Array): Uint16Array {
+function toHalves(values: Float32Array, halves: Uint16Array): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const halves = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) {
     const x = bits[i]!;
     // Rounding would carry a NaN over to infinity or to 0.

@@ -101,6 +101,7 @@ export class BufferPool {
     const size = Math.max(REGION, least);
     const buffer = new ArrayBuffer((size + GRAIN) * 4);
     const address = Number(koffi.address(buffer));
+    adviseHugePages(address, buffer.byteLength);
     const bytes = GRAIN * 4;
     const start = ((bytes - (address % bytes)) % bytes) / 4;
     const region: Region = { buffer, address, start, free: [{ at: 0, size }], size };
@@ -108,6 +109,26 @@ export class BufferPool {
     this.regionOf.set(buffer, region);
     return region;
   }
+}
+
+/** Value of Linux' MADV_HUGEPAGE. */
+const HUGEPAGE = 14;
+type Advise = (address: number, bytes: number, advice: number) => number;
+let advise: Advise | undefined;
+
+/** Asks Linux for large pages, within which the processor reads ahead; reading weights, decoding gains a few percent. */
+function adviseHugePages(address: number, bytes: number): void {
+  if (process.platform !== 'linux') return;
+  try {
+    advise ??= koffi.load('libc.so.6').func('madvise', 'int', ['uintptr_t', 'size_t', 'int']) as unknown as Advise;
+  } catch {
+    // Another C library: pages stay small.
+    return;
+  }
+  // Whole pages only; that the system refuses does no harm.
+  const [page, end] = [4096, address + bytes];
+  const start = Math.ceil(address / page) * page;
+  advise(start, end - start, HUGEPAGE);
 }
 
 const blockSize = (n: number): number => Math.ceil(n / GRAIN) * GRAIN;
