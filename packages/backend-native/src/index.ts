@@ -81,7 +81,7 @@ export function setNativeThreads(threads: number): void {
 /**
  * Sets what products of float32 tensors are computed in from now on. With `bfloat16` the factors of large ones are rounded
  * first, and sums are float32: what frameworks call automatic mixed precision, for processors with bfloat16 instructions.
- * Everything else, and every tensor, stays float32.
+ * What lies between products alone (`innerLinear`, attention) is held in bfloat16; everything else stays float32.
  *
  * @throws Error when the processor has no bfloat16 instructions
  */

@@ -21,6 +21,9 @@ export interface NativePackedMatrix {
   dispose(): void;
 }
 
+/** What is done to a product with a packed matrix before it is stored. */
+type MatrixOptions = Omit<ProductOptions, 'scale'>;
+
 /** Packs a frozen matrix `[out, in]`, row-major, in float32 or bfloat16. */
 export function packMatrix(
   backend: NativeBackend,
@@ -98,7 +101,7 @@ export class BlockedMatrix implements NativePackedMatrix {
   }
 
   /** With `narrow` the result is held in bfloat16 if this is, and there are many rows of it. */
-  multiply(rows: tf.TensorInfo, transpose: boolean, options?: ProductOptions, narrow = false): tf.TensorInfo {
+  multiply(rows: tf.TensorInfo, transpose: boolean, options: MatrixOptions = {}, narrow = false): tf.TensorInfo {
     const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
@@ -120,7 +123,7 @@ export class BlockedMatrix implements NativePackedMatrix {
   }
 
   /** Product of a few rows as one of some more: oneDNN then reads the weight faster, as fast as memory gives it. */
-  private multiplyFew(rows: tf.TensorInfo, y: tf.TensorInfo, options?: ProductOptions): void {
+  private multiplyFew(rows: tf.TensorInfo, y: tf.TensorInfo, options: MatrixOptions): void {
     const { backend } = this;
     const { pool } = backend;
     const [out, inputs] = this.shape;
@@ -132,9 +135,15 @@ export class BlockedMatrix implements NativePackedMatrix {
     // So few numbers are rounded here before oneDNN has been called for it.
     if (type === BF16) toHalves(from, new Uint16Array(x.buffer, x.byteOffset, from.length));
     else x.set(from);
-    const a: Operand = [pool.address(x), { dims: [SMALL_PRODUCT, inputs], type }];
-    const c: Operand = [pool.address(z), { dims: [SMALL_PRODUCT, out] }];
-    product(backend, a, [pool.address(this.held()), this.layout], c, options);
+    const { bias, post = [], operands = [] } = options;
+    const key = `few ${inputs},${out} ${type} ${bias !== undefined} ${post.length ? JSON.stringify(post) : ''}`;
+    const compiled = backend.compiled(key, (dnn) => {
+      const [a, c]: Layout[] = [{ dims: [SMALL_PRODUCT, inputs], type }, { dims: [SMALL_PRODUCT, out] }];
+      return dnn.matmul(a!, this.layout, bias === undefined ? undefined : { dims: [1, out] }, c!, post);
+    });
+    const [from4, weight, to4] = [pool.address(x), pool.address(this.held()), pool.address(z)];
+    if (bias === undefined) compiled.run(from4, weight, to4, ...operands);
+    else compiled.run(from4, weight, bias, to4, ...operands);
     to.set(z.subarray(0, to.length));
     pool.release(x);
     pool.release(z);

@@ -70,7 +70,10 @@ export function fusedOp<Attrs extends object>(
   return (inputs, attrs) => {
     ensureKernel(definition);
     const present: OpInputs = {};
-    for (const [key, value] of Object.entries(inputs)) if (value !== undefined) present[key] = value;
+    for (const key in inputs) {
+      const value = inputs[key];
+      if (value !== undefined) present[key] = value;
+    }
     const engine = tf.engine();
     const taped = gradient !== undefined && engine.isTapeOn();
     const run = (): tf.Tensor[] => {
@@ -80,7 +83,7 @@ export function fusedOp<Attrs extends object>(
     if (!gradient) return run();
     if (!taped) {
       const [result, ...rest] = run();
-      tf.dispose(rest);
+      for (const unneeded of rest) unneeded.dispose();
       return [result!];
     }
     const named = typeof saveInputs === 'function' ? saveInputs(attrs) : saveInputs;

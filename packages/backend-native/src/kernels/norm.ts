@@ -39,17 +39,19 @@ function layerNormInLoop(
   }
 }
 
-/** `{x [..., d], weight [d], bias? [d]}` -> `[y, mean [..., 1], rstd [..., 1]]` */
+/** `{x [..., d], weight [d], bias? [d]}` -> `[y, mean [..., 1], rstd [..., 1]]`; the two last only if they are taped. */
 const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
   const eps = attrs['eps'] as number;
   const [rows, width] = rowsOf(x!);
+  const y = b.output(x!.shape);
   const stat = [...x!.shape.slice(0, -1), 1];
-  const [y, mean, rstd] = [b.output(x!.shape), b.output(stat), b.output(stat)] as const;
   if (rows * width < FEW) {
-    const [from, w, c] = [b.values(x!), b.values(weight!), bias && b.values(bias)];
-    layerNormInLoop(from, w, c, eps, b.values(y), b.values(mean), b.values(rstd));
-    return [y, mean, rstd];
+    const [means, spreads] = [new Float32Array(rows), new Float32Array(rows)];
+    layerNormInLoop(b.values(x!), b.values(weight!), bias && b.values(bias), eps, b.values(y), means, spreads);
+    if (!attrs['taped']) return [y];
+    return [y, b.makeTensorInfo(stat, 'float32', means), b.makeTensorInfo(stat, 'float32', spreads)];
   }
+  const [mean, rstd] = [b.output(stat), b.output(stat)] as const;
   const norm = b.compiled(`layerNorm ${rows},${width},${bias !== undefined},${eps}`, (dnn) =>
     dnn.layerNorm(rows, width, bias !== undefined, eps),
   );
