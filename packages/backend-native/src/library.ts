@@ -64,9 +64,9 @@ export function nativeThreads(): number {
 export function loadLibrary(): LoadedLibrary {
   if (loaded) return loaded;
   // OpenMP's threads spin for milliseconds at the end of every operation by default. Where other work wants the cores,
-  // each operation then waits for a whole time slice: measured, a training step takes ten times as long. A short spin
-  // costs nothing on an idle machine, and after it they sleep.
-  if (!process.env['OMP_WAIT_POLICY']) process.env['GOMP_SPINCOUNT'] ??= '3000';
+  // each operation then waits for a whole time slice: measured, a training step takes ten times as long. This spin lasts
+  // from one small operation to the next, so that decoding need not wake them each time, and after it they sleep.
+  if (!process.env['OMP_WAIT_POLICY']) process.env['GOMP_SPINCOUNT'] ??= '15000';
   const tried: string[] = [];
   for (const path of candidates()) {
     try {
