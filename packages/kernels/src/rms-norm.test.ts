@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { describeBackends, expectClose } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
 import { checkOp, normal } from '../test/check-op';
+import { layerNorm } from './layer-norm';
 import { rmsNorm } from './rms-norm';
 import { rmsNormReference } from './rms-norm.reference';
 
@@ -31,6 +32,19 @@ describeBackends('rmsNorm', () => {
       const weight = tf.ones([4]) as tf.Tensor1D;
       expectClose(rmsNorm(tf.zeros([1, 4]), { weight }), [0, 0, 0, 0], { atol: 0 });
       expect(rmsNorm(tf.zeros([0, 4]), { weight }).shape).toEqual([0, 4]);
+    });
+  });
+
+  it('has the gradient of its own beside a layer norm of the same input', () => {
+    tf.tidy(() => {
+      const [x, dy] = [tf.tensor([1, 2, 3, 5], [2, 2]), tf.tensor([1, -2, 3, 4], [2, 2])];
+      const [one, other] = [tf.ones([2]), tf.ones([2])] as [tf.Tensor1D, tf.Tensor1D];
+      const alone = tf.grads((x, w) => tf.sum(tf.mul(dy, rmsNorm(x!, { weight: w as tf.Tensor1D }))));
+      const beside = tf.grads((x, w) => {
+        const both = tf.add(rmsNorm(x!, { weight: w as tf.Tensor1D }), layerNorm(x!, { weight: other }));
+        return tf.sum(tf.mul(dy, both));
+      });
+      expectClose(beside([x, one])[1]!, alone([x, one])[1]!, { atol: 1e-6 });
     });
   });
 

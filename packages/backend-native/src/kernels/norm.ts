@@ -92,24 +92,26 @@ function gradients(
   return [dx, dweight];
 }
 
-/** Gradients to weights that came with those to inputs, by the data of dy and x: they are asked for next, if at all. */
-const found = new WeakMap<object, { readonly x: object; readonly dweight: Float32Array }>();
+/**
+ * Gradients to weights that came with those to inputs, by the data of dy and of rstd, which is each call's own: they are
+ * asked for next, if at all.
+ */
+const found = new WeakMap<object, { readonly rstd: object; readonly dweight: Float32Array }>();
 
-const inputGradient =
-  (given: boolean): NativeKernel =>
-  (inputs, _attrs, b) => {
-    const [dx, dweight] = gradients(b, inputs, given);
-    found.set(inputs['dy']!.dataId, { x: inputs['x']!.dataId, dweight: b.values(dweight).slice() });
-    b.disposeData(dweight.dataId);
-    return [dx];
-  };
+/** dx of `gradients`; dweight is kept for who asks for it. */
+function inputGradient(b: NativeBackend, inputs: Record<string, tf.TensorInfo>, given: boolean): tf.TensorInfo {
+  const [dx, dweight] = gradients(b, inputs, given);
+  found.set(inputs['dy']!.dataId, { rstd: inputs['rstd']!.dataId, dweight: b.values(dweight).slice() });
+  b.disposeData(dweight.dataId);
+  return dx;
+}
 
 const weightGradient =
   (given: boolean): NativeKernel =>
   (inputs, _attrs, b) => {
-    const { dy, x } = inputs as Record<'dy' | 'x', tf.TensorInfo>;
+    const { dy, rstd } = inputs as Record<'dy' | 'rstd', tf.TensorInfo>;
     const known = found.get(dy.dataId);
-    if (known?.x === x.dataId) return [b.makeTensorInfo([known.dweight.length], 'float32', known.dweight)];
+    if (known?.rstd === rstd.dataId) return [b.makeTensorInfo([known.dweight.length], 'float32', known.dweight)];
     const [dx, dweight] = gradients(b, inputs, given);
     b.disposeData(dx.dataId);
     return [dweight];
@@ -141,8 +143,7 @@ const rmsNorm: NativeKernel = ({ x, weight }, attrs, b) => {
 const rmsNormGradient: NativeKernel = (inputs, _attrs, b) => {
   const { x, rstd } = inputs as Record<'x' | 'rstd', tf.TensorInfo>;
   const [rows, width] = rowsOf(x);
-  const [dx, dweight] = gradients(b, inputs, true);
-  b.disposeData(dweight.dataId);
+  const dx = inputGradient(b, inputs as Record<string, tf.TensorInfo>, true);
   const bend = b.pool.allocate(rows);
   rowMeans(b, dx, x, bend);
   const r = b.values(rstd);
@@ -159,7 +160,7 @@ const rmsNormGradient: NativeKernel = (inputs, _attrs, b) => {
 
 export const normKernels: Record<string, NativeKernel> = {
   FlamingoLayerNorm: layerNorm,
-  FlamingoLayerNormGrad: inputGradient(false),
+  FlamingoLayerNormGrad: (inputs, _attrs, b) => [inputGradient(b, inputs, false)],
   FlamingoLayerNormWeightGrad: weightGradient(false),
   FlamingoRMSNorm: rmsNorm,
   FlamingoRMSNormGrad: rmsNormGradient,

@@ -46,8 +46,7 @@ export function product(
   z: Operand,
   options: ProductOptions = {},
 ): void {
-  const { bias, scale = 1, operands = [] } = options;
-  const { post: rest = [] } = options;
+  const { bias, scale = 1, post: rest = [], operands = [] } = options;
   const post = scale === 1 ? rest : [{ kind: 'eltwise', alg: 'linear', alpha: scale } as const, ...rest];
   const halved = inBfloat16(backend, x[1], y[1]);
   const buffers: Float32Array[] = [];
