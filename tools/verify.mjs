@@ -115,10 +115,16 @@ function lastCount(output) {
 
 /** Tests by vitest's report; a file that could not even be loaded has no tests and counts as one failure. */
 function countTests(file) {
-  if (!existsSync(file)) return { passed: 0, failed: 1 };
+  if (!existsSync(file)) return { passed: 0, failed: 1, failures: [] };
   const { numPassedTests, numFailedTests, testResults } = JSON.parse(readFileSync(file, 'utf8'));
   const broken = testResults.filter((result) => result.status === 'failed' && result.assertionResults.length === 0);
-  return { passed: numPassedTests, failed: numFailedTests + broken.length };
+  const failures = testResults.flatMap(({ name, message, assertionResults }) => [
+    ...(assertionResults.length === 0 && message ? [`${path.relative(root, name)}: ${message}`] : []),
+    ...assertionResults
+      .filter((test) => test.status === 'failed')
+      .map((test) => `${path.relative(root, name)} > ${test.fullName}\n${test.failureMessages.join('\n')}`),
+  ]);
+  return { passed: numPassedTests, failed: numFailedTests + broken.length, failures };
 }
 
 /** The reference data beside the clone where it is there, otherwise the whole cases that packages carry for their tests. */
@@ -154,6 +160,8 @@ for (const { name, seconds, passed = '', failed = '', note } of rows) {
       `  ${name}${note ? ` (${note})` : ''}`,
   );
 }
+// Whoever sees only the end of a long output still learns what failed.
+for (const failure of rows.flatMap((row) => row.failures ?? [])) console.log(`failed: ${failure}\n`);
 const [passed, failed] = ['passed', 'failed'].map((key) => rows.reduce((sum, row) => sum + (row[key] ?? 0), 0));
 console.log(`${((performance.now() - started) / 1000).toFixed(1).padStart(9)}${' '.repeat(20)}in all\n`);
 console.log(`${passed} passed, ${failed} failed`);
