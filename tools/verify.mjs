@@ -52,7 +52,7 @@ function tests(node, backends, more = []) {
   // Without its library the backend cannot be tested at all.
   if (!backends.includes('native')) args.push('--exclude', 'packages/backend-native/**');
   return step(`tests on Node ${version}: ${backends.join(', ')}`, node, ['node_modules/vitest/vitest.mjs', ...args], {
-    env: { FLAMINGO_TEST_BACKENDS: backends.join(','), TF_CPP_MIN_LOG_LEVEL: '2' },
+    env: { FLAMINGO_TEST_BACKENDS: backends.join(','), TF_CPP_MIN_LOG_LEVEL: '2', NO_COLOR: '1' },
     count: () => countTests(report),
   });
 }

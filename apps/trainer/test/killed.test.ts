@@ -6,8 +6,12 @@ import { readMetrics } from '../src/stage';
 import { flamingo, signalAll, start, TINY, writeConfig, type Outcome, type Running } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-killed-'));
-// Steps on text take a few milliseconds: more of them, so that none is missed.
-const config = { ...TINY, lm: { ...TINY.lm, train: { ...TINY.lm.train, steps: 80 } } };
+// Steps of the frozen models take some milliseconds: more of them, so that there is time for the kill on a busy machine.
+const config = {
+  ...TINY,
+  vision: { ...TINY.vision, train: { ...TINY.vision.train, steps: 80 } },
+  lm: { ...TINY.lm, train: { ...TINY.lm.train, steps: 160 } },
+};
 const whole = writeConfig(folder, { ...config, out: 'whole' }, 'whole.yaml');
 const killed = writeConfig(folder, { ...config, out: 'killed' }, 'killed.yaml');
 afterAll(() => rmSync(folder, { recursive: true }));
