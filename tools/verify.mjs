@@ -115,16 +115,15 @@ function lastCount(output) {
 
 /** Tests by vitest's report; a file that could not even be loaded has no tests and counts as one failure. */
 function countTests(file) {
-  if (!existsSync(file)) return { passed: 0, failed: 1, failures: [] };
-  const { numPassedTests, numFailedTests, testResults } = JSON.parse(readFileSync(file, 'utf8'));
-  const broken = testResults.filter((result) => result.status === 'failed' && result.assertionResults.length === 0);
-  const failures = testResults.flatMap(({ name, message, assertionResults }) => [
-    ...(assertionResults.length === 0 && message ? [`${path.relative(root, name)}: ${message}`] : []),
-    ...assertionResults
-      .filter((test) => test.status === 'failed')
-      .map((test) => `${path.relative(root, name)} > ${test.fullName}\n${test.failureMessages.join('\n')}`),
-  ]);
-  return { passed: numPassedTests, failed: numFailedTests + broken.length, failures };
+  if (!existsSync(file)) return { passed: 0, failed: 1 };
+  const { numPassedTests, testResults } = JSON.parse(readFileSync(file, 'utf8'));
+  const failures = testResults.flatMap(({ name, status, message, assertionResults }) => {
+    const from = path.relative(root, name);
+    if (status === 'failed' && assertionResults.length === 0) return [`${from}: ${message}`];
+    const failed = assertionResults.filter((test) => test.status === 'failed');
+    return failed.map((test) => `${from} > ${test.fullName}\n${test.failureMessages.join('\n')}`);
+  });
+  return { passed: numPassedTests, failed: failures.length, failures };
 }
 
 /** The reference data beside the clone where it is there, otherwise the whole cases that packages carry for their tests. */
