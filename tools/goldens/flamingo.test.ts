@@ -17,7 +17,7 @@ function caseOf(name: string): GoldenCase {
 }
 
 describeBackends('the whole model equals OpenFlamingo', () => {
-  it.each(['e2e_closed_gates', 'e2e_generate', 'e2e_scoring'])('%s', async (name) => {
+  it.each(['e2e_forward', 'e2e_closed_gates', 'e2e_generate', 'e2e_scoring'])('%s', async (name) => {
     const c = caseOf(name);
     const handler = flamingoHandlers.find((h) => h.matches(c));
     expect(await handler!.run(c)).toMatchObject({ pass: true });

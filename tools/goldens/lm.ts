@@ -13,6 +13,7 @@ import {
   loadTokenizer,
   logSoftmax,
   scoreCandidates,
+  sentencePieceTokenizer,
   trainByteLevelBPE,
   type CausalLM,
   type LMContext,
@@ -30,6 +31,10 @@ export const lmHandlers: readonly GoldenHandler[] = [
   {
     matches: ({ meta, folder }) => meta.kind === 'tokenizer' && existsSync(join(folder, 'tokenizer.json')),
     run: checkTokenizer,
+  },
+  {
+    matches: ({ meta, folder }) => meta.kind === 'sentencepiece' && existsSync(join(folder, 'tokenizer.model')),
+    run: checkSentencePiece,
   },
 ];
 
@@ -53,7 +58,7 @@ async function checkChinchilla(c: GoldenCase): Promise<GoldenResult> {
   try {
     const comparison = new Comparison();
     checkModel(lm, c, comparison, {
-      table: lm.params.embed.weight,
+      table: lm.params.embed.weight as tf.Variable,
       project: (rows) => rows,
       norm: (x) => rmsNorm(x, lm.params.final_norm, lm.config.epsilon),
     });
@@ -70,7 +75,7 @@ async function checkPretrained(c: GoldenCase): Promise<GoldenResult> {
     const comparison = new Comparison();
     const { embed, embed_proj } = lm.params;
     checkModel(lm, c, comparison, {
-      table: embed.weight,
+      table: embed.weight as tf.Variable,
       project: (rows) => (embed_proj ? linear(rows, embed_proj) : rows),
       norm: (x) => finalNorm(lm, x),
     });
@@ -301,6 +306,20 @@ async function checkTokenizer(c: GoldenCase): Promise<GoldenResult> {
     const [got, want] = [ours, tokenizer].map((t) => t.encode(corpus).length) as [number, number];
     // Ties are broken differently, and the recorded vocabulary has special tokens: the size is what is compared.
     comparison.close('ids over the corpus', [got], [want], 0.01);
+  }
+  return comparison.result();
+}
+
+async function checkSentencePiece(c: GoldenCase): Promise<GoldenResult> {
+  const comparison = new Comparison();
+  const tokenizer = loadTokenizer(sentencePieceTokenizer(readFileSync(join(c.folder, 'tokenizer.model')), c.name));
+  for (const { text, ids, decoded } of c.meta.cases) {
+    const shown = JSON.stringify(text);
+    // The file has no template, so that both ways of asking give the ids of the text.
+    for (const addSpecialTokens of [false, true]) {
+      comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens }), ids);
+    }
+    comparison.same(`text of ${shown}`, tokenizer.decode(ids), decoded);
   }
   return comparison.result();
 }

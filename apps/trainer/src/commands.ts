@@ -143,7 +143,7 @@ export function createProgram(): Command {
     .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
     .addOption(
       new Option('--precision <type>', 'bf16: frozen weights, and the factors of large products')
-        .choices(['fp32', 'bf16'])
+        .choices(['fp32', 'bf16', 'int8'])
         .default('fp32'),
     )
     .option('--threads <n>', 'threads that the native backend uses', count)

@@ -100,6 +100,10 @@ const configSchema = z.strictObject({
     train: optimizer,
   }),
   lm: z.strictObject({
+    /** Folder of a published language model, in place of one trained here; relative to the configuration. */
+    pretrained: path.optional(),
+    /** How its weights are held once it is frozen. */
+    precision: z.enum(['float32', 'bfloat16', 'int8']).default('float32'),
     model: lmModel,
     tokenizerPages: positive,
     batch: positive,
@@ -154,7 +158,12 @@ export function loadConfig(file: string, overrides: Readonly<Record<string, unkn
   if (syntaxError) throw new Error(`Config ${file}: not valid YAML. ${syntaxError.message}`);
   const value = document.toJS() as Record<string, unknown>;
   const config = parseConfig(file, applyOverrides(value ?? {}, overrides));
-  return { ...config, data: resolvePaths(config.data, dirname(file)) };
+  const { pretrained } = config.lm;
+  return {
+    ...config,
+    data: resolvePaths(config.data, dirname(file)),
+    lm: { ...config.lm, ...(pretrained !== undefined && { pretrained: resolve(dirname(file), pretrained) }) },
+  };
 }
 
 /** Paths of data are relative to the configuration. */

@@ -10,7 +10,7 @@ import { Random, variables } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { datasetNames, type Config, type DatasetName } from './config';
 import { FeatureStore } from './features';
-import { specialIds, type LanguageModel } from './lm';
+import type { LanguageModel } from './lm';
 import type { Objective } from './stage';
 import type { PictureSource, TrainingData } from './training-data';
 import type { VisionTower } from './vision';
@@ -28,15 +28,15 @@ export class JointModel {
   ) {
     const joint = flamingoConfig(config, language);
     const random = new Random(config.seed).fork('flamingo');
-    const params = initFlamingo(joint, config.lm.model.numLayers, random);
+    const params = initFlamingo(joint, language.lm.blocks.length, random);
     this.flamingo = new Flamingo(joint, params, { lm: language.lm });
     this.features = new FeatureStore(tower, pictures);
   }
 
   /** The tokenizer as data and prompts want it. */
   get tokenizer(): TextTokenizer {
-    const { tokenizer } = this.language;
-    return { encode: (text) => tokenizer.encode(text), special: specialIds(tokenizer) };
+    const { tokenizer, special } = this.language;
+    return { encode: (text) => tokenizer.encode(text), special };
   }
 
   /** Both gates of every gated block, after tanh. */
@@ -53,8 +53,8 @@ export class JointModel {
 /** Flamingo as the paper has it, at the configured sizes. */
 export function flamingoConfig(config: Config, language: LanguageModel): FlamingoConfig {
   const { resampler, xattn } = config.flamingo;
-  const { hiddenSize } = config.lm.model;
-  const { image, endOfChunk } = specialIds(language.tokenizer);
+  const { hiddenSize } = language.lm;
+  const { image, endOfChunk } = language.special;
   const inputSize = config.vision.model.finalWidth;
   return {
     resampler: {

@@ -1,4 +1,6 @@
-import { loadState, Random, variables, type StateTensor } from '@flamingo-ts/kernels';
+import type { SpecialTokens } from '@flamingo-ts/data-mixtures';
+import { Random, variables, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
 import {
   checkVocabulary,
   languageModelLoss,
@@ -6,10 +8,11 @@ import {
   nextTokenBatch,
   requireToken,
   trainByteLevelBPE,
+  type CausalLM,
   type Tokenizer,
   type TokenizerJson,
 } from '@flamingo-ts/lm-core';
-import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
+import { loadCausalLM } from '@flamingo-ts/lm-hf';
 import type { Config } from './config';
 import type { Objective } from './stage';
 import type { TrainingData } from './training-data';
@@ -20,8 +23,8 @@ export const END_OF_CHUNK = '<EOC>';
 export const END_OF_TEXT = '<EOS>';
 const SPECIAL_TOKENS = [END_OF_TEXT, IMAGE, END_OF_CHUNK];
 
-/** Ids of the special tokens. */
-export function specialIds(tokenizer: Tokenizer) {
+/** Ids of the special tokens of a tokenizer made here. */
+export function specialIds(tokenizer: Tokenizer): SpecialTokens {
   return {
     image: requireToken(tokenizer, IMAGE),
     endOfChunk: requireToken(tokenizer, END_OF_CHUNK),
@@ -37,37 +40,53 @@ export function trainTokenizer(config: Config, data: TrainingData): TokenizerJso
   return trainByteLevelBPE(pages, { vocabSize: config.lm.model.vocabSize, specialTokens: SPECIAL_TOKENS });
 }
 
+type DisposableLM = CausalLM & { dispose(): void };
+
 /** A language model with its tokenizer. */
-export class LanguageModel {
+export class LanguageModel<M extends DisposableLM = DisposableLM> {
   constructor(
-    readonly lm: Chinchilla,
+    readonly lm: M,
     readonly tokenizer: Tokenizer,
-    readonly tokenizerJson: TokenizerJson,
+    readonly special: SpecialTokens,
   ) {
     checkVocabulary(tokenizer, lm);
   }
 
-  static create(model: Config['lm']['model'], tokenizerJson: TokenizerJson, random: Random): LanguageModel {
+  /** One to be trained here. */
+  static create(model: Config['lm']['model'], tokenizerJson: TokenizerJson, random: Random): LanguageModel<Chinchilla> {
     const lm = new Chinchilla(model, initChinchilla(model, random.fork('chinchilla')));
-    return new LanguageModel(lm, loadTokenizer(tokenizerJson), tokenizerJson);
+    const tokenizer = loadTokenizer(tokenizerJson);
+    return new LanguageModel(lm, tokenizer, specialIds(tokenizer));
   }
 
-  /** The same for use without training: its matrices packed by the backend. */
-  async freeze(): Promise<LanguageModel> {
-    return new LanguageModel(await this.lm.freeze(), this.tokenizer, this.tokenizerJson);
+  /** One that was published, with the marks added to its tokens. */
+  static async load(folder: string, precision: FrozenPrecision): Promise<LanguageModel> {
+    const { lm, tokenizer, stopTokens } = await loadCausalLM(folder, {
+      freeze: precision,
+      addTokens: [IMAGE, END_OF_CHUNK],
+    });
+    const [eos] = stopTokens;
+    if (eos === undefined) {
+      throw new Error(
+        `${folder}: neither generation_config.json nor config.json has an eos_token_id, which ends each text. ` +
+          'Add the id of the token that the model ends texts with to config.json.',
+      );
+    }
+    const image = requireToken(tokenizer!, IMAGE);
+    const endOfChunk = requireToken(tokenizer!, END_OF_CHUNK);
+    const [[plain], [first]] = [tokenizer!.encode('a'), tokenizer!.encode('a', { addSpecialTokens: true })];
+    // What its template puts before a text, if anything; OPT's is its end of text too.
+    const bos = first === plain ? {} : { bos: first };
+    return new LanguageModel(lm, tokenizer!, { image, endOfChunk, eos, pad: eos, ...bos });
   }
 
   dispose(): void {
     this.lm.dispose();
   }
-
-  load(state: Readonly<Record<string, StateTensor>>, what: string): void {
-    loadState(this.lm.params, state, { what });
-  }
 }
 
 /** Next-token prediction on pages of text, each ended by `<EOS>` and cut to `maxTokens`. */
-export function languageObjective(model: LanguageModel, config: Config, data: TrainingData): Objective {
+export function languageObjective(model: LanguageModel<Chinchilla>, config: Config, data: TrainingData): Objective {
   const { batch, maxTokens } = config.lm;
   const random = new Random(config.seed);
   const eos = requireToken(model.tokenizer, END_OF_TEXT);

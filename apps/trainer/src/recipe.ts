@@ -1,7 +1,8 @@
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { readState, writeSafetensors } from '@flamingo-ts/checkpoint';
-import { countParams, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
+import { countParams, loadState, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
+import type { Chinchilla } from '@flamingo-ts/lm-chinchilla';
 import type { TokenizerJson } from '@flamingo-ts/lm-core';
 import type { Config } from './config';
 import { FolderData } from './folder-data';
@@ -85,6 +86,12 @@ export async function pretrainVision(options: RunOptions): Promise<VisionTower> 
 /** Pretraining of the language model on text alone, after its tokenizer. */
 export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
   const { config, data } = options;
+  if (config.lm.pretrained !== undefined) {
+    throw new Error(
+      `pretrain-lm: lm.pretrained names a trained language model, ${config.lm.pretrained}. ` +
+        `There is nothing to do: go on with flamingo ${STAGES.flamingo} CONFIG, or remove the key to train one here.`,
+    );
+  }
   const folder = stageFolder(config, 'lm');
   prepareFolder(folder, options.fresh);
   const tokenizerFile = join(folder, TOKENIZER_FILE);
@@ -118,10 +125,12 @@ export async function loadVision(config: Config): Promise<VisionTower> {
 }
 
 export async function loadLanguage(config: Config): Promise<LanguageModel> {
+  const { pretrained, precision } = config.lm;
+  if (pretrained !== undefined) return LanguageModel.load(pretrained, precision);
   const [state, what] = await loadModel(config, 'lm');
-  const language = createLanguage(config);
-  language.load(state, what);
-  return language.freeze();
+  const { lm, tokenizer, special } = createLanguage(config);
+  loadState(lm.params, state, { what });
+  return new LanguageModel(await lm.freeze(precision), tokenizer, special);
 }
 
 export function stageFolder(config: Config, stage: StageName): string {
@@ -141,7 +150,7 @@ function createTower(config: Config): VisionTower {
   return VisionTower.create(config.vision.model, config.vision.jointSize, new Random(config.seed).fork('vision'));
 }
 
-function createLanguage(config: Config): LanguageModel {
+function createLanguage(config: Config): LanguageModel<Chinchilla> {
   const file = join(stageFolder(config, 'lm'), TOKENIZER_FILE);
   const tokenizer = readTokenizer(file);
   try {
@@ -181,7 +190,7 @@ async function train(
     name: STAGES[stage],
     folder,
     config: settings.train,
-    fingerprint: { seed: config.seed, data: config.data, [stage]: settings },
+    fingerprint: { seed: config.seed, data: config.data, ...dependsOn(config, stage) },
     objective,
     stop,
   });
@@ -195,6 +204,13 @@ async function train(
     measured: result.measured,
   };
   replaceFile(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
+}
+
+/** Keys of the configuration that the weights of a stage depend on. */
+function dependsOn(config: Config, stage: StageName): object {
+  const { pretrained, precision, ...lm } = config.lm;
+  if (stage === 'vision') return { vision: config.vision };
+  return stage === 'lm' ? { lm } : { flamingo: config.flamingo, frozen: { pretrained, precision } };
 }
 
 function prepareFolder(folder: string, fresh = false): void {

@@ -1,8 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { Halves, HalvedEntry } from './halves';
+import { mapFile } from './map-file';
 import { oneDnn, type OneDnn } from './onednn';
 import { PackedFilter } from './packed-filter';
-import { packMatrix, type NativePackedMatrix } from './packed-matrix';
+import { packMatrix, type MatrixPrecision, type NativePackedMatrix } from './packed-matrix';
 import { PooledBackend, sizeOf, type Entry, type FastKernel } from './pooled-backend';
 import { PrimitiveCache, type Compiled } from './primitive-cache';
 
@@ -83,12 +84,15 @@ export class NativeBackend extends PooledBackend {
 
   /** Packs a frozen `[out, in]` matrix; what `FrozenMatrix` of the kernels package looks for. */
   packMatrix(
-    values: Float32Array,
+    values: Float32Array | Uint16Array,
     shape: readonly [number, number],
-    precision: 'float32' | 'bfloat16',
+    precision: MatrixPrecision,
   ): NativePackedMatrix {
     return packMatrix(this, values, shape, precision);
   }
+
+  /** Bytes of a file as memory, where the system can: what readers of checkpoints look for. */
+  readonly mapFile = mapFile;
 
   /** Packs the kernel of a frozen convolution; what `FrozenFilter` of the kernels package looks for. */
   packFilter(weight: tf.TensorInfo, precision: 'float32' | 'bfloat16'): PackedFilter {

@@ -4,6 +4,7 @@ import { loadLibrary, type LoadedLibrary } from './library';
 /** Values of oneDNN's enumerations that both major versions share. */
 export const BF16 = 2;
 export const F32 = 3;
+export const S8 = 5;
 export const U8 = 6;
 const ANY = 1;
 const FORWARD_TRAINING = 64;

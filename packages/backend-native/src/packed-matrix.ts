@@ -1,13 +1,13 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { factor, inHalves, product, type Operand, type ProductOptions } from './kernels/product';
 import type { NativeBackend } from './native-backend';
-import { ARG, BF16, F32, U8, type Layout, type OneDnn, type Primitive } from './onednn';
+import { ARG, BF16, F32, S8, U8, type Layout, type OneDnn, type Primitive } from './onednn';
 
 /** Rows of the product that oneDNN chooses a layout for; the layout serves any number of rows. */
 const TYPICAL_ROWS = 256;
 /** Rows of the smallest product that oneDNN computes as a product of matrices and not row by row: fewer are filled up. */
 export const SMALL_PRODUCT = 4;
-/** Elements expanded at a time where the processor cannot multiply bfloat16: a megabyte stays in its cache. */
+/** Elements expanded at a time where the processor cannot multiply them as they are: a megabyte stays in its cache. */
 const PANEL = 1 << 18;
 
 /** A frozen weight in a layout of this backend. */
@@ -24,15 +24,21 @@ export interface NativePackedMatrix {
 /** What is done to a product with a packed matrix before it is stored. */
 type MatrixOptions = Omit<ProductOptions, 'scale'>;
 
-/** Packs a frozen matrix `[out, in]`, row-major, in float32 or bfloat16. */
+/** How a frozen matrix is held. */
+export type MatrixPrecision = 'float32' | 'bfloat16' | 'int8';
+
+/** Packs a frozen matrix `[out, in]`, row-major; values of a Uint16Array are the bits of bfloat16. */
 export function packMatrix(
   backend: NativeBackend,
-  values: Float32Array,
+  values: Float32Array | Uint16Array,
   shape: readonly [out: number, inputs: number],
-  precision: 'float32' | 'bfloat16',
+  precision: MatrixPrecision,
 ): NativePackedMatrix {
+  if (precision === 'int8') return new PanelMatrix(backend, shape, quantized(backend, values, shape));
   const packing = packingOf(backend.dnn, shape, precision === 'float32' ? F32 : BF16);
-  return packing ? new BlockedMatrix(backend, values, shape, packing) : new HalvedMatrix(backend, values, shape);
+  return packing
+    ? new BlockedMatrix(backend, values, shape, packing)
+    : new PanelMatrix(backend, shape, halved(backend, values));
 }
 
 /** Layouts by shape and type. Weights lie in them, so what owns them is never given up. */
@@ -82,7 +88,7 @@ export class BlockedMatrix implements NativePackedMatrix {
 
   constructor(
     private readonly backend: NativeBackend,
-    values: Float32Array,
+    values: Float32Array | Uint16Array,
     private readonly shape: readonly [out: number, inputs: number],
     private readonly blocks: Layout,
   ) {
@@ -90,10 +96,11 @@ export class BlockedMatrix implements NativePackedMatrix {
     this.layout = blocks;
     this.memory = this.room(blocks);
     if (!values.length) return;
-    const given: Operand = [pool.address(values), { ...this.plain, type: F32 }];
-    const { operand, buffer } = blocks.type === BF16 ? inHalves(backend, given) : { operand: given, buffer: undefined };
-    this.reorder(operand, [pool.address(this.memory), blocks]);
-    if (buffer) pool.release(buffer);
+    const type = values instanceof Float32Array ? F32 : BF16;
+    const given: Operand = [pool.address(values), { ...this.plain, type }];
+    const rounded = type === F32 && blocks.type === BF16 ? inHalves(backend, given) : undefined;
+    this.reorder(rounded?.operand ?? given, [pool.address(this.memory), blocks]);
+    if (rounded) pool.release(rounded.buffer);
   }
 
   get bytes(): number {
@@ -202,28 +209,34 @@ export class BlockedMatrix implements NativePackedMatrix {
   }
 }
 
-/**
- * A weight in bfloat16 on a processor without instructions for it: expanded to float32 panel by panel at each use, which
- * costs little beside the product.
- */
-class HalvedMatrix implements NativePackedMatrix {
-  private data: Uint16Array | undefined;
+/** A matrix in a narrow type, and how it becomes float32. */
+interface Narrow {
+  /** Row-major `[out, in]`, in the pool. */
+  readonly data: Float32Array;
+  /** Bytes of an element. */
+  readonly width: 1 | 2;
+  /** What each row is to be multiplied by, if anything. */
+  readonly scales?: Float32Array;
+}
 
+/**
+ * A weight in a type that the processor has no fast products for (int8; bfloat16 below AVX-512): expanded to float32 panel by
+ * panel at each use, in its cache, which costs little beside reading it.
+ */
+class PanelMatrix implements NativePackedMatrix {
   constructor(
     private readonly backend: NativeBackend,
-    values: Float32Array,
     private readonly shape: readonly [out: number, inputs: number],
-  ) {
-    this.data = toHalves(values, new Uint16Array(values.length));
-  }
+    private narrow: Narrow | undefined,
+  ) {}
 
   get bytes(): number {
-    return this.data?.byteLength ?? 0;
+    return (this.narrow?.data.byteLength ?? 0) + (this.narrow?.scales?.byteLength ?? 0);
   }
 
   multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo {
     const { backend } = this;
-    const data = this.data ?? gone();
+    const { data, width, scales } = this.narrow ?? gone();
     const [out, inputs] = this.shape;
     const m = rows.shape[0]!;
     const y = backend.output([m, transpose ? inputs : out]);
@@ -231,32 +244,102 @@ class HalvedMatrix implements NativePackedMatrix {
       backend.values(y).fill(0);
       return y;
     }
+    // A row's factor is that of a column of the result, or transposed of a column of what is multiplied.
+    const x = transpose && scales ? this.scaled(rows, scales, backend.output(rows.shape)) : rows;
     const count = Math.max(1, Math.floor(PANEL / inputs));
-    const weight = backend.panel(Math.min(count, out) * inputs);
-    const [x, from, z] = [backend.address(rows), backend.pool.address(data), backend.address(y)];
+    const panelSize = Math.min(count, out) * inputs;
+    // Bytes fill whole numbers, halves their upper halves alone.
+    const panel = width === 1 ? backend.pool.allocate(panelSize) : undefined;
+    const weight = panel ? backend.pool.address(panel) : backend.panel(panelSize);
+    const [a, from, z] = [backend.address(x), backend.pool.address(data), backend.address(y)];
     for (let first = 0; first < out; first += count) {
       const taken = Math.min(count, out - first);
-      const n = taken * inputs;
-      backend.compiled(`expand ${n}`, (dnn) => expansion(dnn, n)).run(from + first * inputs * 2, weight + UPPER);
+      this.expand(from + first * inputs * width, taken * inputs, weight);
       // Forward, a panel makes some columns of the result; transposed, it adds to all of them.
       if (!transpose) {
-        backend.dnn.sgemm(false, true, m, taken, inputs, x, inputs, weight, inputs, 0, z + first * 4, out);
+        backend.dnn.sgemm(false, true, m, taken, inputs, a, inputs, weight, inputs, 0, z + first * 4, out);
       } else {
         const beta = first ? 1 : 0;
-        backend.dnn.sgemm(false, false, m, inputs, taken, x + first * 4, out, weight, inputs, beta, z, inputs);
+        backend.dnn.sgemm(false, false, m, inputs, taken, a + first * 4, out, weight, inputs, beta, z, inputs);
       }
     }
-    return y;
+    if (panel) backend.pool.release(panel);
+    if (x !== rows) backend.disposeData(x.dataId);
+    return !transpose && scales ? this.scaled(y, scales, y) : y;
   }
 
   unpack(): Float32Array {
-    const data = this.data ?? gone();
-    return widen(data, new Float32Array(data.length));
+    const { data, width, scales } = this.narrow ?? gone();
+    const [out, inputs] = this.shape;
+    const n = out * inputs;
+    if (width === 2) return widen(new Uint16Array(data.buffer, data.byteOffset, n), new Float32Array(n));
+    const codes = new Int8Array(data.buffer, data.byteOffset, n);
+    return Float32Array.from(codes, (code, i) => code * scales![Math.floor(i / inputs)]!);
   }
 
   dispose(): void {
-    this.data = undefined;
+    const { pool } = this.backend;
+    if (this.narrow) pool.release(this.narrow.data);
+    if (this.narrow?.scales) pool.release(this.narrow.scales);
+    this.narrow = undefined;
   }
+
+  /** Writes n elements as float32. */
+  private expand(from: number, n: number, to: number): void {
+    const { backend } = this;
+    if (this.narrow!.width === 2) {
+      backend.compiled(`expand ${n}`, (dnn) => expansion(dnn, n)).run(from, to + UPPER);
+    } else {
+      const [a, b] = [{ dims: [n], type: S8 }, { dims: [n] }];
+      backend.compiled(`expand bytes ${n}`, (dnn) => dnn.reorder(a, b)).run(from, to);
+    }
+  }
+
+  /** Each column of `[m, out]` times its factor. */
+  private scaled(x: tf.TensorInfo, scales: Float32Array, to: tf.TensorInfo): tf.TensorInfo {
+    const [m, out] = x.shape as [number, number];
+    const { backend } = this;
+    const factors: Layout = { dims: [1, out] };
+    const key = `columns ${m},${out}`;
+    const compiled = backend.compiled(key, (dnn) => dnn.binary('mul', { dims: [m, out] }, factors, { dims: [m, out] }));
+    compiled.run(backend.address(x), backend.pool.address(scales), backend.address(to));
+    return to;
+  }
+}
+
+/** A matrix in bfloat16. */
+function halved({ pool }: NativeBackend, values: Float32Array | Uint16Array): Narrow {
+  const data = pool.allocate(Math.ceil(values.length / 2));
+  const halves = new Uint16Array(data.buffer, data.byteOffset, values.length);
+  if (values instanceof Float32Array) toHalves(values, halves);
+  else halves.set(values);
+  return { data, width: 2 };
+}
+
+/** Steps from 0 to the largest magnitude of a row. */
+const STEPS = 127;
+
+/** A matrix in int8, each row with a factor of its own: symmetric, to the nearest step. */
+function quantized(
+  { pool }: NativeBackend,
+  values: Float32Array | Uint16Array,
+  [out, inputs]: readonly [number, number],
+): Narrow {
+  const data = pool.allocate(Math.ceil(values.length / 4));
+  const codes = new Int8Array(data.buffer, data.byteOffset, values.length);
+  const scales = pool.allocate(out);
+  const row = new Float32Array(inputs);
+  for (let o = 0; o < out; o++) {
+    const given = values.subarray(o * inputs, (o + 1) * inputs);
+    if (given instanceof Float32Array) row.set(given);
+    else widen(given, row);
+    let largest = 0;
+    for (let i = 0; i < inputs; i++) largest = Math.max(largest, Math.abs(row[i]!));
+    scales[o] = largest / STEPS;
+    const steps = largest > 0 ? STEPS / largest : 0;
+    for (let i = 0; i < inputs; i++) codes[o * inputs + i] = Math.round(row[i]! * steps);
+  }
+  return { data, width: 1, scales };
 }
 
 function gone(): never {

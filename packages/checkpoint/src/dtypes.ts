@@ -1,11 +1,20 @@
 /** Element types of safetensors files that are read. */
-export type Dtype = 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'U8' | 'BOOL';
+export type Dtype = 'F32' | 'F16' | 'BF16' | 'I64' | 'I32' | 'I8' | 'U8' | 'BOOL';
 
 /** Bytes of one element. */
-export const dtypeBytes: Readonly<Record<Dtype, number>> = { F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, U8: 1, BOOL: 1 };
+export const dtypeBytes: Readonly<Record<Dtype, number>> = {
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+};
 
 /** Values in memory: 16-bit floats widened to float32, booleans as 0 and 1. */
-export type TensorData = Float32Array | Int32Array | BigInt64Array | Uint8Array;
+export type TensorData = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
 /** Little-endian bytes of a file to values. The bytes are copied, so they may lie anywhere in a buffer. */
 export function decode(bytes: Uint8Array, dtype: Dtype): TensorData {
@@ -18,6 +27,8 @@ export function decode(bytes: Uint8Array, dtype: Dtype): TensorData {
       return new Int32Array(buffer);
     case 'I64':
       return new BigInt64Array(buffer);
+    case 'I8':
+      return new Int8Array(buffer);
     case 'BF16':
       return fromBfloat16(new Uint16Array(buffer));
     case 'F16':
@@ -40,6 +51,7 @@ export type FloatDtype = 'F32' | 'BF16';
 export function dtypeOf(data: TensorData, floats: FloatDtype): Dtype {
   if (data instanceof Float32Array) return floats;
   if (data instanceof Int32Array) return 'I32';
+  if (data instanceof Int8Array) return 'I8';
   return data instanceof BigInt64Array ? 'I64' : 'U8';
 }
 
@@ -61,16 +73,19 @@ function toBfloat16(values: Float32Array): Uint16Array {
   return halves;
 }
 
+/** What each of the 65,536 patterns of a half means, made when first needed. */
+let halfValues: Float32Array | undefined;
+
 function fromFloat16(halves: Uint16Array): Float32Array {
-  const values = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) {
-    const h = halves[i]!;
+  halfValues ??= Float32Array.from({ length: 65536 }, (_, h) => {
     const exponent = (h >>> 10) & 0x1f;
     const fraction = h & 0x3ff;
     const sign = h & 0x8000 ? -1 : 1;
-    if (exponent === 31) values[i] = fraction ? NaN : sign * Infinity;
-    else if (exponent === 0) values[i] = sign * fraction * 2 ** -24;
-    else values[i] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-  }
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    if (exponent === 0) return sign * fraction * 2 ** -24;
+    return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  });
+  const values = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) values[i] = halfValues[halves[i]!]!;
   return values;
 }

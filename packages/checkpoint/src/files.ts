@@ -30,9 +30,25 @@ export interface OpenCheckpoint {
   readonly metadata: Readonly<Record<string, string>>;
   /** Type and shape, from the header alone. */
   info(name: string): { readonly dtype: Dtype; readonly shape: readonly number[] };
-  /** Reads the bytes of one tensor. */
+  /** Reads one tensor. */
   read(name: string): Promise<StoredTensor>;
+  /**
+   * Gives the bytes of one tensor, little-endian as the file holds them, to a function that must not keep them: of a file that
+   * is mapped they are the file's own, without a copy, and gone when the function returns.
+   */
+  use<T>(name: string, take: (bytes: Uint8Array) => T): Promise<T>;
   close(): Promise<void>;
+}
+
+/** A stretch of a file as memory. */
+export interface MappedBytes {
+  readonly bytes: Uint8Array;
+  close(): void;
+}
+
+export interface OpenOptions {
+  /** Maps bytes `begin` to `end` of a file into memory; without, or where it gives nothing, they are read. */
+  readonly map?: (path: string, begin: number, end: number) => MappedBytes | undefined;
 }
 
 /**
@@ -40,14 +56,16 @@ export interface OpenCheckpoint {
  *
  * @throws Error naming the path when a file is missing, truncated or has a header that cannot be true
  */
-export async function openCheckpoint(path: string): Promise<OpenCheckpoint> {
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<OpenCheckpoint> {
   const { fs, join, dirname } = nodeModules('openCheckpoint');
   const stat = await fs.stat(path).catch(() => undefined);
   if (!stat) throw missing(path, 'a .safetensors file or a folder with one');
-  if (!stat.isDirectory()) return path.endsWith('.json') ? openShards(dirname(path), path) : openFiles([path]);
+  if (!stat.isDirectory()) {
+    return path.endsWith('.json') ? openShards(dirname(path), path, options) : openFiles([path], options);
+  }
   const files = await fs.readdir(path);
-  if (files.includes(indexFile)) return openShards(path, join(path, indexFile));
-  if (files.includes(modelFile)) return openFiles([join(path, modelFile)]);
+  if (files.includes(indexFile)) return openShards(path, join(path, indexFile), options);
+  if (files.includes(modelFile)) return openFiles([join(path, modelFile)], options);
   throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`);
 }
 
@@ -140,7 +158,7 @@ async function openFile(path: string): Promise<OpenFile> {
   }
 }
 
-async function openFiles(paths: readonly string[]): Promise<OpenCheckpoint> {
+async function openFiles(paths: readonly string[], { map }: OpenOptions): Promise<OpenCheckpoint> {
   const files: OpenFile[] = [];
   const close = async () => void (await Promise.all(files.map(({ handle }) => handle.close())));
   const where = new Map<string, OpenFile>();
@@ -163,6 +181,17 @@ async function openFiles(paths: readonly string[]): Promise<OpenCheckpoint> {
     if (!file) throw new Error(`${paths.join(', ')}: no tensor ${name}. Look at names for those there are.`);
     return file;
   };
+  const use = async <T>(name: string, take: (bytes: Uint8Array) => T): Promise<T> => {
+    const { entries, handle, path } = find(name);
+    const { begin, end } = entries.get(name)!;
+    const mapped = begin < end ? map?.(path, begin, end) : undefined;
+    if (!mapped) return take(await readRange(handle, begin, end, path));
+    try {
+      return take(mapped.bytes);
+    } finally {
+      mapped.close();
+    }
+  };
   return {
     names: [...where.keys()],
     metadata: Object.assign({}, ...files.map((file) => file.metadata)) as Record<string, string>,
@@ -171,15 +200,15 @@ async function openFiles(paths: readonly string[]): Promise<OpenCheckpoint> {
       return { dtype, shape };
     },
     async read(name) {
-      const { entries, handle, path } = find(name);
-      const { dtype, shape, begin, end } = entries.get(name)!;
-      return { dtype, shape, data: decode(await readRange(handle, begin, end, path), dtype) };
+      const { dtype, shape } = find(name).entries.get(name)!;
+      return { dtype, shape, data: await use(name, (bytes) => decode(bytes, dtype)) };
     },
+    use,
     close,
   };
 }
 
-async function openShards(folder: string, index: string): Promise<OpenCheckpoint> {
+async function openShards(folder: string, index: string, options: OpenOptions): Promise<OpenCheckpoint> {
   const { fs, join, basename } = nodeModules('openCheckpoint');
   const weightMap = parseIndex(await fs.readFile(index, 'utf8'), index);
   const files = [...new Set(Object.values(weightMap))];
@@ -187,7 +216,10 @@ async function openShards(folder: string, index: string): Promise<OpenCheckpoint
   if (outside !== undefined) {
     throw new Error(`${index}: a shard must be a file of the same folder, got ${JSON.stringify(outside)}.`);
   }
-  const checkpoint = await openFiles(files.map((file) => join(folder, file)));
+  const checkpoint = await openFiles(
+    files.map((file) => join(folder, file)),
+    options,
+  );
   const lost = Object.keys(weightMap).filter((name) => !checkpoint.names.includes(name));
   if (lost.length > 0) {
     await checkpoint.close();

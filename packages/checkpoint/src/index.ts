@@ -13,7 +13,10 @@ export {
   writeSafetensors,
   writeSharded,
   type FloatTensor,
+  type MappedBytes,
   type OpenCheckpoint,
+  type OpenOptions,
 } from './files';
+export { openTorchCheckpoint, type TorchOptions } from './torch';
 export { mapNames, outputsFirst, type NameRule } from './names';
 export { CheckpointFolder, type CheckpointFolderOptions, type SavedCheckpoint } from './folder';

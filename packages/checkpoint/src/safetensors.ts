@@ -7,7 +7,7 @@ export interface StoredTensor {
   readonly data: TensorData;
 }
 
-/** A tensor to be written: float32, int32, int64 or bytes. */
+/** A tensor to be written: float32, int32, int64, int8 or bytes. */
 export interface TensorToStore {
   readonly shape: readonly number[];
   readonly data: TensorData;

@@ -155,8 +155,11 @@ describeBackends('Flamingo', () => {
     const lm = makeLM();
     const x = tf.randomNormal([1, 3, 16], 0, 1, 'float32', 8) as tf.Tensor3D;
     const tied = make(true, lm);
-    const marks = tf.add(tf.slice(lm.params.embed.weight, [IMAGE, 0], [2, 16]), tied.params.tokenOffsets);
-    const others = tf.slice(lm.params.embed.weight, [0, 0], [IMAGE, 16]);
+    const marks = tf.add(
+      tf.slice(lm.params.embed.weight as tf.Variable, [IMAGE, 0], [2, 16]),
+      tied.params.tokenOffsets,
+    );
+    const others = tf.slice(lm.params.embed.weight as tf.Variable, [0, 0], [IMAGE, 16]);
     const product = tf.matMul(tf.reshape(lm.headInput(x), [3, 16]), tf.concat([others, marks]), false, true);
     expectClose(tf.reshape(tied.lm.logits(x), [3, 24]), product, { rtol: 1e-5 });
 

@@ -8,7 +8,20 @@ export {
   type FlamingoPrompt,
   type PreparedMedia,
 } from './flamingo';
+export {
+  loadOpenFlamingo,
+  openFlamingoForm,
+  type OpenFlamingoCheckpoint,
+  type OpenFlamingoForm,
+  type OpenFlamingoOptions,
+} from './load-open-flamingo';
 export { flamingoFromOpenFlamingo } from './open-flamingo';
+export {
+  openFlamingoPreset,
+  openFlamingoPresets,
+  type OpenFlamingoArchitecture,
+  type OpenFlamingoPreset,
+} from './open-flamingo-presets';
 export {
   flamingoPreset,
   flamingoPresets,

@@ -1,10 +1,13 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { FrozenPrecision } from './frozen-matrix';
 
+/** How the kernel of a frozen convolution is held. */
+export type FilterPrecision = Exclude<FrozenPrecision, 'int8'>;
+
 /** What a backend that packs the kernels of frozen convolutions offers; found on the tfjs backend object by its method name. */
 export interface FilterPackingBackend {
   /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed of afterwards. */
-  packFilter(weight: tf.TensorInfo, precision: FrozenPrecision): PackedFilter;
+  packFilter(weight: tf.TensorInfo, precision: FilterPrecision): PackedFilter;
 }
 
 /** A kernel in a backend's own layout; the backend's convolution finds it in the attributes and knows what to do with it. */
@@ -33,7 +36,7 @@ export class FrozenFilter {
    */
   constructor(
     weight: tf.Tensor,
-    readonly precision: FrozenPrecision = 'float32',
+    readonly precision: FilterPrecision = 'float32',
   ) {
     if (weight.rank !== 4) {
       throw new Error(

@@ -1,13 +1,20 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { widened } from './bfloat16';
 import { matMul } from './mat-mul';
 
-/** How a frozen matrix is held. `bfloat16` halves memory; arithmetic accumulates in float32. */
-export type FrozenPrecision = 'float32' | 'bfloat16';
+/**
+ * How a frozen matrix is held. `bfloat16` halves memory; `int8` quarters it: each output's row of weights is 127 steps to
+ * either side, as wide as its largest weight asks for. Arithmetic accumulates in float32.
+ */
+export type FrozenPrecision = 'float32' | 'bfloat16' | 'int8';
+
+/** Weights as they come: float32, or the bits of bfloat16, which are widened only where they must be. */
+export type FrozenValues = Float32Array | Uint16Array;
 
 /** What a backend that packs frozen weights offers; found on the tfjs backend object by its method names. */
 export interface PackingBackend {
-  /** Packs a row-major `[out, in]` float32 matrix; the values may be released afterwards. */
-  packMatrix(values: Float32Array, shape: readonly [number, number], precision: FrozenPrecision): PackedMatrix;
+  /** Packs a row-major `[out, in]` matrix; the values may be released afterwards. */
+  packMatrix(values: FrozenValues, shape: readonly [number, number], precision: FrozenPrecision): PackedMatrix;
 }
 
 /** A matrix in a backend's own layout. */
@@ -23,7 +30,7 @@ export interface PackedMatrix {
 
 /**
  * A weight `[out, in]` that never trains: gradients flow through it to its input, never to it. The backend may hold it
- * packed (and in bfloat16); where it cannot, a plain float32 tensor serves.
+ * packed (and in bfloat16 or int8); where it cannot, a plain float32 tensor serves.
  */
 export class FrozenMatrix {
   readonly shape: readonly [number, number];
@@ -33,11 +40,11 @@ export class FrozenMatrix {
   private tensor: tf.Tensor2D | undefined;
 
   /**
-   * @param values    row-major float32 `[out, in]`
+   * @param values    row-major `[out, in]`
    * @param shape     `[out, in]`
    * @param precision how a packing backend shall hold it
    */
-  constructor(values: Float32Array, shape: readonly [number, number], precision: FrozenPrecision = 'float32') {
+  constructor(values: FrozenValues, shape: readonly [number, number], precision: FrozenPrecision = 'float32') {
     if (values.length !== shape[0] * shape[1]) {
       throw new Error(
         `FrozenMatrix: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +
@@ -48,7 +55,7 @@ export class FrozenMatrix {
     this.precision = precision;
     const backend = tf.backend() as unknown as Partial<PackingBackend>;
     if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision);
-    else this.tensor = tf.keep(tf.tensor2d(values, [shape[0], shape[1]]));
+    else this.tensor = tf.keep(tf.tensor2d(widened(values), [shape[0], shape[1]]));
   }
 
   /** Bytes the weight occupies. */

@@ -2,11 +2,20 @@ export { useBackend, type BackendChoice, type BackendName, type RejectedBackend 
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
 export { expectKeys, expectSizes } from './expect-config';
 export { expectShape } from './shape';
-export { FrozenFilter, type FilterPackingBackend, type PackedFilter } from './frozen-filter';
-export { FrozenMatrix, type FrozenPrecision, type PackedMatrix, type PackingBackend } from './frozen-matrix';
+export { FrozenFilter, type FilterPackingBackend, type FilterPrecision, type PackedFilter } from './frozen-filter';
+export {
+  FrozenMatrix,
+  type FrozenPrecision,
+  type FrozenValues,
+  type PackedMatrix,
+  type PackingBackend,
+} from './frozen-matrix';
+export { FrozenTable } from './frozen-table';
+export { widened } from './bfloat16';
 export {
   countParams,
   disposeParams,
+  expectState,
   freezeParams,
   loadState,
   mapTree,

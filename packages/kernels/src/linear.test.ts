@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { describeBackends, expectClose, expectNoLeak } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
 import { checkOp, normal, toTensor } from '../test/check-op';
+import { toBfloat16, widened } from './bfloat16';
 import { FrozenMatrix } from './frozen-matrix';
 import { linear } from './linear';
 import { linearReference } from './linear.reference';
@@ -120,6 +121,56 @@ describeBackends('FrozenMatrix', () => {
     expectClose(y, expected, { rtol: 2e-2 });
     frozen.dispose();
     tf.dispose([x, y, expected]);
+  });
+
+  it('takes the bits of bfloat16 as they are', async () => {
+    const bits = toBfloat16(weight.values);
+    const exact = widened(bits);
+    for (const precision of ['float32', 'bfloat16'] as const) {
+      const frozen = new FrozenMatrix(bits, [4, WIDTH], precision);
+      expect(await frozen.data()).toEqual(exact);
+      const x = tf.eye(WIDTH);
+      const y = frozen.multiply(x);
+      expectClose(
+        y,
+        exact.map((_, i) => exact[(i % 4) * WIDTH + Math.floor(i / 4)]!),
+        { rtol: 1e-6 },
+      );
+      frozen.dispose();
+      tf.dispose([x, y]);
+    }
+  });
+
+  it('holds int8 in steps of its own for each row, and multiplies by what it holds', async () => {
+    const [out, inputs] = [300, 1500]; // more than a panel
+    const wide = normal(6, [out, inputs]);
+    // One row a hundred times as large as the others takes nothing away from them.
+    wide.values.subarray(0, inputs).forEach((v, i) => (wide.values[i] = 100 * v));
+    wide.values.fill(0, inputs, 2 * inputs);
+    await expectNoLeak(async () => {
+      const frozen = new FrozenMatrix(wide.values, [out, inputs], 'int8');
+      const held = await frozen.data();
+      if (frozen.packed) expect(frozen.bytes).toBeLessThan(1.02 * out * inputs);
+      for (let o = 0; o < out; o++) {
+        const row = wide.values.subarray(o * inputs, (o + 1) * inputs);
+        const step = row.reduce((a, v) => Math.max(a, Math.abs(v)), 0) / 127;
+        const worst = row.reduce((a, v, i) => Math.max(a, Math.abs(v - held[o * inputs + i]!)), 0);
+        expect(worst).toBeLessThanOrEqual(0.5001 * step);
+      }
+      const dense = tf.tensor2d(held, [out, inputs]);
+      const made: tf.Tensor[] = [dense];
+      for (const rows of [1, 5]) {
+        const x = toTensor(normal(7, [rows, inputs])) as tf.Tensor2D;
+        const dy = toTensor(normal(8, [rows, out])) as tf.Tensor2D;
+        const [y, dx] = [frozen.multiply(x), frozen.multiply(dy, true)];
+        const [wantY, wantDx] = [tf.matMul(x, dense, false, true), tf.matMul(dy, dense)];
+        expectClose(y, wantY, { rtol: 1e-4, atol: 2e-3 });
+        expectClose(dx, wantDx, { rtol: 1e-4, atol: 2e-2 });
+        made.push(x, dy, y, dx, wantY, wantDx);
+      }
+      frozen.dispose();
+      return made;
+    });
   });
 
   it('refuses values of another size', () => {

@@ -1,9 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { FrozenFilter } from './frozen-filter';
 import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
+import { FrozenTable } from './frozen-table';
 
-/** One parameter: a variable (trainable or kept fixed by not training it), a frozen matrix or a frozen kernel. */
-export type Parameter = tf.Variable | FrozenMatrix | FrozenFilter;
+type Frozen = FrozenMatrix | FrozenFilter | FrozenTable;
+
+/** One parameter: a variable (trainable or kept fixed by not training it), or something frozen. */
+export type Parameter = tf.Variable | Frozen;
 
 /** Plain objects and arrays around leaves; keys and positions joined by dots are the names of the leaves. */
 export type Tree<Leaf> = Leaf | undefined | readonly Tree<Leaf>[] | { readonly [key: string]: Tree<Leaf> };
@@ -31,8 +34,8 @@ export function mapTree<A, B>(
   return Object.fromEntries(Object.entries(tree).map(([key, node]) => [key, child(node, key)]));
 }
 
-const isFrozen = (node: unknown): node is FrozenMatrix | FrozenFilter =>
-  node instanceof FrozenMatrix || node instanceof FrozenFilter;
+const isFrozen = (node: unknown): node is Frozen =>
+  node instanceof FrozenMatrix || node instanceof FrozenFilter || node instanceof FrozenTable;
 
 const isParameter = (node: unknown): node is Parameter => node instanceof tf.Tensor || isFrozen(node);
 

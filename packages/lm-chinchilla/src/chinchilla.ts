@@ -10,6 +10,7 @@ import {
   freezeParams,
   freshParams,
   FrozenMatrix,
+  FrozenTable,
   linear,
   linearAdd,
   mlp,
@@ -99,7 +100,7 @@ export type ChinchillaLayerParams = {
 /** Parameters of the model. */
 export type ChinchillaParams = {
   /** Tied: input embedding and output head. */
-  readonly embed: { readonly weight: Table };
+  readonly embed: { readonly weight: Table | FrozenTable };
   readonly layers: readonly ChinchillaLayerParams[];
   readonly final_norm: { readonly weight: Vector };
 };
@@ -276,7 +277,7 @@ export class Chinchilla implements CausalLM {
   constructor(
     config: ChinchillaConfig,
     readonly params: ChinchillaParams,
-    private readonly head: Table | FrozenMatrix = params.embed.weight,
+    private readonly head: Table | FrozenMatrix = params.embed.weight as Table,
   ) {
     this.config = checkConfig(config);
     const { hiddenSize, headDim } = this.config;
@@ -322,16 +323,19 @@ export class Chinchilla implements CausalLM {
    * The same model for use without training: its matrices packed by the backend, positions projected once. Variables
    * that it replaces are freed, so this object must not be used any more.
    *
-   * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` the head gets a packed copy.
+   * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and the head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
     const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && /^layers\..*\.weight$/.test(name);
     const params = await freezeParams(this.params, isMatrix, precision);
     this.disposeTables();
     const { weight } = params.embed;
-    const copy = precision === 'bfloat16' && this.head === weight;
-    const head = copy ? new FrozenMatrix((await weight.data()) as Float32Array, weight.shape, precision) : this.head;
-    return new Chinchilla(this.config, params, head);
+    if (precision === 'float32' || weight instanceof FrozenTable) return new Chinchilla(this.config, params, this.head);
+    const values = (await weight.data()) as Float32Array;
+    const embed = { weight: new FrozenTable(values, weight.shape) };
+    const head = this.head === weight ? new FrozenMatrix(values, weight.shape, precision) : this.head;
+    weight.dispose();
+    return new Chinchilla(this.config, { ...params, embed }, head);
   }
 
   /** Frees everything the model holds. */

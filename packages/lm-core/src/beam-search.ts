@@ -1,8 +1,10 @@
+import { shownText, TextReader, type AnswerText, type TextOptions } from './answer-text';
 import { logSoftmax, topIndices } from './log-probs';
+import { logitsRule, nothingLeft, type RuleOptions } from './logits-rules';
 import type { Stepper } from './session';
 
 /** Settings of a beam search. */
-export interface BeamOptions {
+export interface BeamOptions extends RuleOptions, TextOptions {
   /** Longest answer, the stop token included. */
   readonly maxNewTokens: number;
   /** Tokens that end an answer. */
@@ -28,12 +30,19 @@ export interface BeamOptions {
 
 /** One finished answer. */
 export interface Hypothesis {
-  /** Ids after the prompt, up to and including the stop token if there is one. */
+  /** Ids after the prompt, up to and including the stop token, or the token that completed a stop string, if any. */
   readonly tokens: readonly number[];
-  /** Whether a stop token ended it; otherwise it reached the longest length. */
+  /** Whether a stop token or a stop string ended it; otherwise it reached the longest length. */
   readonly stopped: boolean;
-  /** What the search ranks by, larger is better. */
+  /** What the search ranks by, larger is better. Without beams the log-likelihood, by the logits as the model gave them. */
   readonly score: number;
+  /**
+   * With a tokenizer: the text before the stop token or stop string. Bytes at its end that are no complete character are
+   * left out.
+   */
+  readonly text?: string;
+  /** The stop string that ended it, if one did. */
+  readonly stopString?: string;
 }
 
 interface Beam {
@@ -41,6 +50,9 @@ interface Beam {
   readonly logProb: number;
   /** Row of the last call that holds it. */
   readonly row: number;
+  /** Whether its last token ends it. */
+  readonly stopped: boolean;
+  readonly text?: AnswerText;
 }
 
 interface Search {
@@ -52,25 +64,31 @@ interface Search {
   done: boolean;
 }
 
-type Rules = (search: Search, candidates: readonly Beam[], length: number, options: Required<BeamOptions>) => void;
+type Settings = Required<Pick<BeamOptions, 'maxNewTokens' | 'beams' | 'lengthPenalty' | 'earlyStopping'>>;
+type Rules = (search: Search, candidates: readonly Beam[], length: number, options: Settings) => void;
 
 /** Beam search over any stepper: for each prompt up to `beams` finished answers, best first. */
 export async function beamSearch(stepper: Stepper, options: BeamOptions): Promise<Hypothesis[][]> {
   const o = { stopTokens: [], lengthPenalty: 0, earlyStopping: false, rules: 'current', ...options } as const;
   const advance: Rules = o.rules === 'current' ? advanceCurrent : advanceLegacy;
+  const rule = logitsRule(stepper.prompts, o);
+  const reader = TextReader.of(o);
   // Every stop token may take a candidate's place, so that many more are looked at.
   const keep = Math.max(2, 1 + o.stopTokens.length) * o.beams;
-  const searches: Search[] = stepper.promptLengths.map((promptLength, row) => ({
-    promptLength,
-    open: [{ tokens: [], logProb: 0, row }],
+  const searches: Search[] = stepper.prompts.map((prompt, row) => ({
+    promptLength: prompt.length,
+    open: [{ tokens: [], logProb: 0, row, stopped: false, text: reader?.nothing }],
     finished: [],
     done: false,
   }));
   let logits = await stepper.start();
   for (let length = 1; ; length++) {
-    for (const search of searches) {
-      if (!search.done) advance(search, bestCandidates(search.open, logits, keep), length, o);
-    }
+    searches.forEach((search, prompt) => {
+      if (search.done) return;
+      const candidates = bestCandidates(search.open, logits, keep, rule && ((s, answer) => rule(s, answer, prompt)));
+      advance(search, withEndings(candidates, o.stopTokens, reader), length, o);
+      if (search.done && search.finished.length === 0) throw nothingLeft(prompt, length - 1);
+    });
     const going = searches.filter((search) => !search.done).flatMap((search) => search.open);
     if (going.length === 0) break;
     logits = await stepper.next(
@@ -85,65 +103,84 @@ export async function beamSearch(stepper: Stepper, options: BeamOptions): Promis
   return searches.map((search) => search.finished);
 }
 
-/** The most likely continuations by one token of all open beams together, best first. */
-function bestCandidates(open: readonly Beam[], logits: readonly Float32Array[], keep: number): Beam[] {
+/** The most likely continuations by one token of all open beams together, best first; none that the rule excludes. */
+function bestCandidates(
+  open: readonly Beam[],
+  logits: readonly Float32Array[],
+  keep: number,
+  rule: ((scores: Float64Array, answer: readonly number[]) => void) | undefined,
+): Beam[] {
   const candidates = open.flatMap((beam) => {
     const row = logits[beam.row]!;
     const logProbs = logSoftmax(row);
-    return topIndices(row, keep).map((token) => ({
+    rule?.(logProbs, beam.tokens);
+    const best = topIndices(rule ? logProbs : row, keep);
+    return (rule ? best.filter((token) => logProbs[token]! > -Infinity) : best).map((token) => ({
+      ...beam,
       tokens: [...beam.tokens, token],
       logProb: beam.logProb + logProbs[token]!,
-      row: beam.row,
     }));
   });
   return candidates.sort((a, b) => b.logProb - a.logProb).slice(0, keep);
 }
 
-/** A stop token finishes an answer only if it ranks among the first `beams`; the best others go on. */
+/** Candidates with the text that their last token adds, and whether it ends them. */
+function withEndings(
+  candidates: readonly Beam[],
+  stopTokens: readonly number[],
+  reader: TextReader | undefined,
+): readonly Beam[] {
+  return candidates.map((beam) => {
+    const token = beam.tokens.at(-1)!;
+    if (stopTokens.includes(token)) return { ...beam, stopped: true };
+    if (!reader) return beam;
+    const text = reader.append(beam.text!, token);
+    return { ...beam, text, stopped: text.stopString !== undefined };
+  });
+}
+
+/** What ends an answer finishes it only if it ranks among the first `beams`; the best others go on. */
 const advanceCurrent: Rules = (search, candidates, length, o) => {
-  const isStop = (beam: Beam) => o.stopTokens.includes(beam.tokens.at(-1)!);
   const atLimit = length === o.maxNewTokens;
   candidates.slice(0, o.beams).forEach((beam) => {
-    if (isStop(beam) || atLimit) {
-      finish(search, { ...beam, stopped: isStop(beam), score: beam.logProb / length ** o.lengthPenalty }, o.beams);
-    }
+    if (beam.stopped || atLimit) finish(search, beam, beam.logProb / length ** o.lengthPenalty, o.beams);
   });
-  search.open = atLimit ? [] : candidates.filter((beam) => !isStop(beam)).slice(0, o.beams);
+  search.open = atLimit ? [] : candidates.filter((beam) => !beam.stopped).slice(0, o.beams);
   const best = search.open[0]?.logProb ?? -Infinity;
   const favoured = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? o.maxNewTokens : length;
   search.done = atLimit || !canImprove(search, best / favoured ** o.lengthPenalty, o);
 };
 
-/** As above, but lengths count the prompt and not the stop token, and open beams count as answers at the limit. */
+/** As above, but lengths count the prompt and not the last token, and open beams count as answers at the limit. */
 const advanceLegacy: Rules = (search, candidates, length, o) => {
   const before = search.promptLength + length - 1;
   const open: Beam[] = [];
   candidates.forEach((beam, rank) => {
-    if (!o.stopTokens.includes(beam.tokens.at(-1)!)) {
+    if (!beam.stopped) {
       if (open.length < o.beams) open.push(beam);
     } else if (rank < o.beams) {
-      finish(search, { ...beam, stopped: true, score: beam.logProb / before ** o.lengthPenalty }, o.beams);
+      finish(search, beam, beam.logProb / before ** o.lengthPenalty, o.beams);
     }
   });
   search.open = open;
   const favoured = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? search.promptLength + o.maxNewTokens : before;
-  search.done = !canImprove(search, candidates[0]!.logProb / favoured ** o.lengthPenalty, o);
+  const best = candidates[0]?.logProb ?? -Infinity;
+  search.done = !canImprove(search, best / favoured ** o.lengthPenalty, o);
   if (!search.done && length === o.maxNewTokens) {
-    for (const beam of open) {
-      finish(search, { ...beam, stopped: false, score: beam.logProb / (before + 1) ** o.lengthPenalty }, o.beams);
-    }
+    for (const beam of open) finish(search, beam, beam.logProb / (before + 1) ** o.lengthPenalty, o.beams);
     search.done = true;
   }
 };
 
 /** Whether an answer still open, at best of this score, could enter the finished ones. */
-function canImprove(search: Search, attainable: number, { beams, earlyStopping }: Required<BeamOptions>): boolean {
+function canImprove(search: Search, attainable: number, { beams, earlyStopping }: Settings): boolean {
   if (search.finished.length < beams) return search.open.length > 0;
   return earlyStopping !== true && attainable > search.finished.at(-1)!.score;
 }
 
-function finish(search: Search, { tokens, stopped, score }: Hypothesis, beams: number): void {
+function finish(search: Search, { tokens, stopped, text }: Beam, score: number, beams: number): void {
   const at = search.finished.findIndex((other) => score > other.score);
-  search.finished.splice(at < 0 ? search.finished.length : at, 0, { tokens, stopped, score });
+  const answer = { tokens, stopped, score, ...shownText(text) };
+  search.finished.splice(at < 0 ? search.finished.length : at, 0, answer);
   search.finished.splice(beams);
 }

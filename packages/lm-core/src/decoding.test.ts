@@ -111,7 +111,27 @@ describeBackends('decoding', (backend) => {
         prompts,
         prompts.map(() => [[1], [2, 3]]),
       );
+      const rules = { repetitionPenalty: 1.2, noRepeatNgram: 3, allowedAnswers: prompts.map(() => [[90], [91, 92]]) };
+      const answers = await generate(lm, prompts, { ...decoding, ...rules, beams: 2 });
+      expect(answers.map((answer) => answer.stopped)).toEqual([true, true, true]);
+      const broken = () => {
+        throw new Error('the pipe is closed');
+      };
+      await expect(generate(lm, prompts, { ...decoding, onToken: broken })).rejects.toThrow('the pipe is closed');
     });
+  });
+
+  it('tells every token as it comes', async () => {
+    const told: number[][] = prompts.map(() => []);
+    const answers = await generate(lm, prompts, {
+      ...decoding,
+      topK: 20,
+      onToken: ({ prompt, token, text }) => {
+        told[prompt]!.push(token);
+        expect(text).toBe('');
+      },
+    });
+    expect(told).toEqual(answers.map((answer) => answer.tokens));
   });
 
   it('tells the context factory which prompt each row continues', async () => {
@@ -140,6 +160,9 @@ describeBackends('decoding', (backend) => {
     await expect(generate(lm, prompts, { ...decoding, beams: 2, topK: 3 })).rejects.toThrow(
       /either beams or temperature/,
     );
+    await expect(generate(lm, prompts, { ...decoding, beams: 2, onToken: () => undefined })).rejects.toThrow(
+      /onToken works for greedy and sampled decoding, got 2 beams.*Leave out beams or onToken/,
+    );
     await expect(generate(lm, prompts, { ...decoding, topP: 1.5 })).rejects.toThrow(/topP must be .*got 1.5/);
     await expect(scoreCandidates(lm, prompts, [[[1]]])).rejects.toThrow(/each of 3 prompts, got 1 lists/);
     await expect(scoreCandidates(lm, [[1]], [[[1], []]])).rejects.toThrow(
@@ -151,7 +174,7 @@ describeBackends('decoding', (backend) => {
 describe('beamSearch', () => {
   /** A model over three tokens that only looks at the last one; token 2 ends an answer. */
   const chain = (table: number[][]): Stepper => ({
-    promptLengths: [1],
+    prompts: [[0]],
     start: async () => [Float32Array.from(table[0]!)],
     next: async (_, tokens) => tokens.map((token) => Float32Array.from(table[token]!)),
   });

@@ -1,12 +1,15 @@
+export { type TextOptions } from './answer-text';
 export { beamSearch, type BeamOptions, type Hypothesis } from './beam-search';
 export { hiddenStates, type CausalLM, type LMBlock, type LMContext } from './causal-lm';
 export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-causal-lm';
-export { generate, greedy, sample, type GenerateOptions } from './generate';
+export { generate, greedy, sample, type AnswerPiece, type GenerateOptions } from './generate';
 export { KVCache, type LayerCache, type RoomyLayerCache } from './kv-cache';
 export { logSoftmax } from './log-probs';
+export { type RuleOptions } from './logits-rules';
 export { countedLoss, countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';
 export { filterLogits, type SamplingOptions } from './sample';
 export { scoreCandidates, type CandidateScore } from './score-candidates';
+export { sentencePieceTokenizer } from './sentencepiece';
 export { DecodingSession, type ContextFactory, type ContextOption, type DecodingCall, type Stepper } from './session';
 export {
   checkVocabulary,

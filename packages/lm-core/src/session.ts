@@ -29,8 +29,8 @@ export type ContextOption<C extends LMContext> = LMContext extends C
 
 /** What the searches need of a model: logits after each prompt, then one more token a row. */
 export interface Stepper {
-  /** Tokens of each prompt. */
-  readonly promptLengths: readonly number[];
+  /** Token ids of each prompt. */
+  readonly prompts: readonly (readonly number[])[];
   /** Logits `[vocabSize]` that follow each prompt. */
   start(): Promise<Float32Array[]>;
   /** Row `i` continues row `parents[i]` of the call before with `tokens[i]`; logits that follow, by new row. */
@@ -50,7 +50,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
 
   private constructor(
     private readonly lm: CausalLM<C>,
-    private readonly promptTokens: readonly (readonly number[])[],
+    readonly prompts: readonly (readonly number[])[],
     private readonly contextOf: ContextFactory<C>,
     private readonly cache: KVCache,
   ) {}
@@ -69,22 +69,16 @@ export class DecodingSession<C extends LMContext> implements Stepper {
     return new DecodingSession(lm, prompts, contextOf, new KVCache(lm.blocks.length));
   }
 
-  get promptLengths(): number[] {
-    return this.promptTokens.map((prompt) => prompt.length);
-  }
-
   async start(): Promise<Float32Array[]> {
-    const width = Math.max(0, ...this.promptLengths);
-    this.rows = this.promptTokens.map((prompt, i) => ({
+    const lengths = this.prompts.map((prompt) => prompt.length);
+    const width = Math.max(0, ...lengths);
+    this.rows = this.prompts.map((prompt, i) => ({
       prompt: i,
       padding: width - prompt.length,
       mask: new Array<number>(width - prompt.length).fill(0),
     }));
-    const padded = this.promptTokens.map((prompt, i) => [
-      ...new Array<number>(this.rows[i]!.padding).fill(0),
-      ...prompt,
-    ]);
-    return this.feed(padded, this.promptLengths, 'last');
+    const padded = this.prompts.map((prompt, i) => [...new Array<number>(this.rows[i]!.padding).fill(0), ...prompt]);
+    return this.feed(padded, lengths, 'last');
   }
 
   async next(parents: readonly number[], tokens: readonly number[]): Promise<Float32Array[]> {
@@ -99,7 +93,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
 
   /** A session that goes on from here by itself: its row `i` starts as row `rows[i]` of this one. */
   fork(rows: readonly number[]): DecodingSession<C> {
-    const copy = new DecodingSession(this.lm, this.promptTokens, this.contextOf, this.cache.fork(rows));
+    const copy = new DecodingSession(this.lm, this.prompts, this.contextOf, this.cache.fork(rows));
     copy.rows = rows.map((row) => this.rows[row]!);
     return copy;
   }

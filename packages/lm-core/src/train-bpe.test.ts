@@ -36,6 +36,15 @@ describe('trainByteLevelBPE', () => {
     expect(tokenizer.tokenId('im')).toBeUndefined();
   });
 
+  it('counts a word by its bytes, whatever half a surrogate pair or a byte order mark is in it', () => {
+    const same = (texts: string[]) => trainByteLevelBPE(texts, { vocabSize: 300 }).model;
+    expect(same(['cat\ud83d', 'dog', 'cat\ude00', '\ud83d\ude00'])).toEqual(
+      same(['cat\ufffd', 'dog', 'cat\ufffd', '😀']),
+    );
+    const { vocab } = same(['\ufeffab']);
+    expect(Object.keys(vocab).map((token) => token.length)).toContain(3);
+  });
+
   it('stops when nothing is left to merge and refuses a vocabulary without room for bytes', () => {
     expect(loadTokenizer(trainByteLevelBPE(['ab'], { vocabSize: 1000 })).vocabSize).toBe(257);
     expect(() => trainByteLevelBPE([], { vocabSize: 256, specialTokens: ['x'] })).toThrow(/at least 257 .*got 256/);

@@ -33,18 +33,36 @@ export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions):
   return tokenizerJson(tokens, specialTokens, merges);
 }
 
-/** How often each word occurs. */
-function countWords(texts: Iterable<string>, specialTokens: readonly string[]): Map<string, number> {
-  const counts = new Map<string, number>();
+/** The words of the texts, and how often each occurs. */
+function countWords(texts: Iterable<string>, specialTokens: readonly string[]): WordCounts {
+  const utf8 = new TextEncoder();
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  const places = new Map<string, number>();
+  const frequency: number[] = [];
   const special = specialTokens.length
     ? new RegExp(specialTokens.map((t) => t.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|'), 'g')
     : undefined;
   for (const text of texts) {
     for (const part of special ? text.split(special) : [text]) {
-      for (const word of part.match(WORDS) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
+      for (const word of part.match(WORDS) ?? []) {
+        let place = places.get(word);
+        if (place === undefined) {
+          // A word cut out of a text keeps all of it in memory (so V8 does it), a copy does not. Halves of surrogate
+          // pairs are one word from here on: as bytes they are the same.
+          const copy = decoder.decode(utf8.encode(word));
+          place = places.get(copy) ?? places.size;
+          places.set(copy, place);
+        }
+        frequency[place] = (frequency[place] ?? 0) + 1;
+      }
     }
   }
-  return counts;
+  return { words: places.keys(), frequency };
+}
+
+interface WordCounts {
+  readonly words: Iterable<string>;
+  readonly frequency: readonly number[];
 }
 
 /** A pair of ids as one key; ids stay far below 2^26. */
@@ -55,8 +73,8 @@ interface PairStats {
   readonly right: number;
   /** Occurrences over all words, each word by its frequency. */
   count: number;
-  /** Words that hold it, or held it. */
-  readonly words: Set<number>;
+  /** Words that hold it, or held it. One may stand here twice: it is looked through again, and nothing is found. */
+  words: number[];
 }
 
 /**
@@ -64,24 +82,23 @@ interface PairStats {
  * date word by word, so the cost is what changes, not the corpus.
  */
 function learnMerges(
-  counts: ReadonlyMap<string, number>,
+  { words, frequency }: WordCounts,
   idOfByte: readonly number[],
   tokens: string[],
   room: number,
 ): [string, string][] {
-  const utf8 = new TextEncoder();
-  const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (byte) => idOfByte[byte]!));
-  const frequency = [...counts.values()];
-  const pairs = new Map<number, PairStats>();
+  const { symbols, starts, ends } = layOut(words, frequency.length, idOfByte);
+  // By left, then by right: keys that are small integers are found several times faster than one number for both.
+  const pairs: Map<number, PairStats>[] = [];
   const queue = new PairQueue();
   const touched = new Set<PairStats>();
   const count = (left: number, right: number, by: number, word: number) => {
-    const key = pairKey(left, right);
-    let pair = pairs.get(key);
-    if (!pair) pairs.set(key, (pair = { left, right, count: 0, words: new Set() }));
+    const row = (pairs[left] ??= new Map());
+    let pair = row.get(right);
+    if (!pair) row.set(right, (pair = { left, right, count: 0, words: [] }));
     pair.count += by;
     if (by > 0) {
-      pair.words.add(word);
+      if (pair.words[pair.words.length - 1] !== word) pair.words.push(word);
       touched.add(pair);
     }
   };
@@ -90,9 +107,9 @@ function learnMerges(
     touched.clear();
   };
 
-  words.forEach((word, w) => {
-    for (let i = 0; i + 1 < word.length; i++) count(word[i]!, word[i + 1]!, frequency[w]!, w);
-  });
+  for (const [w, by] of frequency.entries()) {
+    for (let i = starts[w]! + 1; i < ends[w]!; i++) count(symbols[i - 1]!, symbols[i]!, by, w);
+  }
   enqueueTouched();
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges: [string, string][] = [];
@@ -109,27 +126,54 @@ function learnMerges(
       tokens.push(merged);
     }
     for (const w of best.words) {
-      const word = words[w]!;
-      const by = frequency[w]!;
-      for (let i = 0; i + 1 < word.length; i++) {
-        if (word[i] !== left || word[i + 1] !== right) continue;
-        if (i > 0) {
-          count(word[i - 1]!, left, -by, w);
-          count(word[i - 1]!, id, by, w);
+      const [start, end, by] = [starts[w]!, ends[w]!, frequency[w]!];
+      let to = start;
+      for (let from = start; from < end; from++) {
+        const symbol = symbols[from]!;
+        if (symbol !== left || from + 1 === end || symbols[from + 1] !== right) {
+          symbols[to++] = symbol;
+          continue;
         }
-        if (i + 2 < word.length) {
-          count(right, word[i + 2]!, -by, w);
-          count(id, word[i + 2]!, by, w);
+        if (to > start) {
+          count(symbols[to - 1]!, left, -by, w);
+          count(symbols[to - 1]!, id, by, w);
         }
-        word.splice(i, 2, id);
+        if (from + 2 < end) {
+          count(right, symbols[from + 2]!, -by, w);
+          count(id, symbols[from + 2]!, by, w);
+        }
+        symbols[to++] = id;
+        from++;
       }
+      ends[w] = to;
     }
     // It may stand in the queue more than once.
     best.count = 0;
-    pairs.delete(pairKey(left, right));
+    best.words = [];
+    pairs[left]!.delete(right);
     enqueueTouched();
   }
   return merges;
+}
+
+/** The ids of all words one after another, word `w` from `starts[w]` to before `ends[w]`: a fraction of a list for each. */
+function layOut(words: Iterable<string>, count: number, idOfByte: readonly number[]) {
+  const utf8 = new TextEncoder();
+  const [starts, ends] = [new Uint32Array(count), new Uint32Array(count)];
+  let symbols = new Uint32Array(8 * count);
+  let [w, at] = [0, 0];
+  for (const word of words) {
+    const bytes = utf8.encode(word);
+    if (at + bytes.length > symbols.length) {
+      const larger = new Uint32Array(2 * (at + bytes.length));
+      larger.set(symbols);
+      symbols = larger;
+    }
+    starts[w] = at;
+    for (const byte of bytes) symbols[at++] = idOfByte[byte]!;
+    ends[w++] = at;
+  }
+  return { symbols, starts, ends };
 }
 
 /** A heap of pairs, most frequent first. Counts change behind its back: an entry that has fallen is put back where it belongs. */

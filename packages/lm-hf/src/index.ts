@@ -6,6 +6,7 @@ export {
   initCausalLM,
   initFrozenCausalLM,
   loadCausalLM,
+  type FolderOptions,
   type PretrainedLM,
 } from './load';
 export type { Positions } from './positions';

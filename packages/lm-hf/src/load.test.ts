@@ -3,7 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as tf from '@tensorflow/tfjs-core';
-import { parseSafetensors, readState, writeSafetensors, writeSharded, type FloatTensor } from '@flamingo-ts/checkpoint';
+import {
+  parseSafetensors,
+  readState,
+  writeSafetensors,
+  writeSharded,
+  type FloatTensor,
+  type WriteOptions,
+} from '@flamingo-ts/checkpoint';
 import { stateOf } from '@flamingo-ts/kernels';
 import { hiddenStates, trainByteLevelBPE } from '@flamingo-ts/lm-core';
 import { describeBackends, expectClose, expectNoLeak, relativeError } from '@flamingo-ts/testing';
@@ -24,12 +31,13 @@ async function folderOf(
   name: string,
   change: (state: Record<string, FloatTensor>) => Record<string, FloatTensor> = (state) => state,
   files: Readonly<Record<string, unknown>> = {},
+  options: WriteOptions = {},
 ): Promise<string> {
   const folder = await mkdtemp(join(scratch, 'model-'));
   for (const [file, content] of Object.entries({ 'config.json': await read(name), ...files })) {
     await writeFile(join(folder, file), typeof content === 'string' ? content : JSON.stringify(content));
   }
-  await writeSafetensors(join(folder, 'model.safetensors'), change(await readState(reference(name))));
+  await writeSafetensors(join(folder, 'model.safetensors'), change(await readState(reference(name))), options);
   return folder;
 }
 
@@ -59,17 +67,36 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('packs while it reads, as freeze does afterwards', async () => {
-    for (const name of ['gpt2', 'gpt-neox']) {
-      await expectNoLeak(async () => {
-        const { lm: packed } = await loadCausalLM(reference(name), { freeze: 'bfloat16' });
-        const frozen = await (await loadCausalLM(reference(name))).lm.freeze('bfloat16');
-        const [a, b] = [logitsOf(packed), logitsOf(frozen)];
-        expectClose(a, b, { atol: 0 });
-        tf.dispose([a, b]);
-        packed.dispose();
-        frozen.dispose();
-      });
+  it('packs while it reads, as freeze does afterwards, from floats and from the bits of bfloat16', async () => {
+    for (const name of ['gpt2', 'gpt-neox', 'llama-gqa-rope3']) {
+      const halved = await folderOf(name, undefined, {}, { floats: 'BF16' });
+      for (const folder of [reference(name), halved]) {
+        for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
+          await expectNoLeak(async () => {
+            const { lm: packed } = await loadCausalLM(folder, { freeze: precision });
+            const frozen = await (await loadCausalLM(folder)).lm.freeze(precision);
+            const [a, b] = [logitsOf(packed), logitsOf(frozen)];
+            expectClose(a, b, { atol: 0 });
+            tf.dispose([a, b]);
+            packed.dispose();
+            frozen.dispose();
+          });
+        }
+      }
+    }
+  });
+
+  it('in int8 says nearly what it says in float32', async () => {
+    for (const name of ['gpt2', 'gpt-neox', 'llama-gqa-rope3']) {
+      const { lm } = await loadCausalLM(reference(name));
+      const { lm: narrow } = await loadCausalLM(reference(name), { freeze: 'int8' });
+      const [a, b] = [logitsOf(narrow), logitsOf(lm)];
+      const error = relativeError(a, b);
+      expect(error).toBeLessThan(0.05);
+      if (backend === 'native') expect(error).toBeGreaterThan(1e-4);
+      tf.dispose([a, b]);
+      narrow.dispose();
+      lm.dispose();
     }
   });
 
@@ -174,6 +201,24 @@ describeBackends('loadCausalLM', (backend) => {
     const endless = await loadCausalLM(reference('mosaic-gpt'));
     expect(endless.stopTokens).toEqual([]);
     endless.lm.dispose();
+  });
+
+  it('reads a SentencePiece model where there is no tokenizer.json', async () => {
+    if (backend !== 'wasm') return;
+    const folder = await folderOf('gpt2');
+    const piece = (text: string, type: number) => {
+      const name = new TextEncoder().encode(text);
+      return [0x0a, name.length + 4, 0x0a, name.length, ...name, 0x18, type];
+    };
+    const model = Uint8Array.from([piece('<unk>', 2), piece('▁one', 1), piece('▁two', 1)].flat());
+    await writeFile(join(folder, 'tokenizer.model'), model);
+    const { lm, tokenizer } = await loadCausalLM(folder);
+    expect(tokenizer!.encode('one two')).toEqual([1, 2]);
+    lm.dispose();
+    await writeFile(join(folder, 'tokenizer.model'), model.subarray(1));
+    await expect(loadCausalLM(folder)).rejects.toThrow(/tokenizer.model: expected a SentencePiece model/);
+    await writeFile(join(folder, 'tokenizer.json'), JSON.stringify(trainByteLevelBPE([], { vocabSize: 256 })));
+    await expect(loadCausalLM(folder)).rejects.toThrow(/tokenizer's 256 tokens, got vocabSize 96/);
   });
 
   it('names the file that is missing or broken', async () => {

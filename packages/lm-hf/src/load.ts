@@ -1,6 +1,14 @@
-import { openCheckpoint } from '@flamingo-ts/checkpoint';
+import { openCheckpoint, type OpenOptions } from '@flamingo-ts/checkpoint';
 import type { FrozenPrecision, Random } from '@flamingo-ts/kernels';
-import { checkVocabulary, loadTokenizer, type Tokenizer } from '@flamingo-ts/lm-core';
+import {
+  checkVocabulary,
+  loadTokenizer,
+  sentencePieceTokenizer,
+  withSpecialTokens,
+  type Tokenizer,
+  type TokenizerJson,
+} from '@flamingo-ts/lm-core';
+import * as tf from '@tensorflow/tfjs-core';
 import { familyOf, transformerConfig } from './families';
 import type { HFConfigJson } from './hf-config';
 import { initTransformer, Transformer, transformerShapes } from './transformer';
@@ -9,32 +17,56 @@ import { readTransformer, type ReadOptions } from './weights';
 /** A language model as it was published. */
 export interface PretrainedLM {
   readonly lm: Transformer;
-  /** Of the folder's tokenizer.json; absent where there is none. */
+  /** Of the folder's tokenizer.json, or else of its SentencePiece tokenizer.model; absent where there is neither. */
   readonly tokenizer: Tokenizer | undefined;
   /** Tokens that end a text: `eos_token_id` of generation_config.json, or else of config.json. */
   readonly stopTokens: readonly number[];
 }
 
+/** How a folder becomes a model. */
+export interface FolderOptions extends ReadOptions {
+  /**
+   * Special tokens that the tokenizer shall know besides its own, `<image>` for example. Embedding and head get rows for those
+   * that are new and have none to spare.
+   */
+  readonly addTokens?: readonly string[];
+}
+
 /**
  * Loads a language model from a folder as Hugging Face's transformers write it: config.json, model.safetensors (one file,
- * or shards with their index), and tokenizer.json and generation_config.json where they are there.
+ * or shards with their index), and tokenizer.json (or else tokenizer.model) and generation_config.json where they are there.
  *
  * @param folder path of the folder; Node only, in a browser use `causalLMFromState`
  * @throws Error naming the file and what about it is wrong; for an unknown `model_type` the ones that are known
  */
-export async function loadCausalLM(folder: string, options: ReadOptions = {}): Promise<PretrainedLM> {
+export async function loadCausalLM(folder: string, options: FolderOptions = {}): Promise<PretrainedLM> {
   const file = (name: string) => `${folder.replace(/\/+$/, '')}/${name}`;
   const json = await readJson(file('config.json'));
   if (!json) throw new Error(`${file('config.json')} does not exist. Give a folder of a model, not a file of it.`);
   const what = file('config.json');
   const config = transformerConfig(json, what);
-  const tokenizerJson = await readJson(file('tokenizer.json'));
-  const tokenizer = tokenizerJson && loadTokenizer(tokenizerJson, file('tokenizer.json'));
-  if (tokenizer) checkVocabulary(tokenizer, { vocabSize: options.vocabSize ?? config.vocabSize });
+  const tokenizerJson = await readTokenizerJson(file);
+  const tokenizer = tokenizerJson && withTokens(tokenizerJson, options.addTokens, file('tokenizer.json'));
+  if (options.addTokens && !tokenizer) {
+    throw new Error(
+      `${folder}: addTokens needs a tokenizer.json or tokenizer.model in the folder, and there is none. ` +
+        'Add it, or leave out addTokens and give vocabSize for the tokens that you number yourself.',
+    );
+  }
+  const { vocabSize = Math.max(config.vocabSize, options.addTokens ? tokenizer!.vocabSize : 0) } = options;
+  if (tokenizer) checkVocabulary(tokenizer, { vocabSize });
   const generation = await readJson(file('generation_config.json'));
-  const checkpoint = await openCheckpoint(folder);
+  // A backend may offer to map files; `openCheckpoint` reads them otherwise.
+  const { mapFile: map } = tf.backend() as unknown as { readonly mapFile?: OpenOptions['map'] };
+  const checkpoint = await openCheckpoint(folder, { map });
   try {
-    const lm = await readTransformer(config, familyOf(json, what).names(config), checkpoint, options, folder);
+    const lm = await readTransformer(
+      config,
+      familyOf(json, what).names(config),
+      checkpoint,
+      { ...options, vocabSize },
+      folder,
+    );
     return { lm, tokenizer, stopTokens: endsOf(generation) ?? endsOf(json) ?? [] };
   } finally {
     await checkpoint.close();
@@ -83,28 +115,49 @@ export function causalLMShapes(json: HFConfigJson): Record<string, readonly numb
   return transformerShapes(transformerConfig(json));
 }
 
+/** The tokenizer of a file, with more special tokens. */
+function withTokens(json: HFConfigJson, tokens: readonly string[] = [], what: string): Tokenizer {
+  // Read as it is first, for its errors.
+  const tokenizer = loadTokenizer(json, what);
+  return tokens.length > 0
+    ? loadTokenizer(withSpecialTokens(json as unknown as TokenizerJson, tokens), what)
+    : tokenizer;
+}
+
 function endsOf(json: HFConfigJson | undefined): number[] | undefined {
   const ends = json?.['eos_token_id'] ?? undefined;
   return ends === undefined ? undefined : ([ends].flat() as number[]);
 }
 
+/** Of tokenizer.json, or else made of tokenizer.model; undefined where there is neither. */
+async function readTokenizerJson(file: (name: string) => string): Promise<HFConfigJson | undefined> {
+  const json = await readJson(file('tokenizer.json'));
+  if (json) return json;
+  const model = await readBytes(file('tokenizer.model'));
+  return model && { ...sentencePieceTokenizer(model, file('tokenizer.model')) };
+}
+
 /** Content of a JSON file; undefined when it is not there. */
 async function readJson(path: string): Promise<HFConfigJson | undefined> {
+  const bytes = await readBytes(path);
+  try {
+    return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as HFConfigJson);
+  } catch (cause) {
+    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch the file again.`, { cause });
+  }
+}
+
+/** Content of a file; undefined when it is not there. */
+async function readBytes(path: string): Promise<Uint8Array | undefined> {
   if (typeof process !== 'object' || !process.getBuiltinModule) {
     throw new Error('loadCausalLM needs the files of Node. In a browser, fetch them and call causalLMFromState.');
   }
   // Asked for by name, so that bundles for the browser neither contain nor miss it.
   const { readFile } = process.getBuiltinModule('node:fs/promises');
-  let text: string;
   try {
-    text = await readFile(path, 'utf8');
+    return await readFile(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
-  }
-  try {
-    return JSON.parse(text) as HFConfigJson;
-  } catch (cause) {
-    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch the file again.`, { cause });
   }
 }

@@ -93,7 +93,8 @@ describeBackends('recorded models', (backend) => {
     const { lm } = await loadCausalLM(at(name), { freeze: 'bfloat16' });
     const expected = loadReference(`${at(name)}/expected`);
     const logits = tf.tidy(() => lm.logits(hiddenStates(lm, expected.tensor('full.input_ids') as tf.Tensor2D, {})));
-    expect(relativeError(logits, expected.tensors['full.logits']!)).toBeLessThan(backend === 'native' ? 2e-2 : 1e-5);
+    // Rows of the embedding are rounded on every backend, matrices where the backend packs them.
+    expect(relativeError(logits, expected.tensors['full.logits']!)).toBeLessThan(backend === 'native' ? 2e-2 : 1e-2);
     logits.dispose();
     lm.dispose();
   });

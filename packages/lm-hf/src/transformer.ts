@@ -8,6 +8,7 @@ import {
   freshParams,
   freezeParams,
   FrozenMatrix,
+  FrozenTable,
   layerNorm,
   innerLinear,
   linear,
@@ -127,7 +128,7 @@ export type TransformerLayerParams = {
 
 /** Parameters of the model. */
 export type TransformerParams = {
-  readonly embed: { readonly weight: Table };
+  readonly embed: { readonly weight: Table | FrozenTable };
   /** `[hiddenSize, embeddingSize]` */
   readonly embed_proj?: { readonly weight: Matrix };
   readonly positions?: { readonly weight: Table };
@@ -358,7 +359,8 @@ export class Transformer implements CausalLM {
       'Pass what left the last block, or rows of it as [1, n, hiddenSize].',
     );
     const { head, embed } = this.params;
-    const weight = this.packedHead ?? (head ?? embed).weight;
+    // An embedding that is frozen as a table has its head beside it.
+    const weight = this.packedHead ?? head?.weight ?? (embed.weight as Table);
     return tf.tidy(() => linear(this.beforeHead(x), { weight }) as tf.Tensor3D);
   }
 
@@ -366,12 +368,20 @@ export class Transformer implements CausalLM {
    * The same model for use without training: its matrices packed by the backend. Variables that it replaces are freed, so
    * this object must not be used any more.
    *
-   * The embedding stays a float32 table, because its rows are looked up; with `bfloat16` a tied head is a packed copy.
+   * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and a tied head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Transformer> {
     const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
     this.disposeTables();
-    return new Transformer(this.config, params, this.packedHead ?? (await this.packHead(precision)));
+    const { weight } = params.embed;
+    if (precision === 'float32' || weight instanceof FrozenTable) {
+      return new Transformer(this.config, params, this.packedHead);
+    }
+    const values = (await weight.data()) as Float32Array;
+    const embed = { weight: new FrozenTable(values, weight.shape) };
+    const head = this.config.tiedHead ? new FrozenMatrix(values, weight.shape, precision) : undefined;
+    weight.dispose();
+    return new Transformer(this.config, { ...params, embed }, head);
   }
 
   /** Frees everything the model holds. */
@@ -408,12 +418,6 @@ export class Transformer implements CausalLM {
       return tf.reshape(rows, [1, text, this.hiddenSize]);
     }
     return embedding(table, tf.add(tokenPositions(keyMask, past, text), tf.scalar(positions.offset, 'int32')));
-  }
-
-  private async packHead(precision: FrozenPrecision): Promise<FrozenMatrix | undefined> {
-    if (!this.config.tiedHead || precision !== 'bfloat16') return undefined;
-    const { weight } = this.params.embed;
-    return new FrozenMatrix((await weight.data()) as Float32Array, weight.shape, precision);
   }
 
   private disposeTables(): void {

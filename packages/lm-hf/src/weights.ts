@@ -1,5 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { FrozenMatrix, type FrozenPrecision, type Parameter } from '@flamingo-ts/kernels';
+import {
+  FrozenMatrix,
+  FrozenTable,
+  type FrozenPrecision,
+  type FrozenValues,
+  type Parameter,
+  widened,
+} from '@flamingo-ts/kernels';
 import type { ModuleName, Names, Source } from './family';
 import { isMatrix, paramsFrom, Transformer, transformerShapes, type TransformerConfig } from './transformer';
 
@@ -12,15 +19,17 @@ interface Values {
 /** A checkpoint whose tensors are read one by one, as `openCheckpoint` gives it. */
 export interface Weights {
   readonly names: readonly string[];
-  info(name: string): { readonly shape: readonly number[] };
+  info(name: string): { readonly shape: readonly number[]; readonly dtype?: string };
   read(name: string): Promise<Values>;
+  /** Gives the bytes of a tensor, which are valid until the function returns; absent where there are only values. */
+  use?<T>(name: string, take: (bytes: Uint8Array) => T): Promise<T>;
 }
 
 /** How weights become a model. */
 export interface ReadOptions {
   /**
-   * Packs the matrices as they are read, for use without training. Where the backend packs, one matrix at a time is in
-   * memory as float32.
+   * Packs the matrices as they are read, for use without training. Where the backend packs, at most one matrix at a time is in
+   * memory as float32, and none where the checkpoint's are bfloat16.
    */
   readonly freeze?: FrozenPrecision;
   /**
@@ -64,13 +73,18 @@ export async function readTransformer(
   let packedHead: FrozenMatrix | undefined;
   try {
     for (const [stored, parts] of locate(config, names, weights, what)) {
-      const tensor = await weights.read(stored);
-      for (const { name, shape, source } of parts) {
-        const values = withRows(take(tensor, shape, source), shape, shapes[name]!);
-        const matrix = () => new FrozenMatrix(values, shapes[name] as [number, number], freeze);
-        params.set(name, freeze && isMatrix(name, shape) ? matrix() : variable(values, shapes[name]!));
-        if (name === 'embed.weight' && config.tiedHead && freeze === 'bfloat16') packedHead = matrix();
-      }
+      await withValues(weights, stored, freeze !== undefined, (data) => {
+        for (const { name, shape, source } of parts) {
+          const want = shapes[name]!;
+          const values = withRows(take(data, shape, source), shape, want);
+          const matrix = () => new FrozenMatrix(values, want as [number, number], freeze);
+          const isTable = name === 'embed.weight' && freeze !== undefined && freeze !== 'float32';
+          if (isTable && config.tiedHead) packedHead = matrix();
+          if (isTable) params.set(name, new FrozenTable(values, want as [number, number]));
+          else if (freeze && isMatrix(name, shape)) params.set(name, matrix());
+          else params.set(name, variable(widened(values), want));
+        }
+      });
     }
   } catch (error) {
     packedHead?.dispose();
@@ -137,12 +151,34 @@ function storedShape([rows = 1, ...rest]: readonly number[], { transposed, part 
   return transposed ? whole.reverse() : whole;
 }
 
-/** A parameter's values, row-major, out of the tensor that holds it. */
-function take({ data }: Values, shape: readonly number[], { transposed, part }: Source): Float32Array {
+/** Values of a stored tensor for as long as a function takes them; with `bits` those in bfloat16 are not widened. */
+async function withValues(
+  weights: Weights,
+  name: string,
+  bits: boolean,
+  take: (data: FrozenValues | Values['data']) => void,
+): Promise<void> {
+  if (!bits || !weights.use || weights.info(name).dtype !== 'BF16') return take((await weights.read(name)).data);
+  await weights.use(name, (bytes) => {
+    const { buffer, byteOffset, length } = inPairs(bytes);
+    take(new Uint16Array(buffer, byteOffset, length / 2));
+  });
+}
+
+/** The same bytes where they can be read in pairs. */
+const inPairs = (bytes: Uint8Array): Uint8Array => (bytes.byteOffset % 2 ? bytes.slice() : bytes);
+
+/** A parameter's values, row-major, out of the tensor that holds it; the bits of bfloat16 stay what they are. */
+function take(
+  data: FrozenValues | Values['data'],
+  shape: readonly number[],
+  { transposed, part }: Source,
+): FrozenValues {
   const [rows = 1, width = 1] = shape;
   const { index, of, turns } = part ?? { index: 0, of: 1, turns: 1 };
-  if (!transposed && of === 1) return data instanceof Float32Array ? data : Float32Array.from(data, Number);
-  const values = new Float32Array(rows * width);
+  const isBits = data instanceof Uint16Array;
+  if (!transposed && of === 1) return isBits || data instanceof Float32Array ? data : Float32Array.from(data, Number);
+  const values = new (isBits ? Uint16Array : Float32Array)(rows * width);
   const run = rows / turns;
   const columns = rows * of;
   for (let row = 0; row < rows; row++) {
@@ -156,11 +192,12 @@ function take({ data }: Values, shape: readonly number[], { transposed, part }: 
 
 /** The values with as many more rows as the wanted shape has: each the mean of those there are. */
 function withRows(
-  values: Float32Array,
+  given: FrozenValues,
   [rows = 1, width = 1]: readonly number[],
   want: readonly number[],
-): Float32Array {
-  if (want[0] === rows) return values;
+): FrozenValues {
+  if (want[0] === rows) return given;
+  const values = widened(given);
   const mean = new Float64Array(width);
   values.forEach((value, i) => (mean[i % width]! += value / rows));
   const more = new Float32Array(want[0]! * width);

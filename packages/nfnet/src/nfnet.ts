@@ -17,7 +17,7 @@ import {
   shapesOf,
   standardiseWeight,
   type Conv2dLayer,
-  type FrozenPrecision,
+  type FilterPrecision,
   type MakeOptions,
   type Random,
   type StateTensor,
@@ -368,14 +368,14 @@ export interface NFNetLoading {
    * Makes what `freeze` makes, one parameter after the other: where the backend packs, and the state's data are getters that
    * read a file, hardly more than the packed network is ever in memory.
    */
-  readonly freeze?: FrozenPrecision;
+  readonly freeze?: FilterPrecision;
 }
 
 /** Makes frozen parameters of a state's values. */
 function freezing(
   config: NFNetConfig,
   state: Readonly<Record<string, StateTensor>>,
-  precision: FrozenPrecision,
+  precision: FilterPrecision,
 ): NonNullable<MakeOptions['make']> {
   const gammas = new Map<string, number>();
   nfnetPlan(config).forEach((stage, s) =>
@@ -453,7 +453,7 @@ export class NFNet {
    *
    * @param precision how a backend that packs shall hold kernels and matrices, and compute with them
    */
-  async freeze(precision: FrozenPrecision = 'float32'): Promise<NFNet> {
+  async freeze(precision: FilterPrecision = 'float32'): Promise<NFNet> {
     const fold = ({ weight, gain, bias }: ConvParams, gamma = 1): ConvParams => {
       const kernel = this.kernel({ weight, gain, bias }, gamma);
       if (kernel instanceof FrozenFilter) return { weight: kernel, bias };

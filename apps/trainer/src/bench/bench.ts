@@ -49,7 +49,8 @@ export async function benchWorkload(name: string, spec: WorkloadSpec, options: B
   // Read before the roof is measured, which takes memory of its own.
   const peak = process.resourceUsage().maxRSS / 1024;
   const gflops = workload.flopsPerStep / step / 1e9;
-  const roof = measureRoofline(Math.min(1, seconds))[precision];
+  // What is held in int8 is multiplied in float32.
+  const roof = measureRoofline(Math.min(1, seconds))[precision === 'int8' ? 'float32' : precision];
   return {
     workload: name,
     backend,

@@ -4,7 +4,10 @@ import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline,
 import { measureRoofline } from './roofline';
 import { readSpecs } from './spec';
 
-const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const satisfies Record<string, FrozenPrecision>;
+const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16', int8: 'int8' } as const satisfies Record<
+  string,
+  FrozenPrecision
+>;
 
 export interface BenchFlags {
   readonly specs: string;
@@ -29,8 +32,9 @@ export async function runBench(asked: string[], flags: BenchFlags, given: readon
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
   const threads = await takeThreads(backend.name, flags.threads);
-  if (backend.name === 'native')
-    (await import('@flamingo-ts/backend-native')).setNativePrecision(PRECISIONS[flags.precision]);
+  if (backend.name === 'native' && flags.precision === 'bf16') {
+    (await import('@flamingo-ts/backend-native')).setNativePrecision('bfloat16');
+  }
   const show = <T>(result: T, format: (result: T) => string) =>
     process.stdout.write(`${flags.json ? JSON.stringify(result) : format(result)}\n`);
   if (flags.roofline) show(measureRoofline(flags.seconds / 3), formatRoofline);

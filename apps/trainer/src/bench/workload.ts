@@ -1,6 +1,6 @@
 import { ClipViT, clipViTConfig, clipViTShapes } from '@flamingo-ts/clip-vit';
 import { Flamingo, initFlamingo, type FlamingoBatch, type FlamingoPrompt } from '@flamingo-ts/flamingo';
-import { Random, variables, type FrozenPrecision, type StateTensor } from '@flamingo-ts/kernels';
+import { Random, variables, type FilterPrecision, type FrozenPrecision, type StateTensor } from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
 import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
 import { NFNet, nfnetConfig, nfnetFlops, nfnetShapes } from '@flamingo-ts/nfnet';
@@ -22,7 +22,10 @@ export interface Workload {
 
 /** Makes what a workload needs, with random weights and inputs. */
 export async function createWorkload(spec: WorkloadSpec, precision: FrozenPrecision): Promise<Workload> {
-  if (spec.kind === 'vision') return visionWorkload(spec, precision);
+  if (precision === 'int8' && spec.kind !== 'decode') {
+    throw new Error(`bench: int8 is for answering, not for a ${spec.kind} workload. Use fp32 or bf16.`);
+  }
+  if (spec.kind === 'vision') return visionWorkload(spec, precision as FilterPrecision);
   return spec.kind === 'train' ? trainWorkload(spec, precision) : decodeWorkload(spec, precision);
 }
 
@@ -177,7 +180,7 @@ function randomState(shapes: Readonly<Record<string, readonly number[]>>, random
   );
 }
 
-async function visionWorkload(spec: VisionSpec, precision: FrozenPrecision): Promise<Workload> {
+async function visionWorkload(spec: VisionSpec, precision: FilterPrecision): Promise<Workload> {
   const { batch, size } = spec;
   const random = new Random(0);
   const pixels = Float32Array.from({ length: batch * size * size * 3 }, () => 2 * random.uniform() - 1);

@@ -1,0 +1,19 @@
+/** Values as float32: themselves, or what the bits of bfloat16 mean. */
+export function widened(values: Float32Array | Uint16Array): Float32Array {
+  if (values instanceof Float32Array) return values;
+  const bits = new Uint32Array(values.length);
+  for (let i = 0; i < bits.length; i++) bits[i] = values[i]! << 16;
+  return new Float32Array(bits.buffer);
+}
+
+/** Bits of bfloat16, to nearest and ties to even. */
+export function toBfloat16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const halves = new Uint16Array(bits.length);
+  for (let i = 0; i < bits.length; i++) {
+    const x = bits[i]!;
+    // Rounding would carry a NaN over to infinity or to 0.
+    halves[i] = Number.isNaN(values[i]) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
+  }
+  return halves;
+}

@@ -1,0 +1,49 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { toBfloat16, widened } from './bfloat16';
+import type { FrozenValues } from './frozen-matrix';
+
+/** A table `[rows, d]` that never trains and whose rows are looked up (`embedding`), held in bfloat16 on every backend. */
+export class FrozenTable {
+  readonly shape: readonly [rows: number, d: number];
+  private halves: Uint16Array;
+
+  /**
+   * @param values row-major `[rows, d]`; rounded to bfloat16 if they are float32
+   * @param shape  `[rows, d]`
+   */
+  constructor(values: FrozenValues, shape: readonly [number, number]) {
+    if (values.length !== shape[0] * shape[1]) {
+      throw new Error(
+        `FrozenTable: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +
+          'Pass the table row-major as [rows, d].',
+      );
+    }
+    this.shape = shape;
+    this.halves = values instanceof Float32Array ? toBfloat16(values) : Uint16Array.from(values);
+  }
+
+  /** Bytes the table occupies. */
+  get bytes(): number {
+    return this.halves.byteLength;
+  }
+
+  /** float32 `[ids, d]` */
+  rows(ids: ArrayLike<number>): tf.Tensor2D {
+    const [count, d] = this.shape;
+    if (this.halves.length !== count * d) {
+      throw new Error('FrozenTable: used after dispose(). Load the table again before looking anything up.');
+    }
+    const picked = new Uint16Array(ids.length * d);
+    for (let i = 0; i < ids.length; i++) picked.set(this.halves.subarray(ids[i]! * d, (ids[i]! + 1) * d), i * d);
+    return tf.tensor2d(widened(picked), [ids.length, d]);
+  }
+
+  /** Row-major float32 values `[rows, d]`, for checkpoints. */
+  async data(): Promise<Float32Array> {
+    return widened(this.halves);
+  }
+
+  dispose(): void {
+    this.halves = new Uint16Array(0);
+  }
+}

@@ -1,0 +1,291 @@
+import { specialToken, type AddedTokenJson, type TokenizerJson } from './tokenizer';
+
+/** What SentencePiece writes for a blank. */
+const BLANK = '\u2581';
+
+/** `SentencePiece.Type` of sentencepiece_model.proto. */
+const NORMAL = 1;
+const UNKNOWN = 2;
+const CONTROL = 3;
+const USER_DEFINED = 4;
+const BYTE = 6;
+
+/** No trainer makes longer pieces (it holds `max_sentencepiece_length` to this); it bounds the search for merges. */
+const MAX_PIECE_LENGTH = 512;
+
+interface Piece {
+  readonly text: string;
+  readonly score: number;
+  readonly type: number;
+}
+
+/**
+ * The content of a tokenizer.json that cuts text as a SentencePiece model does (Kudo and Richardson 2018), for
+ * `loadTokenizer` and `withSpecialTokens`. BPE models, LLaMA's among them, and unigram models without byte fallback.
+ *
+ * The unknown piece and control pieces (`<s>`) become special tokens. As in Hugging Face's LlamaTokenizer, special tokens
+ * written in a text count, and what stands between them is encoded as a text of its own. A model file has no template:
+ * `addSpecialTokens` adds nothing, so put `tokenId('<s>')` first where the language model wants it. An unknown piece is
+ * decoded as itself (`<unk>`), not as SentencePiece's `⁇`.
+ *
+ * User-defined pieces become added tokens. Two of their corners differ from SentencePiece: no blank goes before one that
+ * is the whole text, and a unigram model too takes the first of two that overlap (`▁▁` in a run of blanks).
+ *
+ * @param bytes content of a `tokenizer.model`
+ * @param what  named in errors: where it came from
+ * @throws Error for what is no such file, and for what a tokenizer.json cannot say: word and character models, Unicode
+ *   normalisation (NFKC) by a compiled table, unigram with byte fallback
+ */
+export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.model'): TokenizerJson {
+  const model = readModel(bytes, what);
+  const byType = (type: number) => model.pieces.flatMap((piece, id) => (piece.type === type ? [{ ...piece, id }] : []));
+  const userDefined = byType(USER_DEFINED);
+  const added_tokens: AddedTokenJson[] = [
+    ...[...byType(UNKNOWN), ...byType(CONTROL)].map(({ id, text }) => specialToken(id, text)),
+    // Found in the normalised text: one within a sentence starts no new one, so that no blank is put after it.
+    ...userDefined.map(({ id, text }) => ({ ...specialToken(id, text), normalized: true, special: false })),
+  ];
+  const json = {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: added_tokens.sort((a, b) => a.id - b.id),
+    normalizer: normalizerJson(model, userDefined),
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: decoderJson(model),
+    model: model.type === 'BPE' ? bpeJson(model) : unigramJson(model),
+  };
+  return json;
+}
+
+function bpeJson({ pieces, unknown, byteFallback }: Model) {
+  return {
+    type: 'BPE',
+    dropout: null,
+    unk_token: pieces[unknown]!.text,
+    continuing_subword_prefix: null,
+    end_of_word_suffix: null,
+    fuse_unk: true,
+    byte_fallback: byteFallback,
+    ignore_merges: false,
+    vocab: Object.fromEntries(pieces.map(({ text }, id) => [text, id])),
+    merges: recoverMerges(pieces),
+  };
+}
+
+function unigramJson({ pieces, unknown }: Model) {
+  const vocab = pieces.map(({ text, score }): [string, number] => [text, score]);
+  return { type: 'Unigram', unk_id: unknown, byte_fallback: false, vocab };
+}
+
+/**
+ * SentencePiece keeps no merges: it joins whichever neighbours make the piece with the best score. As a list that is
+ * every way to cut a piece in two, the best piece first.
+ */
+function recoverMerges(pieces: readonly Piece[]): [string, string][] {
+  const normal = pieces.filter(({ type }) => type === NORMAL);
+  const known = new Set(normal.map(({ text }) => text));
+  // A character is there to be joined, whether or not it is a piece itself.
+  const isSymbol = (text: string) =>
+    known.has(text) || text.length === String.fromCodePoint(text.codePointAt(0)!).length;
+  const merges: [string, string][] = [];
+  for (const { text } of normal.sort((a, b) => b.score - a.score)) {
+    let cut = 0;
+    for (const char of text) {
+      cut += char.length;
+      const [left, right] = [text.slice(0, cut), text.slice(cut)];
+      if (right && isSymbol(left) && isSymbol(right)) merges.push([left, right]);
+    }
+  }
+  return merges;
+}
+
+// Not ^ and $: other readers of a tokenizer.json take those for the ends of a line.
+const START = '(?<![\\s\\S])';
+const END = '(?![\\s\\S])';
+
+function normalizerJson({ addDummyPrefix, removeExtraWhitespaces }: Model, userDefined: readonly Piece[]) {
+  const replace = (pattern: { Regex: string } | { String: string }, content: string) => ({
+    type: 'Replace',
+    pattern,
+    content,
+  });
+  const normalizers = [];
+  if (removeExtraWhitespaces) normalizers.push(replace({ Regex: ` +${END}|${START} +|(?<= ) +` }, ''));
+  if (addDummyPrefix) {
+    // Nothing goes before an empty text, nor before a user-defined token, which goes through here too before it is
+    // looked for and has to come out as it is.
+    const tokens = userDefined.map(({ text }) => text.replace(/[\^$\\.*+?()[\]{}|]/g, '\\$&'));
+    normalizers.push(replace({ Regex: `${START}(?!(?:${[...tokens, ''].join('|')})${END})` }, BLANK));
+  }
+  normalizers.push(replace({ String: ' ' }, BLANK));
+  return { type: 'Sequence', normalizers };
+}
+
+function decoderJson({ addDummyPrefix, removeExtraWhitespaces, byteFallback }: Model) {
+  const decoders: object[] = [{ type: 'Replace', pattern: { String: BLANK }, content: ' ' }];
+  if (byteFallback) decoders.push({ type: 'ByteFallback' });
+  decoders.push({ type: 'Fuse' });
+  // A text without extra blanks has none at its start, however many the tokens say; a dummy prefix is one blank.
+  if (removeExtraWhitespaces) decoders.push({ type: 'Strip', content: ' ', start: 1_000_000, stop: 0 });
+  else if (addDummyPrefix) decoders.push({ type: 'Strip', content: ' ', start: 1, stop: 0 });
+  return { type: 'Sequence', decoders };
+}
+
+interface Model {
+  readonly type: 'BPE' | 'Unigram';
+  readonly pieces: readonly Piece[];
+  /** Id of the unknown piece. */
+  readonly unknown: number;
+  readonly byteFallback: boolean;
+  readonly addDummyPrefix: boolean;
+  readonly removeExtraWhitespaces: boolean;
+}
+
+/** A ModelProto, field numbers and defaults of sentencepiece_model.proto, checked. */
+function readModel(bytes: Uint8Array, what: string): Model {
+  const broken = (got: string): never => {
+    throw new Error(
+      `${what}: expected a SentencePiece model (tokenizer.model, a protobuf), got ${got}. ` +
+        'Fetch the file again: it may be cut off, a Git LFS pointer, or of another kind (as Llama 3 has); or use a tokenizer.json.',
+    );
+  };
+  const number = (value: Value = 0) => (typeof value === 'number' ? value : broken('bytes where a number belongs'));
+  const bytesOf = (value: Value = NOTHING) =>
+    typeof value === 'number' ? broken('a number where bytes belong') : value;
+  const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  const text = (value?: Value) => {
+    const encoded = bytesOf(value);
+    try {
+      return utf8.decode(encoded);
+    } catch {
+      return broken('text that is not UTF-8');
+    }
+  };
+
+  const pieces: Piece[] = [];
+  const specs = new Map<number, Map<number, Value>>();
+  for (const [field, value] of fieldsOf(bytes, broken)) {
+    const message = () => fieldsOf(bytesOf(value), broken);
+    if (field === 1) {
+      const piece = new Map(message());
+      pieces.push({ text: text(piece.get(1)), score: number(piece.get(2)), type: number(piece.get(3) ?? NORMAL) });
+    } else if (field === 2 || field === 3 || field === 5) {
+      const spec = specs.get(field) ?? new Map<number, Value>();
+      for (const [option, of] of message()) spec.set(option, of);
+      specs.set(field, spec);
+    }
+  }
+  if (pieces.length === 0) broken(`${bytes.length} bytes without a piece`);
+  const option = (spec: number, field: number, otherwise: number) => number(specs.get(spec)?.get(field) ?? otherwise);
+  const [trainer, normalizer, denormalizer] = [2, 3, 5];
+  const modelType = option(trainer, 3, 1);
+  const byteFallback = option(trainer, 35, 0) !== 0;
+
+  checkPieces(pieces, byteFallback, broken);
+  const refuse = (expected: string, got: string, fix: string) => {
+    throw new Error(`${what}: expected ${expected}, got ${got}. ${fix}`);
+  };
+  const convert =
+    'Use the tokenizer.json of the same language model, or write one with transformers (save_pretrained).';
+  if (modelType !== 1 && modelType !== 2) {
+    const name = { 3: 'word', 4: 'char' }[modelType] ?? 'unknown';
+    refuse('model type unigram (1) or BPE (2)', `${name} (${modelType})`, 'Train with --model_type=bpe or unigram.');
+  }
+  if (modelType === 1 && byteFallback) {
+    refuse('a unigram model without byte fallback', 'byte_fallback: true', 'Train with --byte_fallback=false, or BPE.');
+  }
+  for (const spec of [normalizer, denormalizer]) {
+    const { length } = bytesOf(specs.get(spec)?.get(2));
+    if (length > 0) {
+      const name = text(specs.get(spec)?.get(1)) || 'unnamed';
+      const got = `a compiled table of ${length} bytes (${name})`;
+      refuse(
+        'no Unicode normalisation (identity)',
+        got,
+        `${convert} Or train with --normalization_rule_name=identity.`,
+      );
+    }
+  }
+  if (option(normalizer, 5, 1) === 0 || option(trainer, 24, 0) !== 0) {
+    refuse(`a blank written as ${BLANK} before its word`, 'another way (escape_whitespaces, suffix)', convert);
+  }
+  return {
+    type: modelType === 2 ? 'BPE' : 'Unigram',
+    pieces,
+    unknown: pieces.findIndex(({ type }) => type === UNKNOWN),
+    byteFallback,
+    addDummyPrefix: option(normalizer, 3, 1) !== 0,
+    removeExtraWhitespaces: option(normalizer, 4, 1) !== 0,
+  };
+}
+
+/** What SentencePiece itself demands of pieces, and that each is of a kind that has a place in a tokenizer.json. */
+function checkPieces(pieces: readonly Piece[], byteFallback: boolean, broken: (got: string) => never): void {
+  const seen = new Set<string>();
+  for (const [id, { text, score, type }] of pieces.entries()) {
+    const piece = `piece ${id} (${JSON.stringify(text.slice(0, 40))})`;
+    if (text === '') broken(`${piece}, which is empty`);
+    if (seen.has(text)) broken(`${piece} twice`);
+    seen.add(text);
+    if (!Number.isFinite(score)) broken(`${piece} with the score ${score}`);
+    if (![NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE].includes(type))
+      broken(`${piece} of type ${type}, not 1 to 4 or 6`);
+    if (type === NORMAL && text.length > MAX_PIECE_LENGTH) {
+      broken(`${piece} of ${text.length} characters, more than ${MAX_PIECE_LENGTH}`);
+    }
+    if (type === BYTE && !/^<0x[0-9A-F]{2}>$/.test(text)) broken(`${piece} as a byte, not <0x00> to <0xFF>`);
+  }
+  const count = (type: number) => pieces.filter((piece) => piece.type === type).length;
+  if (count(UNKNOWN) !== 1) broken(`${count(UNKNOWN)} unknown pieces, not 1`);
+  const bytes = byteFallback ? 256 : 0;
+  if (count(BYTE) !== bytes) broken(`${count(BYTE)} bytes among the pieces, not ${bytes}`);
+}
+
+/** Of a protobuf field: varints and 32-bit floats as numbers, all else as its bytes. */
+type Value = number | Uint8Array;
+
+const NOTHING = new Uint8Array(0);
+
+/** Fields of a protobuf message with their numbers, in the order of the file; none reaches past the end of the bytes. */
+function* fieldsOf(bytes: Uint8Array, broken: (got: string) => never): Generator<[number, Value]> {
+  let at = 0;
+  const take = (length: number): Uint8Array => {
+    const left = bytes.length - at;
+    if (length > left) broken(`a field of ${length} bytes where ${left} are left`);
+    at += length;
+    return bytes.subarray(at - length, at);
+  };
+  const varint = (): number => {
+    let value = 0;
+    for (let i = 0; i < 10; i++) {
+      const byte = bytes[at++] ?? broken('an end within a number');
+      value += (byte & 127) * 2 ** (7 * i);
+      if (byte < 128) return value;
+    }
+    return broken('a number of more than 10 bytes');
+  };
+  const float = ({ buffer, byteOffset }: Uint8Array) => new DataView(buffer, byteOffset, 4).getFloat32(0, true);
+  while (at < bytes.length) {
+    const tag = varint();
+    const field = Math.floor(tag / 8);
+    if (field === 0) broken('a field without a number');
+    switch (tag % 8) {
+      case 0:
+        yield [field, varint()];
+        break;
+      case 1:
+        yield [field, take(8)];
+        break;
+      case 2:
+        yield [field, take(varint())];
+        break;
+      case 5:
+        yield [field, float(take(4))];
+        break;
+      default:
+        broken(`the wire type ${tag % 8}`);
+    }
+  }
+}
