@@ -1,7 +1,7 @@
 /**
- * Writes a GPT-NeoX with random weights in bfloat16, as Hugging Face's folders are laid out, loads it and lets it answer:
+ * Writes a language model with random weights in bfloat16, as Hugging Face's folders are laid out, loads it and lets it answer:
  *
- *     npm run load-checkpoint -- [--size 3b|1.3b|tiny] [--freeze bfloat16|int8|float32] [--folder DIR] [--tokens N]
+ *     npm run load-checkpoint -- [--size 3b|1.4b|tiny] [--freeze bfloat16|int8|float32] [--folder DIR] [--tokens N]
  *
  * Told are the speed of loading beside that of `cat FILE > /dev/null`, peak memory beside the bytes of the weights, and
  * the time of a token. The folder is written once and used again.
@@ -15,83 +15,112 @@ import { parseArgs } from 'node:util';
 import { writeSharded, type TensorToStore } from '@flamingo-ts/checkpoint';
 import { Random, useBackend, type FrozenPrecision } from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
-import { loadCausalLM } from '@flamingo-ts/lm-hf';
+import { loadCausalLM, type HFConfigJson } from '@flamingo-ts/lm-hf';
 
-/** RedPajama-INCITE-3B's shape, Pythia-1.4B's, and one to try the tool with. */
+/** What all config.json here say. */
+const common = { max_position_embeddings: 2048, tie_word_embeddings: false };
+/** The shapes of OpenLLaMA 3B and Pythia-1.4B, and one to try the tool with. */
 const SIZES = {
-  '3b': { num_hidden_layers: 32, hidden_size: 2560, num_attention_heads: 32, vocab_size: 50432, rotary_pct: 1 },
-  '1.3b': { num_hidden_layers: 24, hidden_size: 2048, num_attention_heads: 16, vocab_size: 50304, rotary_pct: 0.25 },
-  tiny: { num_hidden_layers: 2, hidden_size: 128, num_attention_heads: 4, vocab_size: 1000, rotary_pct: 0.25 },
-};
-type Size = (typeof SIZES)[keyof typeof SIZES];
+  '3b': {
+    ...common,
+    model_type: 'llama',
+    vocab_size: 32000,
+    hidden_size: 3200,
+    intermediate_size: 8640,
+    num_hidden_layers: 26,
+    num_attention_heads: 32,
+    hidden_act: 'silu',
+    rms_norm_eps: 1e-6,
+  },
+  '1.4b': neox(24, 2048, 16, 50304),
+  tiny: neox(2, 128, 4, 1000),
+} satisfies Record<string, HFConfigJson>;
+type Size = keyof typeof SIZES;
 
-/** Every tensor of a GPT-NeoX by its name, drawn when it is asked for and never all at once. */
-function tensors({
-  num_hidden_layers: layers,
-  hidden_size: d,
-  vocab_size: vocab,
-}: Size): Record<string, TensorToStore> {
-  // Prime, so that rows differ; drawn once, because a draw takes longer than writing.
-  const noise = Float32Array.from(
-    { length: 1_000_003 },
-    (
-      (random) => () =>
-        0.02 * random.normal()
-    )(new Random(0)),
-  );
-  const shared = new Float32Array(vocab * d);
+function neox(layers: number, width: number, heads: number, vocabulary: number) {
+  return {
+    ...common,
+    model_type: 'gpt_neox',
+    vocab_size: vocabulary,
+    hidden_size: width,
+    intermediate_size: 4 * width,
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    rotary_pct: 0.25,
+    rotary_emb_base: 10000,
+    hidden_act: 'gelu',
+    use_parallel_residual: true,
+    layer_norm_eps: 1e-5,
+  };
+}
+
+type Add = (name: string, ...shape: number[]) => void;
+
+/** Names and shapes of a layer's tensors as the family's checkpoints have them; those of norms start with `norm:`. */
+const LAYERS: Record<string, (add: Add, width: number, inner: number) => void> = {
+  gpt_neox(add, d, inner) {
+    for (const name of ['input_layernorm', 'post_attention_layernorm']) {
+      add(`norm:${name}.weight`, d);
+      add(`${name}.bias`, d);
+    }
+    const matrices: Record<string, [number, number]> = {
+      'attention.query_key_value': [3 * d, d],
+      'attention.dense': [d, d],
+      'mlp.dense_h_to_4h': [inner, d],
+      'mlp.dense_4h_to_h': [d, inner],
+    };
+    for (const [name, [out, into]] of Object.entries(matrices)) {
+      add(`${name}.weight`, out, into);
+      add(`${name}.bias`, out);
+    }
+  },
+  llama(add, d, inner) {
+    for (const name of ['input_layernorm', 'post_attention_layernorm']) add(`norm:${name}.weight`, d);
+    for (const name of ['q', 'k', 'v', 'o']) add(`self_attn.${name}_proj.weight`, d, d);
+    for (const name of ['gate', 'up']) add(`mlp.${name}_proj.weight`, inner, d);
+    add('mlp.down_proj.weight', d, inner);
+  },
+};
+
+/** Every tensor of a model by its name, drawn when it is asked for and never all at once. */
+function tensors(size: Size): Record<string, TensorToStore> {
+  const config = SIZES[size];
+  const { model_type: family, num_hidden_layers: layers, hidden_size: d, vocab_size: vocabulary } = config;
+  // Of prime length, so that rows differ; drawn once, because drawing takes longer than writing.
+  const random = new Random(0);
+  const noise = Float32Array.from({ length: 1_000_003 }, () => 0.02 * random.normal());
+  const shared = new Float32Array(vocabulary * d);
   for (let at = 0; at < shared.length; at += noise.length) {
     shared.set(noise.subarray(0, Math.min(noise.length, shared.length - at)), at);
   }
   const made: Record<string, TensorToStore> = {};
-  const add = (name: string, ...shape: number[]) => {
-    made[name] = {
-      shape,
-      data: shared.subarray(
-        0,
-        shape.reduce((a, b) => a * b, 1),
-      ),
+  const under =
+    (prefix: string): Add =>
+    (given, ...shape) => {
+      const count = shape.reduce((a, b) => a * b, 1);
+      const name = given.replace('norm:', '');
+      made[prefix + name] = {
+        shape,
+        data: name === given ? shared.subarray(0, count) : new Float32Array(count).fill(1),
+      };
     };
-  };
-  const linear = (name: string, out: number, into: number) => {
-    add(`${name}.weight`, out, into);
-    add(`${name}.bias`, out);
-  };
-  const norm = (name: string) => {
-    made[`${name}.weight`] = { shape: [d], data: new Float32Array(d).fill(1) };
-    add(`${name}.bias`, d);
-  };
-  add('gpt_neox.embed_in.weight', vocab, d);
+  const isNeoX = family === 'gpt_neox';
+  const [model, whole] = [under(isNeoX ? 'gpt_neox.' : 'model.'), under('')];
+  model(`${isNeoX ? 'embed_in' : 'embed_tokens'}.weight`, vocabulary, d);
   for (let i = 0; i < layers; i++) {
-    const layer = `gpt_neox.layers.${i}`;
-    norm(`${layer}.input_layernorm`);
-    norm(`${layer}.post_attention_layernorm`);
-    linear(`${layer}.attention.query_key_value`, 3 * d, d);
-    linear(`${layer}.attention.dense`, d, d);
-    linear(`${layer}.mlp.dense_h_to_4h`, 4 * d, d);
-    linear(`${layer}.mlp.dense_4h_to_h`, d, 4 * d);
+    LAYERS[family]!(under(`${isNeoX ? 'gpt_neox' : 'model'}.layers.${i}.`), d, config.intermediate_size);
   }
-  norm('gpt_neox.final_layer_norm');
-  add('embed_out.weight', vocab, d);
+  model(`norm:${isNeoX ? 'final_layer_norm' : 'norm'}.weight`, d);
+  if (isNeoX) model('final_layer_norm.bias', d);
+  whole(`${isNeoX ? 'embed_out' : 'lm_head'}.weight`, vocabulary, d);
   return made;
 }
 
 async function write(folder: string, size: Size): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeSharded(folder, tensors(size), { floats: 'BF16', maxShardBytes: 2 ** 31 });
-  const config = {
-    model_type: 'gpt_neox',
-    ...size,
-    intermediate_size: 4 * size.hidden_size,
-    max_position_embeddings: 2048,
-    hidden_act: 'gelu',
-    use_parallel_residual: true,
-    tie_word_embeddings: false,
-    layer_norm_eps: 1e-5,
-    rotary_emb_base: 10000,
-  };
   // Last: a folder with it is whole.
-  await writeFile(join(folder, 'config.json'), JSON.stringify(config, null, 2));
+  await writeFile(join(folder, 'config.json'), JSON.stringify(SIZES[size], null, 2));
 }
 
 /** What a process of its own reports. */
@@ -160,8 +189,8 @@ const { values } = parseArgs({
     child: { type: 'boolean', default: false },
   },
 });
-const size = SIZES[values.size as keyof typeof SIZES];
-if (!size)
+const size = values.size as Size;
+if (!Object.hasOwn(SIZES, size))
   throw new Error(`load-checkpoint: --size must be one of ${Object.keys(SIZES).join(', ')}, got ${values.size}.`);
 const folder = values.folder ?? join(tmpdir(), `flamingo-checkpoint-${values.size}`);
 const freeze = values.freeze as FrozenPrecision;

@@ -4,6 +4,8 @@ import koffi from 'koffi';
 /** Numbers of Linux' and macOS' mmap; they differ in none of these. */
 const PROT_READ = 1;
 const MAP_PRIVATE = 2;
+/** Linux' wish to have all pages at hand at once, which takes less time than one by one. */
+const MAP_POPULATE = process.platform === 'linux' ? 0x8000 : 0;
 /** The start of a mapping is a multiple of it; every page size divides it. */
 const GRAIN = 1 << 16;
 
@@ -51,7 +53,7 @@ export function mapFile(
       throw new Error(`${path} has ${size} bytes, ${end} expected: it was cut after it was opened. Fetch it again.`);
     }
     const start = begin - (begin % GRAIN);
-    const address = Number(calls.mmap(0, end - start, PROT_READ, MAP_PRIVATE, file, start));
+    const address = Number(calls.mmap(0, end - start, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, start));
     // All ones is how mmap says no.
     if (!(address > 0) || address >= 2 ** 63) return undefined;
     const memory = koffi.view(address + (begin - start), end - begin);

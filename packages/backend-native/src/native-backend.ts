@@ -87,8 +87,9 @@ export class NativeBackend extends PooledBackend {
     values: Float32Array | Uint16Array,
     shape: readonly [number, number],
     precision: MatrixPrecision,
+    release?: () => void,
   ): NativePackedMatrix {
-    return packMatrix(this, values, shape, precision);
+    return packMatrix(this, values, shape, precision, release);
   }
 
   /** Bytes of a file as memory, where the system can: what readers of checkpoints look for. */

@@ -27,19 +27,43 @@ type MatrixOptions = Omit<ProductOptions, 'scale'>;
 /** How a frozen matrix is held. */
 export type MatrixPrecision = 'float32' | 'bfloat16' | 'int8';
 
-/** Packs a frozen matrix `[out, in]`, row-major; values of a Uint16Array are the bits of bfloat16. */
+/** Values to be packed: float32, or the bits of bfloat16. */
+type Given = Float32Array | Uint16Array;
+
+/** Memory that holds a matrix, from the pool or from elsewhere. */
+interface Held {
+  readonly data: Given;
+  free(): void;
+}
+
+/**
+ * Packs a frozen matrix `[out, in]`, row-major.
+ *
+ * @param release where given, the values may be kept until it is called, once; else they are copied
+ */
 export function packMatrix(
   backend: NativeBackend,
-  values: Float32Array | Uint16Array,
+  values: Given,
   shape: readonly [out: number, inputs: number],
   precision: MatrixPrecision,
+  release?: () => void,
 ): NativePackedMatrix {
-  if (precision === 'int8') return new PanelMatrix(backend, shape, quantized(backend, values, shape));
-  const packing = packingOf(backend.dnn, shape, precision === 'float32' ? F32 : BF16);
-  return packing
-    ? new BlockedMatrix(backend, values, shape, packing)
-    : new PanelMatrix(backend, shape, halved(backend, values));
+  const type = precision === 'float32' ? F32 : BF16;
+  const packing = precision === 'int8' ? undefined : packingOf(backend.dnn, shape, type);
+  // What has the right type already stays where it is.
+  const kept = release && typeOf(values) === type && precision !== 'int8' ? { data: values, free: release } : undefined;
+  if (packing) {
+    const matrix = new BlockedMatrix(backend, kept ?? values, shape, packing);
+    if (!kept) release?.();
+    return matrix;
+  }
+  if (kept) return new PanelMatrix(backend, shape, { held: kept, width: 2 });
+  const narrow = precision === 'int8' ? quantized(backend, values, shape) : halved(backend, values);
+  release?.();
+  return new PanelMatrix(backend, shape, narrow);
 }
+
+const typeOf = (values: Given): number => (values instanceof Float32Array ? F32 : BF16);
 
 /** Layouts by shape and type. Weights lie in them, so what owns them is never given up. */
 const packings = new Map<string, Layout | undefined>();
@@ -82,29 +106,34 @@ const MANY_ROWS = 128;
  * take longer than the product of a few rows; for training plainly, which serves the product and its gradient alike.
  */
 export class BlockedMatrix implements NativePackedMatrix {
-  private memory: Float32Array | undefined;
+  private memory: Held | undefined;
   /** How it lies now: in blocks or plainly. */
   private layout: Layout;
 
+  /** @param given values to be copied, or memory in which they lie plainly, in the type of the blocks, to be kept */
   constructor(
     private readonly backend: NativeBackend,
-    values: Float32Array | Uint16Array,
+    given: Given | Held,
     private readonly shape: readonly [out: number, inputs: number],
     private readonly blocks: Layout,
   ) {
+    if ('free' in given) {
+      this.memory = given;
+      this.layout = this.plain;
+      return;
+    }
     const { pool } = backend;
     this.layout = blocks;
     this.memory = this.room(blocks);
-    if (!values.length) return;
-    const type = values instanceof Float32Array ? F32 : BF16;
-    const given: Operand = [pool.address(values), { ...this.plain, type }];
-    const rounded = type === F32 && blocks.type === BF16 ? inHalves(backend, given) : undefined;
-    this.reorder(rounded?.operand ?? given, [pool.address(this.memory), blocks]);
+    if (!given.length) return;
+    const operand: Operand = [pool.address(given), { ...this.plain, type: typeOf(given) }];
+    const rounded = typeOf(given) === F32 && blocks.type === BF16 ? inHalves(backend, operand) : undefined;
+    this.reorder(rounded?.operand ?? operand, [pool.address(this.memory.data), blocks]);
     if (rounded) pool.release(rounded.buffer);
   }
 
   get bytes(): number {
-    return this.memory?.byteLength ?? 0;
+    return this.memory?.data.byteLength ?? 0;
   }
 
   /** With `narrow` the result is held in bfloat16 if this is, and there are many rows of it. */
@@ -120,11 +149,11 @@ export class BlockedMatrix implements NativePackedMatrix {
     const [x, z] = [factor(backend, rows, { dims: [m, k] }), factor(backend, y, { dims: [m, n] })];
     if (transpose) {
       this.lay(this.plain);
-      product(backend, x, [pool.address(this.held()), { dims: [k, n], type: this.blocks.type }], z, options);
+      product(backend, x, [pool.address(this.held().data), { dims: [k, n], type: this.blocks.type }], z, options);
     } else {
       if (m < MANY_ROWS) this.lay(this.blocks);
       if (m < SMALL_PRODUCT) this.multiplyFew(rows, y, options);
-      else product(backend, x, [pool.address(this.held()), this.layout], z, options);
+      else product(backend, x, [pool.address(this.held().data), this.layout], z, options);
     }
     return y;
   }
@@ -148,7 +177,7 @@ export class BlockedMatrix implements NativePackedMatrix {
       const [a, c]: Layout[] = [{ dims: [SMALL_PRODUCT, inputs], type }, { dims: [SMALL_PRODUCT, out] }];
       return dnn.matmul(a!, this.layout, bias === undefined ? undefined : { dims: [1, out] }, c!, post);
     });
-    const [from4, weight, to4] = [pool.address(x), pool.address(this.held()), pool.address(z)];
+    const [from4, weight, to4] = [pool.address(x), pool.address(this.held().data), pool.address(z)];
     if (bias === undefined) compiled.run(from4, weight, to4, ...operands);
     else compiled.run(from4, weight, bias, to4, ...operands);
     to.set(z.subarray(0, to.length));
@@ -158,15 +187,15 @@ export class BlockedMatrix implements NativePackedMatrix {
 
   unpack(): Float32Array {
     const { backend, layout, shape } = this;
-    const memory = this.held();
+    const { data } = this.held();
     const [out, inputs] = shape;
     const values = new Float32Array(out * inputs);
     if (!values.length) return values;
     const { pool } = backend;
-    if (layout.type === F32) this.reorder([pool.address(memory), layout], [pool.address(values), this.plain]);
+    if (layout.type === F32) this.reorder([pool.address(data), layout], [pool.address(values), this.plain]);
     else {
       const halves = pool.allocate(Math.ceil(values.length / 2));
-      this.reorder([pool.address(memory), layout], [pool.address(halves), this.plain]);
+      this.reorder([pool.address(data), layout], [pool.address(halves), this.plain]);
       widen(new Uint16Array(halves.buffer, halves.byteOffset, values.length), values);
       pool.release(halves);
     }
@@ -174,7 +203,7 @@ export class BlockedMatrix implements NativePackedMatrix {
   }
 
   dispose(): void {
-    if (this.memory) this.backend.pool.release(this.memory);
+    this.memory?.free();
     this.memory = undefined;
   }
 
@@ -189,14 +218,14 @@ export class BlockedMatrix implements NativePackedMatrix {
     if ((layout.chosen !== undefined) === (this.layout.chosen !== undefined)) return;
     const { pool } = this.backend;
     const [from, to] = [this.held(), this.room(layout)];
-    this.reorder([pool.address(from), this.layout], [pool.address(to), layout]);
-    pool.release(from);
+    if (from.data.length) this.reorder([pool.address(from.data), this.layout], [pool.address(to.data), layout]);
+    from.free();
     this.memory = to;
     this.layout = layout;
   }
 
-  private room(layout: Layout): Float32Array {
-    return this.backend.pool.allocate(Math.ceil(this.backend.dnn.bytes(layout) / 4));
+  private room(layout: Layout): Held {
+    return fromPool(this.backend, this.backend.dnn.bytes(layout));
   }
 
   private reorder([from, a]: Operand, [to, b]: Operand): void {
@@ -204,15 +233,15 @@ export class BlockedMatrix implements NativePackedMatrix {
     this.backend.compiled(key, (dnn) => dnn.reorder(a, b)).run(from, to);
   }
 
-  private held(): Float32Array {
+  private held(): Held {
     return this.memory ?? gone();
   }
 }
 
 /** A matrix in a narrow type, and how it becomes float32. */
 interface Narrow {
-  /** Row-major `[out, in]`, in the pool. */
-  readonly data: Float32Array;
+  /** Row-major `[out, in]`. */
+  readonly held: Held;
   /** Bytes of an element. */
   readonly width: 1 | 2;
   /** What each row is to be multiplied by, if anything. */
@@ -231,12 +260,12 @@ class PanelMatrix implements NativePackedMatrix {
   ) {}
 
   get bytes(): number {
-    return (this.narrow?.data.byteLength ?? 0) + (this.narrow?.scales?.byteLength ?? 0);
+    return (this.narrow?.held.data.byteLength ?? 0) + (this.narrow?.scales?.byteLength ?? 0);
   }
 
   multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo {
     const { backend } = this;
-    const { data, width, scales } = this.narrow ?? gone();
+    const { held, width, scales } = this.narrow ?? gone();
     const [out, inputs] = this.shape;
     const m = rows.shape[0]!;
     const y = backend.output([m, transpose ? inputs : out]);
@@ -247,14 +276,11 @@ class PanelMatrix implements NativePackedMatrix {
     // A row's factor is that of a column of the result, or transposed of a column of what is multiplied.
     const x = transpose && scales ? this.scaled(rows, scales, backend.output(rows.shape)) : rows;
     const count = Math.max(1, Math.floor(PANEL / inputs));
-    const panelSize = Math.min(count, out) * inputs;
-    // Bytes fill whole numbers, halves their upper halves alone.
-    const panel = width === 1 ? backend.pool.allocate(panelSize) : undefined;
-    const weight = panel ? backend.pool.address(panel) : backend.panel(panelSize);
-    const [a, from, z] = [backend.address(x), backend.pool.address(data), backend.address(y)];
+    const panel = width === 1 ? backend.pool.allocate(Math.min(count, out) * inputs) : undefined;
+    const [a, from, z] = [backend.address(x), backend.pool.address(held.data), backend.address(y)];
     for (let first = 0; first < out; first += count) {
       const taken = Math.min(count, out - first);
-      this.expand(from + first * inputs * width, taken * inputs, weight);
+      const weight = this.expand(from + first * inputs * width, taken * inputs, panel);
       // Forward, a panel makes some columns of the result; transposed, it adds to all of them.
       if (!transpose) {
         backend.dnn.sgemm(false, true, m, taken, inputs, a, inputs, weight, inputs, 0, z + first * 4, out);
@@ -269,7 +295,8 @@ class PanelMatrix implements NativePackedMatrix {
   }
 
   unpack(): Float32Array {
-    const { data, width, scales } = this.narrow ?? gone();
+    const { held, width, scales } = this.narrow ?? gone();
+    const { data } = held;
     const [out, inputs] = this.shape;
     const n = out * inputs;
     if (width === 2) return widen(new Uint16Array(data.buffer, data.byteOffset, n), new Float32Array(n));
@@ -278,21 +305,18 @@ class PanelMatrix implements NativePackedMatrix {
   }
 
   dispose(): void {
-    const { pool } = this.backend;
-    if (this.narrow) pool.release(this.narrow.data);
-    if (this.narrow?.scales) pool.release(this.narrow.scales);
+    this.narrow?.held.free();
+    if (this.narrow?.scales) this.backend.pool.release(this.narrow.scales);
     this.narrow = undefined;
   }
 
-  /** Writes n elements as float32. */
-  private expand(from: number, n: number, to: number): void {
+  /** Where n elements lie as float32: in the panel, if they are bytes. */
+  private expand(from: number, n: number, panel: Float32Array | undefined): number {
     const { backend } = this;
-    if (this.narrow!.width === 2) {
-      backend.compiled(`expand ${n}`, (dnn) => expansion(dnn, n)).run(from, to + UPPER);
-    } else {
-      const [a, b] = [{ dims: [n], type: S8 }, { dims: [n] }];
-      backend.compiled(`expand bytes ${n}`, (dnn) => dnn.reorder(a, b)).run(from, to);
-    }
+    if (!panel) return expandHalves(backend, from, n);
+    const to = backend.pool.address(panel);
+    backend.compiled(`widen bytes ${n}`, (dnn) => dnn.reorder({ dims: [n], type: S8 }, { dims: [n] })).run(from, to);
+    return to;
   }
 
   /** Each column of `[m, out]` times its factor. */
@@ -308,38 +332,72 @@ class PanelMatrix implements NativePackedMatrix {
 }
 
 /** A matrix in bfloat16. */
-function halved({ pool }: NativeBackend, values: Float32Array | Uint16Array): Narrow {
-  const data = pool.allocate(Math.ceil(values.length / 2));
-  const halves = new Uint16Array(data.buffer, data.byteOffset, values.length);
+function halved(backend: NativeBackend, values: Given): Narrow {
+  const held = fromPool(backend, 2 * values.length);
+  const halves = new Uint16Array(held.data.buffer, held.data.byteOffset, values.length);
   if (values instanceof Float32Array) toHalves(values, halves);
   else halves.set(values);
-  return { data, width: 2 };
+  return { held, width: 2 };
+}
+
+/** Memory for so many bytes. */
+function fromPool({ pool }: NativeBackend, bytes: number): Held {
+  const data = pool.allocate(Math.ceil(bytes / 4));
+  return { data, free: () => pool.release(data) };
 }
 
 /** Steps from 0 to the largest magnitude of a row. */
 const STEPS = 127;
 
 /** A matrix in int8, each row with a factor of its own: symmetric, to the nearest step. */
-function quantized(
-  { pool }: NativeBackend,
-  values: Float32Array | Uint16Array,
-  [out, inputs]: readonly [number, number],
-): Narrow {
-  const data = pool.allocate(Math.ceil(values.length / 4));
-  const codes = new Int8Array(data.buffer, data.byteOffset, values.length);
+function quantized(backend: NativeBackend, values: Given, [out, inputs]: readonly [number, number]): Narrow {
+  const { pool } = backend;
+  const held = fromPool(backend, values.length);
   const scales = pool.allocate(out);
-  const row = new Float32Array(inputs);
+  const steps = pool.allocate(out);
   for (let o = 0; o < out; o++) {
-    const given = values.subarray(o * inputs, (o + 1) * inputs);
-    if (given instanceof Float32Array) row.set(given);
-    else widen(given, row);
-    let largest = 0;
-    for (let i = 0; i < inputs; i++) largest = Math.max(largest, Math.abs(row[i]!));
-    scales[o] = largest / STEPS;
-    const steps = largest > 0 ? STEPS / largest : 0;
-    for (let i = 0; i < inputs; i++) codes[o * inputs + i] = Math.round(row[i]! * steps);
+    const top = largest(values.subarray(o * inputs, (o + 1) * inputs));
+    scales[o] = top / STEPS;
+    steps[o] = top > 0 ? STEPS / top : 0;
   }
-  return { data, width: 1, scales };
+  const count = Math.max(1, Math.floor(PANEL / inputs));
+  const scaled = pool.allocate(Math.min(count, out) * inputs);
+  for (let first = 0; first < out && inputs > 0; first += count) {
+    const rows = Math.min(count, out - first);
+    const n = rows * inputs;
+    const place = first * inputs;
+    const from = pool.address(values) + place * values.BYTES_PER_ELEMENT;
+    const wide = values instanceof Float32Array ? from : expandHalves(backend, from, n);
+    const [all, column]: Layout[] = [{ dims: [rows, inputs] }, { dims: [rows, 1] }];
+    const key = `rows ${rows},${inputs}`;
+    const scale = backend.compiled(key, (dnn) => dnn.binary('mul', all!, column!, all!));
+    scale.run(wide, pool.address(steps) + 4 * first, pool.address(scaled));
+    const round = backend.compiled(`round ${n}`, (dnn) => dnn.reorder({ dims: [n] }, { dims: [n], type: S8 }));
+    round.run(pool.address(scaled), pool.address(held.data) + place);
+  }
+  pool.release(steps);
+  pool.release(scaled);
+  return { held, width: 1, scales };
+}
+
+/** Largest magnitude: without their signs, numbers are in the order of their bits. */
+function largest(values: Given): number {
+  const halves = values instanceof Uint16Array;
+  const bits = halves ? values : new Int32Array(values.buffer, values.byteOffset, values.length);
+  const mask = halves ? 0x7fff : 0x7fffffff;
+  let top = 0;
+  for (let i = 0; i < bits.length; i++) {
+    const magnitude = bits[i]! & mask;
+    if (magnitude > top) top = magnitude;
+  }
+  return new Float32Array(Int32Array.of(halves ? top << 16 : top).buffer)[0]!;
+}
+
+/** Where n numbers in bfloat16 lie as float32, until it is called again. */
+function expandHalves(backend: NativeBackend, from: number, n: number): number {
+  const to = backend.panel(n);
+  backend.compiled(`expand ${n}`, (dnn) => expansion(dnn, n)).run(from, to + UPPER);
+  return to;
 }
 
 function gone(): never {

@@ -33,22 +33,22 @@ export interface OpenCheckpoint {
   /** Reads one tensor. */
   read(name: string): Promise<StoredTensor>;
   /**
-   * Gives the bytes of one tensor, little-endian as the file holds them, to a function that must not keep them: of a file that
-   * is mapped they are the file's own, without a copy, and gone when the function returns.
+   * The bytes of one tensor, little-endian as the file holds them; of a file that is mapped the file's own, without a copy, to
+   * be used until they are closed. Closing the checkpoint does not close them.
    */
-  use<T>(name: string, take: (bytes: Uint8Array) => T): Promise<T>;
+  borrow(name: string): Promise<BorrowedBytes>;
   close(): Promise<void>;
 }
 
-/** A stretch of a file as memory. */
-export interface MappedBytes {
+/** Bytes that must not be touched any more once they are closed. */
+export interface BorrowedBytes {
   readonly bytes: Uint8Array;
   close(): void;
 }
 
 export interface OpenOptions {
   /** Maps bytes `begin` to `end` of a file into memory; without, or where it gives nothing, they are read. */
-  readonly map?: (path: string, begin: number, end: number) => MappedBytes | undefined;
+  readonly map?: (path: string, begin: number, end: number) => BorrowedBytes | undefined;
 }
 
 /**
@@ -181,16 +181,11 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
     if (!file) throw new Error(`${paths.join(', ')}: no tensor ${name}. Look at names for those there are.`);
     return file;
   };
-  const use = async <T>(name: string, take: (bytes: Uint8Array) => T): Promise<T> => {
+  const borrow = async (name: string): Promise<BorrowedBytes> => {
     const { entries, handle, path } = find(name);
     const { begin, end } = entries.get(name)!;
     const mapped = begin < end ? map?.(path, begin, end) : undefined;
-    if (!mapped) return take(await readRange(handle, begin, end, path));
-    try {
-      return take(mapped.bytes);
-    } finally {
-      mapped.close();
-    }
+    return mapped ?? { bytes: await readRange(handle, begin, end, path), close: () => undefined };
   };
   return {
     names: [...where.keys()],
@@ -201,9 +196,14 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
     },
     async read(name) {
       const { dtype, shape } = find(name).entries.get(name)!;
-      return { dtype, shape, data: await use(name, (bytes) => decode(bytes, dtype)) };
+      const { bytes, close } = await borrow(name);
+      try {
+        return { dtype, shape, data: decode(bytes, dtype) };
+      } finally {
+        close();
+      }
     },
-    use,
+    borrow,
     close,
   };
 }

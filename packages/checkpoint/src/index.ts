@@ -12,8 +12,8 @@ export {
   readState,
   writeSafetensors,
   writeSharded,
+  type BorrowedBytes,
   type FloatTensor,
-  type MappedBytes,
   type OpenCheckpoint,
   type OpenOptions,
 } from './files';

@@ -65,7 +65,7 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
         const { storage, shape } = find(name);
         return { dtype: storage.dtype, shape, data: decode(await archive.bytes(find(name)), storage.dtype) };
       },
-      use: async (name, take) => take(await archive.bytes(find(name))),
+      borrow: async (name) => ({ bytes: await archive.bytes(find(name)), close: () => undefined }),
       close: () => handle.close(),
     };
   } catch (error) {

@@ -13,8 +13,17 @@ export type FrozenValues = Float32Array | Uint16Array;
 
 /** What a backend that packs frozen weights offers; found on the tfjs backend object by its method names. */
 export interface PackingBackend {
-  /** Packs a row-major `[out, in]` matrix; the values may be released afterwards. */
-  packMatrix(values: FrozenValues, shape: readonly [number, number], precision: FrozenPrecision): PackedMatrix;
+  /**
+   * Packs a row-major `[out, in]` matrix.
+   *
+   * @param release where given, the values may be kept until it is called; else they are the caller's again afterwards
+   */
+  packMatrix(
+    values: FrozenValues,
+    shape: readonly [number, number],
+    precision: FrozenPrecision,
+    release?: () => void,
+  ): PackedMatrix;
 }
 
 /** A matrix in a backend's own layout. */
@@ -43,8 +52,14 @@ export class FrozenMatrix {
    * @param values    row-major `[out, in]`
    * @param shape     `[out, in]`
    * @param precision how a packing backend shall hold it
+   * @param release   where given, the values need not be copied: they stay as they are until this is called, once
    */
-  constructor(values: FrozenValues, shape: readonly [number, number], precision: FrozenPrecision = 'float32') {
+  constructor(
+    values: FrozenValues,
+    shape: readonly [number, number],
+    precision: FrozenPrecision = 'float32',
+    release?: () => void,
+  ) {
     if (values.length !== shape[0] * shape[1]) {
       throw new Error(
         `FrozenMatrix: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +
@@ -54,8 +69,13 @@ export class FrozenMatrix {
     this.shape = shape;
     this.precision = precision;
     const backend = tf.backend() as unknown as Partial<PackingBackend>;
-    if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision);
-    else this.tensor = tf.keep(tf.tensor2d(widened(values), [shape[0], shape[1]]));
+    if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision, release);
+    else {
+      // A tensor may keep the array that it is given.
+      const own = release && values instanceof Float32Array ? values.slice() : widened(values);
+      this.tensor = tf.keep(tf.tensor2d(own, [shape[0], shape[1]]));
+      release?.();
+    }
   }
 
   /** Bytes the weight occupies. */

@@ -26,6 +26,19 @@ describeBackends('FrozenTable', () => {
     });
   });
 
+  it('uses bits that are lent until it gives them back', () => {
+    let returned = 0;
+    const table = new FrozenTable(toBfloat16(values), [4, 3], () => void returned++);
+    expect(returned).toBe(0);
+    const row = table.rows([2]);
+    expect([...row.dataSync()]).toEqual([...rounded.subarray(6, 9)]);
+    row.dispose();
+    table.dispose();
+    table.dispose();
+    new FrozenTable(values, [4, 3], () => void returned++);
+    expect(returned).toBe(2);
+  });
+
   it('is a parameter: named, saved, not trained', async () => {
     const table = new FrozenTable(values, [4, 3]);
     expect([...namedParams({ embed: { weight: table } }).keys()]).toEqual(['embed.weight']);

@@ -8,10 +8,15 @@ export class FrozenTable {
   private halves: Uint16Array;
 
   /**
-   * @param values row-major `[rows, d]`; rounded to bfloat16 if they are float32
-   * @param shape  `[rows, d]`
+   * @param values  row-major `[rows, d]`; rounded to bfloat16 if they are float32
+   * @param shape   `[rows, d]`
+   * @param release where given, the values need not be copied: they stay as they are until this is called, once
    */
-  constructor(values: FrozenValues, shape: readonly [number, number]) {
+  constructor(
+    values: FrozenValues,
+    shape: readonly [number, number],
+    private release?: () => void,
+  ) {
     if (values.length !== shape[0] * shape[1]) {
       throw new Error(
         `FrozenTable: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +
@@ -19,7 +24,11 @@ export class FrozenTable {
       );
     }
     this.shape = shape;
-    this.halves = values instanceof Float32Array ? toBfloat16(values) : Uint16Array.from(values);
+    if (release && values instanceof Uint16Array) this.halves = values;
+    else {
+      this.halves = values instanceof Float32Array ? toBfloat16(values) : values.slice();
+      this.letGo();
+    }
   }
 
   /** Bytes the table occupies. */
@@ -45,5 +54,11 @@ export class FrozenTable {
 
   dispose(): void {
     this.halves = new Uint16Array(0);
+    this.letGo();
+  }
+
+  private letGo(): void {
+    this.release?.();
+    this.release = undefined;
   }
 }

@@ -141,6 +141,27 @@ describeBackends('FrozenMatrix', () => {
     }
   });
 
+  it('uses values that are lent until it gives them back, once', async () => {
+    for (const given of [weight.values, toBfloat16(weight.values)]) {
+      for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
+        let returned = 0;
+        const lent = given.slice();
+        const frozen = new FrozenMatrix(lent, [4, WIDTH], precision, () => void (lent.fill(0), returned++));
+        const copy = new FrozenMatrix(given, [4, WIDTH], precision);
+        for (const transpose of [true, false, true]) {
+          const x = tf.ones<tf.Rank.R2>([transpose ? 2 : 3, transpose ? 4 : WIDTH]);
+          const [a, b] = [frozen.multiply(x, transpose), copy.multiply(x, transpose)];
+          expectClose(a, b, { atol: 1e-6 });
+          tf.dispose([x, a, b]);
+        }
+        expect(await frozen.data()).toEqual(await copy.data());
+        frozen.dispose();
+        copy.dispose();
+        expect(returned).toBe(1);
+      }
+    }
+  });
+
   it('holds int8 in steps of its own for each row, and multiplies by what it holds', async () => {
     const [out, inputs] = [300, 1500]; // more than a panel
     const wide = normal(6, [out, inputs]);

@@ -21,8 +21,8 @@ export interface Weights {
   readonly names: readonly string[];
   info(name: string): { readonly shape: readonly number[]; readonly dtype?: string };
   read(name: string): Promise<Values>;
-  /** Gives the bytes of a tensor, which are valid until the function returns; absent where there are only values. */
-  use?<T>(name: string, take: (bytes: Uint8Array) => T): Promise<T>;
+  /** The bytes of a tensor, to be used until they are closed; absent where there are only values. */
+  borrow?(name: string): Promise<{ readonly bytes: Uint8Array; close(): void }>;
 }
 
 /** How weights become a model. */
@@ -73,18 +73,27 @@ export async function readTransformer(
   let packedHead: FrozenMatrix | undefined;
   try {
     for (const [stored, parts] of locate(config, names, weights, what)) {
-      await withValues(weights, stored, freeze !== undefined, (data) => {
+      const lent = freeze && (await borrow(weights, stored));
+      const data = lent?.values ?? (await weights.read(stored)).data;
+      let keeps = false;
+      try {
         for (const { name, shape, source } of parts) {
-          const want = shapes[name]!;
+          const want = shapes[name]! as [number, number];
           const values = withRows(take(data, shape, source), shape, want);
-          const matrix = () => new FrozenMatrix(values, want as [number, number], freeze);
+          const isLent = values === lent?.values;
+          // Frozen, values may be kept as they are: lent ones until they are given back, and those that were put together here.
+          const release = isLent ? lent.close : values === data ? undefined : () => undefined;
           const isTable = name === 'embed.weight' && freeze !== undefined && freeze !== 'float32';
-          if (isTable && config.tiedHead) packedHead = matrix();
-          if (isTable) params.set(name, new FrozenTable(values, want as [number, number]));
-          else if (freeze && isMatrix(name, shape)) params.set(name, matrix());
-          else params.set(name, variable(widened(values), want));
+          const isFrozen = isTable || (freeze !== undefined && isMatrix(name, shape));
+          if (isTable && config.tiedHead) packedHead = new FrozenMatrix(values, want, freeze);
+          if (isTable) params.set(name, new FrozenTable(values, want, release));
+          else if (isFrozen) params.set(name, new FrozenMatrix(values, want, freeze, release));
+          else params.set(name, variable(widened(isLent ? values.slice() : values), want));
+          keeps ||= isFrozen && isLent;
         }
-      });
+      } finally {
+        if (!keeps) lent?.close();
+      }
     }
   } catch (error) {
     packedHead?.dispose();
@@ -151,22 +160,18 @@ function storedShape([rows = 1, ...rest]: readonly number[], { transposed, part 
   return transposed ? whole.reverse() : whole;
 }
 
-/** Values of a stored tensor for as long as a function takes them; with `bits` those in bfloat16 are not widened. */
-async function withValues(
-  weights: Weights,
-  name: string,
-  bits: boolean,
-  take: (data: FrozenValues | Values['data']) => void,
-): Promise<void> {
-  if (!bits || !weights.use || weights.info(name).dtype !== 'BF16') return take((await weights.read(name)).data);
-  await weights.use(name, (bytes) => {
-    const { buffer, byteOffset, length } = inPairs(bytes);
-    take(new Uint16Array(buffer, byteOffset, length / 2));
-  });
+/** Values of a tensor as the checkpoint holds them, where it lends them in a type that can be used so. */
+async function borrow(weights: Weights, name: string): Promise<{ values: FrozenValues; close(): void } | undefined> {
+  const Values = { F32: Float32Array, BF16: Uint16Array }[weights.info(name).dtype ?? ''];
+  const lent = Values && (await weights.borrow?.(name));
+  if (!lent) return undefined;
+  const { buffer, byteOffset, byteLength } = lent.bytes;
+  const { BYTES_PER_ELEMENT: each } = Values;
+  if (byteOffset % each === 0)
+    return { values: new Values(buffer as ArrayBuffer, byteOffset, byteLength / each), close: lent.close };
+  lent.close();
+  return undefined;
 }
-
-/** The same bytes where they can be read in pairs. */
-const inPairs = (bytes: Uint8Array): Uint8Array => (bytes.byteOffset % 2 ? bytes.slice() : bytes);
 
 /** A parameter's values, row-major, out of the tensor that holds it; the bits of bfloat16 stay what they are. */
 function take(
@@ -181,6 +186,14 @@ function take(
   const values = new (isBits ? Uint16Array : Float32Array)(rows * width);
   const run = rows / turns;
   const columns = rows * of;
+  if (!transposed && (isBits || data instanceof Float32Array)) {
+    // Whole rows follow each other: as many as a turn has at a time.
+    for (let turn = 0; turn < turns; turn++) {
+      const from = (turn * of + index) * run * width;
+      values.set(data.subarray(from, from + run * width), turn * run * width);
+    }
+    return values;
+  }
   for (let row = 0; row < rows; row++) {
     const from = (Math.floor(row / run) * of + index) * run + (row % run);
     for (let i = 0; i < width; i++) {
