@@ -51,6 +51,11 @@ export function setThreads(threads: number): void {
   openMp.set(threads);
 }
 
+/** Threads of OpenMP; nothing where oneDNN does not run on it. */
+export function openMpThreads(): number | undefined {
+  return openMp?.get();
+}
+
 /** Threads in use by operations called from this thread. */
 export function nativeThreads(): number {
   return openMp?.get() ?? availableParallelism();

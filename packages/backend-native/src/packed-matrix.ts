@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs-core';
+import { fewRows, MOST_ROWS } from './few-rows';
 import { factor, inHalves, product, type Operand, type ProductOptions } from './kernels/product';
 import type { NativeBackend } from './native-backend';
 import { ARG, BF16, F32, S8, U8, type Layout, type OneDnn, type Primitive } from './onednn';
@@ -273,6 +274,7 @@ class PanelMatrix implements NativePackedMatrix {
       backend.values(y).fill(0);
       return y;
     }
+    if (!transpose && this.multiplyFew(rows, y)) return y;
     // A row's factor is that of a column of the result, or transposed of a column of what is multiplied.
     const x = transpose && scales ? this.scaled(rows, scales, backend.output(rows.shape)) : rows;
     const count = Math.max(1, Math.floor(PANEL / inputs));
@@ -308,6 +310,22 @@ class PanelMatrix implements NativePackedMatrix {
     this.narrow?.held.free();
     if (this.narrow?.scales) this.backend.pool.release(this.narrow.scales);
     this.narrow = undefined;
+  }
+
+  /** The product of a few rows, where there is code for it. */
+  private multiplyFew(rows: tf.TensorInfo, y: tf.TensorInfo): boolean {
+    const { backend, shape } = this;
+    const { held, width, scales } = this.narrow!;
+    const m = rows.shape[0]!;
+    if (m > 2 * MOST_ROWS) return false;
+    const isa = backend.dnn.cpuIsa();
+    for (let from = 0; from < m; from += MOST_ROWS) {
+      const product = fewRows(isa, width, Math.min(MOST_ROWS, m - from), shape);
+      if (!product) return false;
+      const [x, z] = [backend.address(rows) + 4 * from * shape[1], backend.address(y) + 4 * from * shape[0]];
+      product.multiply(backend.pool.address(held.data), x, z, scales && backend.pool.address(scales));
+    }
+    return true;
   }
 
   /** Where n elements lie as float32: in the panel, if they are bytes. */

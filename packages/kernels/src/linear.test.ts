@@ -194,6 +194,35 @@ describeBackends('FrozenMatrix', () => {
     });
   });
 
+  it('multiplies few rows as it does many', () => {
+    // Outputs and inputs with and without a rest; the last four rows of many are few again.
+    for (const [out, inputs] of [
+      [1, 32],
+      [17, 64],
+      [130, 96],
+      [96, 100],
+    ] as const) {
+      const w = normal(9, [out, inputs]);
+      for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
+        const frozen = new FrozenMatrix(w.values, [out, inputs], precision);
+        const x = toTensor(normal(10, [40, inputs])) as tf.Tensor2D;
+        const all = frozen.multiply(x);
+        for (const rows of [1, 2, 3, 4, 5, 8, 9]) {
+          const few = tf.slice(x, [7, 0], [rows, inputs]);
+          const [y, want] = [frozen.multiply(few), tf.slice(all, [7, 0], [rows, out])];
+          // Where bfloat16 is multiplied as it is, the rows are rounded too, alike or not at all.
+          expectClose(y, want, {
+            rtol: precision === 'bfloat16' ? 2e-2 : 2e-6,
+            atol: precision === 'bfloat16' ? 5e-2 : 2e-5,
+          });
+          tf.dispose([few, y, want]);
+        }
+        frozen.dispose();
+        tf.dispose([x, all]);
+      }
+    }
+  });
+
   it('refuses values of another size', () => {
     expect(() => new FrozenMatrix(weight.values, [5, WIDTH])).toThrow(/5 x 5 = 25 numbers, got 20/);
   });
