@@ -66,7 +66,10 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   const files = await fs.readdir(path);
   if (files.includes(indexFile)) return openShards(path, join(path, indexFile), options);
   if (files.includes(modelFile)) return openFiles([join(path, modelFile)], options);
-  throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`);
+  const pickle = files.find((file) => /\.bin$/.test(file));
+  const instead =
+    pickle && `${pickle} beside it is a pickle; save the model again, in transformers with safe_serialization=True`;
+  throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`, instead);
 }
 
 /** All tensors of a checkpoint as float32, whatever they are stored as. @param keep leave out those it refuses */
@@ -279,6 +282,6 @@ function intoShards(
   return shards;
 }
 
-function missing(path: string, expected: string): Error {
-  return new Error(`${path} does not exist or cannot be read: ${expected} expected. Check the path.`);
+function missing(path: string, expected: string, fix = 'Check the path'): Error {
+  return new Error(`${path} does not exist or cannot be read: ${expected} expected. ${fix}.`);
 }

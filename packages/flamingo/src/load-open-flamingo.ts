@@ -1,6 +1,13 @@
 import { openCheckpoint, openTorchCheckpoint, type FloatTensor, type OpenCheckpoint } from '@flamingo-ts/checkpoint';
 import { gatedXAttnFromOpenFlamingo, interleaveShapes, type InterleaveConfig } from '@flamingo-ts/gated-xattn';
-import { expectState, FrozenMatrix, type FrozenPrecision, type Parameter, type ParamTree } from '@flamingo-ts/kernels';
+import {
+  expectState,
+  FrozenMatrix,
+  variableOf,
+  type FrozenPrecision,
+  type Parameter,
+  type ParamTree,
+} from '@flamingo-ts/kernels';
 import type { CausalLM, LMContext } from '@flamingo-ts/lm-core';
 import { resamplerFromOpenFlamingo, resamplerShapes, type ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
 import * as tf from '@tensorflow/tfjs-core';
@@ -229,13 +236,13 @@ async function load<C extends LMContext>(
       const packed = freeze && shape.length === 2 && name.endsWith('.weight');
       params.set(
         `${prefix}.${name}`,
-        packed ? new FrozenMatrix(data, shape as [number, number], freeze) : variable(data, shape),
+        packed ? new FrozenMatrix(data, shape as [number, number], freeze) : variableOf(data, shape),
       );
     }
   };
   try {
     const offsets = await markOffsets(contents, whole, [tokens.image, tokens.endOfChunk]);
-    params.set('tokenOffsets', variable(offsets, [2, form.lm.hiddenSize]));
+    params.set('tokenOffsets', variableOf(offsets, [2, form.lm.hiddenSize]));
     put('resampler', resamplerFromOpenFlamingo(await floats(checkpoint, contents.resampler)));
     for (const [i, [, names]] of contents.gated.entries()) {
       put(`xattn.blocks.${i}`, gatedXAttnFromOpenFlamingo(await floats(checkpoint, names)));
@@ -410,10 +417,6 @@ async function floats(checkpoint: OpenFlamingoCheckpoint, names: ReadonlyMap<str
     state[name] = { shape, data: data instanceof Float32Array ? data : Float32Array.from(data, Number) };
   }
   return state;
-}
-
-function variable(data: Float32Array, shape: readonly number[]): tf.Variable {
-  return tf.tidy(() => tf.variable(tf.tensor(data, [...shape])));
 }
 
 /** A tree of parameters from their dotted names; numbers are places in a list. */

@@ -35,8 +35,10 @@ export {
   linearSpec,
   loadParams,
   normalSpec,
+  paramsFrom,
   ParamSpec,
   shapesOf,
+  variableOf,
   type MakeOptions,
   type Packing,
   type ParamsOf,
@@ -75,4 +77,5 @@ export {
   type WeightStandardisedConv2dParams,
 } from './standardise-weight';
 export { sumRows } from './sum-rows';
+export { lentValues, type LentValues, type WeightSource } from './weight-source';
 export { writeRows } from './write-rows';

@@ -94,10 +94,18 @@ export function loadParams<T extends SpecTree>(
   return makeParams(specs, (_, name) => {
     const values = state[name]!;
     const made = make?.(name, values);
-    return made === undefined
-      ? tf.tidy(() => tf.variable(tf.tensor(values.data, [...values.shape])))
-      : (made ?? undefined);
+    return made === undefined ? variableOf(values.data, values.shape) : (made ?? undefined);
   });
+}
+
+/** Parameters that were made one by one, by dotted name, as the tree that specs describe. */
+export function paramsFrom<T extends SpecTree>(specs: T, params: ReadonlyMap<string, Parameter>): ParamsOf<T> {
+  return makeParams(specs, (_, name) => params.get(name));
+}
+
+/** A variable of these values. */
+export function variableOf(values: Float32Array, shape: readonly number[]): tf.Variable {
+  return tf.tidy(() => tf.variable(tf.tensor(values, [...shape])));
 }
 
 function makeParams<T extends SpecTree>(

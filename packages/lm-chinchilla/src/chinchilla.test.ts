@@ -24,6 +24,7 @@ import {
   chinchillaShapes,
   initChinchilla,
   loadChinchilla,
+  loadFrozenChinchilla,
   type ChinchillaConfig,
 } from './index';
 
@@ -219,6 +220,30 @@ describeBackends('Chinchilla', (backend) => {
       frozen.dispose();
     });
     lm.dispose();
+  });
+
+  it('is frozen while it is read, as freeze does afterwards', async () => {
+    await expectNoLeak(async () => {
+      const lm = fresh();
+      const state = await stateOf(lm.params);
+      const names = Object.keys(state);
+      const source = { names, info: (name: string) => state[name]!, read: async (name: string) => state[name]! };
+      for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
+        const frozen = await loadChinchilla(small, state).freeze(precision);
+        const read = await loadFrozenChinchilla(small, source, precision);
+        const tokens = tf.tensor2d([1, 2, 3, 4], [1, 4], 'int32');
+        const [a, b] = [frozen, read].map((m) => tf.tidy(() => m.logits(hiddenStates(m, tokens, {}))));
+        expectClose(a!, b!, { atol: 0 });
+        tf.dispose([tokens, a!, b!]);
+        frozen.dispose();
+        read.dispose();
+      }
+      const lacking = { ...source, names: names.slice(1) };
+      await expect(loadFrozenChinchilla(small, lacking, 'int8', 'a file')).rejects.toThrow(
+        /a file.*missing \(1\): embed/,
+      );
+      lm.dispose();
+    });
   });
 
   it('saves and loads by name', async () => {

@@ -7,23 +7,30 @@ import {
   expectKeys,
   expectShape,
   expectSizes,
+  expectState,
   freezeParams,
   freshParams,
   FrozenMatrix,
   FrozenTable,
+  lentValues,
   linear,
   linearAdd,
   mlp,
   linearSpec,
   loadParams,
   normalSpec,
+  paramsFrom,
   relativeScores,
   rmsNorm,
   shapesOf,
+  variableOf,
+  widened,
   type Activation,
   type FrozenPrecision,
+  type Parameter,
   type Random,
   type StateTensor,
+  type WeightSource,
 } from '@flamingo-ts/kernels';
 import type { CausalLM, KVCache, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 
@@ -134,6 +141,11 @@ function chinchillaSpecs(config: ChinchillaConfig) {
     })),
     final_norm: norm,
   };
+}
+
+/** Whether a parameter may be packed. */
+function isMatrix(name: string, shape: readonly number[]): boolean {
+  return shape.length === 2 && /^layers\..*\.weight$/.test(name);
 }
 
 /** Shape of every parameter by name, without making any: what counts parameters and plans memory. */
@@ -326,8 +338,7 @@ export class Chinchilla implements CausalLM {
    * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and the head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
-    const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && /^layers\..*\.weight$/.test(name);
-    const params = await freezeParams(this.params, isMatrix, precision);
+    const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
     this.disposeTables();
     const { weight } = params.embed;
     if (precision === 'float32' || weight instanceof FrozenTable) return new Chinchilla(this.config, params, this.head);
@@ -420,4 +431,45 @@ export function loadChinchilla(
   what = 'Chinchilla',
 ): Chinchilla {
   return new Chinchilla(config, loadParams(chinchillaSpecs(config), state, { what }));
+}
+
+/**
+ * A model with the weights of a checkpoint, frozen as it is read: for shapes that do not fit into memory as float32.
+ *
+ * @param source    an open checkpoint whose names are those of `chinchillaShapes`
+ * @param precision how its matrices are held; with bfloat16 what the checkpoint lends as such is used where it lies
+ * @param what      named in errors: the file
+ */
+export async function loadFrozenChinchilla(
+  config: ChinchillaConfig,
+  source: WeightSource,
+  precision: FrozenPrecision,
+  what = 'Chinchilla',
+): Promise<Chinchilla> {
+  const shapes = chinchillaShapes(config);
+  const given = source.names.map((name) => [name, { ...source.info(name), data: new Float32Array(0) }] as const);
+  expectState(shapes, Object.fromEntries(given), { what });
+  const params = new Map<string, Parameter>();
+  let head: FrozenMatrix | undefined;
+  try {
+    for (const [name, shape] of Object.entries(shapes)) {
+      const lent = await lentValues(source, name);
+      const { data = [] } = lent ? {} : await source.read(name);
+      const values = lent?.values ?? (data instanceof Float32Array ? data : Float32Array.from(data, Number));
+      const [rows, width] = shape as [number, number];
+      if (name === 'embed.weight' && precision !== 'float32') {
+        head = new FrozenMatrix(values, [rows, width], precision);
+        params.set(name, new FrozenTable(values, [rows, width], lent?.close));
+      } else if (isMatrix(name, shape))
+        params.set(name, new FrozenMatrix(values, [rows, width], precision, lent?.close));
+      else {
+        params.set(name, variableOf(widened(values).slice(), shape));
+        lent?.close();
+      }
+    }
+  } catch (error) {
+    for (const p of [...params.values(), ...(head ? [head] : [])]) p.dispose();
+    throw error;
+  }
+  return new Chinchilla(config, paramsFrom(chinchillaSpecs(config), params), head);
 }

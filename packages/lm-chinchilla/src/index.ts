@@ -6,6 +6,7 @@ export {
   chinchillaShapes,
   initChinchilla,
   loadChinchilla,
+  loadFrozenChinchilla,
   type ChinchillaConfig,
   type ChinchillaLayerParams,
   type ChinchillaParams,

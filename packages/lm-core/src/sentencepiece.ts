@@ -24,19 +24,20 @@ interface Piece {
  * `loadTokenizer` and `withSpecialTokens`. BPE models, LLaMA's among them, and unigram models without byte fallback.
  *
  * The unknown piece and control pieces (`<s>`) become special tokens. As in Hugging Face's LlamaTokenizer, special tokens
- * written in a text count, and what stands between them is encoded as a text of its own. A model file has no template:
- * `addSpecialTokens` adds nothing, so put `tokenId('<s>')` first where the language model wants it. An unknown piece is
- * decoded as itself (`<unk>`), not as SentencePiece's `⁇`.
+ * written in a text count, and what stands between them is encoded as a text of its own. An unknown piece is decoded as
+ * itself (`<unk>`), not as SentencePiece's `⁇`.
  *
  * User-defined pieces become added tokens. Two of their corners differ from SentencePiece: no blank goes before one that
  * is the whole text, and a unigram model too takes the first of two that overlap (`▁▁` in a run of blanks).
  *
  * @param bytes content of a `tokenizer.model`
  * @param what  named in errors: where it came from
+ * @param bos   the piece that `addSpecialTokens` puts before a text (`<s>`): the file does not say whether the language model
+ *   wants one. Default: it adds nothing
  * @throws Error for what is no such file, and for what a tokenizer.json cannot say: word and character models, Unicode
  *   normalisation (NFKC) by a compiled table, unigram with byte fallback
  */
-export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.model'): TokenizerJson {
+export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.model', bos?: string): TokenizerJson {
   const model = readModel(bytes, what);
   const byType = (type: number) => model.pieces.flatMap((piece, id) => (piece.type === type ? [{ ...piece, id }] : []));
   const userDefined = byType(USER_DEFINED);
@@ -52,11 +53,28 @@ export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.mode
     added_tokens: added_tokens.sort((a, b) => a.id - b.id),
     normalizer: normalizerJson(model, userDefined),
     pre_tokenizer: null,
-    post_processor: null,
+    post_processor: bos === undefined ? null : startingWith(bos, model, what),
     decoder: decoderJson(model),
     model: model.type === 'BPE' ? bpeJson(model) : unigramJson(model),
   };
   return json;
+}
+
+/** The template that puts a piece before a text. */
+function startingWith(bos: string, { pieces }: Model, what: string) {
+  const id = pieces.findIndex(({ text }) => text === bos);
+  if (id < 0) {
+    throw new Error(
+      `${what}: expected the piece ${bos}, to be put first, got ${pieces.length} pieces without it. Name another.`,
+    );
+  }
+  const [first, text] = [{ SpecialToken: { id: bos, type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }];
+  return {
+    type: 'TemplateProcessing',
+    single: [first, text],
+    pair: [first, text, { Sequence: { id: 'B', type_id: 0 } }],
+    special_tokens: { [bos]: { id: bos, ids: [id], tokens: [bos] } },
+  };
 }
 
 function bpeJson({ pieces, unknown, byteFallback }: Model) {

@@ -26,13 +26,21 @@ export function familyOf(json: HFConfigJson, what: string): Family {
   throw new Error(
     `${what}: model_type must be one of ${modelTypes.join(', ')}, got ${JSON.stringify(type) ?? 'nothing'}. ` +
       'Any other language model can be used as a CausalLM of your own: embed, blocks and logits, checked by ' +
-      'checkCausalLM of @flamingo-ts/lm-core.',
+      'checkCausalLM of @flamingo-ts/lm-core. A whole one is in docs/bring-your-own-llm.md of the repository.',
   );
 }
 
 /** What a config.json says, completed and checked. @param what named in errors: the file */
 export function transformerConfig(json: HFConfigJson, what = 'config.json'): TransformerConfig {
   const config = familyOf(json, what).config(new HFConfig(json, what));
+  const quantised = json['quantization_config'] as { readonly quant_method?: unknown } | null | undefined;
+  if (quantised) {
+    throw new Error(
+      `${what}: the weights must be float32, float16 or bfloat16, got quantised ones ` +
+        `(quantization_config: ${JSON.stringify(quantised.quant_method) ?? 'no quant_method'}). ` +
+        "Use the model that was quantised; freeze: 'int8' holds it in a quarter of the memory here.",
+    );
+  }
   checkConfig(config, what);
   return config;
 }

@@ -210,11 +210,21 @@ describeBackends('loadCausalLM', (backend) => {
       const name = new TextEncoder().encode(text);
       return [0x0a, name.length + 4, 0x0a, name.length, ...name, 0x18, type];
     };
-    const model = Uint8Array.from([piece('<unk>', 2), piece('▁one', 1), piece('▁two', 1)].flat());
+    const pieces = [piece('<unk>', 2), piece('▁one', 1), piece('▁two', 1), piece('<s>', 3), piece('<go>', 3)];
+    const model = Uint8Array.from(pieces.flat());
     await writeFile(join(folder, 'tokenizer.model'), model);
-    const { lm, tokenizer } = await loadCausalLM(folder);
-    expect(tokenizer!.encode('one two')).toEqual([1, 2]);
-    lm.dispose();
+    const begun = async (config?: object) => {
+      if (config) await writeFile(join(folder, 'tokenizer_config.json'), JSON.stringify(config));
+      const { lm, tokenizer } = await loadCausalLM(folder);
+      lm.dispose();
+      expect(tokenizer!.encode('one two')).toEqual([1, 2]);
+      return tokenizer!.encode('one two', { addSpecialTokens: true });
+    };
+    expect(await begun()).toEqual([3, 1, 2]);
+    expect(await begun({ add_bos_token: false, bos_token: '<s>' })).toEqual([1, 2]);
+    expect(await begun({ bos_token: { content: '<go>' } })).toEqual([4, 1, 2]);
+    await expect(begun({ bos_token: '<begin>' })).rejects.toThrow(/expected the piece <begin>, to be put first, got 5/);
+    await writeFile(join(folder, 'tokenizer_config.json'), '{}');
     await writeFile(join(folder, 'tokenizer.model'), model.subarray(1));
     await expect(loadCausalLM(folder)).rejects.toThrow(/tokenizer.model: expected a SentencePiece model/);
     await writeFile(join(folder, 'tokenizer.json'), JSON.stringify(trainByteLevelBPE([], { vocabSize: 256 })));
@@ -231,5 +241,7 @@ describeBackends('loadCausalLM', (backend) => {
     const empty = await folderOf('gpt2');
     await rm(join(empty, 'model.safetensors'));
     await expect(loadCausalLM(empty)).rejects.toThrow(/model.safetensors does not exist/);
+    await writeFile(join(empty, 'pytorch_model.bin'), '');
+    await expect(loadCausalLM(empty)).rejects.toThrow(/pytorch_model.bin beside it is a pickle; save the model again/);
   });
 });

@@ -134,7 +134,11 @@ async function readTokenizerJson(file: (name: string) => string): Promise<HFConf
   const json = await readJson(file('tokenizer.json'));
   if (json) return json;
   const model = await readBytes(file('tokenizer.model'));
-  return model && { ...sentencePieceTokenizer(model, file('tokenizer.model')) };
+  if (!model) return undefined;
+  // Hugging Face's LlamaTokenizer puts <s> first unless its configuration says otherwise.
+  const { add_bos_token: adds = true, bos_token: bos = '<s>' } = (await readJson(file('tokenizer_config.json'))) ?? {};
+  const name = typeof bos === 'string' ? bos : (bos as { readonly content?: string } | null)?.content;
+  return { ...sentencePieceTokenizer(model, file('tokenizer.model'), adds ? name : undefined) };
 }
 
 /** Content of a JSON file; undefined when it is not there. */

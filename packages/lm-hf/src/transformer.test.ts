@@ -342,9 +342,21 @@ describe('config.json', () => {
     [
       'an unknown family',
       { model_type: 'bloom' },
-      /model_type must be one of gpt2, opt, gpt_neox, llama, mpt, mosaic_gpt, got "bloom".*checkCausalLM/,
+      /model_type must be one of gpt2, opt, gpt_neox, llama, mpt, mosaic_gpt, got "bloom".*checkCausalLM.*bring-your-own-llm\.md/,
     ],
     ['no family', {}, /model_type must be one of .*got nothing/],
+    [
+      'quantised weights',
+      {
+        model_type: 'gpt2',
+        vocab_size: 50,
+        n_embd: 8,
+        n_layer: 1,
+        n_head: 2,
+        quantization_config: { quant_method: 'gptq' },
+      },
+      /the weights must be float32, float16 or bfloat16, got quantised ones \(quantization_config: "gptq"\)/,
+    ],
     ['a missing size', { ...configs['llama'], hidden_size: undefined }, /hidden_size must be a number, got nothing/],
     [
       'a size that is none',

@@ -14,10 +14,9 @@ import {
   linear,
   linearAdd,
   linearSpec,
-  mapTree,
   mlp,
   normalSpec,
-  ParamSpec,
+  paramsFrom,
   rmsNorm,
   rotary,
   shapesOf,
@@ -205,9 +204,8 @@ export function initTransformer(
 }
 
 /** Parameters gathered by name, as `transformerShapes` lists them. */
-export function paramsFrom(config: TransformerConfig, params: ReadonlyMap<string, Parameter>): TransformerParams {
-  const isSpec = (node: unknown): node is ParamSpec => node instanceof ParamSpec;
-  return mapTree(transformerSpecs(config), isSpec, (_, name) => params.get(name)!) as TransformerParams;
+export function gathered(config: TransformerConfig, params: ReadonlyMap<string, Parameter>): TransformerParams {
+  return paramsFrom(transformerSpecs(config), params);
 }
 
 /** Whether a parameter is multiplied by and so may be packed; rows of tables are looked up. */

@@ -1,29 +1,16 @@
-import * as tf from '@tensorflow/tfjs-core';
 import {
   FrozenMatrix,
   FrozenTable,
+  lentValues,
+  variableOf,
+  widened,
   type FrozenPrecision,
   type FrozenValues,
   type Parameter,
-  widened,
+  type WeightSource,
 } from '@flamingo-ts/kernels';
 import type { ModuleName, Names, Source } from './family';
-import { isMatrix, paramsFrom, Transformer, transformerShapes, type TransformerConfig } from './transformer';
-
-/** Values of a tensor as a file or a state holds them. */
-interface Values {
-  readonly shape: readonly number[];
-  readonly data: ArrayLike<number | bigint>;
-}
-
-/** A checkpoint whose tensors are read one by one, as `openCheckpoint` gives it. */
-export interface Weights {
-  readonly names: readonly string[];
-  info(name: string): { readonly shape: readonly number[]; readonly dtype?: string };
-  read(name: string): Promise<Values>;
-  /** The bytes of a tensor, to be used until they are closed; absent where there are only values. */
-  borrow?(name: string): Promise<{ readonly bytes: Uint8Array; close(): void }>;
-}
+import { gathered, isMatrix, Transformer, transformerShapes, type TransformerConfig } from './transformer';
 
 /** How weights become a model. */
 export interface ReadOptions {
@@ -56,7 +43,7 @@ interface Part {
 export async function readTransformer(
   config: TransformerConfig,
   names: Names,
-  weights: Weights,
+  weights: WeightSource,
   options: ReadOptions,
   what: string,
 ): Promise<Transformer> {
@@ -73,7 +60,7 @@ export async function readTransformer(
   let packedHead: FrozenMatrix | undefined;
   try {
     for (const [stored, parts] of locate(config, names, weights, what)) {
-      const lent = freeze && (await borrow(weights, stored));
+      const lent = freeze && (await lentValues(weights, stored));
       const data = lent?.values ?? (await weights.read(stored)).data;
       let keeps = false;
       try {
@@ -88,7 +75,7 @@ export async function readTransformer(
           if (isTable && config.tiedHead) packedHead = new FrozenMatrix(values, want, freeze);
           if (isTable) params.set(name, new FrozenTable(values, want, release));
           else if (isFrozen) params.set(name, new FrozenMatrix(values, want, freeze, release));
-          else params.set(name, variable(widened(isLent ? values.slice() : values), want));
+          else params.set(name, variableOf(widened(isLent ? values.slice() : values), want));
           keeps ||= isFrozen && isLent;
         }
       } finally {
@@ -100,11 +87,11 @@ export async function readTransformer(
     for (const p of params.values()) p.dispose();
     throw error;
   }
-  return new Transformer(grown, paramsFrom(grown, params), packedHead);
+  return new Transformer(grown, gathered(grown, params), packedHead);
 }
 
 /** Finds every parameter in the checkpoint and checks its shape there. @returns what each stored tensor holds, by its name */
-function locate(config: TransformerConfig, names: Names, weights: Weights, what: string): Map<string, Part[]> {
+function locate(config: TransformerConfig, names: Names, weights: WeightSource, what: string): Map<string, Part[]> {
   const has = new Set(weights.names);
   const located = new Map<string, Part[]>();
   const missing = new Set<string>();
@@ -160,22 +147,9 @@ function storedShape([rows = 1, ...rest]: readonly number[], { transposed, part 
   return transposed ? whole.reverse() : whole;
 }
 
-/** Values of a tensor as the checkpoint holds them, where it lends them in a type that can be used so. */
-async function borrow(weights: Weights, name: string): Promise<{ values: FrozenValues; close(): void } | undefined> {
-  const Values = { F32: Float32Array, BF16: Uint16Array }[weights.info(name).dtype ?? ''];
-  const lent = Values && (await weights.borrow?.(name));
-  if (!lent) return undefined;
-  const { buffer, byteOffset, byteLength } = lent.bytes;
-  const { BYTES_PER_ELEMENT: each } = Values;
-  if (byteOffset % each === 0)
-    return { values: new Values(buffer as ArrayBuffer, byteOffset, byteLength / each), close: lent.close };
-  lent.close();
-  return undefined;
-}
-
 /** A parameter's values, row-major, out of the tensor that holds it; the bits of bfloat16 stay what they are. */
 function take(
-  data: FrozenValues | Values['data'],
+  data: FrozenValues | ArrayLike<number | bigint>,
   shape: readonly number[],
   { transposed, part }: Source,
 ): FrozenValues {
@@ -217,8 +191,4 @@ function withRows(
   more.set(values);
   for (let i = values.length; i < more.length; i += width) more.set(mean, i);
   return more;
-}
-
-function variable(values: Float32Array, shape: readonly number[]): tf.Variable {
-  return tf.tidy(() => tf.variable(tf.tensor(values, [...shape])));
 }
