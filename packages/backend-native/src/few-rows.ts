@@ -156,8 +156,8 @@ const PAGE = 4096;
 let system: System | undefined | null;
 
 function systemFor(isa: string): System | undefined {
-  if (system === undefined) system = /^avx(2|512)/.test(isa) ? findSystem() : null;
-  return system ?? undefined;
+  if (system === undefined) system = findSystem();
+  return /^avx(2|512)/.test(isa) ? (system ?? undefined) : undefined;
 }
 
 function findSystem(): System | null {
