@@ -2,14 +2,16 @@
  * Writes a language model with random weights in bfloat16, as Hugging Face's folders are laid out, loads it and lets it answer:
  *
  *     npm run load-checkpoint -- [--size 3b|1.4b|tiny] [--freeze bfloat16|int8|float32] [--folder DIR] [--tokens N]
+ *         [--python PYTHON]
  *
  * Told are the speed of loading beside that of `cat FILE > /dev/null`, peak memory beside the bytes of the weights, and
- * the time of a token. The folder is written once and used again.
+ * the time of a token. The folder is written once and used again. With a Python that has PyTorch and transformers
+ * (or FLAMINGO_PEER_PYTHON), the same is told of them.
  */
 import { execFileSync, fork } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { writeSharded, type TensorToStore } from '@flamingo-ts/checkpoint';
@@ -186,6 +188,7 @@ const { values } = parseArgs({
     freeze: { type: 'string', default: 'bfloat16' },
     folder: { type: 'string' },
     tokens: { type: 'string', default: '12' },
+    python: { type: 'string', default: process.env['FLAMINGO_PEER_PYTHON'] },
     child: { type: 'boolean', default: false },
   },
 });
@@ -215,11 +218,19 @@ if (values.child) {
   const catSeconds = median([before, cat(), cat()]);
   const [gigabytes, mebibytes] = [bytes / 1e9, bytes / 2 ** 20];
   const rate = (seconds: number) => `${seconds.toFixed(2)} s, ${(gigabytes / seconds).toFixed(2)} GB/s`;
-  console.log(`${values.size} in bfloat16, ${gigabytes.toFixed(2)} GB; frozen as ${freeze} on ${r.backend}
-cat                  ${rate(catSeconds)}
-loading              ${rate(r.loadSeconds)}, ${(catSeconds / r.loadSeconds).toFixed(2)} of cat's speed
-peak when loaded     ${r.loadedMiB.toFixed(0)} MiB (${r.idleMiB.toFixed(0)} before), ${(r.loadedMiB / mebibytes).toFixed(3)} of the file
-first answer         ${r.firstSeconds.toFixed(2)} s for ${PROMPT.length} tokens
-a token              ${(1000 * r.tokenSeconds).toFixed(0)} ms
-peak in the end      ${r.peakMiB.toFixed(0)} MiB, ${(r.peakMiB / mebibytes).toFixed(3)} of the file`);
+  const share = (mib: number) => `${mib.toFixed(0)} MiB, ${(mib / mebibytes).toFixed(3)} of the file`;
+  const show = (report: Report) =>
+    console.log(`${report.backend}, ${freeze}
+  loading          ${rate(report.loadSeconds)}, ${(catSeconds / report.loadSeconds).toFixed(2)} of cat's speed
+  peak memory      ${share(report.loadedMiB)} (before: ${report.idleMiB.toFixed(0)} MiB)
+  first answer     ${report.firstSeconds.toFixed(2)} s for ${PROMPT.length} tokens
+  a token          ${(1000 * report.tokenSeconds).toFixed(0)} ms
+  peak in the end  ${share(report.peakMiB)}`);
+  console.log(`${size} in bfloat16, ${gigabytes.toFixed(2)} GB; cat: ${rate(catSeconds)}`);
+  show(r);
+  if (values.python) {
+    const script = join(import.meta.dirname, 'load-checkpoint-peer.py');
+    const args = [script, folder, freeze, values.tokens, String(availableParallelism())];
+    show(JSON.parse(execFileSync(values.python, args, { encoding: 'utf8' })) as Report);
+  }
 }

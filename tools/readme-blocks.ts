@@ -10,17 +10,24 @@ export interface Block {
   readonly line: number;
 }
 
-/** The fenced blocks of a markdown file, in order. */
+/**
+ * The fenced blocks of a markdown file, in order. One whose fence says so, as in `ts continued`, goes on with the block of
+ * its language before it: together they are one, on the lines of the first.
+ */
 export function blocksOf(file: string): Block[] {
   const blocks: Block[] = [];
-  let open: { language: string; line: number; lines: string[] } | undefined;
+  let open: { language: string; continued: boolean; line: number; lines: string[] } | undefined;
   for (const [i, text] of readFileSync(file, 'utf8').split('\n').entries()) {
-    const fence = /^```(\w*)/.exec(text);
+    const fence = /^```(\w*)( continued)?/.exec(text);
     if (fence && open) {
-      blocks.push({ language: open.language, code: open.lines.join('\n'), line: open.line });
+      const { language, continued, line, lines } = open;
+      const before = continued ? blocks.findLastIndex((block) => block.language === language) : blocks.length;
+      if (before < 0) throw new Error(`${file}:${line - 1}: this block continues none. Remove "continued".`);
+      const { code, line: first } = blocks[before] ?? { code: '', line };
+      blocks[before] = { language, code: code + lines.join('\n') + '\n', line: first };
       open = undefined;
     } else if (fence) {
-      open = { language: fence[1]!, line: i + 2, lines: [] };
+      open = { language: fence[1]!, continued: fence[2] !== undefined, line: i + 2, lines: [] };
     } else {
       open?.lines.push(text);
     }

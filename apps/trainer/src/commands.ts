@@ -224,6 +224,7 @@ async function start(file: string, flags: Pick<RunFlags, 'set'>): Promise<{ conf
   const config = loadConfig(file, flags.set);
   const backend = await useBackend(config.backend);
   process.stderr.write(`${backend.summary}\n`);
+  await (await import('./precision')).usePrecision(config.precision, backend.name);
   return { config, backend };
 }
 
@@ -233,10 +234,7 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   const stop = new StopSignal();
   try {
     const data = await (await recipe()).openData(config);
-    const { expectDatasets } = await import('./joint');
     try {
-      // The last stage needs them; said now, it costs nobody the stages before.
-      expectDatasets(config, data);
       await run({ config, data, stop, fresh: flags.fresh });
     } finally {
       reportSkipped(data);
@@ -270,6 +268,7 @@ interface QuickstartFlags {
 async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   const { quickstart, readResults } = await import('./quickstart');
   const { loadConfig } = await import('./config');
+  const { usePrecision } = await import('./precision');
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
   const slow = backend.name === 'wasm' || backend.name === 'cpu';
@@ -298,6 +297,7 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
         others.push(readResults(out));
         continue;
       }
+      await usePrecision(config.precision, backend.name);
       const startedAt = seed === first + flags.seeds - 1 ? flags.started : Date.now();
       const done = await quickstart({ config, backend, stop, fresh: flags.fresh, startedAt, others });
       others.unshift(done.results);

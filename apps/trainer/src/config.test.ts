@@ -31,7 +31,9 @@ describe('configuration', () => {
 
   it('lists what is known where nothing is near', () => {
     const value = changed((c) => Object.assign(c, { telescope: 1 }));
-    expect(() => parseConfig('my.yaml', value)).toThrow(/telescope: unknown key, expected one of: seed, backend, out/);
+    expect(() => parseConfig('my.yaml', value)).toThrow(
+      /telescope: unknown key, expected one of: seed, backend, precision, out/,
+    );
     const short = changed((c) => Object.assign(c, { nope: 1 }));
     expect(() => parseConfig('my.yaml', short)).toThrow(/nope: unknown key, expected one of: seed/);
   });

@@ -8,10 +8,12 @@ const positive = z.number().int().positive();
 const share = z.number().min(0).max(1);
 const path = z.string().min(1);
 
-/** Learning rate over a stage: linear warm-up, constant, then linear to `finalShare` of the top. */
+/** Learning rate over a stage: linear warm-up, constant, then down to `finalShare` of the top. */
 const schedule = z.strictObject({
   learningRate: z.number().positive(),
   warmupSteps: z.number().int().min(0),
+  /** What it goes down along; left out: a line. Not a default: checkpoints of before stay those of the same configuration. */
+  schedule: z.enum(['linear', 'cosine']).optional(),
   /** Share of the steps after which the decay begins. */
   decayFrom: share.default(0),
   /** Rate at the last step, as a share of the top. */
@@ -73,6 +75,8 @@ export type DatasetName = (typeof datasetNames)[number];
 const configSchema = z.strictObject({
   seed: z.number().int().min(0).default(0),
   backend: z.enum(['auto', 'tensorflow', 'native', 'wasm', 'webgpu', 'cpu']).default('auto'),
+  /** What the factors of large products are rounded to; sums, and all that is trained, are float32 either way. */
+  precision: z.enum(['float32', 'bfloat16']).default('float32'),
   /** Folder for checkpoints, metrics and the report; relative to the place the command runs in. */
   out: z.string().min(1),
   data: z.discriminatedUnion('kind', [
@@ -85,6 +89,8 @@ const configSchema = z.strictObject({
     /** Data sets by their paths: shards, or anything else that `flamingo data check` reads. */
     z.strictObject({
       kind: z.literal('shards'),
+      /** What the language model learns from, in place of the texts of the other sets. */
+      text: path.optional(),
       pages: path.optional(),
       pairs: path.optional(),
       descriptions: path.optional(),
@@ -108,6 +114,10 @@ const configSchema = z.strictObject({
     tokenizerPages: positive,
     batch: positive,
     maxTokens: positive,
+    /** Rows are cut from one stream of documents, without padding; left out: a page for each row, cut to maxTokens. */
+    packed: z.boolean().optional(),
+    /** A token `<BOS>` begins every text, in the stages after too; left out: none does. */
+    bos: z.boolean().optional(),
     train: optimizer,
   }),
   flamingo: z.strictObject({
@@ -170,8 +180,9 @@ export function loadConfig(file: string, overrides: Readonly<Record<string, unkn
 function resolvePaths(data: Config['data'], folder: string): Config['data'] {
   if (data.kind === 'folder') return { ...data, path: resolve(folder, data.path) };
   if (data.kind === 'emoji') return data;
-  const sets = datasetNames.flatMap((name) => (data[name] ? [[name, resolve(folder, data[name])]] : []));
-  return { kind: 'shards', ...(Object.fromEntries(sets) as Partial<Record<DatasetName, string>>) };
+  const names = ['text', ...datasetNames] as const;
+  const sets = names.flatMap((name) => (data[name] ? [[name, resolve(folder, data[name])]] : []));
+  return { kind: 'shards', ...(Object.fromEntries(sets) as Partial<Record<(typeof names)[number], string>>) };
 }
 
 /** Checks a configuration that is already an object; `where` names it in errors. */

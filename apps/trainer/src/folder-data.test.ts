@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Random } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FolderData } from './folder-data';
@@ -72,7 +73,11 @@ describe('a folder of data', () => {
 
   it('says what a folder must hold', () => {
     rmSync(join(folder, 'pairs.jsonl'));
-    expect(() => FolderData.open(folder, 8, 4)).toThrow(/expected pairs\.jsonl or descriptions\.jsonl/);
+    expect(() => FolderData.open(folder, 8, 4)).toThrow(/expected text in pages\.jsonl, .*got none\. Write one line/);
+    lines('pages', { parts: [{ text: 'Text alone.' }] });
+    const text = FolderData.open(folder, 8, 4);
+    expect(text.textPage(new Random(0))).toBe('Text alone.');
+    expect(() => text.altTextVocabulary()).toThrow(/expected pairs\.jsonl or descriptions\.jsonl .*got neither/);
     expect(() => FolderData.open(join(folder, 'none'), 8, 4)).toThrow(/none: there is no such folder.*data\.path/);
   });
 });

@@ -4,7 +4,7 @@ import { evenlySpread, ImageDecoder, type Document, type DocumentSource } from '
 import type { Random } from '@flamingo-ts/kernels';
 import { z } from 'zod';
 import { datasetNames, type DatasetName } from './config';
-import type { Frames, MediaKey, TrainingData } from './training-data';
+import { textInTurn, type Frames, type MediaKey, type TrainingData } from './training-data';
 
 const pair = z.strictObject({ image: z.string().min(1), text: z.string().min(1) });
 const clip = z.strictObject({ frames: z.array(z.string().min(1)).min(1), text: z.string().min(1) });
@@ -75,13 +75,14 @@ export class FolderData implements TrainingData {
       const lines = readLines(folder, name);
       if (lines.length > 0) documents[name] = lines.map((line) => documentOf(name, line, framesPerClip));
     }
-    if (!documents.pairs && !documents.descriptions) {
+    const data = new FolderData(folder, imageSize, documents, readLines(folder, 'eval'));
+    if (data.texts.every((text) => text === '')) {
       throw new Error(
-        `Data folder ${folder}: expected pairs.jsonl or descriptions.jsonl (the vision encoder learns from pairs), ` +
-          'got neither. Write one line for each picture: {"image": "pictures/1.jpg", "text": "a red car"}.',
+        `Data folder ${folder}: expected text in ${datasetNames.map((name) => `${name}.jsonl`).join(', ')}, got none. ` +
+          'Write one line for each document, for example in pages.jsonl: {"parts": [{"text": "Some text."}]}.',
       );
     }
-    return new FolderData(folder, imageSize, documents, readLines(folder, 'eval'));
+    return data;
   }
 
   get skipped(): readonly string[] {
@@ -89,6 +90,12 @@ export class FolderData implements TrainingData {
   }
 
   altTextVocabulary(): readonly string[] {
+    if (this.pictures.length === 0) {
+      throw new Error(
+        `Data folder ${this.folder}: expected pairs.jsonl or descriptions.jsonl (the vision encoder learns from pairs), ` +
+          'got neither. Write one line for each picture: {"image": "pictures/1.jpg", "text": "a red car"}.',
+      );
+    }
     return [...new Set(this.pictures.flatMap((p) => p.words))].sort();
   }
 
@@ -98,6 +105,10 @@ export class FolderData implements TrainingData {
 
   textPage(random: Random): string {
     return this.texts[random.int(this.texts.length)]!;
+  }
+
+  textAt(place: number, seed: number): Promise<string> {
+    return Promise.resolve(this.texts[textInTurn(place, this.texts.length, seed)]!);
   }
 
   documents(dataset: DatasetName): DocumentSource | undefined {

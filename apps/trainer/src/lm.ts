@@ -14,6 +14,7 @@ import {
 } from '@flamingo-ts/lm-core';
 import { loadCausalLM } from '@flamingo-ts/lm-hf';
 import type { Config } from './config';
+import { PackedText, type TextCursor } from './packed-text';
 import type { Objective } from './stage';
 import type { TrainingData } from './training-data';
 
@@ -21,11 +22,14 @@ import type { TrainingData } from './training-data';
 export const IMAGE = '<image>';
 export const END_OF_CHUNK = '<EOC>';
 export const END_OF_TEXT = '<EOS>';
+export const BEGIN_OF_TEXT = '<BOS>';
 const SPECIAL_TOKENS = [END_OF_TEXT, IMAGE, END_OF_CHUNK];
 
 /** Ids of the special tokens of a tokenizer made here. */
 export function specialIds(tokenizer: Tokenizer): SpecialTokens {
+  const bos = tokenizer.tokenId(BEGIN_OF_TEXT);
   return {
+    ...(bos !== undefined && { bos }),
     image: requireToken(tokenizer, IMAGE),
     endOfChunk: requireToken(tokenizer, END_OF_CHUNK),
     eos: requireToken(tokenizer, END_OF_TEXT),
@@ -37,7 +41,8 @@ export function specialIds(tokenizer: Tokenizer): SpecialTokens {
 export function trainTokenizer(config: Config, data: TrainingData): TokenizerJson {
   const random = new Random(config.seed).fork('tokenizer');
   const pages = Array.from({ length: config.lm.tokenizerPages }, () => data.textPage(random));
-  return trainByteLevelBPE(pages, { vocabSize: config.lm.model.vocabSize, specialTokens: SPECIAL_TOKENS });
+  const specialTokens = [...SPECIAL_TOKENS, ...(config.lm.bos ? [BEGIN_OF_TEXT] : [])];
+  return trainByteLevelBPE(pages, { vocabSize: config.lm.model.vocabSize, specialTokens });
 }
 
 type DisposableLM = CausalLM & { dispose(): void };
@@ -85,21 +90,49 @@ export class LanguageModel<M extends DisposableLM = DisposableLM> {
   }
 }
 
-/** Next-token prediction on pages of text, each ended by `<EOS>` and cut to `maxTokens`. */
+/**
+ * Next-token prediction on text, each document begun by `<BOS>`, where there is one, and ended by `<EOS>`: one document for
+ * each row, cut to `maxTokens`, or rows without padding cut from one stream of them.
+ */
 export function languageObjective(model: LanguageModel<Chinchilla>, config: Config, data: TrainingData): Objective {
-  const { batch, maxTokens } = config.lm;
-  const random = new Random(config.seed);
-  const eos = requireToken(model.tokenizer, END_OF_TEXT);
-  return {
+  const { seed } = config;
+  const { batch, maxTokens, packed } = config.lm;
+  const { bos, eos } = model.special;
+  const tokensOf = (text: string) => [...(bos === undefined ? [] : [bos]), ...model.tokenizer.encode(text), eos];
+  const learns = {
     params: variables(model.lm.params),
-    decays: (_, shape) => shape.length > 1,
+    decays: (_: string, shape: readonly number[]) => shape.length > 1,
+  };
+  const losses = (rows: readonly (readonly number[])[]) => {
+    const text = nextTokenBatch(rows);
+    return () => [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }];
+  };
+  if (packed) {
+    const document = async (place: number) => {
+      const text = await data.textAt(place, seed);
+      return text === '' ? [] : tokensOf(text);
+    };
+    let stream = new PackedText(document);
+    return {
+      ...learns,
+      resume(cursor) {
+        stream = new PackedText(document, cursor as TextCursor);
+      },
+      async prepare() {
+        const { rows, cursor } = await stream.next(batch, maxTokens + 1);
+        return { losses: losses(rows), cursor };
+      },
+      // All of it happens on this thread: what was asked for has to be there before a step computes.
+      settled: () => stream.settled(),
+    };
+  }
+  const random = new Random(seed);
+  return {
+    ...learns,
     async prepare(step) {
       const own = random.fork(`lm ${step}`);
-      const rows = Array.from({ length: batch }, () =>
-        [...model.tokenizer.encode(data.textPage(own)), eos].slice(0, maxTokens + 1),
-      );
-      const text = nextTokenBatch(rows);
-      return { losses: () => [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }] };
+      const rows = Array.from({ length: batch }, () => tokensOf(data.textPage(own)).slice(0, maxTokens + 1));
+      return { losses: losses(rows) };
     },
   };
 }

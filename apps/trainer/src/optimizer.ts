@@ -1,12 +1,21 @@
-import { adamW, linearSchedule, switchAt, warmUp, type Schedule, type Transform } from '@flamingo-ts/optim';
+import {
+  adamW,
+  cosineSchedule,
+  linearSchedule,
+  switchAt,
+  warmUp,
+  type Schedule,
+  type Transform,
+} from '@flamingo-ts/optim';
 import type { OptimizerConfig } from './config';
 import type { Objective } from './stage';
 
-/** Warm-up to the top rate, constant, then a line down to its final share at the last step. */
+/** Warm-up to the top rate, constant, then along a line or half a cosine down to its final share after the last step. */
 export function learningRateOf(config: OptimizerConfig): Schedule {
   const { learningRate, warmupSteps, decayFrom, finalShare, steps } = config;
   const decayStart = Math.max(warmupSteps, Math.round(decayFrom * steps));
-  const decay = linearSchedule(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
+  const down = config.schedule === 'cosine' ? cosineSchedule : linearSchedule;
+  const decay = down(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
   const level = switchAt(decayStart - warmupSteps, () => learningRate, decay);
   // The very first step has a rate above 0: a run of a few hundred steps has none to give away.
   return (step) => warmUp(warmupSteps, level)(step + (step < warmupSteps ? 1 : 0));

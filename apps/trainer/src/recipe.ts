@@ -8,7 +8,7 @@ import type { Config } from './config';
 import { FolderData } from './folder-data';
 import { EmojiData } from './emoji/data';
 import { EmojiWorld } from './emoji/world';
-import { JointModel, jointObjective } from './joint';
+import { expectDatasets, JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
 import { startProgress, type Progress } from './progress';
 import { replaceFile } from './replace-file';
@@ -77,13 +77,16 @@ export async function openData(config: Config): Promise<TrainingData> {
 export async function pretrainVision(options: RunOptions): Promise<VisionTower> {
   const { config, data } = options;
   const tower = createTower(config);
-  await train('vision', options, contrastiveObjective(tower, config, data), tower.params, async () => {
+  const objective = contrastiveObjective(tower, config, data);
+  // The last stage needs them; said now, it costs nobody this one.
+  expectDatasets(config, data);
+  await train('vision', options, objective, tower.params, async () => {
     await tower.measureStatistics(data, config.seed);
   });
   return tower;
 }
 
-/** Pretraining of the language model on text alone, after its tokenizer. */
+/** Pretraining of the language model on text alone, after its tokenizer; data without pictures will do. */
 export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
   const { config, data } = options;
   if (config.lm.pretrained !== undefined) {
@@ -106,6 +109,7 @@ export async function pretrainLanguage(options: RunOptions): Promise<LanguageMod
 /** Training of what joins the two frozen models, which come from the folders of their stages. */
 export async function trainJoint(options: RunOptions): Promise<JointModel> {
   const { config, data } = options;
+  expectDatasets(config, data);
   const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
   await train('flamingo', options, jointObjective(model, config, data), model.flamingo.params);
   return model;

@@ -12,11 +12,11 @@ import {
 import type { Random } from '@flamingo-ts/kernels';
 import { datasetNames, type Config, type DatasetName } from './config';
 import { FOLDER_GROUND } from './folder-data';
-import type { Frames, MediaKey, TrainingData } from './training-data';
+import { textInTurn, turnKeys, type Frames, type MediaKey, type TrainingData } from './training-data';
 
 /**
  * The two first stages draw from so many documents of each set, whose texts are kept in memory. The mixture goes
- * through all.
+ * through all, and so does the language model through `text` where its rows are packed.
  */
 const KEPT_TEXTS = 20_000;
 
@@ -38,6 +38,8 @@ export class ShardData implements TrainingData {
     private readonly framesPerClip: number,
     private readonly pictures: readonly { readonly key: string; readonly words: readonly string[] }[],
     private readonly texts: readonly string[],
+    /** What the language model learns from, where that is named apart from the sets of the mixture. */
+    private readonly text: Dataset | undefined,
   ) {
     this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: FOLDER_GROUND, std: [1, 1, 1] });
   }
@@ -49,39 +51,42 @@ export class ShardData implements TrainingData {
    * @param seed          which documents the first stages draw from
    */
   static async open(config: ShardsConfig, imageSize: number, framesPerClip: number, seed: number): Promise<ShardData> {
-    if (!config.pairs && !config.descriptions) {
-      throw new Error(
-        'Config: data must name pairs or descriptions (the vision encoder learns from pairs), got neither. ' +
-          'Add for example pairs: my-data/pairs.',
-      );
-    }
     const sets: Partial<Record<DatasetName, Dataset>> = {};
     const pictures: { key: string; words: string[] }[] = [];
     const texts: string[] = [];
-    for (const name of datasetNames) {
+    let textSet: Dataset | undefined;
+    for (const name of ['text', ...datasetNames] as const) {
       const path = config[name];
       if (!path) continue;
       const set = await openDataset(path);
-      sets[name] = set;
+      if (name === 'text') textSet = set;
+      else sets[name] = set;
       for (let place = 0; place < Math.min(set.length, KEPT_TEXTS); place++) {
         const index = set.shuffled?.(place, seed, name, 'texts') ?? place;
         const document = await set.get(index);
         if ('rejected' in document) continue;
         const text = textOf(document);
-        if (text !== '') texts.push(text);
+        if (text !== '' && (name === 'text' || !textSet)) texts.push(text);
         const isPair = document.kind === 'pair' && document.parts.some((part) => 'media' in part);
-        if (isPair) pictures.push({ key: keyOf(name, index, 0), words: wordsOf(text) });
+        if (isPair && name !== 'text') pictures.push({ key: keyOf(name, index, 0), words: wordsOf(text) });
       }
     }
-    if (pictures.length === 0) {
-      const paths = [config.pairs, config.descriptions].filter(Boolean).join(' and ');
+    const paths = [config.pairs, config.descriptions].filter(Boolean).join(' and ');
+    if (paths !== '' && pictures.length === 0) {
       throw new Error(`Data: ${paths} gave no pair of picture and text. Look with: flamingo data check PATH.`);
     }
-    return new ShardData(sets, imageSize, framesPerClip, pictures, texts);
+    if (texts.length === 0) {
+      throw new Error(
+        `Config: data of kind shards gave no text (text: ${config.text ?? 'not named'}), expected at least one document. ` +
+          'Name a set, for example text: my-data/text, and look with: flamingo data check PATH.',
+      );
+    }
+    return new ShardData(sets, imageSize, framesPerClip, pictures, texts, textSet);
   }
 
   get skipped(): readonly string[] {
-    const broken = Object.values(this.sets).flatMap((set) => set.faults.examples);
+    const sets = [...Object.values(this.sets), ...(this.text ? [this.text] : [])];
+    const broken = sets.flatMap((set) => set.faults.examples);
     const unreadable = this.decoder.report().failures;
     return [
       ...new Set(broken.map((fault) => `${fault.where}: ${fault.reason}`)),
@@ -90,6 +95,12 @@ export class ShardData implements TrainingData {
   }
 
   altTextVocabulary(): readonly string[] {
+    if (this.pictures.length === 0) {
+      throw new Error(
+        'Config: data must name pairs or descriptions (the vision encoder learns from pairs), got neither. ' +
+          'Add for example pairs: my-data/pairs.',
+      );
+    }
     return [...new Set(this.pictures.flatMap((picture) => picture.words))].sort();
   }
 
@@ -99,6 +110,15 @@ export class ShardData implements TrainingData {
 
   textPage(random: Random): string {
     return this.texts[random.int(this.texts.length)]!;
+  }
+
+  async textAt(place: number, seed: number): Promise<string> {
+    const { text } = this;
+    if (!text) return this.texts[textInTurn(place, this.texts.length, seed)]!;
+    const { length } = text;
+    const index = text.shuffled?.(place % length, ...turnKeys(place, length, seed)) ?? textInTurn(place, length, seed);
+    const document = await text.get(index);
+    return 'rejected' in document ? '' : textOf(document);
   }
 
   documents(dataset: DatasetName): DocumentSource | undefined {

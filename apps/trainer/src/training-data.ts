@@ -1,4 +1,4 @@
-import type { DocumentSource } from '@flamingo-ts/data-mixtures';
+import { shuffledIndex, type DocumentSource } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import type { DatasetName } from './config';
 
@@ -24,6 +24,8 @@ export interface TrainingData extends PictureSource {
   altTextPair(random: Random): { readonly key: MediaKey; readonly words: readonly string[] };
   /** One page of text for the language stage. */
   textPage(random: Random): string;
+  /** The text at a place of an endless order, in which every text comes once before any comes again; empty where there is none. */
+  textAt(place: number, seed: number): Promise<string>;
   /** The documents of one data set of the mixture, or undefined where there is none of that name. */
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
   /** A training picture, for the statistics of the features. */
@@ -34,4 +36,14 @@ export interface TrainingData extends PictureSource {
   readonly skipped: readonly string[];
   /** Ends workers. */
   close(): Promise<void>;
+}
+
+/** Which of so many texts stands at a place of the endless order of `textAt`. */
+export function textInTurn(place: number, count: number, seed: number): number {
+  return shuffledIndex(place % count, count, ...turnKeys(place, count, seed));
+}
+
+/** What seeds the order of a turn through so many texts. */
+export function turnKeys(place: number, count: number, seed: number): (number | string)[] {
+  return [seed, 'text', Math.floor(place / count)];
 }

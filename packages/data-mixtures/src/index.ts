@@ -33,7 +33,7 @@ export {
 } from './open-flamingo';
 export { openDataset, type OpenDatasetOptions } from './open-dataset';
 export { prefetch, type Prefetchable } from './prefetch';
-export { seededStream, type RandomStream } from './random';
+export { seededStream, shuffledIndex, type RandomStream } from './random';
 export { Reading } from './reading';
 export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
 export {

@@ -31,6 +31,11 @@ export class EmojiData implements TrainingData {
     return textPage(this.world, random);
   }
 
+  /** Pages are drawn: there is no end to them. */
+  textAt(place: number, seed: number): Promise<string> {
+    return Promise.resolve(textPage(this.world, new Random(seed).fork(`text ${place}`)));
+  }
+
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource {
     return emojiDocuments(this.world, dataset, seed, batch);
   }

@@ -1,0 +1,73 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ShardWriter } from '@flamingo-ts/data-mixtures';
+import { useBackend } from '@flamingo-ts/kernels';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { readMetrics } from '../src/stage';
+import { flamingo, TINY, writeConfig } from './command';
+
+// A language model from shards of text, by the command alone, as large ones are trained.
+const folder = mkdtempSync(join(tmpdir(), 'flamingo-text-'));
+const STEPS = 30;
+const train = {
+  ...TINY.lm.train,
+  steps: STEPS,
+  learningRate: 0.01,
+  schedule: 'cosine',
+  warmupSteps: 5,
+  finalShare: 0.1,
+};
+const config = writeConfig(folder, {
+  ...TINY,
+  data: { kind: 'shards', text: 'text' },
+  lm: { ...TINY.lm, packed: true, bos: true, train },
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+beforeAll(async () => {
+  const writer = await ShardWriter.create(join(folder, 'text'), { maxDocuments: 10 });
+  const colours = ['red', 'green', 'blue'];
+  for (let i = 0; i < 40; i++) {
+    const text = `The sky is ${colours[i % 3]}. `.repeat(1 + (i % 7)).trim();
+    await writer.add({ kind: 'page', parts: [{ text }] });
+  }
+  await writer.close();
+});
+
+it('pretrains on text alone: packed, with both marks, down a cosine', { timeout: 120_000 }, async () => {
+  const { status, stderr } = await flamingo(folder, 'pretrain-lm', config);
+  expect(status, stderr).toBe(0);
+  const metrics = readMetrics(join(folder, 'run', 'lm', 'metrics.jsonl'));
+  expect(metrics).toHaveLength(STEPS);
+  expect(metrics.at(-1)!.loss).toBeLessThan(0.5 * metrics[0]!.loss);
+  // Half way between the end of the warm-up and that of the run: the mean of top and final rate.
+  expect(metrics[5]!.learningRate).toBeCloseTo(0.01, 12);
+  expect((metrics[17]!.learningRate + metrics[18]!.learningRate) / 2).toBeCloseTo(0.0055, 5);
+  expect(readFileSync(join(folder, 'run', 'lm', 'tokenizer.json'), 'utf8')).toContain('<BOS>');
+});
+
+it('says what the other stages need besides', { timeout: 60_000 }, async () => {
+  const { status, stderr } = await flamingo(folder, 'pretrain-vision', config);
+  expect(status).toBe(1);
+  expect(stderr).toContain('data must name pairs or descriptions (the vision encoder learns from pairs), got neither');
+});
+
+const native = await useBackend('native').then(
+  async () => (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa,
+  () => undefined,
+);
+const multiplies = native !== undefined && /bf16|amx|fp16|vnni_2/.test(native);
+
+it.skipIf(multiplies)('says where bfloat16 cannot be had, before any work', { timeout: 60_000 }, async () => {
+  const { status, stderr } = await flamingo(folder, 'pretrain-lm', config, '--fresh', '--set', 'precision=bfloat16');
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/Config: precision bfloat16 (cannot be had here|needs the backend native)/);
+});
+
+it.runIf(multiplies)('trains in bfloat16, and loses nearly the same', { timeout: 120_000 }, async () => {
+  const halved = ['--set', 'precision=bfloat16', '--set', 'out=halved'];
+  expect(await flamingo(folder, 'pretrain-lm', config, ...halved)).toMatchObject({ status: 0 });
+  const last = (out: string) => readMetrics(join(folder, out, 'lm', 'metrics.jsonl')).at(-1)!.loss;
+  expect(Math.abs(last('halved') / last('run') - 1)).toBeLessThan(0.1);
+});
