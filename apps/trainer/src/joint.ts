@@ -75,6 +75,7 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
       placement: 'paper',
     },
     tokens: { image, endOfChunk },
+    ...('separateHeadInput' in language.lm && { separateHead: true }),
   };
 }
 

@@ -168,6 +168,26 @@ describeBackends('Flamingo', () => {
     expectClose(make(true, untied).lm.logits(x), lm.logits(x), { atol: 0 });
   });
 
+  it('trains a mark on the side of a head that is apart, if told to', () => {
+    const tied = makeLM();
+    const { hiddenSize, vocabSize, params, blocks } = tied;
+    const apart = { hiddenSize, vocabSize, params, blocks, embed: (t: tf.Tensor2D) => tied.embed(t), logits: (y: tf.Tensor3D) => tied.logits(y), separateHeadInput: (y: tf.Tensor3D) => tied.headInput(y) }; // prettier-ignore
+    const telling = { ...config, separateHead: true };
+    const own = initFlamingo(telling, blocks.length, new Random(3));
+    const model = new Flamingo(telling, own, { lm: apart });
+    const head = own.headOffsets!;
+    const x = tf.randomNormal<tf.Rank.R3>([1, 3, 16], 0, 1, 'float32', 8);
+    expectClose(model.lm.logits(x), tied.logits(x), { atol: 0 });
+    head.assign(tf.randomNormal([2, 16], 0, 1, 'float32', 9));
+    const added = tf.matMul(tf.reshape(tied.headInput(x), [3, 16]), head, false, true);
+    const gained = tf.sub(model.lm.logits(x), tied.logits(x));
+    expectClose(tf.reshape(tf.slice(gained, [0, 0, IMAGE], [1, 3, 2]), [3, 2]), added, { rtol: 1e-4, atol: 1e-5 });
+    expectClose(tf.slice(gained, [0, 0, 0], [1, 3, IMAGE]), tf.zeros([1, 3, IMAGE]), { atol: 0 });
+    const { grads } = tf.variableGrads(() => model.loss(batch()), [head]);
+    expect(tf.max(tf.abs(Object.values(grads)[0]!)).dataSync()[0]).toBeGreaterThan(1e-4);
+    expect(() => new Flamingo(telling, own, { lm: tied })).toThrow(/separateHeadInput.*: its head is tied\. Leave/);
+  });
+
   it('reads several prompts with different pictures as it reads each alone', async () => {
     const model = make();
     const options = { maxNewTokens: 4, stopTokens: [] };

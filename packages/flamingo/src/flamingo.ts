@@ -46,6 +46,11 @@ export interface FlamingoConfig {
   readonly xattn: InterleaveConfig;
   /** Ids of the two marks in the language model's vocabulary. */
   readonly tokens: { readonly image: number; readonly endOfChunk: number };
+  /**
+   * Whether the marks learn on the side of a head that is not the embedding too, without which the model hardly comes to end an
+   * answer by `<EOC>`. For a language model that is a `SeparateHead`. Default false.
+   */
+  readonly separateHead?: boolean;
 }
 
 /** All that is trained; encoder and language model stay as they are. Paths joined by dots are names in a checkpoint. */
@@ -54,6 +59,8 @@ export type FlamingoParams = {
   readonly xattn: InterleaveParams;
   /** `[2, hiddenSize]`, what training adds to the vectors of `<image>` and `<EOC>`. */
   readonly tokenOffsets: tf.Variable<tf.Rank.R2>;
+  /** The same for their rows of a head that is apart. */
+  readonly headOffsets?: tf.Variable<tf.Rank.R2>;
 };
 
 /** Fresh parameters for a language model of so many blocks. All gates are 0, so its output is at first unchanged. */
@@ -61,9 +68,12 @@ export function initFlamingo(config: FlamingoConfig, numLayers: number, random: 
   return {
     resampler: initResampler(config.resampler, random.fork('resampler')),
     xattn: initInterleave(config.xattn, numLayers, random.fork('xattn')),
-    tokenOffsets: constantVariable([2, config.xattn.hiddenSize], 0) as tf.Variable<tf.Rank.R2>,
+    tokenOffsets: zeros([2, config.xattn.hiddenSize]),
+    ...(config.separateHead && { headOffsets: zeros([2, config.xattn.hiddenSize]) }),
   };
 }
+
+const zeros = (shape: readonly [number, number]) => constantVariable(shape, 0) as tf.Variable<tf.Rank.R2>;
 
 /** The frozen parts that Flamingo stands on. */
 export interface FlamingoParts<C extends LMContext = LMContext> {
@@ -122,7 +132,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   ) {
     checkWidths(config, parts.vision);
     const { image, endOfChunk } = config.tokens;
-    const lm = new TrainedTokens(parts.lm, [image, endOfChunk], params.tokenOffsets);
+    const lm = new TrainedTokens(parts.lm, [image, endOfChunk], params.tokenOffsets, params.headOffsets);
     this.lm = new InterleavedLM(lm, config.xattn, params.xattn);
     this.resampler = new PerceiverResampler(config.resampler, params.resampler);
     this.vision = parts.vision;
@@ -166,10 +176,9 @@ export class Flamingo<C extends LMContext = LMContext> {
       const tokens = tf.tensor2d(batch.tokens, [size, text], 'int32');
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
-      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), {
-        ...head,
-        tokenOffsets: this.params.tokenOffsets,
-      });
+      const { tokenOffsets, headOffsets } = this.params;
+      const marks = { tokenOffsets, ...(headOffsets && { headOffsets }) };
+      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), { ...head, ...marks });
     });
   }
 
@@ -234,12 +243,12 @@ export class Flamingo<C extends LMContext = LMContext> {
    * more. (Encoder and language model have a `freeze` of their own.)
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Flamingo<C>> {
-    const { resampler, xattn, tokenOffsets } = this.params;
+    const { resampler, xattn, ...marks } = this.params;
     const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && name.endsWith('.weight');
     const params = {
       resampler: await freezeParams(resampler, isMatrix, precision),
       xattn: await freezeParams(xattn, isMatrix, precision),
-      tokenOffsets,
+      ...marks,
     };
     return new Flamingo(this.config, params, this.parts);
   }

@@ -30,5 +30,5 @@ export {
   type FlamingoPreset,
   type FlamingoShapes,
 } from './presets';
-export { TrainedTokens, type TiedHead } from './trained-tokens';
+export { TrainedTokens, type SeparateHead, type TiedHead } from './trained-tokens';
 export { type VisionEncoder, type Visual } from './vision';

@@ -213,11 +213,15 @@ describeBackends('Transformer', (backend) => {
       const products = tf.matMul(tf.reshape(lm.headInput!(x), [3, 16]), table, false, true);
       expectClose(tf.reshape(products, [1, 3, 20]), lm.logits(x), { rtol: 1e-5 });
       lm.dispose();
-      for (const name of ['llama', 'opt, norms after, embedding projected']) {
-        const apart = fresh(name);
-        expect('headInput' in apart).toBe(false);
-        apart.dispose();
-      }
+      const apart = fresh('llama');
+      expect('headInput' in apart).toBe(false);
+      const { weight } = apart.params.head!;
+      const rows = tf.matMul(tf.reshape(apart.separateHeadInput!(x), [3, 16]), weight as tf.Tensor2D, false, true);
+      expectClose(tf.reshape(rows, [1, 3, -1]), apart.logits(x), { rtol: 1e-5 });
+      apart.dispose();
+      const projected = fresh('opt, norms after, embedding projected');
+      expect(['headInput', 'separateHeadInput'].filter((name) => name in projected)).toEqual([]);
+      projected.dispose();
     });
   });
 

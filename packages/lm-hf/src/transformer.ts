@@ -307,6 +307,8 @@ export class Transformer implements CausalLM {
    * embedding. For those who add tokens of their own on both sides; other models do not have it.
    */
   declare readonly headInput?: (x: tf.Tensor3D) => tf.Tensor3D;
+  /** Where the head is a matrix of its own: what it multiplies. */
+  declare readonly separateHeadInput?: (x: tf.Tensor3D) => tf.Tensor3D;
   private readonly rotary: RotaryTable | undefined;
   private readonly alibi: AlibiTable | undefined;
 
@@ -324,7 +326,11 @@ export class Transformer implements CausalLM {
     if (positions.kind === 'alibi') this.alibi = new AlibiTable(positions.slopes);
     const tables = { rotary: this.rotary, alibi: this.alibi };
     this.blocks = params.layers.map((layer, i) => new TransformerBlock(config, layer, i, tables));
-    if (tiedHead && embeddingSize === hiddenSize) this.headInput = (x) => tf.tidy(() => this.beforeHead(x));
+    if (embeddingSize === hiddenSize) {
+      const input = (x: tf.Tensor3D) => tf.tidy(() => this.beforeHead(x));
+      if (tiedHead) this.headInput = input;
+      else this.separateHeadInput = input;
+    }
   }
 
   get hiddenSize(): number {
