@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeSafetensors } from '@flamingo-ts/checkpoint';
-import { disposeParams, Random, type StateTensor } from '@flamingo-ts/kernels';
+import { disposeParams, Random, useBackend, type StateTensor } from '@flamingo-ts/kernels';
 import { hiddenStates } from '@flamingo-ts/lm-core';
 import { initCausalLM, Transformer, type HFConfigJson, type TransformerParams } from '@flamingo-ts/lm-hf';
 import { describeBackends, expectClose, expectNoLeak } from '@flamingo-ts/testing';
@@ -199,9 +199,14 @@ describeBackends('loadOpenFlamingo', () => {
   });
 });
 
-describe('a checkpoint', () => {
+describe('a checkpoint', async () => {
+  // The models below are made before any test has chosen a backend.
+  await useBackend('cpu');
   let folder: string;
-  beforeAll(async () => void (folder = await mkdtemp(join(tmpdir(), 'open-flamingo-'))));
+  beforeAll(async () => {
+    await useBackend('cpu');
+    folder = await mkdtemp(join(tmpdir(), 'open-flamingo-'));
+  });
   afterAll(() => rm(folder, { recursive: true }));
 
   const [, layers, every, json] = families[2]!;
