@@ -13,8 +13,10 @@ import { flamingo, TINY, writeConfig, type Outcome } from './command';
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-pretrained-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 const STEPS = 20;
+const FAMILIES = ['gpt2', 'opt-postln-proj', 'gpt-neox', 'llama-gqa-rope3', 'mpt-heads-not-pow2'];
 const config = writeConfig(folder, {
   ...TINY,
+  data: { kind: 'emoji', maxConcepts: 30 },
   vision: { ...TINY.vision, train: { ...TINY.vision.train, steps: 12 } },
   flamingo: {
     ...TINY.flamingo,
@@ -64,7 +66,7 @@ describe('lm.pretrained', () => {
     );
   });
 
-  it.each(['gpt2', 'opt-postln-proj', 'gpt-neox', 'llama-gqa-rope3', 'mpt-heads-not-pow2'])(
+  it.each(FAMILIES)(
     'trains around %s, and the loss falls',
     async (name) => {
       const swap = ['--set', `lm.pretrained=${await publish(name)}`];
@@ -74,11 +76,15 @@ describe('lm.pretrained', () => {
       expect(losses).toHaveLength(STEPS);
       const mean = (values: number[]) => values.reduce((a, b) => a + b) / values.length;
       expect(mean(losses.slice(-5))).toBeLessThan(mean(losses.slice(0, 5)) - 0.1);
-      const question = ['--image', picture, '--example', `${picture}=red`, '--candidates', 'red,blue'];
-      const asked = await flamingo(folder, 'generate', config, ...question, ...swap, '--set', 'lm.precision=int8');
-      expect(asked.status, asked.stderr).toBe(0);
-      expect(asked.stdout).toMatch(/^(red|blue)\n$/);
     },
     180_000,
   );
+
+  it('answers around the last of them, held in int8', async () => {
+    const question = ['--image', picture, '--example', `${picture}=red`, '--candidates', 'red,blue'];
+    const swap = ['--set', `lm.pretrained=${FAMILIES.at(-1)}`, '--set', 'lm.precision=int8'];
+    const asked = await flamingo(folder, 'generate', config, ...question, ...swap);
+    expect(asked.status, asked.stderr).toBe(0);
+    expect(asked.stdout).toMatch(/^(red|blue)\n$/);
+  }, 60_000);
 });
