@@ -250,14 +250,23 @@ function parseIndex(text: string, path: string): Record<string, string> {
   return map as Record<string, string>;
 }
 
-async function readRange(handle: FileHandle, begin: number, end: number, path: string): Promise<Uint8Array> {
-  const bytes = new Uint8Array(end - begin);
+function readRange(handle: FileHandle, begin: number, end: number, path: string): Promise<Uint8Array> {
+  const cut = (at: number) =>
+    new Error(`${path} ends at byte ${at}, ${end} expected: it was cut while being read. Try again.`);
+  return readInto(new Uint8Array(end - begin), handle, begin, cut);
+}
+
+/** Fills bytes from a file. @param cut makes the error for a file that ends at a byte before */
+export async function readInto(
+  bytes: Uint8Array,
+  handle: FileHandle,
+  begin: number,
+  cut: (at: number) => Error,
+): Promise<Uint8Array> {
   let at = 0;
   while (at < bytes.length) {
     const { bytesRead } = await handle.read(bytes, at, Math.min(readChunk, bytes.length - at), begin + at);
-    if (bytesRead === 0) {
-      throw new Error(`${path} ends at byte ${begin + at}, ${end} expected: it was cut while being read. Try again.`);
-    }
+    if (bytesRead === 0) throw cut(begin + at);
     at += bytesRead;
   }
   return bytes;

@@ -1,5 +1,5 @@
 import { decode, dtypeBytes } from './dtypes';
-import type { OpenCheckpoint } from './files';
+import { readInto, type OpenCheckpoint } from './files';
 import { nodeModules } from './node';
 import { readPickle, TorchTensor, type PickledDict } from './torch-pickle';
 import { contentOf, zipEntries, type ReadBytes, type ZipEntry } from './torch-zip';
@@ -15,8 +15,6 @@ export interface TorchOptions {
 
 /** Longest description of the tensors that is read; that of a thousand takes some 200 kB. */
 const maxPickleBytes = 100_000_000;
-/** Most bytes asked of one read call: Node refuses 2 GiB and more. */
-const readChunk = 2 ** 30;
 
 /**
  * Opens a `.pt` or `.pth` file as torch.save writes it since PyTorch 1.6: a state dict, or a dictionary with one. Nothing
@@ -35,15 +33,8 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
     new Error(
       `${path} is no PyTorch checkpoint that can be read: ${problem}. Fetch the file again, or save it as safetensors.`,
     );
-  const read: ReadBytes = async (begin, end) => {
-    const bytes = bytesFor(end - begin, fail);
-    for (let at = 0; at < bytes.length;) {
-      const { bytesRead } = await handle.read(bytes, at, Math.min(readChunk, bytes.length - at), begin + at);
-      if (bytesRead === 0) throw fail(`it ends at byte ${begin + at}, ${end} expected`);
-      at += bytesRead;
-    }
-    return bytes;
-  };
+  const read: ReadBytes = async (begin, end) =>
+    readInto(bytesFor(end - begin, fail), handle, begin, (at) => fail(`it ends at byte ${at}, ${end} expected`));
   try {
     const { size } = await handle.stat();
     const archive = await openArchive(read, size, fail);
