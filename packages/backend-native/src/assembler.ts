@@ -1,5 +1,5 @@
 /** General registers by their numbers; r8 and up are not needed. */
-export const REG = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsi: 6, rdi: 7 } as const;
+const REG = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsi: 6, rdi: 7 } as const;
 type Reg = keyof typeof REG;
 
 /** A place in memory: base + index * scale + displacement. */

@@ -1,6 +1,7 @@
 import koffi from 'koffi';
 import { Assembler, type Memory } from './assembler';
 import { openMpThreads } from './library';
+import { MAP_PRIVATE, PROT, systemCalls } from './system-calls';
 
 /**
  * Products of a few rows with a weight in bfloat16 or int8, which are bound by reading the weight: oneDNN below version 3.5
@@ -26,7 +27,7 @@ const ROUND = 32;
 const LANES = 8;
 /** Outputs of a thread begin at multiples of it, so that no two write to one cache line. */
 const GRAIN = 16;
-/** Bytes of what a thread is told; see `describe`. */
+/** Bytes of what a thread is told: five numbers of 64 bits, see `assemble`. */
 const TOLD = 64;
 
 const made = new Map<string, FewRows>();
@@ -148,9 +149,8 @@ interface System {
   place(code: Uint8Array): bigint;
 }
 
-const [PROT_READ, PROT_WRITE, PROT_EXEC] = [1, 2, 4];
-/** MAP_PRIVATE | MAP_ANONYMOUS of Linux. */
-const ANONYMOUS = 0x22;
+/** Of Linux. */
+const MAP_ANONYMOUS = 0x20;
 const PAGE = 4096;
 
 let system: System | undefined | null;
@@ -161,19 +161,17 @@ function systemFor(isa: string): System | undefined {
 }
 
 function findSystem(): System | null {
-  if (process.platform !== 'linux' || process.arch !== 'x64' || openMpThreads() === undefined) return null;
+  const calls = systemCalls();
+  if (process.platform !== 'linux' || process.arch !== 'x64' || openMpThreads() === undefined || !calls) return null;
   try {
     const gomp = koffi.load('libgomp.so.1');
-    const libc = koffi.load('libc.so.6');
-    const mmap = libc.func('mmap', 'uintptr_t', ['uintptr_t', 'size_t', 'int', 'int', 'int', 'int64']);
-    const protect = libc.func('mprotect', 'int', ['uintptr_t', 'size_t', 'int']);
     const symbol = koffi.load(null).func('dlsym', 'uintptr_t', ['uintptr_t', 'str']);
     const place = (code: Uint8Array): bigint => {
       const bytes = Math.ceil(code.length / PAGE) * PAGE;
-      const at = BigInt(mmap(0, bytes, PROT_READ | PROT_WRITE, ANONYMOUS, -1, 0) as number);
+      const at = BigInt(calls.mmap(0, bytes, PROT.read | PROT.write, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
       new Uint8Array(koffi.view(at, bytes)).set(code);
       // Never writable and runnable at once.
-      if (protect(at, bytes, PROT_READ | PROT_EXEC) !== 0)
+      if (calls.mprotect(at, bytes, PROT.read | PROT.exec) !== 0)
         throw new Error('few-rows: the system runs no code of ours.');
       return at;
     };

@@ -1,36 +1,11 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import koffi from 'koffi';
+import { MAP_PRIVATE, PROT, systemCalls } from './system-calls';
 
-/** Numbers of Linux' and macOS' mmap; they differ in none of these. */
-const PROT_READ = 1;
-const MAP_PRIVATE = 2;
 /** Linux' wish to have all pages at hand at once, which takes less time than one by one. */
 const MAP_POPULATE = process.platform === 'linux' ? 0x8000 : 0;
 /** The start of a mapping is a multiple of it; every page size divides it. */
 const GRAIN = 1 << 16;
-
-interface LibC {
-  mmap(at: number, bytes: number, protection: number, flags: number, file: number, offset: number): bigint | number;
-  munmap(address: number, bytes: number): number;
-}
-
-let libc: LibC | undefined | null;
-
-/** The system's functions; null where they are not. */
-function systemCalls(): LibC | null {
-  if (libc !== undefined) return libc;
-  const names: Partial<Record<NodeJS.Platform, string>> = { linux: 'libc.so.6', darwin: 'libSystem.B.dylib' };
-  try {
-    const library = koffi.load(names[process.platform] ?? '');
-    libc = {
-      mmap: library.func('mmap', 'uintptr_t', ['uintptr_t', 'size_t', 'int', 'int', 'int', 'int64']) as never,
-      munmap: library.func('munmap', 'int', ['uintptr_t', 'size_t']) as never,
-    };
-  } catch {
-    libc = null;
-  }
-  return libc;
-}
 
 /**
  * Bytes `begin` to `end` of a file as memory, without a copy; they must not be touched after `close`. The file must not be cut
@@ -53,7 +28,7 @@ export function mapFile(
       throw new Error(`${path} has ${size} bytes, ${end} expected: it was cut after it was opened. Fetch it again.`);
     }
     const start = begin - (begin % GRAIN);
-    const address = Number(calls.mmap(0, end - start, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, start));
+    const address = Number(calls.mmap(0, end - start, PROT.read, MAP_PRIVATE | MAP_POPULATE, file, start));
     // All ones is how mmap says no.
     if (!(address > 0) || address >= 2 ** 63) return undefined;
     const memory = koffi.view(address + (begin - start), end - begin);

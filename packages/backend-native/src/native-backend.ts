@@ -10,6 +10,8 @@ import { PrimitiveCache, type Compiled } from './primitive-cache';
 /** tfjs backend `native`: oneDNN for what is hot, tfjs' CPU kernels for the rest. */
 export class NativeBackend extends PooledBackend {
   readonly dnn = oneDnn();
+  /** Asked for once: products of a few rows want to know it each time. */
+  readonly cpuIsa = this.dnn.cpuIsa();
   private readonly cache = new PrimitiveCache();
 
   /** What products of float32 tensors are computed in: as they are, or of their factors rounded to bfloat16. */

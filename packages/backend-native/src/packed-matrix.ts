@@ -318,9 +318,8 @@ class PanelMatrix implements NativePackedMatrix {
     const { held, width, scales } = this.narrow!;
     const m = rows.shape[0]!;
     if (m > 2 * MOST_ROWS) return false;
-    const isa = backend.dnn.cpuIsa();
     for (let from = 0; from < m; from += MOST_ROWS) {
-      const product = fewRows(isa, width, Math.min(MOST_ROWS, m - from), shape);
+      const product = fewRows(backend.cpuIsa, width, Math.min(MOST_ROWS, m - from), shape);
       if (!product) return false;
       const [x, z] = [backend.address(rows) + 4 * from * shape[1], backend.address(y) + 4 * from * shape[0]];
       product.multiply(backend.pool.address(held.data), x, z, scales && backend.pool.address(scales));
