@@ -21,6 +21,7 @@ async function main() {
   if (await optional('setup:onednn', 'node', ['tools/setup-onednn.mjs'])) backends.push('native');
   if (await optional('setup:tensorflow', 'npm', ['run', '-s', 'setup:tensorflow', '--', '--download']))
     backends.push('tensorflow');
+  await optional('setup:redis', 'node', ['tools/setup-redis.mjs']);
   const node24 = await otherNode();
 
   await step('build', 'npm', ['run', '-s', 'build'], { env: { NX_DAEMON: 'false', NX_TUI: 'false' } });

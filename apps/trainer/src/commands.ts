@@ -5,7 +5,7 @@ import { useBackend, type BackendChoice, type BackendName } from '@flamingo-ts/k
 import type { BenchFlags } from './bench/command';
 import type { Config } from './config';
 import { BENCH_SPECS, CONFIGS } from './configs';
-import { addExtractCommand } from './data-commands';
+import { addExtractCommands } from './data-commands';
 import { addLookingCommands } from './data-looking';
 import { STYLES } from './emoji/concepts';
 import type { QuickstartResults } from './quickstart';
@@ -192,7 +192,7 @@ export function createProgram(): Command {
 
   const data = program.command('data').description('makes, checks and shows training data');
   addLookingCommands(data);
-  addExtractCommand(data);
+  addExtractCommands(data);
 
   return program;
 }

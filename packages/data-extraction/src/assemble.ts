@@ -1,16 +1,16 @@
-import { createHash, type Hash } from 'node:crypto';
-import { once } from 'node:events';
-import { createReadStream, createWriteStream, type WriteStream } from 'node:fs';
-import { access, mkdir, rename } from 'node:fs/promises';
+import { access, mkdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
 import { tidyParts } from './extract';
-import { NumberSet, textKey } from './fingerprints';
+import { NumberSet, plainKey, textKey } from './fingerprints';
+import { LineWriter, readLines } from './json-lines';
 import { shownUrl } from './local-pictures';
 import type { PictureInfo } from './picture-info';
 import type { Preset } from './presets';
+import type { Unit } from './sources';
+import { KeyTable, Marks, Spill } from './spill';
 import { wordsOf } from './text';
 import type { UnitLine, UnitPart, UnitPicture } from './unit';
+import type { WorkFolder } from './work-folder';
 
 /** What came out, by the same input always the same. */
 export interface Manifest {
@@ -34,56 +34,98 @@ export interface Manifest {
 /** Alternative texts of so many words make a pair, as in ALIGN (Jia et al., 2021), section 3. */
 const PAIR_WORDS = { min: 3, max: 20 };
 const MAX_FAILURES_KEPT = 100;
+/** Pages whose pictures are in memory at a time. */
+const PAGES_AT_ONCE = 2 ** 14;
+/** A unit of pictures that are fetched. */
+const PICTURES_PER_UNIT = 32;
+
+/** A page as its unit gave it; `number` counts all pages of all units. */
+type Page = Extract<UnitLine, { page: unknown }> & { readonly number: number };
+
+/** Where a picture is wanted: the page, which of its parts, and which of the addresses that the part names. */
+interface Want {
+  readonly page: number;
+  readonly part: number;
+  readonly rank: number;
+}
+
+type KnownPart = { readonly text: string } | { readonly picture: UnitPicture };
 
 /**
- * Puts the units' pages together in their order: finds the pictures that archives keep apart, drops what comes twice,
- * and moves the pictures that are used to `images`. Done again after a crash it ends the same.
- *
- * @param units files of all units, in order
+ * Puts the pages of all units together in their order: finds the pictures that archives keep apart, drops what comes
+ * twice, and moves the pictures that are used to `images`. What it must know of all pages at once lies on the disk, in
+ * `work.spill`; memory holds some bytes a page. Done again after a crash it ends the same.
  */
-export async function assemble(
-  units: readonly string[],
-  { work, out, preset }: { work: string; out: string; preset: Preset },
-): Promise<Omit<Manifest, 'preset' | 'inputs'>> {
-  const dropped: Record<string, number> = {};
-  const drop = (reason: string) => void (dropped[reason] = (dropped[reason] ?? 0) + 1);
-  const archived = await archivedPictures(units);
-  const repeats = Number.isFinite(preset.maxRepeats) ? await countPictures(units, archived) : undefined;
-  const seen = { urls: new NumberSet(), texts: new NumberSet(), bands: new NumberSet(), pairs: new NumberSet() };
-  const pagesFile = new JsonLines(path.join(out, 'pages.jsonl'));
-  const pairsFile = new JsonLines(path.join(out, 'pairs.jsonl'));
-  const total = { pages: 0, documents: 0, images: 0, words: 0, pairs: 0 };
-  const failures: string[] = [];
+export class Assembly {
+  private readonly found: Spill<Want & { info: PictureInfo }>;
+  private readonly report = { pages: 0, dropped: {} as Record<string, number>, failures: [] as string[] };
 
-  for await (const line of linesOf(units)) {
-    if ('end' in line) {
-      total.pages += line.end.pages;
-      for (const [reason, count] of Object.entries(line.end.dropped)) dropped[reason] = (dropped[reason] ?? 0) + count;
-      for (const failure of line.end.failures) if (failures.length < MAX_FAILURES_KEPT) failures.push(failure);
+  private constructor(
+    private readonly work: WorkFolder,
+    private readonly preset: Preset,
+    private readonly units: readonly number[],
+  ) {
+    this.found = new Spill(path.join(work.spill, 'found'));
+  }
+
+  /** @param units how many units each stage has; all their files are there */
+  static async begin(work: WorkFolder, preset: Preset, units: readonly number[]): Promise<Assembly> {
+    await rm(work.spill, { recursive: true, force: true });
+    const assembly = new Assembly(work, preset, units);
+    await assembly.gather();
+    return assembly;
+  }
+
+  /** Units for the pictures that are nowhere among the input, those of one server together. */
+  async *missing(): AsyncGenerator<Unit> {
+    const servers = new Spill<readonly string[]>(path.join(this.work.spill, 'servers'));
+    for await (const { parts } of this.pages()) {
+      for (const [, { picture }] of picturesOf(parts)) {
+        if ('file' in picture || picture.wanted.length === 0) continue;
+        await servers.addByKey(plainKey(serverOf(picture.wanted)), picture.wanted);
+      }
     }
-    if (!('page' in line)) continue;
-    const parts = tidyParts(
-      line.page.parts.filter((part) => {
-        if ('text' in part) return true;
-        const picture = find(part.picture, archived);
-        if (!picture) drop('image: not available');
-        else if (repeats && repeats.get(picture.file)! > preset.maxRepeats) drop('image: repeated in many pages');
-        else return true;
-        return false;
-      }),
-    ) as UnitPart[];
-    const pictures = onlyOnce(parts, archived, () => drop('image: duplicate on the page'));
-    if (pictures.size === 0) drop('page: no images left');
-    else if (pictures.size > preset.maxPictures) drop('page: too many images');
-    else if (!parts.some((part) => 'text' in part)) drop('page: no text');
-    else if (!seen.urls.add(line.keys.url)) drop('page: duplicate address');
-    else if (!seen.texts.add(line.keys.text)) drop('page: duplicate text');
-    else if (line.keys.bands.some((band) => seen.bands.has(band))) drop('page: near duplicate');
-    else {
-      for (const band of line.keys.bands) seen.bands.add(band);
-      const written = tidyParts(parts.filter((part) => 'text' in part || pictures.has(part))).map((part) => {
+    for (const part of await servers.parts()) {
+      const pictures = new Map<string, Map<string, readonly string[]>>();
+      for await (const sources of servers.read(part)) {
+        const server = serverOf(sources);
+        const ofServer = pictures.get(server) ?? new Map<string, readonly string[]>();
+        if (!ofServer.has(sources[0]!)) ofServer.set(sources[0]!, sources);
+        pictures.set(server, ofServer);
+      }
+      // Second helpings of a server come after the first ones of all: workers seldom meet at one.
+      for (let i = 0, more = true; more; i += PICTURES_PER_UNIT) {
+        more = false;
+        for (const ofServer of pictures.values()) {
+          const some = [...ofServer.values()].slice(i, i + PICTURES_PER_UNIT);
+          if (some.length > 0) yield { kind: 'fetch', pictures: some };
+          more ||= ofServer.size > i + PICTURES_PER_UNIT;
+        }
+      }
+    }
+  }
+
+  async write(out: string): Promise<Omit<Manifest, 'preset' | 'inputs'>> {
+    const common = await this.commonPictures();
+    const repeated = await this.repeatedPages(common);
+    const { pages, failures } = this.report;
+    const total = { pages, documents: 0, images: 0, words: 0, pairs: 0 };
+    const dropped = { ...this.report.dropped };
+    const drop = (reason: string) => void (dropped[reason] = (dropped[reason] ?? 0) + 1);
+    const pagesFile = new LineWriter(path.join(out, 'pages.jsonl'));
+    const pairs = new Spill<{ image: string; text: string }>(path.join(this.work.spill, 'pairs'));
+    const pairKeys = new KeyTable(path.join(this.work.spill, 'pair-keys'));
+    let candidates = 0;
+    for await (const { number, page, parts } of this.pages()) {
+      const kept = this.keptParts(parts, common, drop);
+      const reason = typeof kept === 'string' ? kept : repeated(number);
+      if (typeof kept === 'string' || reason) {
+        drop(`page: ${reason}`);
+        continue;
+      }
+      const written = kept.map((part) => {
         if ('text' in part) return part;
-        const { file, alt, caption } = find(part.picture, archived)!;
+        const { file, alt, caption } = part.picture;
         return { image: imagePath(file), ...(alt && { alt }), ...(caption && { caption }) };
       });
       for (const part of written) {
@@ -92,74 +134,166 @@ export async function assemble(
           continue;
         }
         total.images++;
-        await move(path.join(work, 'pictures', path.basename(part.image)), path.join(out, part.image));
+        await move(this.work.picture(path.basename(part.image)), path.join(out, part.image));
         const text = [part.alt, part.caption].find((t) => t && isPairText(t));
-        if (!text || !seen.pairs.add(textKey(`${part.image} ${text}`))) continue;
-        total.pairs++;
-        await pairsFile.write({ image: part.image, text });
+        if (!text) continue;
+        await pairKeys.add(textKey(`${part.image} ${text}`), candidates++);
+        await pairs.add(0, { image: part.image, text });
       }
       total.documents++;
-      await pagesFile.write({ url: shownUrl(line.page.url), title: line.page.title, parts: written });
+      await pagesFile.write({ url: shownUrl(page.url), title: page.title, parts: written });
+    }
+
+    const pairsFile = new LineWriter(path.join(out, 'pairs.jsonl'));
+    const repeatedPairs = new Marks();
+    await pairKeys.markRepeated(repeatedPairs);
+    let candidate = 0;
+    for await (const pair of pairs.read(0)) if (!repeatedPairs.get(candidate++)) await pairsFile.write(pair);
+    total.pairs = pairsFile.lines;
+    const files = { 'pages.jsonl': await pagesFile.close(), 'pairs.jsonl': await pairsFile.close() };
+    return { ...total, dropped: sorted(dropped), failures, files };
+  }
+
+  private async *lines(): AsyncGenerator<UnitLine> {
+    for (const [stage, units] of this.units.entries()) {
+      for (let i = 0; i < units; i++) yield* readLines<UnitLine>(this.work.unit(stage, i));
     }
   }
-  const files = { 'pages.jsonl': await pagesFile.close(), 'pairs.jsonl': await pairsFile.close() };
-  return { ...total, dropped: sorted(dropped), failures, files };
-}
 
-async function* linesOf(files: readonly string[]): AsyncGenerator<UnitLine> {
-  for (const file of files) {
-    for await (const line of createInterface({ input: createReadStream(file), crlfDelay: Infinity })) {
-      yield JSON.parse(line) as UnitLine;
+  /** Adds up the reports, and joins the pictures that archives hold or servers gave with the pages that want them. */
+  private async gather(): Promise<void> {
+    const { report } = this;
+    const wanted = new Spill<Want & { url: string }>(path.join(this.work.spill, 'wanted'));
+    const archived = new Spill<{ url: string; info: PictureInfo }>(path.join(this.work.spill, 'archived'));
+    let page = 0;
+    for await (const line of this.lines()) {
+      if ('end' in line) {
+        report.pages += line.end.pages;
+        for (const [reason, count] of Object.entries(line.end.dropped)) {
+          report.dropped[reason] = (report.dropped[reason] ?? 0) + count;
+        }
+        report.failures.push(...line.end.failures.slice(0, MAX_FAILURES_KEPT - report.failures.length));
+      } else if ('picture' in line) {
+        await archived.addByKey(plainKey(line.picture.url), line.picture);
+      } else {
+        for (const [part, { picture }] of picturesOf(line.page.parts)) {
+          if ('file' in picture) continue;
+          for (const [rank, url] of picture.wanted.entries()) {
+            await wanted.addByKey(plainKey(url), { url, page, part, rank });
+          }
+        }
+        page++;
+      }
+    }
+    for (const part of await archived.parts()) {
+      const pictures = new Map<string, PictureInfo>();
+      // The first of several answers counts.
+      for await (const { url, info } of archived.read(part)) if (!pictures.has(url)) pictures.set(url, info);
+      for await (const { url, ...want } of wanted.read(part)) {
+        const info = pictures.get(url);
+        if (info) await this.found.add(Math.floor(want.page / PAGES_AT_ONCE), { ...want, info });
+      }
     }
   }
-}
 
-/** Pictures that archives hold as records of their own, by address; the first of several answers counts. */
-async function archivedPictures(units: readonly string[]): Promise<Map<string, PictureInfo>> {
-  const found = new Map<string, PictureInfo>();
-  for await (const line of linesOf(units)) {
-    if ('picture' in line && !found.has(line.picture.url)) found.set(line.picture.url, line.picture.info);
+  /** All pages in order, with the pictures that were found for them. */
+  private async *pages(): AsyncGenerator<Page & { parts: readonly UnitPart[] }> {
+    let number = 0;
+    let found = new Map<string, Want & { info: PictureInfo }>();
+    for await (const line of this.lines()) {
+      if (!('page' in line)) continue;
+      if (number % PAGES_AT_ONCE === 0) {
+        found = new Map();
+        for await (const picture of this.found.read(number / PAGES_AT_ONCE)) {
+          const place = `${picture.page} ${picture.part}`;
+          const other = found.get(place);
+          // The best address that leads to a picture.
+          if (!other || picture.rank < other.rank) found.set(place, picture);
+        }
+      }
+      const parts = line.page.parts.map((part, i): UnitPart => {
+        if ('text' in part || 'file' in part.picture) return part;
+        const info = found.get(`${number} ${i}`)?.info;
+        return info ? { picture: { ...info, alt: part.picture.alt, caption: part.picture.caption } } : part;
+      });
+      yield { ...line, number, parts };
+      number++;
+    }
   }
-  return found;
-}
 
-async function countPictures(
-  units: readonly string[],
-  archived: ReadonlyMap<string, PictureInfo>,
-): Promise<Map<string, number>> {
-  const counts = new Map<string, number>();
-  for await (const line of linesOf(units)) {
-    if (!('page' in line)) continue;
-    const files = line.page.parts.flatMap((part) => ('text' in part ? [] : (find(part.picture, archived)?.file ?? [])));
-    for (const file of new Set(files)) counts.set(file, (counts.get(file) ?? 0) + 1);
+  /** Keys of pictures that stand in more pages than the preset allows. */
+  private async commonPictures(): Promise<NumberSet> {
+    if (!Number.isFinite(this.preset.maxRepeats)) return new NumberSet();
+    const table = new KeyTable(path.join(this.work.spill, 'pictures'));
+    for await (const { number, parts } of this.pages()) {
+      const files = picturesOf(parts).flatMap(([, { picture }]) => ('file' in picture ? picture.file : []));
+      for (const file of new Set(files)) await table.add(plainKey(file), number);
+    }
+    return table.keysAbove(this.preset.maxRepeats);
   }
-  return counts;
+
+  /** Which pages are copies of an earlier one, and in what. */
+  private async repeatedPages(common: NumberSet): Promise<(page: number) => string | undefined> {
+    const urls = new KeyTable(path.join(this.work.spill, 'urls'));
+    const texts = new KeyTable(path.join(this.work.spill, 'texts'));
+    const bands = new KeyTable(path.join(this.work.spill, 'bands'));
+    for await (const { number, keys, parts } of this.pages()) {
+      if (typeof this.keptParts(parts, common) === 'string') continue;
+      await urls.add(keys.url, number);
+      await texts.add(keys.text, number);
+      for (const band of keys.bands) await bands.add(band, number);
+    }
+    const [byUrl, byText, byBand] = [new Marks(), new Marks(), new Marks()];
+    await urls.markRepeated(byUrl);
+    // What an address is said to hold later is no original of anything.
+    await texts.markRepeated(byText, byUrl);
+    await bands.markRepeated(byBand, byUrl);
+    return (page) => {
+      if (byUrl.get(page)) return 'duplicate address';
+      if (byText.get(page)) return 'duplicate text';
+      return byBand.get(page) ? 'near duplicate' : undefined;
+    };
+  }
+
+  /** The page's parts without pictures that are to be had nowhere or everywhere, or why nothing is left of it. */
+  private keptParts(
+    parts: readonly UnitPart[],
+    common: NumberSet,
+    drop: (reason: string) => void = () => undefined,
+  ): KnownPart[] | string {
+    const files = new Set<string>();
+    const kept = tidyParts(
+      parts.filter((part): part is KnownPart => {
+        if ('text' in part) return true;
+        if (!isKnown(part)) drop('image: not available');
+        else if (common.has(plainKey(part.picture.file))) drop('image: repeated in many pages');
+        else if (files.has(part.picture.file)) drop('image: duplicate on the page');
+        else {
+          files.add(part.picture.file);
+          return true;
+        }
+        return false;
+      }),
+    ) as KnownPart[];
+    if (files.size === 0) return 'no images left';
+    if (files.size > this.preset.maxPictures) return 'too many images';
+    return kept.some((part) => 'text' in part) ? kept : 'no text';
+  }
 }
 
 type PicturePart = Extract<UnitPart, { picture: unknown }>;
 
-function find(picture: PicturePart['picture'], archived: ReadonlyMap<string, PictureInfo>): UnitPicture | undefined {
-  if ('file' in picture) return picture;
-  const info = picture.wanted.map((url) => archived.get(url)).find((found) => found);
-  return info && { ...info, alt: picture.alt, caption: picture.caption };
+/** With their numbers among all parts. */
+function picturesOf(parts: readonly UnitPart[]): [number, PicturePart][] {
+  return parts.flatMap((part, i): [number, PicturePart][] => ('picture' in part ? [[i, part]] : []));
 }
 
-/** The first of the parts that show the same picture, under whatever address. */
-function onlyOnce(
-  parts: readonly UnitPart[],
-  archived: ReadonlyMap<string, PictureInfo>,
-  again: () => void,
-): Set<UnitPart> {
-  const files = new Set<string>();
-  const kept = new Set<UnitPart>();
-  for (const part of parts) {
-    if ('text' in part) continue;
-    const { file } = find(part.picture, archived)!;
-    if (files.has(file)) again();
-    else kept.add(part);
-    files.add(file);
-  }
-  return kept;
+function isKnown(part: PicturePart): part is Extract<KnownPart, { picture: unknown }> {
+  return 'file' in part.picture;
+}
+
+function serverOf([first]: readonly string[]): string {
+  return URL.canParse(first!) ? new URL(first!).host : '';
 }
 
 function isPairText(text: string): boolean {
@@ -186,28 +320,4 @@ async function move(from: string, to: string): Promise<void> {
 
 function sorted(counts: Readonly<Record<string, number>>): Record<string, number> {
   return Object.fromEntries(Object.entries(counts).sort(([a], [b]) => (a < b ? -1 : 1)));
-}
-
-/** Lines that appear under their name when all are there. */
-class JsonLines {
-  private readonly stream: WriteStream;
-  private readonly hash: Hash = createHash('sha256');
-
-  constructor(private readonly file: string) {
-    this.stream = createWriteStream(`${file}.tmp`);
-  }
-
-  async write(value: object): Promise<void> {
-    const line = `${JSON.stringify(value)}\n`;
-    this.hash.update(line);
-    if (!this.stream.write(line)) await once(this.stream, 'drain');
-  }
-
-  /** @returns SHA-256 of what was written */
-  async close(): Promise<string> {
-    this.stream.end();
-    await once(this.stream, 'close');
-    await rename(`${this.file}.tmp`, this.file);
-    return this.hash.digest('hex');
-  }
 }

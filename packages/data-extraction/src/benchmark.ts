@@ -43,7 +43,7 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
     if (typeof value === 'string') addText(value);
     else if (typeof value === 'object' && value !== null) Object.values(value).forEach(addStrings);
   };
-  for (const file of await filesBelow(folder)) {
+  for await (const file of filesBelow(folder)) {
     const bytes = await readFile(file);
     if (sniffFormat(bytes)) {
       const info: PictureInfo | string = await examinePicture(bytes, any);

@@ -1,5 +1,6 @@
 import { BLOCKS, boilerplateReason, isFurniture, measure, plainText, SKIPPED, type Measure } from './boilerplate';
-import { decodeHtml, parseHtml, type Element } from './html';
+import { decodeHtml, PageError, parseHtml, type Element } from './html';
+import { optedOut } from './opt-out';
 import { declaredSize, pictureSources, type PictureRef } from './pictures';
 import { cleanText, collapse, comparable, wordsOf } from './text';
 
@@ -53,7 +54,7 @@ interface Context {
  * so does what the page says or shows twice. Captions and alternative texts stay with their pictures.
  *
  * @param page bytes as they came, or text
- * @throws PageError for a page that is too large or nested too deeply
+ * @throws PageError for a page that is too large or nested too deeply, and for one that does not want to be used
  */
 export function extractPage(page: Uint8Array | string, options: ExtractOptions): ExtractedPage {
   const root = parseHtml(typeof page === 'string' ? page : decodeHtml(page, options.contentType));
@@ -94,6 +95,7 @@ class Extraction {
     const visit = (element: Element, depth: number) => {
       const { name, attributes } = element;
       if (name === 'html') this.language ||= (attributes['lang'] ?? attributes['xml:lang'] ?? '').trim().slice(0, 35);
+      if (name === 'meta' && optedOut((header) => metaHeader(attributes, header))) throw new PageError('opted out');
       if (name === 'title' && this.title === '') this.title = collapse(cleanText(plainText(element))).trim();
       if (name === 'base' && attributes['href']) {
         try {
@@ -380,6 +382,12 @@ class Extraction {
     said.add(key);
     return undefined;
   }
+}
+
+/** What a `<meta>` says in place of a header of the answer. */
+function metaHeader({ name, content }: Readonly<Record<string, string>>, header: string): string | undefined {
+  const stands = header === 'x-robots-tag' ? /^(?:robots|flamingo-ts)$/i : new RegExp(`^${header}$`, 'i');
+  return name !== undefined && stands.test(name.trim()) ? content : undefined;
 }
 
 function newBlock(block: Partial<Block>): Block {

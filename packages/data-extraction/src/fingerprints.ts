@@ -3,7 +3,7 @@ import { comparable } from './text';
 
 /** A text's fingerprint for exact comparison: 52 bits, so that it is a number. Case, marks and spacing do not count. */
 export function textKey(text: string): number {
-  return keyOf(comparable(text));
+  return plainKey(comparable(text));
 }
 
 /** An address's fingerprint. Scheme, `www.`, fragment, a slash at the end and the marks of campaigns do not count. */
@@ -19,10 +19,11 @@ export function urlKey(url: string): number {
   } catch {
     // The path of a file.
   }
-  return keyOf(plain);
+  return plainKey(plain);
 }
 
-function keyOf(text: string): number {
+/** A fingerprint in which every character counts. */
+export function plainKey(text: string): number {
   return Number.parseInt(createHash('sha1').update(text).digest('hex').slice(0, 13), 16);
 }
 

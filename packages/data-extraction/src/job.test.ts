@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -8,8 +10,14 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { contents, gather, html, pageOf, picture, prose, THINGS } from '../test/sample-pages';
+import { Assembly } from './assemble';
 import { extractPages, type ExtractPagesOptions } from './job';
+import { PictureFetcher } from './picture-fetcher';
+import { presets } from './presets';
 import { planUnits } from './sources';
+import { UnitExtractor } from './unit';
+import { WorkFolder } from './work-folder';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'extraction-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -19,40 +27,6 @@ const folder = () => {
   mkdirSync(name);
   return name;
 };
-
-/** A picture that looks like no other with another seed. */
-async function picture(seed: number, width = 200, height = 160): Promise<Buffer> {
-  const noise = Buffer.from(
-    Array.from({ length: 8 * 8 * 3 }, (_, i) => (Math.imul(i + 1, seed * 7919 + 104729) >>> 7) & 255),
-  );
-  const image = sharp(noise, { raw: { width: 8, height: 8, channels: 3 } }).resize(width, height, { fit: 'fill' });
-  return image.png({ compressionLevel: 1 }).toBuffer();
-}
-
-const THINGS =
-  'bridge harbour garden kettle window ladder orchard candle mountain barrel lantern saddle river basket hammer meadow chapel stable wagon anchor blanket curtain feather needle pepper village'.split(
-    ' ',
-  );
-const DEEDS = 'painted carried watched mended forgot measured borrowed described followed washed sold opened'.split(
-  ' ',
-);
-const PLACES = 'behind before under beside near above'.split(' ');
-/** Prose of some 90 words that is its own with each seed. */
-function prose(seed: number): string {
-  let state = seed + 1;
-  const one = (words: readonly string[]) => {
-    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
-    return words[(state >>> 12) % words.length]!;
-  };
-  const sentence = () =>
-    `That ${one(THINGS)} and a ${one(THINGS)} have been ${one(DEEDS)} ${one(PLACES)} the ${one(THINGS)}, with some ${one(THINGS)} to be ${one(DEEDS)}.`;
-  return Array.from({ length: 5 }, sentence).join(' ');
-}
-const html = (body: string) => `<!doctype html><html lang="en"><title>A page</title><body>${body}</body></html>`;
-const pageOf = (seed: number, image: string) =>
-  html(
-    `<h1>About the ${THINGS[seed % THINGS.length]} of ${seed}</h1><p>${prose(seed)}</p><img src="${image}" alt="thing of number ${seed}">`,
-  );
 
 const read = (out: string) =>
   readFileSync(path.join(out, 'pages.jsonl'), 'utf8')
@@ -67,17 +41,6 @@ const extract = (inputs: string[], options: Partial<ExtractPagesOptions> = {}) =
     pages: read(out),
   }));
 };
-
-/** Names and contents of all files below. */
-function contents(below: string): Record<string, string> {
-  return Object.fromEntries(
-    readdirSync(below, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile())
-      .map((entry) => path.join(entry.parentPath, entry.name))
-      .map((file) => [path.relative(below, file), createHash('sha256').update(readFileSync(file)).digest('hex')])
-      .sort(),
-  );
-}
 
 describe('extractPages on a folder', () => {
   let input: string;
@@ -153,6 +116,8 @@ describe('extractPages on a folder', () => {
       ),
     ],
     ['nested too deeply', '<div>'.repeat(1000)],
+    ['opted out', `<head><meta name="robots" content="noai"></head>${pageOf(5, 'p0.png')}`],
+    ['opted out', `<head><meta name="TDM-reservation" content="1"></head>${pageOf(5, 'p0.png')}`],
     ['duplicate text', pageOf(2, 'p0.png')],
     ['near duplicate', pageOf(2, 'p0.png').replace('</p>', ' And so it stayed.</p>')],
     [
@@ -257,7 +222,7 @@ it('killed again and again it ends with the same bytes', async () => {
   let kills = 0;
   for (let ended = false; !ended;) {
     ended = await new Promise<boolean>((resolve, reject) => {
-      const running = spawn(process.execPath, ['--import', tsx, child, out, input], {
+      const running = spawn(process.execPath, ['--import', tsx, child, out, '-', input], {
         stdio: ['ignore', 'pipe', 'inherit'],
       });
       let lines = 0;
@@ -310,12 +275,10 @@ describe('extractPages on archives', () => {
   it.each(['a.warc.gz', 'a.warc'])('gives the same however %s is cut', async (name) => {
     const all = await records(6);
     const file = write(name, Buffer.concat(name.endsWith('gz') ? all.map((r) => gzipSync(r)) : all));
-    const units = await planUnits([file], { warcBytes: 20_000 });
+    const units = await gather(planUnits([file], { warcBytes: 20_000 }));
     expect(units.length).toBeGreaterThan(3);
-    const { UnitExtractor } = await import('./unit');
     const work = folder();
-    mkdirSync(path.join(work, 'pictures'));
-    const extractor = await UnitExtractor.open({ preset: 'm3w', work });
+    const extractor = await UnitExtractor.open({ preset: 'm3w' }, new WorkFolder(work));
     const lines = async (parts: typeof units) => {
       const found: string[] = [];
       for (const unit of parts) {
@@ -328,7 +291,7 @@ describe('extractPages on archives', () => {
       }
       return found;
     };
-    const whole = await lines(await planUnits([file]));
+    const whole = await lines(await gather(planUnits([file])));
     expect(whole).toHaveLength(12);
     expect(await lines(units)).toEqual(whole);
   });
@@ -340,6 +303,7 @@ describe('extractPages on archives', () => {
       ...(await records(1)),
       record('https://example.org/packed', 'text/html', packed, 'Content-Encoding: gzip\r\n'),
       record('https://example.org/bomb', 'text/html', bomb, 'Content-Encoding: gzip\r\n'),
+      record('https://example.org/own', 'text/html', Buffer.from(pageOf(8, '/p0.png')), 'X-Robots-Tag: noai\r\n'),
       record('https://example.org/0', 'text/html', Buffer.from(pageOf(5, '/p0.png'))),
       record('https://example.org/lost/', 'text/html', Buffer.from(pageOf(7, '/p0.png'))),
     ].map((r) => gzipSync(r));
@@ -348,6 +312,7 @@ describe('extractPages on archives', () => {
     expect(pages.map(({ url }) => url)).toEqual(['https://example.org/0/', 'https://example.org/packed']);
     expect(manifest.dropped).toMatchObject({
       'page: too large': 1,
+      'page: opted out': 1,
       'page: duplicate address': 1,
       'archive: damaged': 1,
     });
@@ -357,5 +322,73 @@ describe('extractPages on archives', () => {
     const bomb = write('bomb.warc.gz', gzipSync(Buffer.alloc(300 * 2 ** 20, 'x')));
     const { manifest } = await extract([bomb]);
     expect(manifest).toMatchObject({ documents: 0, dropped: { 'archive: damaged': 1 } });
+  });
+});
+
+describe('pictures that the input does not hold', () => {
+  const serve = async (answers: Record<string, { body: Buffer; headers?: Record<string, string> }>) => {
+    const asked: string[] = [];
+    const server = createServer((request, response) => {
+      asked.push(request.url!);
+      const answer = answers[request.url!];
+      if (!answer) response.writeHead(404).end();
+      else response.writeHead(200, { 'content-type': 'image/png', ...answer.headers }).end(answer.body);
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    return { asked, host: `http://127.0.0.1:${port}`, close: () => server.close() };
+  };
+
+  it('are fetched only when that is asked for, and never from this machine or its network', async () => {
+    const server = await serve({ '/a.png': { body: await picture(1) } });
+    const input = folder();
+    writeFileSync(path.join(input, 'a.html'), pageOf(1, `${server.host}/a.png`));
+    const without = await extract([input]);
+    expect(without.manifest.dropped).toEqual({ 'image: not available': 1, 'page: no images left': 1 });
+    const refused = await extract([input], { fetchImages: true });
+    expect(refused.manifest.dropped).toEqual({
+      'fetch: private address': 1,
+      'image: not available': 1,
+      'page: no images left': 1,
+    });
+    expect(server.asked).toEqual([]);
+    server.close();
+  });
+
+  it('join their pages, and what servers refuse is counted', async () => {
+    const server = await serve({
+      '/a.png': { body: await picture(1) },
+      '/closed.png': { body: await picture(2), headers: { 'x-robots-tag': 'noai' } },
+      '/small.png': { body: await picture(3, 20, 20) },
+      '/small-2x.png': { body: await picture(4) },
+    });
+    const work = new WorkFolder(folder());
+    const input = folder();
+    const images = ['a.png', 'closed.png', 'gone.png'].map((name) => `<img src="${server.host}/${name}">`).join('');
+    const sizes = `<img src="${server.host}/small.png" srcset="${server.host}/small.png 2x, ${server.host}/small-2x.png 1x">`;
+    writeFileSync(path.join(input, 'a.html'), html(`<p>${prose(1)}</p>${images}`));
+    writeFileSync(path.join(input, 'b.html'), html(`<p>${prose(2)}</p>${sizes}<img src="${server.host}/a.png">`));
+    const fetcher = new PictureFetcher({ isPublic: (address) => address === '127.0.0.1' });
+    const extractor = await UnitExtractor.open({ preset: 'm3w', fetchImages: true }, work, fetcher);
+    const [unit] = await gather(planUnits([input]));
+    await extractor.extract(unit!, work.unit(0, 0));
+    const missing = await gather((await Assembly.begin(work, presets.m3w, [1])).missing());
+    expect(missing).toEqual([
+      {
+        kind: 'fetch',
+        pictures: [['a.png'], ['closed.png'], ['gone.png'], ['small.png', 'small-2x.png']].map((names) =>
+          names.map((name) => `${server.host}/${name}`),
+        ),
+      },
+    ]);
+    await extractor.extract(missing[0]!, work.unit(1, 0));
+    const out = folder();
+    const result = await (await Assembly.begin(work, presets.m3w, [1, 1])).write(out);
+    expect(result).toMatchObject({ documents: 2, images: 3 });
+    expect(result.dropped).toEqual({ 'fetch: opted out': 1, 'fetch: status 404': 1, 'image: not available': 2 });
+    expect(read(out).map(({ parts }) => parts.filter((part: object) => 'image' in part).length)).toEqual([1, 2]);
+    expect(server.asked.filter((url) => url === '/a.png')).toHaveLength(1);
+    await fetcher.close();
+    server.close();
   });
 });

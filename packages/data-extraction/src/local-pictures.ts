@@ -19,6 +19,11 @@ export function shownUrl(url: string): string {
   return url.startsWith(start) ? decodeURIComponent(url.slice(start.length)) : url;
 }
 
+/** Whether an address names a server that could be asked. */
+export function isOnServer(url: string): boolean {
+  return /^https?:/.test(url) && !url.startsWith(`https://${NO_HOST}/`);
+}
+
 /** Pictures of a folder of pages, by their addresses. Nothing outside the folder is ever read. */
 export class LocalPictures {
   constructor(private readonly root: string) {}
@@ -64,7 +69,8 @@ export class LocalPictures {
       } finally {
         await handle.close();
       }
-    } catch {
+    } catch (error) {
+      if (isOfTheMachine(error)) throw error;
       return undefined;
     }
   }
@@ -75,4 +81,16 @@ export function dataOf(source: string): Uint8Array | undefined {
   const encoded = /^data:image\/[\w.+-]+;base64,/i.exec(source.slice(0, 100))?.[0];
   if (!encoded || source.length > (PICTURE_LIMITS.bytes * 4) / 3) return undefined;
   return Buffer.from(source.slice(encoded.length), 'base64');
+}
+
+/**
+ * A full disk, a lost network folder, too many open files: nobody's page. The unit ends, and is done again. A file that is
+ * gone, or may not be read, stays so.
+ */
+export function isOfTheMachine(error: unknown): boolean {
+  const { syscall, code = '' } = error as NodeJS.ErrnoException;
+  return (
+    syscall !== undefined &&
+    !['ENOENT', 'EACCES', 'EPERM', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENAMETOOLONG', 'EINVAL', 'ENXIO'].includes(code)
+  );
 }

@@ -6,7 +6,9 @@ import { constants, gunzipSync } from 'node:zlib';
 export type Unit =
   | { readonly kind: 'files'; readonly root: string; readonly files: readonly string[] }
   /** Bytes `start` to `end` of an archive, whole records. */
-  | { readonly kind: 'warc'; readonly file: string; readonly start: number; readonly end: number };
+  | { readonly kind: 'warc'; readonly file: string; readonly start: number; readonly end: number }
+  /** Pictures of one server; of each, addresses of which one is enough, the best first. */
+  | { readonly kind: 'fetch'; readonly pictures: readonly (readonly string[])[] };
 
 const PAGES_PER_UNIT = 64;
 const PAGE = /\.x?html?$/i;
@@ -17,57 +19,57 @@ const WARC = /\.warc(?:\.gz)?$/i;
  *
  * @throws Error for an input that is not there, or holds neither pages nor archives
  */
-export async function planUnits(
+export async function* planUnits(
   inputs: readonly string[],
   { warcBytes = 16 * 2 ** 20 }: { warcBytes?: number } = {},
-): Promise<Unit[]> {
-  const units: Unit[] = [];
+): AsyncGenerator<Unit> {
   for (const input of inputs) {
-    const before = units.length;
     const info = await stat(input).catch(() => undefined);
     if (!info)
       throw new Error(`Input ${input}: there is no such file or folder. Give a folder of pages or a WARC file.`);
     const resolved = await realpath(input);
     const root = info.isDirectory() ? resolved : path.dirname(resolved);
-    const files = info.isDirectory() ? await filesBelow(resolved) : [resolved];
-    const pages = files.filter((file) => PAGE.test(file)).map((file) => path.relative(root, file));
-    for (let i = 0; i < pages.length; i += PAGES_PER_UNIT) {
-      units.push({ kind: 'files', root, files: pages.slice(i, i + PAGES_PER_UNIT) });
+    let pages: string[] = [];
+    let isEmpty = true;
+    for await (const file of info.isDirectory() ? filesBelow(resolved) : [resolved]) {
+      if (PAGE.test(file)) pages.push(path.relative(root, file));
+      else if (WARC.test(file)) yield* splitArchive(file, warcBytes);
+      else continue;
+      isEmpty = false;
+      if (pages.length < PAGES_PER_UNIT) continue;
+      yield { kind: 'files', root, files: pages };
+      pages = [];
     }
-    for (const file of files) if (WARC.test(file)) units.push(...(await splitArchive(file, warcBytes)));
-    if (units.length === before) {
-      throw new Error(`Input ${input}: expected .html, .htm, .xhtml, .warc or .warc.gz, got none of them.`);
-    }
+    if (pages.length > 0) yield { kind: 'files', root, files: pages };
+    if (isEmpty) throw new Error(`Input ${input}: expected .html, .htm, .xhtml, .warc or .warc.gz, got none of them.`);
   }
-  return units;
 }
 
-/** Regular files below a folder in the order of their names. Links are not followed: they may lead anywhere. */
-export async function filesBelow(folder: string): Promise<string[]> {
+/**
+ * Regular files below a folder in the order of their names, one folder in memory at a time. Links are not followed: they
+ * may lead anywhere.
+ */
+export async function* filesBelow(folder: string): AsyncGenerator<string> {
   const entries = await readdir(folder, { withFileTypes: true });
   entries.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
-  const found: string[] = [];
   for (const entry of entries) {
     const name = path.join(folder, entry.name);
-    if (entry.isDirectory()) for (const file of await filesBelow(name)) found.push(file);
-    else if (entry.isFile()) found.push(name);
+    if (entry.isDirectory()) yield* filesBelow(name);
+    else if (entry.isFile()) yield name;
   }
-  return found;
 }
 
 /** Cuts an archive where records begin, so that a large one is shared among workers and a crash costs little. */
-async function splitArchive(file: string, bytes: number): Promise<Unit[]> {
+async function* splitArchive(file: string, bytes: number): AsyncGenerator<Unit> {
   const handle = await open(file);
   try {
     const { size } = await handle.stat();
-    const starts = [0];
-    for (let at = bytes; at < size;) {
-      const start = await nextRecord(handle, at, size);
-      if (start === undefined) break;
-      starts.push(start);
-      at = Math.max(start + 1, at) + bytes;
-    }
-    return starts.map((start, i) => ({ kind: 'warc', file, start, end: starts[i + 1] ?? size }));
+    let start = 0;
+    do {
+      const end = (await nextRecord(handle, start + bytes, size)) ?? size;
+      yield { kind: 'warc', file, start, end };
+      start = end;
+    } while (start < size);
   } finally {
     await handle.close();
   }

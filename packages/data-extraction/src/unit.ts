@@ -1,19 +1,22 @@
-import { createWriteStream } from 'node:fs';
-import { open, rename, writeFile, access } from 'node:fs/promises';
-import { once } from 'node:events';
+import { access, mkdir, open, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { randomUUID } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 import { Decontamination, type BenchmarkData } from './benchmark';
 import { extractPage, tidyParts, type PagePart } from './extract';
 import { minHashBands, textKey, urlKey } from './fingerprints';
 import { PAGE_LIMITS, PageError } from './html';
+import { LineWriter } from './json-lines';
 import { openLanguageDetector, type LanguageDetector } from './language';
-import { dataOf, LocalPictures, pageUrl } from './local-pictures';
+import { dataOf, isOfTheMachine, isOnServer, LocalPictures, pageUrl } from './local-pictures';
 import { examinePicture, type PictureInfo } from './picture-info';
+import { optedOut } from './opt-out';
+import { PictureFetcher } from './picture-fetcher';
 import type { PictureRef } from './pictures';
 import { presetOf, type Preset } from './presets';
 import type { Unit } from './sources';
 import { readWarc } from './warc';
+import { WorkFolder } from './work-folder';
 
 /** A module with these exports decides what is explicit. Absent ones let everything pass. */
 export interface ExplicitContentHook {
@@ -23,14 +26,14 @@ export interface ExplicitContentHook {
   picture?(bytes: Uint8Array): boolean | Promise<boolean>;
 }
 
-/** What every worker needs to know; it can be posted. */
+/** What every worker needs to know; it can be posted, and kept as JSON. */
 export interface UnitSettings {
   readonly preset: string;
-  /** Folder of unit files and of pictures that may be wanted. */
-  readonly work: string;
   readonly benchmark?: BenchmarkData;
   /** Path of an `ExplicitContentHook`. */
   readonly explicitHook?: string;
+  /** Whether pictures that are not among the input are asked of their servers. */
+  readonly fetchImages?: boolean;
 }
 
 export interface UnitPicture extends PictureInfo {
@@ -38,7 +41,7 @@ export interface UnitPicture extends PictureInfo {
   readonly caption: string;
 }
 
-/** A picture of an archive that may hold it elsewhere. */
+/** A picture that may lie elsewhere in the archives, or be fetched. */
 export interface WantedPicture {
   readonly wanted: readonly string[];
   readonly alt: string;
@@ -65,6 +68,11 @@ export interface UnitReport {
 }
 
 const MAX_FAILURES_KEPT = 10;
+/** A server that gives nothing so many times in a row is left alone. */
+const MAX_SILENCES = 5;
+
+/** A picture's figures; why it is dropped; or under which addresses it may lie elsewhere. */
+type FoundPicture = PictureInfo | string | readonly string[];
 
 /** Extracts and filters units; what concerns several pages (duplicates, counts over the whole set) comes after. */
 export class UnitExtractor {
@@ -75,6 +83,8 @@ export class UnitExtractor {
 
   private constructor(
     private readonly settings: UnitSettings,
+    private readonly work: WorkFolder,
+    private readonly fetcher: PictureFetcher,
     private readonly detect: LanguageDetector,
     private readonly hook: ExplicitContentHook,
   ) {
@@ -83,25 +93,30 @@ export class UnitExtractor {
   }
 
   /** @throws Error for a hook that cannot be loaded */
-  static async open(settings: UnitSettings): Promise<UnitExtractor> {
-    return new UnitExtractor(settings, await openLanguageDetector(), await loadHook(settings.explicitHook));
+  static async open(settings: UnitSettings, work: WorkFolder, fetcher = new PictureFetcher()): Promise<UnitExtractor> {
+    return new UnitExtractor(
+      settings,
+      work,
+      fetcher,
+      await openLanguageDetector(),
+      await loadHook(settings.explicitHook),
+    );
   }
 
   /** Writes the unit's file whole or not at all; pictures first, so that a file never names one that is not there. */
   async extract(unit: Unit, file: string): Promise<UnitReport> {
     this.dropped = {};
     this.failures = [];
-    const temporary = `${file}.${process.pid}.tmp`;
-    const stream = createWriteStream(temporary);
-    const write = async (line: UnitLine) => {
-      if (!stream.write(`${JSON.stringify(line)}\n`)) await once(stream, 'drain');
-    };
-    const pages = unit.kind === 'files' ? await this.files(unit, write) : await this.archive(unit, write);
+    await mkdir(path.dirname(file), { recursive: true });
+    const lines = new LineWriter(file, temporaryName(file));
+    const write = (line: UnitLine) => lines.write(line);
+    let pages = 0;
+    if (unit.kind === 'files') pages = await this.files(unit, write);
+    else if (unit.kind === 'warc') pages = await this.archive(unit, write);
+    else await this.fetchAll(unit, write);
     const report: UnitReport = { pages, dropped: this.dropped, failures: this.failures };
     await write({ end: report });
-    stream.end();
-    await once(stream, 'close');
-    await rename(temporary, file);
+    await lines.close();
     return report;
   }
 
@@ -111,7 +126,7 @@ export class UnitExtractor {
   ): Promise<number> {
     const pictures = new LocalPictures(root);
     // Pages of a folder share pictures; one unit looks at each once.
-    const known = new Map<string, Promise<PictureInfo | string>>();
+    const known = new Map<string, Promise<FoundPicture>>();
     const find = (ref: PictureRef) => {
       const key = ref.sources[0]!;
       let found = known.get(key);
@@ -133,18 +148,19 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     let pages = 0;
-    const want = async ({ sources }: PictureRef): Promise<PictureInfo | string | readonly string[]> => {
+    const want = async ({ sources }: PictureRef): Promise<FoundPicture> => {
       const inline = sources.map((source) => source.startsWith('data:') && dataOf(source)).find((bytes) => bytes);
       return inline ? this.keep(inline) : sources.filter((source) => !source.startsWith('data:')).map(plainUrl);
     };
     try {
-      for await (const { url, contentType, bytes } of readWarc(file, start, end)) {
+      for await (const { url, contentType, header, bytes } of readWarc(file, start, end)) {
         await this.guarded(url, async () => {
           if (/html/.test(contentType)) {
             pages++;
+            if (optedOut(header)) throw new PageError('opted out');
             if (!bytes) throw new PageError('too large');
             await this.page(url, bytes, contentType, want, write);
-          } else if (bytes) {
+          } else if (bytes && !optedOut(header)) {
             const info = await this.keep(bytes);
             // Of pictures that no page shows, reasons say nothing; those that one shows are counted as not available.
             if (typeof info !== 'string') await write({ picture: { url: plainUrl(url), info } });
@@ -152,11 +168,37 @@ export class UnitExtractor {
         });
       }
     } catch (error) {
+      if (isOfTheMachine(error)) throw error;
       // What stands before the damage is as good as ever.
       this.drop('archive: damaged');
       this.fail(`${path.basename(file)} from byte ${start}: ${(error as Error).message}`);
     }
     return pages;
+  }
+
+  /** Several pictures of a server are asked for one after the other; see `PictureFetcher`. */
+  private async fetchAll(
+    { pictures }: Unit & { kind: 'fetch' },
+    write: (line: UnitLine) => Promise<void>,
+  ): Promise<void> {
+    let silences = 0;
+    for (const sources of pictures) {
+      let reason = '';
+      for (const url of sources) {
+        const bytes = silences < MAX_SILENCES ? await this.fetcher.fetch(url) : 'server does not answer';
+        if (bytes === 'failed' || bytes === 'too slow') silences++;
+        else if (silences < MAX_SILENCES) silences = 0;
+        const info = typeof bytes === 'string' ? bytes : await this.keep(bytes);
+        if (typeof info === 'string') {
+          reason ||= info;
+          continue;
+        }
+        await write({ picture: { url, info } });
+        reason = '';
+        break;
+      }
+      if (reason) this.drop(`fetch: ${reason}`);
+    }
   }
 
   /** Counts a page that is refused, or that we cannot deal with, and goes on. */
@@ -165,8 +207,7 @@ export class UnitExtractor {
       await work();
     } catch (error) {
       if (error instanceof PageError) return this.drop(`page: ${error.reason}`);
-      // A full disk is nobody's page: the unit ends, and is done again.
-      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw error;
+      if (isOfTheMachine(error)) throw error;
       this.drop('page: failed');
       this.fail(`${url}: ${(error as Error).message}`);
     }
@@ -176,7 +217,7 @@ export class UnitExtractor {
     url: string,
     bytes: Uint8Array,
     contentType: string,
-    find: (ref: PictureRef) => Promise<PictureInfo | string | readonly string[]>,
+    find: (ref: PictureRef) => Promise<FoundPicture>,
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
     const { minSide, addressWords } = this.preset.picture;
@@ -232,9 +273,11 @@ export class UnitExtractor {
     });
   }
 
-  private async findPicture(ref: PictureRef, pictures: LocalPictures): Promise<PictureInfo | string> {
-    const bytes = await pictures.read(ref.sources);
-    return bytes ? this.keep(bytes) : 'not available';
+  private async findPicture({ sources }: PictureRef, pictures: LocalPictures): Promise<FoundPicture> {
+    const bytes = await pictures.read(sources);
+    if (bytes) return this.keep(bytes);
+    const elsewhere = this.settings.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
+    return elsewhere.length > 0 ? elsewhere : 'not available';
   }
 
   /** Stores a picture under the name of its content. @returns its figures, or why it is dropped */
@@ -243,13 +286,14 @@ export class UnitExtractor {
     if (typeof info === 'string') return info;
     if (this.decontamination?.hasPicture(info.look)) return 'benchmark';
     if (await this.hook.picture?.(bytes)) return 'explicit';
-    const file = path.join(this.settings.work, 'pictures', info.file);
+    const file = this.work.picture(info.file);
     const there = await access(file).then(
       () => true,
       () => false,
     );
     if (!there) {
-      const temporary = `${file}.${process.pid}-${workerNumber()}.tmp`;
+      const temporary = temporaryName(file);
+      await mkdir(path.dirname(file), { recursive: true });
       await writeFile(temporary, bytes);
       await rename(temporary, file);
     }
@@ -261,14 +305,13 @@ export class UnitExtractor {
   }
 
   private fail(message: string): void {
-    if (this.failures.length < MAX_FAILURES_KEPT) this.failures.push(message);
+    if (this.failures.length < MAX_FAILURES_KEPT) this.failures.push(message.slice(0, 1000));
   }
 }
 
-let files = 0;
-/** A number that no other file of this thread has; two threads may write the same picture. */
-function workerNumber(): string {
-  return `${Math.random().toString(36).slice(2)}-${files++}`;
+/** A name beside the file that nobody else writes under: several workers may write the same picture, or do the same unit. */
+function temporaryName(file: string): string {
+  return `${file}.${randomUUID()}.tmp`;
 }
 
 function plainUrl(url: string): string {

@@ -9,6 +9,8 @@ export interface Response {
   readonly url: string;
   /** As the header has it, in lower case. */
   readonly contentType: string;
+  /** A header of the answer, undefined where it is absent. */
+  readonly header: (name: string) => string | undefined;
   /** Undefined for one that is larger than a page or a picture may be. */
   readonly bytes: Uint8Array | undefined;
 }
@@ -51,7 +53,8 @@ async function readRecord(record: WARCRecord, progress: { bytes: number }): Prom
     else chunks.length = 0;
   }
   if (!wanted) return undefined;
-  return { url, contentType, bytes: length <= limit ? Buffer.concat(chunks) : undefined };
+  const header = (name: string) => headers?.get(name) ?? undefined;
+  return { url, contentType, header, bytes: length <= limit ? Buffer.concat(chunks) : undefined };
 }
 
 async function* inflated(

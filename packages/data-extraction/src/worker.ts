@@ -1,9 +1,12 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Unit } from './sources';
-import { UnitExtractor, type UnitSettings } from './unit';
+import type { ThreadData } from './threads';
+import { UnitExtractor } from './unit';
+import { WorkFolder } from './work-folder';
 
-/** One unit after the other, as `extractPages` hands them out. */
-const opened = UnitExtractor.open(workerData as UnitSettings);
+/** One unit after the other, as `UnitThreads` hands them out. */
+const { settings, work } = workerData as ThreadData;
+const opened = UnitExtractor.open(settings, new WorkFolder(work));
 
 parentPort!.on('message', async ({ unit, file }: { unit: Unit; file: string }) => {
   try {

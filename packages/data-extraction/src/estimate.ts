@@ -1,0 +1,106 @@
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { Assembly } from './assemble';
+import { presetOf, type PresetName } from './presets';
+import { planUnits, type Unit } from './sources';
+import { UnitThreads } from './threads';
+import { WorkFolder } from './work-folder';
+
+export interface ExtractionEstimate {
+  /** Units of the input, and how many of them were extracted to find out. */
+  readonly units: number;
+  readonly sampledUnits: number;
+  /** Pages of the input: counted in folders, concluded from the sample in archives. */
+  readonly pages: number;
+  readonly sampledPages: number;
+  /** For each page that is read; copies are found within the sample alone, so a whole input yields somewhat less. */
+  readonly perPage: {
+    readonly documents: number;
+    readonly images: number;
+    /** Processor seconds of all threads together. */
+    readonly cpuSeconds: number;
+    readonly textBytes: number;
+    readonly imageBytes: number;
+  };
+  /** What was left out of the sample, by reason. */
+  readonly dropped: Readonly<Record<string, number>>;
+}
+
+/** The sample ends with the unit that passes either. */
+const MAX_UNITS = 48;
+const MAX_SECONDS = 30;
+
+/**
+ * Extracts some units of the input, evenly spread, in a temporary folder, and tells what a page costs and gives.
+ *
+ * @throws Error for inputs that are not there, and for a unit that fails
+ */
+export async function estimateExtraction(
+  inputs: readonly string[],
+  { preset = 'm3w' }: { preset?: PresetName } = {},
+): Promise<ExtractionEstimate> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'flamingo-plan-'));
+  const work = new WorkFolder(path.join(folder, 'work'));
+  const threads = new UnitThreads({ preset }, work);
+  try {
+    const units: Unit[] = [];
+    let total = { files: 0, bytes: 0 };
+    let all = 0;
+    let step = 1;
+    for await (const unit of planUnits(inputs)) {
+      total = sizeOf(unit, total);
+      if (all++ % step === 0) units.push(unit);
+      // Every second one, every fourth one, ...: an even sample of a number that is not known yet.
+      if (units.length > MAX_UNITS) {
+        step *= 2;
+        for (let i = units.length - 1; i > 0; i--) if (i % 2 === 1) units.splice(i, 1);
+      }
+    }
+    // The first one is done twice: a thread starts in a second or two, once.
+    await threads.run(units[0]!, work.unit(0, 0));
+    let sampled = { files: 0, bytes: 0 };
+    let [sampledUnits, ofArchives] = [0, 0];
+    const started = { at: performance.now(), cpu: process.cpuUsage() };
+    for (const unit of units) {
+      const { pages } = await threads.run(unit, work.unit(0, sampledUnits++));
+      sampled = sizeOf(unit, sampled);
+      if (unit.kind === 'warc') ofArchives += pages;
+      if (performance.now() - started.at > MAX_SECONDS * 1000) break;
+    }
+    const assembly = await Assembly.begin(work, presetOf(preset), [sampledUnits]);
+    const { pages: sampledPages, documents, images, dropped } = await assembly.write(folder);
+    const { user, system } = process.cpuUsage(started.cpu);
+    const per = (value: number) => value / Math.max(1, sampledPages);
+    return {
+      units: all,
+      sampledUnits,
+      pages: total.files + Math.round((ofArchives * total.bytes) / Math.max(1, sampled.bytes)),
+      sampledPages,
+      perPage: {
+        documents: per(documents),
+        images: per(images),
+        cpuSeconds: per((user + system) / 1e6),
+        textBytes: per((await stat(path.join(folder, 'pages.jsonl'))).size),
+        imageBytes: per(await bytesBelow(path.join(folder, 'images'))),
+      },
+      dropped,
+    };
+  } finally {
+    await threads.close();
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** Adds a unit's pages, of a folder, or bytes, of an archive. */
+function sizeOf(unit: Unit, before: { files: number; bytes: number }): { files: number; bytes: number } {
+  if (unit.kind === 'files') return { ...before, files: before.files + unit.files.length };
+  return unit.kind === 'warc' ? { ...before, bytes: before.bytes + unit.end - unit.start } : before;
+}
+
+async function bytesBelow(folder: string): Promise<number> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
+  let bytes = 0;
+  for (const entry of entries) if (entry.isFile()) bytes += (await stat(path.join(entry.parentPath, entry.name))).size;
+  return bytes;
+}

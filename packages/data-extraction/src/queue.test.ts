@@ -1,0 +1,161 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { Queue } from 'bullmq';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { redisServer, TestRedis } from '../test/redis';
+import { contents, pageOf, picture } from '../test/sample-pages';
+import { extractPages } from './job';
+import { workOnPages } from './queue';
+
+const scratch = mkdtempSync(path.join(tmpdir(), 'queue-'));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+const start = (script: string, ...args: string[]) =>
+  spawn(process.execPath, ['--import', tsx, path.join(import.meta.dirname, '../test', script), ...args], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+const kill = async (child: ChildProcess) => {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = once(child, 'exit');
+  child.kill('SIGKILL');
+  await ended;
+};
+
+async function folderOfPages(count: number): Promise<string> {
+  const input = mkdtempSync(path.join(scratch, 'pages-'));
+  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
+  for (let i = 0; i < count; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
+  return input;
+}
+
+/** A hook whose thread ends at a page of `text`, unless there is a file `mended` beside it. */
+function deadlyHook(text: string): { hook: string; mend: () => void } {
+  const folder = mkdtempSync(path.join(scratch, 'hook-'));
+  const hook = path.join(folder, 'hook.mjs');
+  const mended = path.join(folder, 'mended');
+  writeFileSync(
+    hook,
+    `import { existsSync } from 'node:fs';
+     export const text = (text) => text.includes(${JSON.stringify(text)}) && !existsSync('${mended}') && process.exit(3);`,
+  );
+  return { hook, mend: () => writeFileSync(mended, '') };
+}
+
+describe('a unit that fails again and again', () => {
+  it('ends the job with its name, is tried again by the next call, and can be left out', async () => {
+    const inputs = [await folderOfPages(200)];
+    const { hook, mend } = deadlyHook('of 70\n');
+    const options = { inputs, explicitHook: hook, workers: 1 };
+    const out = path.join(scratch, 'failing');
+    await expect(extractPages({ ...options, out })).rejects.toThrow(
+      /1 of 4 units failed 3 times[^]*pages-\w+, page\d+\.html and following: its thread ended with 3[^]*--skip-failed/,
+    );
+    const skipped = await extractPages({ ...options, out: `${out}-skipped`, skipFailed: true });
+    expect(skipped).toMatchObject({ pages: 136, dropped: { 'unit: failed': 1 } });
+    expect(skipped.failures).toEqual([expect.stringMatching(/its thread ended with 3/)]);
+    mend();
+    const progress: number[] = [];
+    const mended = await extractPages({ ...options, out, onProgress: ({ pages }) => progress.push(pages) });
+    expect(mended).toMatchObject({ pages: 200, failures: [] });
+    expect(progress.at(-1)).toBe(64);
+  }, 60_000);
+});
+
+describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis brings the server)', () => {
+  let redis: TestRedis;
+  beforeAll(async () => {
+    redis = await TestRedis.start();
+  });
+  afterAll(() => redis.kill());
+
+  it('gives the same bytes when workers, Redis and the one who hands out are killed', async () => {
+    const input = await folderOfPages(700);
+    const undisturbed = path.join(scratch, 'undisturbed');
+    const manifest = await extractPages({ inputs: [input], out: undisturbed, workers: 2 });
+    expect(manifest.documents).toBeGreaterThan(20);
+
+    const out = path.join(scratch, 'disturbed');
+    const restart = () => start('extract-child.mts', out, redis.url, input);
+    const workers = [start('work-child.mts', out, redis.url), start('work-child.mts', out, redis.url)];
+    let extraction = restart();
+    for (let round = 0; extraction.exitCode !== 0; round++) {
+      await Promise.race([once(extraction, 'exit'), sleep(3000)]);
+      if (extraction.exitCode !== null) break;
+      // Slow machines come to an end too: with six kills it is shown.
+      if (round >= 6) continue;
+      await kill(workers[round % 2]!);
+      workers[round % 2] = start('work-child.mts', out, redis.url);
+      if (round === 1) {
+        await redis.kill();
+        await sleep(500);
+        await redis.start();
+      }
+      if (round === 2) {
+        await kill(extraction);
+        extraction = restart();
+      }
+    }
+    expect(extraction.exitCode).toBe(0);
+    expect(contents(out)).toEqual(contents(undisturbed));
+    // Workers end with the job.
+    await Promise.all(workers.map((worker) => worker.exitCode ?? once(worker, 'exit')));
+    expect(workers.map((worker) => worker.exitCode)).toEqual([0, 0]);
+  }, 180_000);
+
+  it('keeps what failed for looking at, and hands it out again to the next call', async () => {
+    const inputs = [await folderOfPages(200)];
+    const { hook, mend } = deadlyHook('of 70\n');
+    const out = path.join(scratch, 'letters');
+    const options = { inputs, out, explicitHook: hook, redis: redis.url };
+    const work = () => workOnPages({ out, redis: redis.url, workers: 2 });
+    const first = work();
+    await expect(extractPages(options)).rejects.toThrow(/1 of 4 units failed 3 times[^]*its thread ended with 3/);
+    const { job } = JSON.parse(readFileSync(path.join(out, 'job.json'), 'utf8')) as { job: string };
+    const queue = new Queue(`flamingo-pages-${job.slice(0, 24)}`, { connection: { url: redis.url } });
+    const [letter, ...others] = await queue.getFailed();
+    expect(others).toEqual([]);
+    expect(letter).toMatchObject({
+      id: 'unit-0-2',
+      attemptsMade: 3,
+      failedReason: expect.stringContaining('ended with 3'),
+    });
+    mend();
+    expect((await extractPages(options)).pages).toBe(200);
+    expect(await first).toBe(4);
+    expect(await queue.getJobCounts()).toMatchObject({ failed: 0, waiting: 0, completed: 0 });
+    await queue.close();
+  }, 60_000);
+
+  it('says what is missing', async () => {
+    const inputs = [await folderOfPages(1)];
+    const troubles = new Set<string>();
+    const out = path.join(scratch, 'lonely');
+    const job = extractPages({
+      inputs,
+      out,
+      redis: redis.url,
+      onProgress: ({ trouble }) => trouble && troubles.add(trouble),
+    });
+    while (troubles.size === 0) await sleep(100);
+    expect([...troubles]).toEqual(['no worker is there yet']);
+    const done = workOnPages({ out, redis: redis.url });
+    expect((await job).pages).toBe(1);
+    expect(await done).toBe(1);
+
+    const other = { inputs, out: path.join(scratch, 'nowhere') };
+    await expect(extractPages({ ...other, redis: 'localhost' })).rejects.toThrow(/expected an address such as redis:/);
+    await expect(extractPages({ ...other, redis: 'redis://127.0.0.1:1' })).rejects.toThrow(
+      /Redis at 127\.0\.0\.1:1 does not answer \(.*ECONNREFUSED.*\)\. Start it/,
+    );
+    mkdirSync(path.join(scratch, 'waits'));
+    const signal = AbortSignal.timeout(700);
+    expect(await workOnPages({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
+  }, 60_000);
+});

@@ -1,0 +1,148 @@
+import { appendFile, mkdir, readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { NumberSet } from './fingerprints';
+import { readLines } from './json-lines';
+
+/** What is gathered from all pages goes to the disk in so many parts; one of them fits in memory. */
+const PARTS = 256;
+/** Characters that wait in memory before they are appended to their parts. */
+const MAX_WAITING = 8 * 2 ** 20;
+
+/** Values in numbered parts on the disk, each part in the order in which they came. */
+export class Spill<T> {
+  private readonly waiting = new Map<number, string>();
+  private characters = 0;
+
+  /** @param folder made when it is needed, and this spill's alone */
+  constructor(private readonly folder: string) {}
+
+  async add(part: number, value: T): Promise<void> {
+    const line = `${JSON.stringify(value)}\n`;
+    this.waiting.set(part, (this.waiting.get(part) ?? '') + line);
+    this.characters += line.length;
+    if (this.characters > MAX_WAITING) await this.flush();
+  }
+
+  /** @param key 0 to 2^53 - 1; equal ones come to the same part */
+  addByKey(key: number, value: T): Promise<void> {
+    return this.add(key % PARTS, value);
+  }
+
+  /** Numbers of the parts that hold anything, in order. */
+  async parts(): Promise<number[]> {
+    await this.flush();
+    const names = await readdir(this.folder).catch((): string[] => []);
+    return names.map((name) => Number.parseInt(name)).sort((a, b) => a - b);
+  }
+
+  /** Nothing for a part that was never written to. */
+  async *read(part: number): AsyncGenerator<T> {
+    await this.flush();
+    const files = await readdir(this.folder).catch((): string[] => []);
+    if (files.includes(`${part}.jsonl`)) yield* readLines<T>(this.fileOf(part));
+  }
+
+  private async flush(): Promise<void> {
+    if (this.characters === 0) return;
+    await mkdir(this.folder, { recursive: true });
+    for (const [part, lines] of this.waiting) await appendFile(this.fileOf(part), lines);
+    this.waiting.clear();
+    this.characters = 0;
+  }
+
+  private fileOf(part: number): string {
+    return path.join(this.folder, `${part}.jsonl`);
+  }
+}
+
+/** One byte for each item, 0 at first, for as many items as there turn out to be. */
+export class Marks {
+  private bytes = new Uint8Array(1024);
+
+  get(item: number): boolean {
+    return this.bytes[item] === 1;
+  }
+
+  set(item: number): void {
+    if (item >= this.bytes.length) {
+      const longer = new Uint8Array(Math.max(item + 1, 2 * this.bytes.length));
+      longer.set(this.bytes);
+      this.bytes = longer;
+    }
+    this.bytes[item] = 1;
+  }
+}
+
+const RECORDS_WAITING = 512;
+
+/** Keys of items, on the disk: finds the items that have a key in common with an earlier one. */
+export class KeyTable {
+  /** By part: pairs of key and item. */
+  private readonly waiting = new Map<number, { readonly records: Float64Array; length: number }>();
+
+  /** @param folder made when it is needed, and this table's alone */
+  constructor(private readonly folder: string) {}
+
+  /**
+   * @param key  0 to 2^53 - 1; the keys of one item all differ
+   * @param item numbers that never fall
+   */
+  async add(key: number, item: number): Promise<void> {
+    const part = key % PARTS;
+    let waiting = this.waiting.get(part);
+    if (!waiting) {
+      waiting = { records: new Float64Array(2 * RECORDS_WAITING), length: 0 };
+      this.waiting.set(part, waiting);
+    }
+    waiting.records[waiting.length++] = key;
+    waiting.records[waiting.length++] = item;
+    if (waiting.length === waiting.records.length) await this.flush(part);
+  }
+
+  /** Marks every item that has a key of an earlier one. Those in `absent` count as if they were not there. */
+  async markRepeated(marks: Marks, absent?: Marks): Promise<void> {
+    for (const part of this.waiting.keys()) {
+      const seen = new NumberSet();
+      const records = await this.read(part);
+      for (let i = 0; i < records.length; i += 2) {
+        const item = records[i + 1]!;
+        if (!absent?.get(item) && !seen.add(records[i]!)) marks.set(item);
+      }
+    }
+  }
+
+  /** Keys that more than `limit` items have. */
+  async keysAbove(limit: number): Promise<NumberSet> {
+    const found = new NumberSet();
+    for (const part of this.waiting.keys()) {
+      const counts = new Map<number, number>();
+      const records = await this.read(part);
+      for (let i = 0; i < records.length; i += 2) {
+        const key = records[i]!;
+        const count = (counts.get(key) ?? 0) + 1;
+        counts.set(key, count);
+        if (count > limit) found.add(key);
+      }
+    }
+    return found;
+  }
+
+  private async read(part: number): Promise<Float64Array> {
+    await this.flush(part);
+    const bytes = await readFile(this.fileOf(part));
+    const records = new Float64Array(bytes.length / 8);
+    new Uint8Array(records.buffer).set(bytes);
+    return records;
+  }
+
+  private async flush(part: number): Promise<void> {
+    const waiting = this.waiting.get(part)!;
+    await mkdir(this.folder, { recursive: true });
+    await appendFile(this.fileOf(part), new Uint8Array(waiting.records.buffer, 0, waiting.length * 8));
+    waiting.length = 0;
+  }
+
+  private fileOf(part: number): string {
+    return path.join(this.folder, String(part));
+  }
+}

@@ -1,0 +1,50 @@
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
+
+const OURS = fileURLToPath(new URL('../../../.cache/redis/redis-server', import.meta.url));
+
+/** Debian's server, from the PATH or brought by `npm run setup:redis`; undefined where there is none. */
+export const redisServer = ['redis-server', OURS].find(
+  (command) => spawnSync(command, ['--version']).status === 0 || (command === OURS && existsSync(OURS)),
+);
+
+/** A server of its own that keeps nothing on the disk: killed, it has forgotten everything. */
+export class TestRedis {
+  private child: ChildProcess | undefined;
+
+  private constructor(private readonly port: number) {}
+
+  static async start(): Promise<TestRedis> {
+    const probe = createServer().listen(0, '127.0.0.1');
+    await once(probe, 'listening');
+    const { port } = probe.address() as AddressInfo;
+    probe.close();
+    const redis = new TestRedis(port);
+    await redis.start();
+    return redis;
+  }
+
+  get url(): string {
+    return `redis://127.0.0.1:${this.port}`;
+  }
+
+  async start(): Promise<void> {
+    const args = ['--port', String(this.port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+    this.child = spawn(redisServer!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    let said = '';
+    for await (const text of this.child.stdout!) {
+      said += String(text);
+      if (said.includes('Ready to accept connections')) break;
+    }
+    if (!said.includes('Ready to accept connections')) throw new Error(`redis-server did not start: ${said}`);
+  }
+
+  async kill(): Promise<void> {
+    const ended = once(this.child!, 'exit');
+    this.child!.kill('SIGKILL');
+    await ended;
+  }
+}

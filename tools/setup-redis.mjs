@@ -1,0 +1,44 @@
+#!/usr/bin/env node
+/**
+ * Brings a Redis server without root on Debian and Ubuntu, for the tests of extraction on several machines: unpacks the
+ * distribution's own packages into .cache/redis, where those tests look. Does nothing when one is on the PATH.
+ */
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { withPackages } from './debian-packages.mjs';
+
+const home = resolve(import.meta.dirname, '..', '.cache', 'redis');
+const server = join(home, 'redis-server');
+
+const answers = (command) => spawnSync(command, ['--version']).status === 0;
+
+const bring = () =>
+  withPackages(home, '^redis-server$', ['redis-tools', 'libatomic1', 'libjemalloc2', 'liblzf1'], (unpacked) => {
+    rmSync(join(home, 'root'), { recursive: true, force: true });
+    renameSync(unpacked, join(home, 'root'));
+    // Its libraries lie beside it, where the system's loader does not look.
+    writeFileSync(
+      server,
+      `#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\nfor lib in "$here"/root/usr/lib/*-linux-gnu*; do\n` +
+        `  export LD_LIBRARY_PATH="$lib\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\ndone\n` +
+        `exec "$here/root/usr/bin/redis-server" "$@"\n`,
+    );
+    chmodSync(server, 0o755);
+    if (!answers(server)) throw new Error('the server that was unpacked does not start');
+    return server;
+  });
+
+if (answers('redis-server')) console.log('setup:redis: redis-server is on the PATH');
+else if (existsSync(server) && answers(server)) console.log(`setup:redis: Redis is here already: ${server}`);
+else {
+  try {
+    console.log(`setup:redis: Redis is ready: ${bring()}`);
+  } catch (error) {
+    console.error(`setup:redis: could not bring Redis: ${error.message}`);
+    console.error(
+      'Tests of extraction on several machines are skipped without it. To have it: apt-get install redis-server.',
+    );
+    process.exit(1);
+  }
+}
