@@ -1,4 +1,5 @@
-import { access, mkdir, rename, rm } from 'node:fs/promises';
+import { existsSync, mkdirSync, renameSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { tidyParts } from './extract';
 import { NumberSet, plainKey, textKey } from './fingerprints';
@@ -82,10 +83,10 @@ export class Assembly {
     for await (const { parts } of this.pages()) {
       for (const [, { picture }] of picturesOf(parts)) {
         if ('file' in picture || picture.wanted.length === 0) continue;
-        await servers.addByKey(plainKey(serverOf(picture.wanted)), picture.wanted);
+        servers.addByKey(plainKey(serverOf(picture.wanted)), picture.wanted);
       }
     }
-    for (const part of await servers.parts()) {
+    for (const part of servers.parts()) {
       const pictures = new Map<string, Map<string, readonly string[]>>();
       for await (const sources of servers.read(part)) {
         const server = serverOf(sources);
@@ -134,11 +135,11 @@ export class Assembly {
           continue;
         }
         total.images++;
-        await move(this.work.picture(path.basename(part.image)), path.join(out, part.image));
+        move(this.work.picture(path.basename(part.image)), path.join(out, part.image));
         const text = [part.alt, part.caption].find((t) => t && isPairText(t));
         if (!text) continue;
-        await pairKeys.add(textKey(`${part.image} ${text}`), candidates++);
-        await pairs.add(0, { image: part.image, text });
+        pairKeys.add(textKey(`${part.image} ${text}`), candidates++);
+        pairs.add(0, { image: part.image, text });
       }
       total.documents++;
       await pagesFile.write({ url: shownUrl(page.url), title: page.title, parts: written });
@@ -146,7 +147,7 @@ export class Assembly {
 
     const pairsFile = new LineWriter(path.join(out, 'pairs.jsonl'));
     const repeatedPairs = new Marks();
-    await pairKeys.markRepeated(repeatedPairs);
+    pairKeys.markRepeated(repeatedPairs);
     let candidate = 0;
     for await (const pair of pairs.read(0)) if (!repeatedPairs.get(candidate++)) await pairsFile.write(pair);
     total.pairs = pairsFile.lines;
@@ -174,24 +175,24 @@ export class Assembly {
         }
         report.failures.push(...line.end.failures.slice(0, MAX_FAILURES_KEPT - report.failures.length));
       } else if ('picture' in line) {
-        await archived.addByKey(plainKey(line.picture.url), line.picture);
+        archived.addByKey(plainKey(line.picture.url), line.picture);
       } else {
         for (const [part, { picture }] of picturesOf(line.page.parts)) {
           if ('file' in picture) continue;
           for (const [rank, url] of picture.wanted.entries()) {
-            await wanted.addByKey(plainKey(url), { url, page, part, rank });
+            wanted.addByKey(plainKey(url), { url, page, part, rank });
           }
         }
         page++;
       }
     }
-    for (const part of await archived.parts()) {
+    for (const part of archived.parts()) {
       const pictures = new Map<string, PictureInfo>();
       // The first of several answers counts.
       for await (const { url, info } of archived.read(part)) if (!pictures.has(url)) pictures.set(url, info);
       for await (const { url, ...want } of wanted.read(part)) {
         const info = pictures.get(url);
-        if (info) await this.found.add(Math.floor(want.page / PAGES_AT_ONCE), { ...want, info });
+        if (info) this.found.add(Math.floor(want.page / PAGES_AT_ONCE), { ...want, info });
       }
     }
   }
@@ -227,7 +228,7 @@ export class Assembly {
     const table = new KeyTable(path.join(this.work.spill, 'pictures'));
     for await (const { number, parts } of this.pages()) {
       const files = picturesOf(parts).flatMap(([, { picture }]) => ('file' in picture ? picture.file : []));
-      for (const file of new Set(files)) await table.add(plainKey(file), number);
+      for (const file of new Set(files)) table.add(plainKey(file), number);
     }
     return table.keysAbove(this.preset.maxRepeats);
   }
@@ -239,15 +240,15 @@ export class Assembly {
     const bands = new KeyTable(path.join(this.work.spill, 'bands'));
     for await (const { number, keys, parts } of this.pages()) {
       if (typeof this.keptParts(parts, common) === 'string') continue;
-      await urls.add(keys.url, number);
-      await texts.add(keys.text, number);
-      for (const band of keys.bands) await bands.add(band, number);
+      urls.add(keys.url, number);
+      texts.add(keys.text, number);
+      for (const band of keys.bands) bands.add(band, number);
     }
     const [byUrl, byText, byBand] = [new Marks(), new Marks(), new Marks()];
-    await urls.markRepeated(byUrl);
+    urls.markRepeated(byUrl);
     // What an address is said to hold later is no original of anything.
-    await texts.markRepeated(byText, byUrl);
-    await bands.markRepeated(byBand, byUrl);
+    texts.markRepeated(byText, byUrl);
+    bands.markRepeated(byBand, byUrl);
     return (page) => {
       if (byUrl.get(page)) return 'duplicate address';
       if (byText.get(page)) return 'duplicate text';
@@ -306,16 +307,11 @@ function imagePath(file: string): string {
   return `images/${file.slice(0, 2)}/${file}`;
 }
 
-/** Moves a file; one that was moved before a crash stays where it is. */
-async function move(from: string, to: string): Promise<void> {
-  await mkdir(path.dirname(to), { recursive: true });
-  try {
-    await rename(from, to);
-  } catch (error) {
-    await access(to).catch(() => {
-      throw error;
-    });
-  }
+/** Moves a file; one that was moved before stays where it is. */
+function move(from: string, to: string): void {
+  if (existsSync(to)) return;
+  mkdirSync(path.dirname(to), { recursive: true });
+  renameSync(from, to);
 }
 
 function sorted(counts: Readonly<Record<string, number>>): Record<string, number> {

@@ -1,4 +1,4 @@
-import { appendFile, mkdir, readdir, readFile } from 'node:fs/promises';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { NumberSet } from './fingerprints';
 import { readLines } from './json-lines';
@@ -8,7 +8,10 @@ const PARTS = 256;
 /** Characters that wait in memory before they are appended to their parts. */
 const MAX_WAITING = 8 * 2 ** 20;
 
-/** Values in numbered parts on the disk, each part in the order in which they came. */
+/**
+ * Values in numbered parts on the disk, each part in the order in which they came. Writing waits for the disk:
+ * nothing else goes on meanwhile, and thousands of short waits cost more than the work.
+ */
 export class Spill<T> {
   private readonly waiting = new Map<number, string>();
   private characters = 0;
@@ -16,36 +19,35 @@ export class Spill<T> {
   /** @param folder made when it is needed, and this spill's alone */
   constructor(private readonly folder: string) {}
 
-  async add(part: number, value: T): Promise<void> {
+  add(part: number, value: T): void {
     const line = `${JSON.stringify(value)}\n`;
     this.waiting.set(part, (this.waiting.get(part) ?? '') + line);
     this.characters += line.length;
-    if (this.characters > MAX_WAITING) await this.flush();
+    if (this.characters > MAX_WAITING) this.flush();
   }
 
   /** @param key 0 to 2^53 - 1; equal ones come to the same part */
-  addByKey(key: number, value: T): Promise<void> {
-    return this.add(key % PARTS, value);
+  addByKey(key: number, value: T): void {
+    this.add(key % PARTS, value);
   }
 
   /** Numbers of the parts that hold anything, in order. */
-  async parts(): Promise<number[]> {
-    await this.flush();
-    const names = await readdir(this.folder).catch((): string[] => []);
+  parts(): number[] {
+    this.flush();
+    const names = existsSync(this.folder) ? readdirSync(this.folder) : [];
     return names.map((name) => Number.parseInt(name)).sort((a, b) => a - b);
   }
 
   /** Nothing for a part that was never written to. */
   async *read(part: number): AsyncGenerator<T> {
-    await this.flush();
-    const files = await readdir(this.folder).catch((): string[] => []);
-    if (files.includes(`${part}.jsonl`)) yield* readLines<T>(this.fileOf(part));
+    this.flush();
+    if (existsSync(this.fileOf(part))) yield* readLines<T>(this.fileOf(part));
   }
 
-  private async flush(): Promise<void> {
+  private flush(): void {
     if (this.characters === 0) return;
-    await mkdir(this.folder, { recursive: true });
-    for (const [part, lines] of this.waiting) await appendFile(this.fileOf(part), lines);
+    mkdirSync(this.folder, { recursive: true });
+    for (const [part, lines] of this.waiting) appendFileSync(this.fileOf(part), lines);
     this.waiting.clear();
     this.characters = 0;
   }
@@ -87,7 +89,7 @@ export class KeyTable {
    * @param key  0 to 2^53 - 1; the keys of one item all differ
    * @param item numbers that never fall
    */
-  async add(key: number, item: number): Promise<void> {
+  add(key: number, item: number): void {
     const part = key % PARTS;
     let waiting = this.waiting.get(part);
     if (!waiting) {
@@ -96,14 +98,14 @@ export class KeyTable {
     }
     waiting.records[waiting.length++] = key;
     waiting.records[waiting.length++] = item;
-    if (waiting.length === waiting.records.length) await this.flush(part);
+    if (waiting.length === waiting.records.length) this.flush(part);
   }
 
   /** Marks every item that has a key of an earlier one. Those in `absent` count as if they were not there. */
-  async markRepeated(marks: Marks, absent?: Marks): Promise<void> {
+  markRepeated(marks: Marks, absent?: Marks): void {
     for (const part of this.waiting.keys()) {
       const seen = new NumberSet();
-      const records = await this.read(part);
+      const records = this.read(part);
       for (let i = 0; i < records.length; i += 2) {
         const item = records[i + 1]!;
         if (!absent?.get(item) && !seen.add(records[i]!)) marks.set(item);
@@ -112,11 +114,11 @@ export class KeyTable {
   }
 
   /** Keys that more than `limit` items have. */
-  async keysAbove(limit: number): Promise<NumberSet> {
+  keysAbove(limit: number): NumberSet {
     const found = new NumberSet();
     for (const part of this.waiting.keys()) {
       const counts = new Map<number, number>();
-      const records = await this.read(part);
+      const records = this.read(part);
       for (let i = 0; i < records.length; i += 2) {
         const key = records[i]!;
         const count = (counts.get(key) ?? 0) + 1;
@@ -127,18 +129,18 @@ export class KeyTable {
     return found;
   }
 
-  private async read(part: number): Promise<Float64Array> {
-    await this.flush(part);
-    const bytes = await readFile(this.fileOf(part));
+  private read(part: number): Float64Array {
+    this.flush(part);
+    const bytes = readFileSync(this.fileOf(part));
     const records = new Float64Array(bytes.length / 8);
     new Uint8Array(records.buffer).set(bytes);
     return records;
   }
 
-  private async flush(part: number): Promise<void> {
+  private flush(part: number): void {
     const waiting = this.waiting.get(part)!;
-    await mkdir(this.folder, { recursive: true });
-    await appendFile(this.fileOf(part), new Uint8Array(waiting.records.buffer, 0, waiting.length * 8));
+    mkdirSync(this.folder, { recursive: true });
+    appendFileSync(this.fileOf(part), new Uint8Array(waiting.records.buffer, 0, waiting.length * 8));
     waiting.length = 0;
   }
 

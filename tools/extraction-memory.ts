@@ -1,0 +1,82 @@
+/**
+ * Extracts generated pages by the million and prints how much memory that takes as it goes on:
+ * `npm run extraction-memory -- [--pages 1000000] [--workers 2] [--folder DIR]`. The archive takes 0.4 KB a page, the work 2.
+ */
+import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { once } from 'node:events';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { gzipSync } from 'node:zlib';
+import { extractPages } from '@flamingo-ts/data-extraction';
+import { pageOf, picture } from '../packages/data-extraction/test/sample-pages';
+
+const { values } = parseArgs({
+  options: {
+    pages: { type: 'string', default: '1000000' },
+    workers: { type: 'string', default: '2' },
+    folder: { type: 'string' },
+  },
+});
+const pages = Number(values.pages);
+const folder = values.folder ?? mkdtempSync(path.join(tmpdir(), 'flamingo-million-'));
+const ARCHIVES = 10;
+const PICTURES = 1000;
+
+const mib = () => process.memoryUsage().rss / 2 ** 20;
+
+function record(url: string, type: string, body: Buffer): Buffer {
+  const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n\r\n`), body]);
+  const head =
+    `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Record-ID: <urn:uuid:0>\r\n` +
+    `WARC-Date: 2024-05-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length}\r\n\r\n`;
+  return gzipSync(Buffer.concat([Buffer.from(head), http, Buffer.from('\r\n\r\n')]), { level: 1 });
+}
+
+async function generate(input: string): Promise<void> {
+  mkdirSync(input, { recursive: true });
+  let number = 0;
+  for (let archive = 0; archive < ARCHIVES; archive++) {
+    const file = createWriteStream(path.join(input, `${archive}.warc.gz`));
+    const write = async (bytes: Buffer) => {
+      if (!file.write(bytes)) await once(file, 'drain');
+    };
+    for (let i = archive; i < PICTURES; i += ARCHIVES) {
+      await write(record(`https://example.org/p${i}.png`, 'image/png', await picture(i, 80, 64)));
+    }
+    for (; number < ((archive + 1) * pages) / ARCHIVES; number++) {
+      const html = pageOf(number, `/p${number % PICTURES}.png`);
+      await write(record(`https://example.org/${number}/`, 'text/html', Buffer.from(html)));
+    }
+    file.end();
+    await once(file, 'close');
+  }
+}
+
+const input = path.join(folder, 'input');
+const started = performance.now();
+const say = (what: string) =>
+  process.stdout.write(
+    `${((performance.now() - started) / 1000).toFixed(0).padStart(6)} s ${mib().toFixed(0).padStart(6)} MiB  ${what}\n`,
+  );
+say('start');
+await generate(input);
+say(`${pages} pages written`);
+let highest = 0;
+const watch = setInterval(() => (highest = Math.max(highest, mib())), 200);
+let next = 0;
+const manifest = await extractPages({
+  inputs: [input],
+  out: path.join(folder, 'out'),
+  workers: Number(values.workers),
+  onProgress: ({ units, ofUnits, pages: done }) => {
+    if (units < next * ofUnits) return;
+    say(`${units} of ${ofUnits} units, ${done} pages; highest since the last line ${highest.toFixed(0)} MiB`);
+    [next, highest] = [next + 0.1, 0];
+  },
+});
+say(
+  `put together: ${manifest.documents} documents of ${manifest.pages} pages; highest meanwhile ${highest.toFixed(0)} MiB`,
+);
+clearInterval(watch);
+if (values.folder === undefined) rmSync(folder, { recursive: true });
