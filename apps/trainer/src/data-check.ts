@@ -7,14 +7,18 @@ import {
   readManifest,
   seededStream,
   verifyShards,
+  type Broken,
+  type Dataset,
   type Document,
+  type EncodedImage,
   type Fault,
   type OpenDatasetOptions,
 } from '@flamingo-ts/data-mixtures';
 import { wordTokenizer } from './word-tokenizer';
 
-/** Documents whose pictures are decoded at a time. */
+/** Documents whose pictures are decoded at a time; fewer where their bytes in memory are more than these. */
 const AT_ONCE = 16;
+const BYTES_AT_ONCE = 2 ** 27;
 /** Pictures are decoded whole, whatever size comes out. */
 const SIDE = 16;
 const SHOWN = 10;
@@ -26,6 +30,8 @@ export interface DataCheck {
   readonly documents: number;
   /** By kind: pages, pairs, clips. */
   readonly kinds: Readonly<Record<string, number>>;
+  /** Pages without pictures: the language model learns from them, the mixture passes them over. */
+  readonly textAlone: number;
   readonly pictures: number;
   /** How often each problem came. */
   readonly counts: Readonly<Record<string, number>>;
@@ -39,53 +45,98 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
   const problems = new Faults();
   const manifest = dataset.format === 'shards' && !path.endsWith('.tar') ? await readManifest(path) : undefined;
   for (const problem of manifest ? await verifyShards(path, manifest) : []) problems.add('shard differs', problem);
+  for (const { reason, where, detail } of dataset.faults.examples) problems.add(reason, where, detail);
+  if (dataset.length === 0) problems.add('no documents', path);
 
-  const decoder = new ImageDecoder({ size: SIDE, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] });
   const { tokenizer } = wordTokenizer();
   const kinds: Record<string, number> = {};
-  let pictures = 0;
-  try {
-    for (let start = 0; start < dataset.length; start += AT_ONCE) {
-      const found: Faults[] = [];
-      const decoding: Promise<void>[] = [];
-      for (let i = start; i < Math.min(start + AT_ONCE, dataset.length); i++) {
-        const before = dataset.faults.examples.length;
-        const document = await dataset.get(i);
-        const own = new Faults();
-        for (const fault of dataset.faults.examples.slice(before)) own.add(fault.reason, fault.where, fault.detail);
-        found.push(own);
-        if ('rejected' in document) continue;
-        kinds[document.kind] = (kinds[document.kind] ?? 0) + 1;
-        const sample = buildSample(document, tokenizer, { maxTokens: 256 }, seededStream(i));
-        if ('rejected' in sample) own.add('gives no sample', dataset.where(i), sample.rejected);
-        for (const { image, name } of picturesOf(document)) {
-          pictures++;
-          const label = `${dataset.where(i)}, ${name}`;
-          decoding.push(
-            decoder.decodeBytes(image, label).then((pixels) => {
-              const reason = () => decoder.report().failures.find((f) => f.name === label)?.reason;
-              if (!pixels) own.add('unreadable picture', dataset.where(i), `${name}: ${reason() ?? ''}`);
-            }),
-          );
-        }
-      }
-      await Promise.all(decoding);
-      for (const own of found)
-        for (const { reason, where, detail } of own.examples) problems.add(reason, where, detail);
-    }
-  } finally {
-    await decoder.close();
+  let [textAlone, pictures] = [0, 0];
+  for await (const { index, where, document, faults, unreadable } of examine(dataset)) {
+    for (const { reason, where: place, detail } of faults) problems.add(reason, place, detail);
+    if ('rejected' in document) continue;
+    kinds[document.kind] = (kinds[document.kind] ?? 0) + 1;
+    pictures += picturesOf(document).length;
+    const sample = buildSample(document, tokenizer, { maxTokens: 256 }, seededStream(index));
+    const isWhole = faults.length === 0;
+    if (isWhole && isTextAlone(document)) textAlone++;
+    else if ('rejected' in sample) problems.add('gives no sample', where, sample.rejected);
+    for (const [{ name }, why] of unreadable) problems.add('unreadable picture', where, `${name}: ${why}`);
   }
   // A data set keeps a hundred examples, and counts the rest too.
   const counts = { ...problems.counts };
   for (const [reason, count] of Object.entries(dataset.faults.counts))
     counts[reason] = Math.max(counts[reason] ?? 0, count);
   const { format, length: documents } = dataset;
-  return { path, format, documents, kinds, pictures, counts, problems: problems.examples };
+  return { path, format, documents, kinds, textAlone, pictures, counts, problems: problems.examples };
+}
+
+/** A document as it came, and what is wrong with it. */
+export interface Examined {
+  readonly index: number;
+  readonly where: string;
+  readonly document: Document | Broken;
+  /** What the data set says is broken in it. */
+  readonly faults: readonly Fault[];
+  /** Those of its pictures that cannot be decoded, and why. */
+  readonly unreadable: ReadonlyMap<Picture, string>;
+}
+
+/** Reads the documents of a data set in their order and decodes their pictures, some documents at a time. */
+export async function* examine(dataset: Dataset): AsyncGenerator<Examined> {
+  const decoder = new ImageDecoder({ size: SIDE, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] });
+  try {
+    for (let next = 0; next < dataset.length;) {
+      const group: Promise<Examined>[] = [];
+      for (let bytes = 0; group.length < AT_ONCE && bytes < BYTES_AT_ONCE && next < dataset.length; next++) {
+        const before = dataset.faults.examples.length;
+        const document = await dataset.get(next);
+        const faults = dataset.faults.examples.slice(before);
+        const pictures = 'rejected' in document ? [] : picturesOf(document);
+        bytes += pictures.reduce((n, { image }) => n + (typeof image === 'string' ? 0 : image.length), 0);
+        const [index, where] = [next, dataset.where(next)];
+        group.push(
+          unreadableOf(pictures, where, decoder).then((unreadable) => ({ index, where, document, faults, unreadable })),
+        );
+      }
+      yield* await Promise.all(group);
+    }
+  } finally {
+    await decoder.close();
+  }
+}
+
+async function unreadableOf(
+  pictures: readonly Picture[],
+  where: string,
+  decoder: ImageDecoder,
+): Promise<Map<Picture, string>> {
+  const unreadable = new Map<Picture, string>();
+  const decode = async (picture: Picture) => {
+    const label = `${where}, ${picture.name}`;
+    if (await decoder.decodeBytes(picture.image, label)) return;
+    const reason = decoder.report().failures.find(({ name }) => name === label)?.reason ?? '';
+    // The library says the same thing again, a line for each time that it met it.
+    unreadable.set(picture, reason.split('\n')[0]!);
+  };
+  await Promise.all(pictures.map(decode));
+  return unreadable;
+}
+
+function isTextAlone({ kind, parts }: Document): boolean {
+  return (
+    kind === 'page' && parts.every((part) => 'text' in part) && parts.some((part) => 'text' in part && hasText(part))
+  );
+}
+
+export const hasText = ({ text }: { readonly text: string }) => text.trim() !== '';
+
+export interface Picture {
+  readonly image: EncodedImage;
+  readonly name: string;
 }
 
 /** The pictures of a document, the frames of its clips among them. */
-export function picturesOf(document: Document) {
+export function picturesOf(document: Document): Picture[] {
   return document.parts.flatMap((part) => {
     if (!('media' in part) || 'key' in part.media) return [];
     const { media } = part;
@@ -96,16 +147,35 @@ export function picturesOf(document: Document) {
 }
 
 /** For people: the first bad place first. */
-export function formatCheck({ path, format, documents, kinds, pictures, counts, problems }: DataCheck): string {
-  const parts = Object.entries(kinds).map(([kind, count]) => `${count} ${kind}${count === 1 ? '' : 's'}`);
-  const head = `${path} (${format}): ${documents} documents (${parts.join(', ') || 'none readable'}), ${pictures} pictures.`;
+export function formatCheck({
+  path,
+  format,
+  documents,
+  kinds,
+  textAlone,
+  pictures,
+  counts,
+  problems,
+}: DataCheck): string {
+  const kindsRead = formatKinds(kinds, textAlone) || 'none readable';
+  const head = `${path} (${format}): ${counted(documents, 'document')} (${kindsRead}), ${counted(pictures, 'picture')}.`;
   const total = Object.values(counts).reduce((a, b) => a + b, 0);
   if (total === 0) return `${head} No problems.`;
   const lines = problems
     .slice(0, SHOWN)
     .map(({ where, reason, detail }) => `  ${where}: ${reason}${detail ? ` (${detail})` : ''}`);
   const sums = Object.entries(counts).map(([reason, count]) => `${reason} ${count}`);
-  return [head, `${total} ${total === 1 ? 'problem' : 'problems'}: ${sums.join(', ')}. The first:`, ...lines].join(
-    '\n',
+  return [head, `${counted(total, 'problem')}: ${sums.join(', ')}. The first:`, ...lines].join('\n');
+}
+
+/** `3 pages`, `1 page`. */
+export const counted = (count: number, one: string) => `${count} ${one}${count === 1 ? '' : 's'}`;
+
+/** `3 pages, 1 of them text alone, 1 pair`. */
+export function formatKinds(kinds: Readonly<Record<string, number>>, textAlone: number): string {
+  const parts = Object.entries(kinds).map(
+    ([kind, count]) =>
+      `${counted(count, kind)}${kind === 'page' && textAlone > 0 ? `, ${textAlone} of them text alone` : ''}`,
   );
+  return parts.join(', ');
 }

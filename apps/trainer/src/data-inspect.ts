@@ -9,6 +9,7 @@ import {
   type Sample,
 } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
+import { counted, picturesOf } from './data-check';
 import { escapeHtml } from './report';
 import { type ReadableTokenizer } from './word-tokenizer';
 
@@ -44,13 +45,18 @@ export async function inspectData(
       articles.push(article(where, 'left out', `<p class="none">${escapeHtml(why)}</p>`));
       continue;
     }
+    if (picturesOf(document).length === 0 && document.kind === 'page') {
+      const text = document.parts.map((part) => ('text' in part ? part.text : '')).join('');
+      articles.push(article(where, 'page of text alone', `<p>${escapeHtml(text)}</p>${aboutHtml(document)}`));
+      continue;
+    }
     const sample = buildSample(document, readable.tokenizer, { maxTokens }, seededStream(seed, 'inspect', i));
     if ('rejected' in sample) {
       articles.push(article(where, `${document.kind}, no sample`, `<p class="none">${sample.rejected}</p>`));
       continue;
     }
     const learned = sample.lossMask.reduce((a, b) => a + b, 0);
-    const facts = `${document.kind}, ${sample.tokens.length} tokens, ${learned} learned, ${sample.media.length} pictures`;
+    const facts = `${document.kind}, ${sample.tokens.length} tokens, ${learned} learned, ${counted(sample.media.length, 'picture')}`;
     articles.push(article(where, facts, (await sampleHtml(sample, readable)) + aboutHtml(document)));
   }
   const shown = `${articles.length} of ${dataset.length} documents, from number ${from}; tokens: ${readable.name}, at most ${maxTokens}`;

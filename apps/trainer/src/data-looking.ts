@@ -1,5 +1,5 @@
 import { writeFileSync } from 'node:fs';
-import type { Command } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 
 interface LookingFlags {
   readonly images?: string;
@@ -8,7 +8,15 @@ interface LookingFlags {
   readonly json?: boolean;
 }
 
-/** `data check`, `data inspect` and `data stats`, under the group `data`. */
+interface PackFlags {
+  readonly images?: string;
+  readonly tokenizer?: string;
+  readonly out: string;
+  readonly maxDocuments?: number;
+  readonly json?: boolean;
+}
+
+/** `data check`, `data inspect`, `data stats` and `data pack`, under the group `data`. */
 export function addLookingCommands(data: Command): void {
   onData(data, 'check', 'reads all documents and pictures, and names the first bad line')
     .option('--json', 'print JSON')
@@ -23,10 +31,10 @@ export function addLookingCommands(data: Command): void {
 
   onData(data, 'inspect', 'writes samples as the model is shown them, as one page of HTML')
     .option('--out <file>', 'the page', 'inspect.html')
-    .option('--samples <n>', 'documents shown', Number, 20)
-    .option('--from <n>', 'number of the first', Number, 0)
-    .option('--tokens <n>', 'longest sample', Number, 256)
-    .option('--seed <n>', 'seed of windows and marks', Number, 0)
+    .option('--samples <n>', 'documents shown', from(1), 20)
+    .option('--from <n>', 'number of the first', from(0), 0)
+    .option('--tokens <n>', 'longest sample', from(4), 256)
+    .option('--seed <n>', 'seed of windows and marks', from(0), 0)
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .action(
       async (path: string, flags: LookingFlags & { samples: number; from: number; tokens: number; seed: number }) => {
@@ -39,7 +47,7 @@ export function addLookingCommands(data: Command): void {
 
   onData(data, 'stats', 'draws how pictures, tokens, sizes and reasons are distributed, as SVG')
     .option('--out <file>', 'the picture', 'stats.svg')
-    .option('--limit <n>', 'read the first so many documents only', Number, Infinity)
+    .option('--limit <n>', 'read the first so many documents only', from(1), Infinity)
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .option('--json', 'print the numbers too')
     .action(async (path: string, flags: LookingFlags & { limit: number }) => {
@@ -48,6 +56,28 @@ export function addLookingCommands(data: Command): void {
       writeFileSync(flags.out, statsSvg(stats));
       process.stdout.write(`${flags.json ? JSON.stringify(stats, null, 2) : flags.out}\n`);
     });
+
+  onData(data, 'pack', 'writes a data set as shards with a manifest; what is broken is left out and counted')
+    .requiredOption('--out <folder>', 'a new or empty folder for the shards')
+    .option('--tokenizer <file>', 'tokenizer.json to count tokens by; words where left out')
+    .option('--max-documents <n>', 'documents of a shard, at most; 1000 where left out', from(1))
+    .option('--json', 'print JSON')
+    .action(async (path: string, flags: PackFlags) => {
+      const { formatPacked, packData } = await import('./data-pack');
+      const onProgress = (done: number, of: number) => process.stderr.write(`${done} of ${of} documents\n`);
+      const packed = await packData(path, { ...flags, onProgress });
+      process.stdout.write(`${flags.json ? JSON.stringify(packed, null, 2) : formatPacked(packed)}\n`);
+    });
+}
+
+/** Reads a whole number from this one up. */
+function from(least: number): (value: string) => number {
+  return (value) => {
+    if (!/^\d+$/.test(value) || Number(value) < least) {
+      throw new InvalidArgumentError(`It must be a whole number from ${least}.`);
+    }
+    return Number(value);
+  };
 }
 
 function onData(data: Command, name: string, description: string): Command {

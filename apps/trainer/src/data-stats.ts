@@ -102,7 +102,7 @@ export function distribution(title: string, values: readonly number[], edges: re
   };
 }
 
-const PANEL = { width: 520, bar: 18, label: 190, top: 46, gap: 24 };
+const PANEL = { width: 560, bar: 18, label: 230, top: 46, gap: 24 };
 
 /** All distributions in one picture. */
 export function statsSvg(stats: DataStats): string {

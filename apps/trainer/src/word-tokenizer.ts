@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { TextTokenizer } from '@flamingo-ts/data-mixtures';
-import { loadTokenizer, type TokenizerJson } from '@flamingo-ts/lm-core';
-import { specialIds } from './lm';
+import { loadTokenizer, withSpecialTokens, type TokenizerJson } from '@flamingo-ts/lm-core';
+import { END_OF_CHUNK, END_OF_TEXT, IMAGE, specialIds } from './lm';
 
 /** A tokenizer whose tokens a person can look at. */
 export interface ReadableTokenizer {
@@ -32,9 +32,10 @@ export function wordTokenizer(): ReadableTokenizer {
   };
 }
 
-/** The tokenizer of a trained language model, from its tokenizer.json. */
+/** The tokenizer of a language model, from its tokenizer.json; marks that it lacks are added. */
 export function readableTokenizer(file: string): ReadableTokenizer {
-  const tokenizer = loadTokenizer(JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson);
+  const json = JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
+  const tokenizer = loadTokenizer(withSpecialTokens(json, [IMAGE, END_OF_CHUNK, END_OF_TEXT]));
   return {
     name: file,
     tokenizer: { encode: (text) => tokenizer.encode(text), special: specialIds(tokenizer) },

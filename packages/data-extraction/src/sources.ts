@@ -10,7 +10,7 @@ export type Unit =
   /** Pictures of one server; of each, addresses of which one is enough, the best first. */
   | { readonly kind: 'fetch'; readonly pictures: readonly (readonly string[])[] };
 
-const PAGES_PER_UNIT = 64;
+const PAGES_PER_UNIT = 16;
 const PAGE = /\.x?html?$/i;
 const WARC = /\.warc(?:\.gz)?$/i;
 
@@ -21,7 +21,7 @@ const WARC = /\.warc(?:\.gz)?$/i;
  */
 export async function* planUnits(
   inputs: readonly string[],
-  { warcBytes = 16 * 2 ** 20 }: { warcBytes?: number } = {},
+  { warcBytes = 4 * 2 ** 20 }: { warcBytes?: number } = {},
 ): AsyncGenerator<Unit> {
   for (const input of inputs) {
     const info = await stat(input).catch(() => undefined);

@@ -49,6 +49,7 @@ export type { Manifest, ShardEntry } from './shard-format';
 export { readManifest, ShardSet, verifyShards } from './shard-reader';
 export {
   ShardWriter,
+  UnfitForShard,
   wordsAndMarks,
   writeManifest,
   writeShard,

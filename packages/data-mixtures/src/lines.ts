@@ -14,7 +14,7 @@ const MAX_LINE_BYTES = 2 ** 28;
 const file = z.string().min(1);
 const text = z.string().min(1);
 const SHAPES = {
-  /** Where a page comes from, and what stands beside its pictures, is there for people. */
+  /** Where a page comes from, and what stands beside its pictures, is kept for people. */
   page: z.strictObject({
     url: z.string().optional(),
     title: z.string().optional(),
@@ -57,7 +57,7 @@ export class LineSet implements Dataset {
   private constructor(
     readonly file: string,
     private readonly images: string,
-    /** Of lines that are not empty: byte where each begins, its length, its number from 1. */
+    /** Of lines that are not blank: byte where each begins, its length, its number from 1. */
     private readonly lines: readonly { readonly at: number; readonly size: number; readonly number: number }[],
   ) {}
 
@@ -67,14 +67,23 @@ export class LineSet implements Dataset {
     let at = 0;
     let start = 0;
     let number = 1;
+    let isBlank = true;
     const close = (end: number) => {
-      if (end - start > 1) lines.push({ at: start, size: end - start, number });
+      if (!isBlank) lines.push({ at: start, size: end - start, number });
       start = end + 1;
       number++;
+      isBlank = true;
     };
     for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
       const bytes = chunk as Buffer;
-      for (let i = bytes.indexOf(10); i >= 0; i = bytes.indexOf(10, i + 1)) close(at + i);
+      for (let from = 0; from < bytes.length;) {
+        const found = bytes.indexOf(10, from);
+        const end = found < 0 ? bytes.length : found;
+        // Blanks, tabs and what Windows ends lines with; a line of JSON shows at its first byte that it is none of these.
+        for (let i = from; isBlank && i < end; i++) isBlank = [9, 13, 32].includes(bytes[i]!);
+        if (found >= 0) close(at + found);
+        from = end + 1;
+      }
       at += bytes.length;
     }
     close(at);
@@ -134,8 +143,12 @@ async function documentOfLine(value: unknown, folder: string): Promise<Document 
   });
 
   if ('parts' in line) {
-    const parts = line.parts.map((part) => ('image' in part ? picture(part.image, part.alt) : textPart(part)));
-    return { kind: 'page', parts };
+    const parts = line.parts.map((part) =>
+      'image' in part ? picture(part.image, part.alt ?? part.caption) : textPart(part),
+    );
+    const { url, title } = line;
+    const about = { ...(url !== undefined && { url }), ...(title !== undefined && { title }) };
+    return { kind: 'page', parts, ...(Object.keys(about).length > 0 && { about }) };
   }
   if ('image' in line) return { kind: 'pair', parts: [picture(line.image), { text: line.text }] };
   if ('frames' in line) {

@@ -50,12 +50,23 @@ export class ObelicsSet implements Dataset {
   static async open(paths: readonly string[], images: string, reader = new ParquetReader()): Promise<ObelicsSet> {
     const groups: RowGroup[] = [];
     for (const path of paths) {
-      const { columns, groups: found } = await reader.describe(path).catch((error: Error) => {
+      const {
+        columns,
+        groups: found,
+        unreadable,
+        readable,
+      } = await reader.describe(path).catch((error: Error) => {
         throw new Error(`${path}: expected a parquet file, got ${error.message}.`);
       });
       if (!columns.includes('images') || !columns.includes('texts')) {
         throw new Error(
           `${path}: expected the columns images and texts, as OBELICS has them, got ${columns.join(', ')}.`,
+        );
+      }
+      if (unreadable.length > 0) {
+        throw new Error(
+          `${path}: expected compression ${readable.join(', ')}, got ${unreadable.join(', ')}. ` +
+            "Write it again, for example with pyarrow: parquet.write_table(table, path, compression='snappy').",
         );
       }
       const wanted = columns.filter((column) => ['images', 'texts', 'general_metadata'].includes(column));

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { brotliCompressSync, gzipSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { parquetWriteBuffer } from 'hyparquet-writer';
 import sharp from 'sharp';
@@ -63,6 +64,33 @@ describe('a JSONL file of one\u2019s own', () => {
       },
     ]);
     expect(set.where(2)).toBe(`${file}, line 4`);
+  });
+
+  it('keeps for people what extraction knows of a page and its pictures', async () => {
+    const picture = { image: 'p/red.png', caption: 'A red field.' };
+    const file = put('extracted.jsonl', {
+      url: 'http://example.org/',
+      title: 'Red',
+      parts: [picture, { text: 'red' }],
+    });
+    expect(await all(await openDataset(file))).toEqual([
+      {
+        kind: 'page',
+        parts: [{ media: { image: at('p/red.png'), name: 'p/red.png', alt: 'A red field.' } }, { text: 'red' }],
+        about: { url: 'http://example.org/', title: 'Red' },
+      },
+    ]);
+  });
+
+  it('passes over blank lines and nothing else', async () => {
+    const set = await openDataset(put('blank.jsonl', '', ' \t\r', '1', '\r', '{"image":"a.png","text":"x"}\r', ''));
+    expect((await all(set)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['unknown form', 'pair']);
+    expect([0, 1].map((i) => set.where(i))).toEqual([`${at('blank.jsonl')}, line 3`, `${at('blank.jsonl')}, line 5`]);
+    // Across the pieces that a long file is read in.
+    const line = JSON.stringify({ parts: [{ text: 'x'.repeat(2 ** 19) }] });
+    const long = await openDataset(put('long.jsonl', line, '  ', line, '\t', line));
+    expect([long.length, long.where(2)]).toEqual([3, `${at('long.jsonl')}, line 5`]);
+    expect((await all(long)).every((d) => 'kind' in d)).toBe(true);
   });
 
   it('says of a bad line which it is and what is wrong', async () => {
@@ -151,7 +179,7 @@ describe('OBELICS', () => {
     texts: [`Page ${i}.`, null, 'After.', null],
     general_metadata: JSON.stringify({ url: `http://example.org/${i}` }),
   }));
-  const write = (name: string) => {
+  const write = (name: string, options: Partial<Parameters<typeof parquetWriteBuffer>[0]> = {}) => {
     const buffer = parquetWriteBuffer({
       columnData: (['images', 'texts', 'general_metadata'] as const).map((column) => ({
         name: column,
@@ -164,6 +192,7 @@ describe('OBELICS', () => {
         { name: 'general_metadata', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
       ],
       rowGroupSize: 2,
+      ...options,
     });
     writeFileSync(at('obelics', name), Buffer.from(buffer));
     return Buffer.from(buffer);
@@ -187,6 +216,16 @@ describe('OBELICS', () => {
     expect(set.where(5)).toMatch(/train-0\.parquet, row 5$/);
     const order = documents.map((_, i) => set.shuffled!(i, 'seed', 0));
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  });
+
+  it('is read in every compression that Node unfolds; another is named at once', async () => {
+    const packed = { GZIP: gzipSync, BROTLI: brotliCompressSync, LZ4: gzipSync };
+    for (const codec of ['UNCOMPRESSED', 'GZIP', 'BROTLI'] as const) {
+      write('train-0.parquet', { codec, compressors: packed });
+      expect(await (await openDataset(at('obelics'))).get(3)).toMatchObject({ about: { url: 'http://example.org/3' } });
+    }
+    write('train-0.parquet', { codec: 'LZ4', compressors: packed });
+    await expect(openDataset(at('obelics'))).rejects.toThrow(/expected compression .*SNAPPY, GZIP.*got LZ4\. Write it/);
   });
 
   it('a file that is damaged, or holds something else, is named', async () => {

@@ -1,7 +1,20 @@
 // Reads parquet for ObelicsSet. Plain JavaScript, as decode-worker.js is and for the same reason. Here because a damaged
 // file can keep the parser busy for ever: a worker can be ended.
 import { parentPort } from 'node:worker_threads';
+import * as zlib from 'node:zlib';
 import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema } from 'hyparquet';
+
+/** What Node can unfold beside what the parser can, to no more than the file says; Zstandard from Node 22.15 on. */
+const compressors = Object.fromEntries(
+  [
+    ['GZIP', zlib.gunzipSync],
+    ['BROTLI', zlib.brotliDecompressSync],
+    ['ZSTD', zlib.zstdDecompressSync],
+  ]
+    .filter(([, unfold]) => unfold)
+    .map(([codec, unfold]) => [codec, (bytes, size) => unfold(bytes, { maxOutputLength: Math.max(1, size) })]),
+);
+const readable = ['UNCOMPRESSED', 'SNAPPY', ...Object.keys(compressors)];
 
 const open = async (path) => {
   const file = await asyncBufferFromFile(path);
@@ -9,7 +22,7 @@ const open = async (path) => {
 };
 
 const answers = {
-  /** Column names, and rows and bytes of each row group. */
+  /** Column names, rows and bytes of each row group, and how columns are compressed that cannot be read. */
   async describe({ path }) {
     const { metadata } = await open(path);
     const columns = parquetSchema(metadata).children.map((column) => column.element.name);
@@ -17,12 +30,14 @@ const answers = {
       rows: Number(group.num_rows),
       bytes: Number(group.total_byte_size),
     }));
-    return { columns, groups };
+    const codecs = metadata.row_groups.flatMap((group) => group.columns.map((column) => column.meta_data?.codec));
+    const unreadable = [...new Set(codecs)].filter((codec) => codec && !readable.includes(codec));
+    return { columns, groups, unreadable, readable };
   },
   /** Rows as objects. */
   async read({ path, columns, rowStart, rowEnd }) {
     // Bytes are not text: only columns of type STRING are decoded.
-    return parquetReadObjects({ ...(await open(path)), columns, rowStart, rowEnd, utf8: false });
+    return parquetReadObjects({ ...(await open(path)), columns, rowStart, rowEnd, utf8: false, compressors });
   },
 };
 

@@ -8,6 +8,9 @@ const MAX_HEAP_MIB = 2048;
 export interface ParquetDescription {
   readonly columns: readonly string[];
   readonly groups: readonly { readonly rows: number; readonly bytes: number }[];
+  /** Compressions in the file that cannot be read, and those that could be. */
+  readonly unreadable: readonly string[];
+  readonly readable: readonly string[];
 }
 
 export type ParquetRow = Readonly<Record<string, unknown>>;

@@ -2,7 +2,11 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 
 /** More parts than any page has; a larger number is there to fill the memory. */
-const MAX_PARTS = 10_000;
+export const MAX_PARTS = 10_000;
+/** A page's text, or a caption. */
+export const MAX_TEXT_BYTES = 2 ** 26;
+/** Pictures of one document together. */
+export const MAX_DOCUMENT_BYTES = 2 ** 30;
 
 const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
 const picture = z.strictObject({ member: z.string().min(1), sha256: sha256Hex });

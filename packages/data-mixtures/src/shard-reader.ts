@@ -12,6 +12,8 @@ import {
   IMAGE_EXTENSIONS,
   MANIFEST,
   manifestSchema,
+  MAX_DOCUMENT_BYTES,
+  MAX_TEXT_BYTES,
   sha256,
   splitName,
   storedDocument,
@@ -23,10 +25,8 @@ import { listTar, readBytes, type TarMember } from './tar';
 
 /** Shards among whose documents an order is shuffled; the lists of twice as many are kept. */
 const SHUFFLED_SHARDS = 16;
-/** A page's text, or a caption. */
-const MAX_TEXT_BYTES = 2 ** 26;
-/** Pictures of one document together. */
-const MAX_DOCUMENT_BYTES = 2 ** 30;
+
+const isShard = (name: string) => /^[^.].*\.tar$/.test(name);
 
 /** The members of one document by extension. */
 type Members = ReadonlyMap<string, TarMember>;
@@ -57,7 +57,6 @@ export async function readManifest(folder: string): Promise<Manifest | undefined
 export class ShardSet implements Dataset {
   readonly format = 'shards';
   readonly length: number;
-  readonly faults = new Faults();
   private readonly order: GroupedOrder;
   private readonly lists = new RecentlyUsed<string, Promise<readonly Members[]>>(2 * SHUFFLED_SHARDS);
 
@@ -65,6 +64,7 @@ export class ShardSet implements Dataset {
     readonly files: readonly string[],
     counts: readonly number[],
     readonly manifest: Manifest | undefined,
+    readonly faults = new Faults(),
   ) {
     this.order = new GroupedOrder(counts, SHUFFLED_SHARDS);
     this.length = this.order.length;
@@ -75,20 +75,29 @@ export class ShardSet implements Dataset {
    *             are listed first, once
    */
   static async open(path: string): Promise<ShardSet> {
-    const isShard = path.endsWith('.tar');
-    const folder = isShard ? dirname(path) : path;
+    const isOne = path.endsWith('.tar');
+    const folder = isOne ? dirname(path) : path;
     const manifest = await readManifest(folder);
-    const listed = manifest?.shards.filter((shard) => !isShard || shard.name === basename(path));
+    const listed = manifest?.shards.filter((shard) => !isOne || shard.name === basename(path));
     if (listed && listed.length > 0) {
       const files = listed.map((shard) => join(folder, shard.name));
       return new ShardSet(files, listed.map((shard) => shard.documents), manifest); // prettier-ignore
     }
-    const names = isShard ? [basename(path)] : (await readdir(folder)).filter((n) => /^[^.].*\.tar$/.test(n)).sort();
+    const names = isOne ? [basename(path)] : (await readdir(folder)).filter(isShard).sort();
     if (names.length === 0) throw new Error(`${folder}: expected shards (*.tar), got none.`);
     const files = names.map((name) => join(folder, name));
     const counts: number[] = [];
-    for (const file of files) counts.push((await listDocuments(file, new Faults())).length);
-    return new ShardSet(files, counts, undefined);
+    const lost: Faults[] = [];
+    for (const file of files) {
+      const faults = new Faults();
+      const { length } = await listDocuments(file, faults);
+      counts.push(length);
+      if (length > 0) continue;
+      // Others are listed again when they are read, and counted then; nobody will ask for a document of this one.
+      faults.add('shard without documents', file);
+      lost.push(faults);
+    }
+    return new ShardSet(files, counts, undefined, Faults.together(lost));
   }
 
   where(index: number): string {
@@ -126,7 +135,10 @@ export class ShardSet implements Dataset {
   }
 }
 
-/** Compares a folder's shards with its manifest, byte for byte. Gives one line for each that differs. */
+/**
+ * Compares a folder's shards with its manifest, byte for byte. Gives one line for each that differs, is missing, or lies
+ * there unlisted: what is not listed is not read.
+ */
 export async function verifyShards(folder: string, manifest: Manifest): Promise<string[]> {
   const problems: string[] = [];
   for (const shard of manifest.shards) {
@@ -139,6 +151,10 @@ export async function verifyShards(folder: string, manifest: Manifest): Promise<
     await pipeline(createReadStream(file), hash);
     const got = hash.digest('hex');
     if (got !== shard.sha256) problems.push(`${file}: sha256 must be ${shard.sha256}, got ${got}`);
+  }
+  const listed = new Set(manifest.shards.map((shard) => shard.name));
+  for (const name of (await readdir(folder)).filter(isShard).sort()) {
+    if (!listed.has(name)) problems.push(`${join(folder, name)}: not listed in ${MANIFEST}, so it is not read`);
   }
   return problems;
 }

@@ -6,6 +6,9 @@ import { mediaName, type Document, type EncodedImage, type MediaRef } from './do
 import {
   imageExtension,
   MANIFEST,
+  MAX_DOCUMENT_BYTES,
+  MAX_PARTS,
+  MAX_TEXT_BYTES,
   seal,
   sha256,
   type Manifest,
@@ -34,6 +37,17 @@ export interface ShardWriterOptions {
   readonly maxDocuments?: number;
   readonly maxBytes?: number;
   readonly tokens?: TokenCounter;
+}
+
+/** A document that no shard holds: larger than a reader takes. Nothing of it is written, and others can follow. */
+export class UnfitForShard extends Error {
+  /** @param reason in a few words, as `dropped` counts them */
+  constructor(
+    readonly reason: string,
+    detail: string,
+  ) {
+    super(detail);
+  }
 }
 
 /**
@@ -65,7 +79,11 @@ export class ShardWriter {
     return new ShardWriter(folder, { prefix, maxDocuments, maxBytes, tokens });
   }
 
-  /** One call at a time. */
+  /**
+   * One call at a time.
+   *
+   * @throws UnfitForShard where the document is too large; the writer goes on with the next
+   */
   async add(document: Document): Promise<void> {
     const { prefix, maxDocuments, maxBytes, tokens } = this.options;
     const number = String(this.shards.length).padStart(6, '0');
@@ -92,7 +110,8 @@ export class ShardWriter {
   }
 
   private async closeShard(): Promise<void> {
-    if (this.current) this.shards.push(await this.current.close());
+    if (this.current?.documents === 0) await this.current.abort();
+    else if (this.current) this.shards.push(await this.current.close());
     this.current = undefined;
   }
 }
@@ -205,14 +224,25 @@ class OpenShard {
   async add(document: Document): Promise<void> {
     const key = String(this.documents).padStart(8, '0');
     const members: Buffer[] = [];
+    let budget = MAX_DOCUMENT_BYTES;
     const store = async (image: EncodedImage, media: MediaRef): Promise<StoredPicture> => {
       const bytes = typeof image === 'string' ? await readPicture(image) : image;
-      if (bytes.length > MAX_MEMBER_BYTES)
-        throw new Error(`${mediaName(media)}: larger than ${MAX_MEMBER_BYTES} bytes.`);
+      if (bytes.length > MAX_MEMBER_BYTES) {
+        throw new UnfitForShard('picture too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
+      }
+      budget -= bytes.length;
+      if (budget < 0) {
+        const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
+        throw new UnfitForShard('pictures too large', `${mediaName(media)}: pictures of more than ${most}.`);
+      }
       const member = `${members.length}.${imageExtension(bytes)}`;
       members.push(tarMember(`${key}.${member}`, bytes));
       return { member, sha256: sha256(bytes) };
     };
+    const most = document.parts.reduce((n, part) => Math.max(n, framesOf(part)), document.parts.length);
+    if (most > MAX_PARTS) {
+      throw new UnfitForShard('too many parts', `A document may have ${MAX_PARTS} parts or frames, got ${most}.`);
+    }
     const parts: object[] = [];
     let tokens = 0;
     for (const part of document.parts) {
@@ -232,8 +262,14 @@ class OpenShard {
         parts.push({ frames, ...about });
       }
     }
-    const text = seal({ flamingo: 1, kind: document.kind, parts, about: document.about });
-    await this.file.write(Buffer.concat([tarMember(`${key}.json`, Buffer.from(text)), ...members]));
+    const text = Buffer.from(seal({ flamingo: 1, kind: document.kind, parts, about: document.about }));
+    if (text.length > MAX_TEXT_BYTES) {
+      throw new UnfitForShard(
+        'text too large',
+        `A document may have ${MAX_TEXT_BYTES} bytes of text, got ${text.length}.`,
+      );
+    }
+    await this.file.write(Buffer.concat([tarMember(`${key}.json`, text), ...members]));
     this.documents++;
     this.images += members.length;
     this.tokens += tokens;
@@ -251,6 +287,9 @@ class OpenShard {
   }
 }
 
+const framesOf = (part: Document['parts'][number]) =>
+  'media' in part && 'frames' in part.media ? part.media.frames.length : 1;
+
 /** File name of a picture, for reports; folders of the machine that wrote the shard concern nobody. */
 function pathOf(media: MediaRef): string | undefined {
   const first = 'image' in media ? media.image : 'frames' in media ? media.frames[0] : undefined;
@@ -260,8 +299,9 @@ function pathOf(media: MediaRef): string | undefined {
 /** A picture from its file; opening a pipe would wait for ever. */
 async function readPicture(path: string): Promise<Buffer> {
   const info = await stat(path);
-  if (!info.isFile() || info.size > MAX_MEMBER_BYTES) {
-    throw new Error(`${path}: expected a file of at most ${MAX_MEMBER_BYTES} bytes, got ${info.size} bytes.`);
+  if (!info.isFile()) throw new Error(`${path}: expected a file, got something else.`);
+  if (info.size > MAX_MEMBER_BYTES) {
+    throw new UnfitForShard('picture too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
   }
   return readFile(path);
 }
