@@ -17,10 +17,15 @@ const scratch = mkdtempSync(path.join(tmpdir(), 'queue-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
-const start = (script: string, ...args: string[]) =>
-  spawn(process.execPath, ['--import', tsx, path.join(import.meta.dirname, '../test', script), ...args], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
+const children = new Set<ChildProcess>();
+const start = (script: string, ...args: string[]) => {
+  const command = ['--import', tsx, path.join(import.meta.dirname, '../test', script), ...args];
+  const child = spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'inherit'] });
+  children.add(child.on('exit', () => children.delete(child)));
+  return child;
+};
+// A test that fails leaves them running.
+afterAll(() => children.forEach((child) => child.kill('SIGKILL')));
 const kill = async (child: ChildProcess) => {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const ended = once(child, 'exit');
@@ -82,7 +87,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     let extraction = restart();
     let killed = 0;
     while (extraction.exitCode === null) {
-      await Promise.race([once(extraction, 'exit'), sleep(3000)]);
+      for (let i = 0; i < 40 && extraction.exitCode === null; i++) await sleep(100);
       // Slow machines come to an end too: that many kills show it.
       if (extraction.exitCode !== null || killed === kills) continue;
       await kill(workers[killed % 2]!);

@@ -25,8 +25,8 @@ const HAND_IN_AGAIN_MS = 5000;
 const CONNECT_MS = 10_000;
 /** A worker that is killed loses its tasks to others after so long. Units are done in threads, so the lock is kept up. */
 const LOCK_MS = 10_000;
-/** How many workers a unit may outlive before it is held to be what kills them. */
-const MAX_KILLED = 10;
+/** How many workers a unit may outlive before it is held to be what kills them; others lose theirs by bad luck. */
+const MAX_KILLED = 30;
 
 /** BullMQ is loaded where it is used: who extracts on one machine need not install it. */
 async function loadBullMQ(): Promise<typeof import('bullmq')> {
