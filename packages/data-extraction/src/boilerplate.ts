@@ -26,6 +26,17 @@ export const BLOCKS = new Set(
    thead tr ul caption`.split(/\s+/),
 );
 
+/** Characters of a text that are no white space. */
+export function lengthWithoutSpaces(text: string): number {
+  let length = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === 32 || (code >= 9 && code <= 13)) length--;
+    else if (code >= 160) return text.replace(/\s+/g, '').length;
+  }
+  return length;
+}
+
 /** Measures every element once, from the leaves up. */
 export function measure(root: Element): Map<Element, Measure> {
   const measures = new Map<Element, Measure>();
@@ -35,7 +46,7 @@ export function measure(root: Element): Map<Element, Measure> {
     let plain = 0;
     for (const child of element.children) {
       if (typeof child === 'string') {
-        const length = child.replace(/\s+/g, '').length;
+        const length = lengthWithoutSpaces(child);
         own.text += length;
         if (inLink) own.linkText += length;
         else plain += length;
@@ -122,7 +133,7 @@ export function boilerplateReason(
     if (isHidden(attributes)) return 'hidden';
     const byElement = ELEMENT_REASONS[name] ?? (name === 'header' && !inContent ? 'header' : undefined);
     const byRole = ROLE_REASONS[attributes['role']?.toLowerCase() ?? ''];
-    const reason = byElement ?? byRole ?? reasonOfNames(`${attributes['class'] ?? ''} ${attributes['id'] ?? ''}`);
+    const reason = byElement ?? byRole ?? reasonOfNames(attributes['class']) ?? reasonOfNames(attributes['id']);
     if (reason) return reason;
     if (size.cookies && size.text < 1200 && size.buttons + size.links > 0 && isConsent(element)) return 'cookie banner';
   }
@@ -141,18 +152,22 @@ function isHidden(attributes: Readonly<Record<string, string>>): boolean {
   );
 }
 
-function reasonOfNames(names: string): string | undefined {
+/** What names were found to say: those of a site come again on each of its pages. */
+const namesKnown = new Map<string, string | undefined>();
+const MAX_NAMES_KNOWN = 10_000;
+
+function reasonOfNames(names = ''): string | undefined {
+  if (names === '' || namesKnown.has(names)) return namesKnown.get(names);
   const words = names
     .slice(0, 500)
     .replace(/(?:sr|screen)-(?:only|reader)|visually-hidden|skip-link|cookie-law/gi, (found) => found.replace('-', ''))
     .replace(/([a-z])([A-Z])/g, '$1-$2')
     .toLowerCase()
     .split(/[^a-z]+/);
-  for (const word of words) {
-    const reason = NAME_REASONS.get(word);
-    if (reason) return reason;
-  }
-  return undefined;
+  const reason = words.map((word) => NAME_REASONS.get(word)).find((found) => found);
+  if (namesKnown.size >= MAX_NAMES_KNOWN) namesKnown.clear();
+  if (names.length <= 200) namesKnown.set(names, reason);
+  return reason;
 }
 
 function isConsent(element: Element): boolean {

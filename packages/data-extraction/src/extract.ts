@@ -1,4 +1,13 @@
-import { BLOCKS, boilerplateReason, isFurniture, measure, plainText, SKIPPED, type Measure } from './boilerplate';
+import {
+  BLOCKS,
+  boilerplateReason,
+  isFurniture,
+  lengthWithoutSpaces,
+  measure,
+  plainText,
+  SKIPPED,
+  type Measure,
+} from './boilerplate';
 import { decodeHtml, PageError, parseHtml, type Element } from './html';
 import { optedOut } from './opt-out';
 import { declaredSize, pictureSources, type PictureRef } from './pictures';
@@ -165,9 +174,9 @@ class Extraction {
       case 'table':
         return this.table(element, context);
     }
-    const heading = /^h([1-6])$/.exec(name)?.[1];
+    const heading = HEADINGS.get(name);
     if (heading) {
-      this.startBlock({ kind: 'heading', level: Number(heading) }, context);
+      this.startBlock({ kind: 'heading', level: heading }, context);
       this.children(element, context);
       return this.endBlock();
     }
@@ -313,7 +322,7 @@ class Extraction {
     if (pieces.length === 0 && clean.trim() === '') return;
     // What spans several lines in the source is one line to a reader, unless it is preformatted.
     pieces.push(context.inPre ? clean : collapse(clean));
-    if (context.inLink) this.block.linked += clean.replace(/\s+/g, '').length;
+    if (context.inLink) this.block.linked += lengthWithoutSpaces(clean);
   }
 
   private lineBreak(): void {
@@ -343,8 +352,9 @@ class Extraction {
     const kept = this.blocks.filter((block) => {
       if (block.pieces.some((piece) => typeof piece !== 'string')) return true;
       const text = block.pieces.join('');
-      const reason = this.textReason(block, text, said, before);
-      before = comparable(text);
+      const key = comparable(text);
+      const reason = this.textReason(block, text, key, said, before);
+      before = key;
       if (reason) this.drop(`block: ${reason}`);
       return !reason;
     });
@@ -363,9 +373,9 @@ class Extraction {
     return result.reverse();
   }
 
-  private textReason(block: Block, text: string, said: Set<string>, before: string): string | undefined {
+  private textReason(block: Block, text: string, key: string, said: Set<string>, before: string): string | undefined {
     if (isFurniture(text.trim())) return 'furniture';
-    const length = text.replace(/\s+/g, '').length;
+    const length = lengthWithoutSpaces(text);
     if (
       block.kind === 'text' &&
       block.linked > 0.75 * length &&
@@ -374,7 +384,6 @@ class Extraction {
     ) {
       return 'link';
     }
-    const key = comparable(text);
     // Short ones (cells, labels) may come twice, only not in a row.
     if (key !== '' && key === before) return 'duplicate on the page';
     if (key.length < 25) return undefined;
@@ -390,28 +399,37 @@ function metaHeader({ name, content }: Readonly<Record<string, string>>, header:
   return name !== undefined && stands.test(name.trim()) ? content : undefined;
 }
 
-function newBlock(block: Partial<Block>): Block {
-  return { kind: 'text', level: 0, prefix: '', tight: false, pieces: [], linked: 0, ...block };
+function newBlock({
+  kind = 'text',
+  level = 0,
+  prefix = '',
+  tight = false,
+  pieces = [],
+  linked = 0,
+}: Partial<Block>): Block {
+  return { kind, level, prefix, tight, pieces, linked };
 }
 
 function indentOf({ lists }: Context): string {
   return '  '.repeat(Math.min(lists.length, 8));
 }
 
+const HEADINGS = new Map([1, 2, 3, 4, 5, 6].map((level) => [`h${level}`, level]));
 const FIGURES = /(?:^|\s)(?:figure|informalfigure|mediaobject|screenshot|thumb|wp-caption|image-container)(?:\s|$)/i;
 const CAPTIONS = /(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-caption-text)(?:\s|$)/i;
 
 /** Pictures with a caption and no more: not a table, not a good part of the page. */
 function isFigure({ name, attributes, children }: Element, size: Measure, pageText: number): boolean {
-  if (name !== 'figure' && !FIGURES.test(attributes['class'] ?? '')) return false;
   if (size.pictures === 0 || size.text > 800 || (size.text > 200 && size.text > 0.5 * pageText)) return false;
+  if (name !== 'figure' && !FIGURES.test(attributes['class'] ?? '')) return false;
   const holdsBlocks = (e: Element | string): boolean =>
     typeof e !== 'string' && (/^(?:table|pre|ul|ol|dl|h[1-6])$/.test(e.name) || e.children.some(holdsBlocks));
   return !children.some(holdsBlocks);
 }
 
 function isCaption({ name, attributes }: Element): boolean {
-  return name === 'figcaption' || (name !== 'caption' && CAPTIONS.test(attributes['class'] ?? ''));
+  const { class: names } = attributes;
+  return name === 'figcaption' || (names !== undefined && name !== 'caption' && CAPTIONS.test(names));
 }
 
 /** Rows of cells of a table of data; undefined for one that lays out a page: a single column, blocks or pictures in its cells. */

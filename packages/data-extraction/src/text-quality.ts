@@ -18,7 +18,8 @@ export const gopherQuality: TextFilter = (text) => {
   const lines = text.split('\n').filter((line) => line.trim() !== '');
   if (lines.filter((line) => /^\s*[-*•‣·]/.test(line)).length > 0.9 * lines.length) return 'bullet points';
   if (lines.filter((line) => /(?:\.\.\.|…)\s*$/.test(line)).length > 0.3 * lines.length) return 'lines cut short';
-  if (words.filter((word) => /\p{L}/u.test(word)).length < 0.8 * words.length) return 'words without letters';
+  if (words.filter((word) => /[a-z]/i.test(word) || /\p{L}/u.test(word)).length < 0.8 * words.length)
+    return 'words without letters';
   const present = new Set(words.map((word) => word.toLowerCase()));
   if (GOPHER_STOP_WORDS.filter((word) => present.has(word)).length < 2) return 'stop words';
   return undefined;
@@ -51,8 +52,9 @@ export const gopherRepetition: TextFilter = (text) => {
   }
   const words = wordsOf(text.toLowerCase());
   const total = words.reduce((sum, word) => sum + word.length, 0);
-  for (const [n, share] of TOP_NGRAMS) if (topNgram(words, n) > share * total) return `one ${n}-gram everywhere`;
-  for (const [n, share] of REPEATED_NGRAMS) if (repeatedNgrams(words, n) > share * total) return `repeated ${n}-grams`;
+  const ngrams = new RepeatedNgrams(words);
+  for (const [n, share] of TOP_NGRAMS) if (ngrams.top(n) > share * total) return `one ${n}-gram everywhere`;
+  for (const [n, share] of REPEATED_NGRAMS) if (ngrams.covered(n) > share * total) return `repeated ${n}-grams`;
   return undefined;
 };
 
@@ -70,33 +72,91 @@ function repeated(pieces: readonly string[]): { count: number; characters: numbe
   return { count: count / Math.max(1, pieces.length), characters: characters / Math.max(1, total) };
 }
 
-/** Characters of the n-gram that covers the most, at all its places; 0 where none comes twice. */
-function topNgram(words: readonly string[], n: number): number {
-  const counts = new Map<string, number>();
-  for (let i = 0; i + n <= words.length; i++) {
-    const ngram = words.slice(i, i + n).join(' ');
-    counts.set(ngram, (counts.get(ngram) ?? 0) + 1);
-  }
-  let most = 0;
-  for (const [ngram, count] of counts) if (count > 1) most = Math.max(most, count * (ngram.length - n + 1));
-  return most;
-}
+/** N-grams of a text that occur more than once. Only where one of n - 1 words does can one of n words: few places remain. */
+class RepeatedNgrams {
+  private readonly word: Int32Array;
+  private readonly different: number;
+  /** Characters of the words before each. */
+  private readonly before: Int32Array;
+  private n = 1;
+  /** Where a repeated n-gram begins, in order, and which one it is. */
+  private places: Int32Array;
+  private ngram: Int32Array;
 
-/** Characters of words in n-grams that occurred before; a word in several of them counts once. */
-function repeatedNgrams(words: readonly string[], n: number): number {
-  const seen = new Set<string>();
-  let characters = 0;
-  let countedTo = 0;
-  for (let i = 0; i + n <= words.length; i++) {
-    const ngram = words.slice(i, i + n).join(' ');
-    if (!seen.has(ngram)) {
-      seen.add(ngram);
-      continue;
+  constructor(words: readonly string[]) {
+    const numbers = new Map<string, number>();
+    this.word = new Int32Array(words.length);
+    this.before = new Int32Array(words.length + 1);
+    this.places = new Int32Array(words.length);
+    for (let i = 0; i < words.length; i++) {
+      const word = words[i]!;
+      let number = numbers.get(word);
+      if (number === undefined) numbers.set(word, (number = numbers.size));
+      this.word[i] = number;
+      this.before[i + 1] = this.before[i]! + word.length;
+      this.places[i] = i;
     }
-    for (let k = Math.max(i, countedTo); k < i + n; k++) characters += words[k]!.length;
-    countedTo = Math.max(countedTo, i + n);
+    this.different = numbers.size;
+    this.ngram = this.word;
   }
-  return characters;
+
+  /** Characters of the n-gram that covers the most, at all its places; 0 where none comes twice. */
+  top(n: number): number {
+    this.grow(n);
+    const sums = new Map<number, number>();
+    let most = 0;
+    for (let k = 0; k < this.places.length; k++) {
+      const i = this.places[k]!;
+      const sum = (sums.get(this.ngram[k]!) ?? 0) + this.before[i + n]! - this.before[i]!;
+      sums.set(this.ngram[k]!, sum);
+      if (sum > most) most = sum;
+    }
+    return most;
+  }
+
+  /** Characters of words in n-grams that occurred before; a word in several of them counts once. */
+  covered(n: number): number {
+    this.grow(n);
+    const seen = new Set<number>();
+    let characters = 0;
+    let countedTo = 0;
+    for (let k = 0; k < this.places.length; k++) {
+      const i = this.places[k]!;
+      if (!seen.has(this.ngram[k]!)) {
+        seen.add(this.ngram[k]!);
+        continue;
+      }
+      characters += this.before[i + n]! - this.before[Math.max(i, countedTo)]!;
+      countedTo = i + n;
+    }
+    return characters;
+  }
+
+  /** Goes on to n-grams of more words: each is one of a word less, and its last word. */
+  private grow(n: number): void {
+    for (; this.n < n; this.n++) {
+      const count = this.places.length;
+      const first = new Map<number, number>();
+      const ngram = new Int32Array(count);
+      const times = new Int32Array(count);
+      let end = 0;
+      for (; end < count && this.places[end]! + this.n < this.word.length; end++) {
+        const key = this.ngram[end]! * this.different + this.word[this.places[end]! + this.n]!;
+        let number = first.get(key);
+        if (number === undefined) first.set(key, (number = first.size));
+        ngram[end] = number;
+        times[number]!++;
+      }
+      let kept = 0;
+      for (let k = 0; k < end; k++) {
+        if (times[ngram[k]!]! === 1) continue;
+        this.places[kept] = this.places[k]!;
+        ngram[kept++] = ngram[k]!;
+      }
+      this.places = this.places.subarray(0, kept);
+      this.ngram = ngram.subarray(0, kept);
+    }
+  }
 }
 
 // Function words, written down for this: the longer list of OBELICS is not ours to copy.

@@ -23,9 +23,13 @@ export function wordsOf(text: string): string[] {
 
 /** What two texts are compared by: letters and digits in lower case, everything else one space. */
 export function comparable(text: string): string {
-  return text
-    .normalize('NFKC')
-    .toLowerCase()
-    .replace(/[^\p{L}\p{M}\p{N}]+/gu, ' ')
-    .trim();
+  return (
+    text
+      .normalize('NFKC')
+      .toLowerCase()
+      // Classes of Unicode are slow to look up, and most text does not need them.
+      .replace(/[^\0-\x7f]+/g, (run) => run.replace(/[^\p{L}\p{M}\p{N}]+/gu, ' '))
+      .replace(/[^a-z0-9\x80-\uffff]+/g, ' ')
+      .trim()
+  );
 }
