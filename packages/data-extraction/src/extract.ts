@@ -334,13 +334,14 @@ class Extraction {
     const waiting = this.block?.pieces.length === 0 ? this.block : undefined;
     this.endBlock();
     const prefix = waiting?.prefix || indentOf(context);
-    this.block = newBlock({ ...block, prefix, tight: waiting?.tight || block.tight || context.lists.length > 0 });
+    const tight = waiting?.tight || block.tight || context.lists.length > 0;
+    this.block = newBlock({ kind: block.kind, level: block.level, prefix, tight });
   }
 
   private endBlock(): void {
     const { block } = this;
     this.block = undefined;
-    if (!block) return;
+    if (!block || block.pieces.length === 0) return;
     const pieces = tidyPieces(block.pieces, block.kind === 'pre');
     if (pieces.length > 0) this.blocks.push({ ...block, pieces });
   }

@@ -2,7 +2,7 @@
 export type LanguageDetector = (text: string) => string;
 
 /** More text changes nothing, and costs time. */
-const ENOUGH = 4000;
+const ENOUGH = 2000;
 
 /** Loads the n-grams of 60 languages. */
 export async function openLanguageDetector(): Promise<LanguageDetector> {
