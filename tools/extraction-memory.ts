@@ -9,7 +9,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { extractPages } from '@flamingo-ts/data-extraction';
-import { pageOf, picture } from '../packages/data-extraction/test/sample-pages';
+import { pageOf, picture, warcRecord } from '../packages/data-extraction/test/sample-pages';
 
 const { values } = parseArgs({
   options: {
@@ -25,13 +25,7 @@ const PICTURES = 1000;
 
 const mib = () => process.memoryUsage().rss / 2 ** 20;
 
-function record(url: string, type: string, body: Buffer): Buffer {
-  const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n\r\n`), body]);
-  const head =
-    `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Record-ID: <urn:uuid:0>\r\n` +
-    `WARC-Date: 2024-05-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length}\r\n\r\n`;
-  return gzipSync(Buffer.concat([Buffer.from(head), http, Buffer.from('\r\n\r\n')]), { level: 1 });
-}
+const record = (...answer: Parameters<typeof warcRecord>) => gzipSync(warcRecord(...answer), { level: 1 });
 
 async function generate(input: string): Promise<void> {
   mkdirSync(input, { recursive: true });

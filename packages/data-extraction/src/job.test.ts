@@ -10,7 +10,7 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { contents, gather, html, pageOf, picture, prose, THINGS } from '../test/sample-pages';
+import { contents, gather, html, pageOf, picture, prose, THINGS, warcRecord } from '../test/sample-pages';
 import { Assembly } from './assemble';
 import { extractPages, type ExtractPagesOptions } from './job';
 import { PictureFetcher } from './picture-fetcher';
@@ -242,16 +242,11 @@ it('killed again and again it ends with the same bytes', async () => {
 }, 120_000);
 
 describe('extractPages on archives', () => {
-  const record = (url: string, type: string, body: Buffer, headers = '') => {
-    const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n${headers}\r\n`), body]);
-    const head = `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Record-ID: <urn:uuid:${url.length}>\r\nWARC-Date: 2024-05-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length}\r\n\r\n`;
-    return Buffer.concat([Buffer.from(head), http, Buffer.from('\r\n\r\n')]);
-  };
   const records = async (count: number) => {
     const all: Buffer[] = [];
     for (let i = 0; i < count; i++) {
-      all.push(record(`https://example.org/${i}/`, 'text/html', Buffer.from(pageOf(i, `/p${i}.png`))));
-      all.push(record(`https://example.org/p${i}.png`, 'image/png', await picture(i)));
+      all.push(warcRecord(`https://example.org/${i}/`, 'text/html', Buffer.from(pageOf(i, `/p${i}.png`))));
+      all.push(warcRecord(`https://example.org/p${i}.png`, 'image/png', await picture(i)));
     }
     return all;
   };
@@ -301,11 +296,11 @@ describe('extractPages on archives', () => {
     const bomb = gzipSync(Buffer.alloc(64 * 2 ** 20, 'a '));
     const all = [
       ...(await records(1)),
-      record('https://example.org/packed', 'text/html', packed, 'Content-Encoding: gzip\r\n'),
-      record('https://example.org/bomb', 'text/html', bomb, 'Content-Encoding: gzip\r\n'),
-      record('https://example.org/own', 'text/html', Buffer.from(pageOf(8, '/p0.png')), 'X-Robots-Tag: noai\r\n'),
-      record('https://example.org/0', 'text/html', Buffer.from(pageOf(5, '/p0.png'))),
-      record('https://example.org/lost/', 'text/html', Buffer.from(pageOf(7, '/p0.png'))),
+      warcRecord('https://example.org/packed', 'text/html', packed, 'Content-Encoding: gzip\r\n'),
+      warcRecord('https://example.org/bomb', 'text/html', bomb, 'Content-Encoding: gzip\r\n'),
+      warcRecord('https://example.org/own', 'text/html', Buffer.from(pageOf(8, '/p0.png')), 'X-Robots-Tag: noai\r\n'),
+      warcRecord('https://example.org/0', 'text/html', Buffer.from(pageOf(5, '/p0.png'))),
+      warcRecord('https://example.org/lost/', 'text/html', Buffer.from(pageOf(7, '/p0.png'))),
     ].map((r) => gzipSync(r));
     const file = write('a.warc.gz', Buffer.concat([...all.slice(0, -1), all.at(-1)!.subarray(0, 100)]));
     const { manifest, pages } = await extract([file]);

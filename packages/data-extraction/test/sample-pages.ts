@@ -37,6 +37,21 @@ export const pageOf = (seed: number, image: string) =>
     `<h1>About the ${THINGS[seed % THINGS.length]} of ${seed}</h1><p>${prose(seed)}</p><img src="${image}" alt="thing of number ${seed}">`,
   );
 
+/** What a crawl keeps of an answer. @param headers lines beside the type */
+export function warcRecord(url: string, type: string, body: Buffer, headers = ''): Buffer {
+  const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n${headers}\r\n`), body]);
+  const lines = [
+    'WARC/1.0',
+    'WARC-Type: response',
+    `WARC-Target-URI: ${url}`,
+    `WARC-Record-ID: <urn:uuid:${url.length}>`,
+    'WARC-Date: 2024-05-01T00:00:00Z',
+    'Content-Type: application/http; msgtype=response',
+    `Content-Length: ${http.length}`,
+  ];
+  return Buffer.concat([Buffer.from(`${lines.join('\r\n')}\r\n\r\n`), http, Buffer.from('\r\n\r\n')]);
+}
+
 export async function gather<T>(values: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = [];
   for await (const value of values) all.push(value);
