@@ -1,3 +1,5 @@
+import { readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import {
   buildSample,
   Faults,
@@ -14,6 +16,7 @@ import {
   type Fault,
   type OpenDatasetOptions,
 } from '@flamingo-ts/data-mixtures';
+import { z } from 'zod';
 import { wordTokenizer } from './word-tokenizer';
 
 /** Documents whose pictures are decoded at a time; fewer where their bytes in memory are more than these. */
@@ -178,4 +181,24 @@ export function formatKinds(kinds: Readonly<Record<string, number>>, textAlone: 
       `${counted(count, kind)}${kind === 'page' && textAlone > 0 ? `, ${textAlone} of them text alone` : ''}`,
   );
   return parts.join(', ');
+}
+
+const withDropped = z.object({ dropped: z.record(z.string(), z.number().int().min(0)) });
+
+/**
+ * What was left out when the data were made, which `flamingo data extract` and shards say in their manifests. Its counts are
+ * of the whole folder, and those of extraction of pages: its pairs alone do not take them on.
+ */
+export async function droppedBefore(path: string): Promise<Readonly<Record<string, number>>> {
+  const isFolder = (await stat(path)).isDirectory();
+  if (!isFolder && basename(path) !== 'pages.jsonl') return {};
+  const file = join(isFolder ? path : dirname(path), 'manifest.json');
+  const text = await readFile(file, 'utf8').catch(() => undefined);
+  if (text === undefined) return {};
+  try {
+    return withDropped.parse(JSON.parse(text)).dropped;
+  } catch {
+    // Somebody else's manifest, which says nothing of what was left out.
+    return {};
+  }
 }

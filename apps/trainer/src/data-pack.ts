@@ -1,5 +1,5 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve, sep } from 'node:path';
+import { readdir, readFile } from 'node:fs/promises';
+import { resolve, sep } from 'node:path';
 import {
   openDataset,
   ShardWriter,
@@ -10,8 +10,7 @@ import {
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer, type TokenizerJson } from '@flamingo-ts/lm-core';
-import { z } from 'zod';
-import { counted, examine, formatKinds, hasText, picturesOf, type Examined } from './data-check';
+import { counted, droppedBefore, examine, formatKinds, hasText, picturesOf, type Examined } from './data-check';
 
 /** Documents between two reports of progress. */
 const REPORTED = 1000;
@@ -182,24 +181,4 @@ function withoutUnreadable(document: Document, { unreadable, faults }: Examined)
   const lost = unreadable.size > 0 || faults.length > 0;
   if (picturesOf(fit).length === 0 && (lost || document.kind !== 'page')) return 'no readable picture';
   return fit;
-}
-
-const withDropped = z.object({ dropped: z.record(z.string(), z.number().int().min(0)) });
-
-/**
- * What was left out when the data were made, which `flamingo data extract` and shards say in their manifests. Its counts are
- * of the whole folder, and those of extraction of pages: its pairs alone do not take them on.
- */
-async function droppedBefore(path: string): Promise<Readonly<Record<string, number>>> {
-  const isFolder = (await stat(path)).isDirectory();
-  if (!isFolder && basename(path) !== 'pages.jsonl') return {};
-  const file = join(isFolder ? path : dirname(path), 'manifest.json');
-  const text = await readFile(file, 'utf8').catch(() => undefined);
-  if (text === undefined) return {};
-  try {
-    return withDropped.parse(JSON.parse(text)).dropped;
-  } catch {
-    // Somebody else's manifest, which says nothing of what was left out.
-    return {};
-  }
 }

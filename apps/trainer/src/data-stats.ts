@@ -1,6 +1,6 @@
-import { openDataset, readManifest, type OpenDatasetOptions } from '@flamingo-ts/data-mixtures';
+import { openDataset, type OpenDatasetOptions } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
-import { picturesOf } from './data-check';
+import { droppedBefore, picturesOf } from './data-check';
 import { escapeHtml } from './report';
 import type { ReadableTokenizer } from './word-tokenizer';
 
@@ -49,8 +49,7 @@ export async function measureData(
       }
     }
   }
-  const manifest = dataset.format === 'shards' && !path.endsWith('.tar') ? await readManifest(path) : undefined;
-  const dropped = { ...manifest?.dropped };
+  const dropped: Record<string, number> = { ...(await droppedBefore(path)) };
   const broken = { ...dataset.faults.counts, ...(unreadable > 0 && { 'unreadable picture': unreadable }) };
   for (const [reason, count] of Object.entries(broken)) dropped[reason] = (dropped[reason] ?? 0) + count;
   const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);

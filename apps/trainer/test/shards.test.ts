@@ -137,6 +137,6 @@ describe('looking at shards', () => {
     ]);
     const svg = readFileSync(join(folder, 'stats.svg'));
     // Well-formed, or it could not be drawn.
-    expect((await sharp(svg).metadata()).width).toBe(520);
+    expect((await sharp(svg).metadata()).width).toBe(560);
   });
 });

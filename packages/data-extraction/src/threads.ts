@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Unit } from './sources';
-import type { UnitReport, UnitSettings } from './unit';
-import type { WorkFolder } from './work-folder';
+import type { UnitSettings } from './unit';
+import type { UnitReport, WorkFolder } from './work-folder';
 
 /** A unit takes seconds, one of pictures of a slow server minutes; one that takes this long hangs. */
 const TIME_LIMIT_MS = 30 * 60_000;

@@ -16,7 +16,7 @@ import type { PictureRef } from './pictures';
 import { presetOf, type Preset } from './presets';
 import type { Unit } from './sources';
 import { readWarc } from './warc';
-import { WorkFolder } from './work-folder';
+import type { UnitReport, WorkFolder } from './work-folder';
 
 /** A module with these exports decides what is explicit. Absent ones let everything pass. */
 export interface ExplicitContentHook {
@@ -58,14 +58,6 @@ export type UnitLine =
     }
   | { readonly picture: { readonly url: string; readonly info: PictureInfo } }
   | { readonly end: UnitReport };
-
-export interface UnitReport {
-  /** Pages that were read. */
-  readonly pages: number;
-  readonly dropped: Readonly<Record<string, number>>;
-  /** Pages that met a defect of ours, named; they are counted under `page: failed`. */
-  readonly failures: readonly string[];
-}
 
 const MAX_FAILURES_KEPT = 10;
 /** A server that gives nothing so many times in a row is left alone. */

@@ -2,7 +2,15 @@ import { open } from 'node:fs/promises';
 import path from 'node:path';
 import { readLines } from './json-lines';
 import type { Unit } from './sources';
-import type { UnitReport } from './unit';
+
+/** The last line of a unit's file. */
+export interface UnitReport {
+  /** Pages that were read. */
+  readonly pages: number;
+  readonly dropped: Readonly<Record<string, number>>;
+  /** Pages that met a defect of ours, named; they are counted under `page: failed`. */
+  readonly failures: readonly string[];
+}
 
 /**
  * Where a job keeps what is not finished. Work is done in stages (pages and archives, then pictures that are fetched), each
