@@ -11,7 +11,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redisServer, TestRedis } from '../test/redis';
 import { contents, pageOf, picture } from '../test/sample-pages';
 import { extractPages } from './job';
-import { workOnPages } from './queue';
+import { dispatch, workOnPages } from './queue';
+import { WorkFolder } from './work-folder';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'queue-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -185,4 +186,23 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     const signal = AbortSignal.timeout(700);
     expect(await workOnPages({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
   }, 180_000);
+
+  it('ends well where Redis is gone by then', async () => {
+    const out = mkdtempSync(path.join(scratch, 'gone-'));
+    const work = new WorkFolder(path.join(out, 'work'));
+    mkdirSync(work.path);
+    writeFileSync(work.settings, JSON.stringify({ job: 'a'.repeat(64), settings: { preset: 'm3w' } }));
+    const gone = await TestRedis.start();
+    const runner = await dispatch(gone.url, 'a'.repeat(64), work, () => undefined);
+    const said: string[] = [];
+    const worker = workOnPages({ out, redis: gone.url, onProgress: (message) => said.push(message) });
+    await sleep(1000);
+    await gone.kill();
+    while (said.length === 0) await sleep(100);
+    expect(said[0]).toMatch(/^Redis at 127\.0\.0\.1:\d+: /);
+    await runner.finish();
+    await runner.close();
+    writeFileSync(path.join(out, 'manifest.json'), '{}');
+    expect(await worker).toBe(0);
+  }, 60_000);
 });

@@ -102,8 +102,12 @@ export async function dispatch(
       }
       return failed.sort((a, b) => a.index - b.index);
     },
-    finish: () => queue.obliterate({ force: true }),
-    close: () => queue.close(),
+    finish: async () => {
+      // What stays in a server that is gone by now harms nobody.
+      await queue.obliterate({ force: true }).catch(() => undefined);
+    },
+    // To take leave of a server that is gone would be an error, and its end is not always told.
+    close: () => Promise.race([queue.disconnect(), sleep(POLL_MS, undefined, { ref: false })]),
   };
 }
 
@@ -155,7 +159,8 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
     settings: UnitSettings;
   };
   const threads = new UnitThreads(settings, work);
-  let units = 0;
+  let [units, atHand] = [0, 0];
+  let isLeaving = false;
   const { Worker } = await loadBullMQ();
   const worker = new Worker<Task>(
     queueName(job),
@@ -163,12 +168,22 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
       if (![stage, index, at, bytes].every(Number.isSafeInteger)) throw new Error('Task: expected four whole numbers.');
       const file = work.unit(stage, index);
       if (existsSync(file)) return;
-      await threads.run(await readUnit(work.plan(stage), at, bytes), file);
+      atHand++;
+      try {
+        await threads.run(await readUnit(work.plan(stage), at, bytes), file);
+      } finally {
+        atHand--;
+      }
       units++;
       onProgress?.(`unit ${index} of stage ${stage} done`);
     },
     {
-      connection: { url: redis, maxRetriesPerRequest: null },
+      connection: {
+        url: redis,
+        maxRetriesPerRequest: null,
+        // A server that is gone is waited for, until there is nothing to do any more.
+        retryStrategy: (times) => (isLeaving ? null : Math.min(times * 200, 2000)),
+      },
       concurrency: workers,
       lockDuration: LOCK_MS,
       stalledInterval: LOCK_MS / 2,
@@ -180,9 +195,13 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
     while (!ended() && existsSync(work.settings)) await sleep(POLL_MS);
     return units;
   } finally {
-    // Waits for the units at hand; where Redis is gone it cannot be told of them, and need not be.
-    await Promise.race([worker.close(), sleep(CONNECT_MS * 6, undefined, { ref: false })]);
+    isLeaving = true;
+    await worker.pause(true);
+    // Of a job that has ended nothing is wanted any more.
+    while (signal?.aborted && atHand > 0) await sleep(POLL_MS);
     await threads.close();
+    // Without force it would wait for a server that is gone. A unit that is not reported yet is handed out again, and found done.
+    await Promise.race([worker.close(true), sleep(CONNECT_MS, undefined, { ref: false })]);
   }
 }
 
