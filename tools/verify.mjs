@@ -55,12 +55,13 @@ function tests(node, backends, more = []) {
   return step(`tests on Node ${version}: ${backends.join(', ')}`, node, ['node_modules/vitest/vitest.mjs', ...args], {
     env: { FLAMINGO_TEST_BACKENDS: backends.join(','), TF_CPP_MIN_LOG_LEVEL: '2', NO_COLOR: '1' },
     count: () => countTests(report),
+    minutes: 30,
   });
 }
 
 /** Runs a command, keeps what it prints for the end of the step, and counts it: as one, or by what `count` reads. */
-async function step(name, command, args, { env, count } = {}) {
-  const { status, seconds, output } = await run(name, command, args, { env });
+async function step(name, command, args, { env, count, minutes } = {}) {
+  const { status, seconds, output } = await run(name, command, args, { env, minutes });
   const ok = status === 0;
   const counted = count?.(output) ?? { passed: ok ? 1 : 0, failed: ok ? 0 : 1 };
   // A command that fails without a failure among what it counts has broken down: that is one more.

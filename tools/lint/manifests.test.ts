@@ -10,6 +10,7 @@ interface Manifest {
   readonly nx: { readonly tags: readonly string[] };
   readonly dependencies?: Record<string, string>;
   readonly peerDependencies?: Record<string, string>;
+  readonly peerDependenciesMeta?: Record<string, { readonly optional: boolean }>;
 }
 
 const packages = ['packages', 'apps'].flatMap((parent) =>
@@ -24,16 +25,17 @@ const packages = ['packages', 'apps'].flatMap((parent) =>
   }),
 );
 
-/** Backends are loaded by name: an application brings those that it wants to be found. */
-const backends = Object.keys(packages.find(({ name }) => name === '@flamingo-ts/kernels')!.peerDependencies!);
+/** Backends, queues: loaded by name where they are wanted. An application brings those that it wants to be found. */
+const optional = packages.flatMap(({ peerDependenciesMeta }) => Object.keys(peerDependenciesMeta ?? {}));
 
-describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies = {}, nx }) => {
+describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies = {}, nx, ...manifest }) => {
   it('uses every package that it makes its users install', () => {
+    const own = Object.keys(manifest.peerDependenciesMeta ?? {});
     const unused = Object.keys({ ...dependencies, ...peerDependencies }).filter(
       (name) =>
         !sources.includes(`'${name}'`) &&
         !sources.includes(`'${name}/`) &&
-        !(nx.tags.includes('layer:app') && backends.includes(name)),
+        !(nx.tags.includes('layer:app') ? optional : own).includes(name),
     );
     expect(unused).toEqual([]);
   });
