@@ -15,14 +15,14 @@ const answers = (command) => spawnSync(command, ['--version']).status === 0;
 
 const bring = () =>
   withPackages(home, '^redis-server$', ['redis-tools', 'libatomic1', 'libjemalloc2', 'liblzf1'], (unpacked) => {
-    rmSync(join(home, 'root'), { recursive: true, force: true });
-    renameSync(unpacked, join(home, 'root'));
+    rmSync(join(home, 'unpacked'), { recursive: true, force: true });
+    renameSync(unpacked, join(home, 'unpacked'));
     // Its libraries lie beside it, where the system's loader does not look.
     writeFileSync(
       server,
-      `#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\nfor lib in "$here"/root/usr/lib/*-linux-gnu*; do\n` +
+      `#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\nfor lib in "$here"/unpacked/usr/lib/*-linux-gnu*; do\n` +
         `  export LD_LIBRARY_PATH="$lib\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\ndone\n` +
-        `exec "$here/root/usr/bin/redis-server" "$@"\n`,
+        `exec "$here/unpacked/usr/bin/redis-server" "$@"\n`,
     );
     chmodSync(server, 0o755);
     if (!answers(server)) throw new Error('the server that was unpacked does not start');

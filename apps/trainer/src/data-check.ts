@@ -125,7 +125,7 @@ async function unreadableOf(
   return unreadable;
 }
 
-function isTextAlone({ kind, parts }: Document): boolean {
+export function isTextAlone({ kind, parts }: Document): boolean {
   return (
     kind === 'page' && parts.every((part) => 'text' in part) && parts.some((part) => 'text' in part && hasText(part))
   );

@@ -10,7 +10,16 @@ import {
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer, type TokenizerJson } from '@flamingo-ts/lm-core';
-import { counted, droppedBefore, examine, formatKinds, hasText, picturesOf, type Examined } from './data-check';
+import {
+  counted,
+  droppedBefore,
+  examine,
+  formatKinds,
+  hasText,
+  isTextAlone,
+  picturesOf,
+  type Examined,
+} from './data-check';
 
 /** Documents between two reports of progress. */
 const REPORTED = 1000;
@@ -84,7 +93,7 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
       }
       written++;
       kinds[fit.kind] = (kinds[fit.kind] ?? 0) + 1;
-      if (fit.parts.every((part) => 'text' in part)) textAlone++;
+      if (isTextAlone(fit)) textAlone++;
     }
     for (const [reason, count] of Object.entries(dataset.faults.counts)) drop(reason, count);
     if (written === 0) {

@@ -1,9 +1,10 @@
-import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Assembly } from './assemble';
 import { presetOf, type PresetName } from './presets';
-import { planUnits, type Unit } from './sources';
+import { filesBelow, planUnits, type Unit } from './sources';
 import { UnitThreads } from './threads';
 import { WorkFolder } from './work-folder';
 
@@ -44,7 +45,7 @@ export async function estimateExtraction(
   const work = new WorkFolder(path.join(folder, 'work'));
   const threads = new UnitThreads({ preset }, work);
   try {
-    const units: Unit[] = [];
+    let units: Unit[] = [];
     let total = { files: 0, bytes: 0 };
     let all = 0;
     let step = 1;
@@ -54,7 +55,7 @@ export async function estimateExtraction(
       // Every second one, every fourth one, ...: an even sample of a number that is not known yet.
       if (units.length > MAX_UNITS) {
         step *= 2;
-        for (let i = units.length - 1; i > 0; i--) if (i % 2 === 1) units.splice(i, 1);
+        units = units.filter((_, i) => i % 2 === 0);
       }
     }
     // The first one is done twice: a thread starts in a second or two, once.
@@ -99,8 +100,8 @@ function sizeOf(unit: Unit, before: { files: number; bytes: number }): { files: 
 }
 
 async function bytesBelow(folder: string): Promise<number> {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
   let bytes = 0;
-  for (const entry of entries) if (entry.isFile()) bytes += (await stat(path.join(entry.parentPath, entry.name))).size;
+  // Where no page became a document there is no folder of pictures.
+  if (existsSync(folder)) for await (const file of filesBelow(folder)) bytes += (await stat(file)).size;
   return bytes;
 }

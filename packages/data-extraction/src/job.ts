@@ -9,7 +9,7 @@ import { LineWriter } from './json-lines';
 import { presetOf, type PresetName } from './presets';
 import { dispatch } from './queue';
 import { planUnits, type Unit } from './sources';
-import { ATTEMPTS, inThreads, type RunStage } from './runner';
+import { ATTEMPTS, checkWorkers, inThreads, type RunStage } from './runner';
 import type { UnitLine, UnitSettings } from './unit';
 import { plannedUnits, WorkFolder } from './work-folder';
 
@@ -60,9 +60,7 @@ const MAX_FAILED = 20;
  */
 export async function extractPages(options: ExtractPagesOptions): Promise<Manifest> {
   const { inputs, preset = 'm3w', workers = Math.max(1, availableParallelism() - 1) } = options;
-  if (!Number.isInteger(workers) || workers < 1) {
-    throw new Error(`extractPages: workers must be a whole number from 1, got ${workers}.`);
-  }
+  checkWorkers('extractPages', workers);
   if (inputs.length === 0) throw new Error('extractPages: expected an input, got none. Give a folder or a WARC file.');
   const rules = presetOf(preset);
   const out = path.resolve(options.out);

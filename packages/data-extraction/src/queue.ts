@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Queue } from 'bullmq';
-import { ATTEMPTS, type FailedUnit, type Runner } from './runner';
+import { ATTEMPTS, checkWorkers, type FailedUnit, type Runner } from './runner';
 import { UnitThreads } from './threads';
 import type { UnitSettings } from './unit';
 import { plannedUnits, readUnit, reportOf, WorkFolder } from './work-folder';
@@ -144,9 +144,7 @@ export interface WorkOnPagesOptions {
  */
 export async function workOnPages(options: WorkOnPagesOptions): Promise<number> {
   const { redis, workers = availableParallelism(), signal, onProgress } = options;
-  if (!Number.isInteger(workers) || workers < 1) {
-    throw new Error(`workOnPages: workers must be a whole number from 1, got ${workers}.`);
-  }
+  checkWorkers('workOnPages', workers);
   const out = path.resolve(options.out);
   const work = new WorkFolder(path.join(out, 'work'));
   const ended = () => signal?.aborted === true || existsSync(path.join(out, 'manifest.json'));

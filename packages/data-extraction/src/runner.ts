@@ -27,6 +27,13 @@ export interface Runner {
   close(): Promise<void>;
 }
 
+/** @throws Error naming the function that was called with them */
+export function checkWorkers(where: string, workers: number): void {
+  if (!Number.isInteger(workers) || workers < 1) {
+    throw new Error(`${where}: workers must be a whole number from 1, got ${workers}.`);
+  }
+}
+
 /** The embedded way: threads of this process. */
 export function inThreads(settings: UnitSettings, work: WorkFolder, workers: number): Runner {
   const threads = new UnitThreads(settings, work);

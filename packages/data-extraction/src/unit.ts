@@ -1,6 +1,6 @@
+import { randomUUID } from 'node:crypto';
 import { access, mkdir, open, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { randomUUID } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 import { Decontamination, type BenchmarkData } from './benchmark';
 import { extractPage, tidyParts, type PagePart } from './extract';
@@ -9,9 +9,9 @@ import { PAGE_LIMITS, PageError } from './html';
 import { LineWriter } from './json-lines';
 import { openLanguageDetector, type LanguageDetector } from './language';
 import { dataOf, isOfTheMachine, isOnServer, LocalPictures, pageUrl } from './local-pictures';
-import { examinePicture, type PictureInfo } from './picture-info';
 import { optedOut } from './opt-out';
 import { PictureFetcher } from './picture-fetcher';
+import { examinePicture, type PictureInfo } from './picture-info';
 import type { PictureRef } from './pictures';
 import { presetOf, type Preset } from './presets';
 import type { Unit } from './sources';
@@ -174,22 +174,24 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
     let silences = 0;
+    const ask = async (url: string): Promise<PictureInfo | string> => {
+      if (silences === MAX_SILENCES) return 'server does not answer';
+      const answer = await this.fetcher.fetch(url);
+      silences = answer === 'failed' || answer === 'too slow' ? silences + 1 : 0;
+      return typeof answer === 'string' ? answer : this.keep(answer);
+    };
     for (const sources of pictures) {
-      let reason = '';
+      const reasons: string[] = [];
       for (const url of sources) {
-        const bytes = silences < MAX_SILENCES ? await this.fetcher.fetch(url) : 'server does not answer';
-        if (bytes === 'failed' || bytes === 'too slow') silences++;
-        else if (silences < MAX_SILENCES) silences = 0;
-        const info = typeof bytes === 'string' ? bytes : await this.keep(bytes);
-        if (typeof info === 'string') {
-          reason ||= info;
-          continue;
+        const info = await ask(url);
+        if (typeof info !== 'string') {
+          await write({ picture: { url, info } });
+          break;
         }
-        await write({ picture: { url, info } });
-        reason = '';
-        break;
+        reasons.push(info);
       }
-      if (reason) this.drop(`fetch: ${reason}`);
+      // None of its addresses led to one: the best says why.
+      if (reasons.length === sources.length) this.drop(`fetch: ${reasons[0]}`);
     }
   }
 

@@ -1,4 +1,4 @@
-import { open } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { readLines } from './json-lines';
 import type { Unit } from './sources';
@@ -68,24 +68,22 @@ const TAIL = 2 ** 17;
 
 /** What the unit's file says of itself. */
 export async function reportOf(file: string): Promise<UnitReport> {
-  const handle = await open(file);
-  try {
-    const { size } = await handle.stat();
-    const { buffer, bytesRead } = await handle.read(Buffer.alloc(TAIL), 0, TAIL, Math.max(0, size - TAIL));
-    const lines = buffer.toString('utf8', 0, bytesRead).trimEnd().split('\n');
-    return (JSON.parse(lines[lines.length - 1]!) as { end: UnitReport }).end;
-  } finally {
-    await handle.close();
-  }
+  const { size } = await stat(file);
+  const lines = (await readText(file, Math.max(0, size - TAIL), TAIL)).trimEnd().split('\n');
+  return (JSON.parse(lines[lines.length - 1]!) as { end: UnitReport }).end;
 }
 
 /** @throws Error where no unit lies there */
 export async function readUnit(plan: string, at: number, bytes: number): Promise<Unit> {
-  const handle = await open(plan);
+  return JSON.parse(await readText(plan, at, bytes)) as Unit;
+}
+
+/** As much of so many bytes as the file has there. */
+async function readText(file: string, at: number, bytes: number): Promise<string> {
+  const handle = await open(file);
   try {
-    const buffer = Buffer.alloc(bytes);
-    await handle.read(buffer, 0, bytes, at);
-    return JSON.parse(buffer.toString('utf8')) as Unit;
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(bytes), 0, bytes, at);
+    return buffer.toString('utf8', 0, bytesRead);
   } finally {
     await handle.close();
   }
