@@ -212,6 +212,7 @@ export class PictureFetcher {
       maxHeaderSize: LIMITS.headerBytes,
       signal: this.ending.signal,
     });
+    const closed = new Promise((resolve) => request.on('close', resolve));
     const timer = setTimeout(() => {
       isSlow = true;
       request.destroy();
@@ -232,6 +233,8 @@ export class PictureFetcher {
       clearTimeout(timer);
       // Does nothing where the body has been read: the connection is kept then.
       request.destroy();
+      // Only now can the next request for the host have this connection; Node 24 gives it back after the body's end.
+      await closed;
       time.left = Math.max(1, time.left - (performance.now() - started));
     }
   }
