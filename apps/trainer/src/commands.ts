@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { useBackend, type BackendChoice, type BackendName } from '@flamingo-ts/kernels';
 import type { BenchFlags } from './bench/command';
+import { wholeNumberFrom } from './command-text';
 import type { Config } from './config';
 import { BENCH_SPECS, CONFIGS } from './configs';
 import { addExtractCommands } from './data-commands';
@@ -146,8 +147,8 @@ export function createProgram(): Command {
         .choices(['fp32', 'bf16', 'int8'])
         .default('fp32'),
     )
-    .option('--threads <n>', 'threads that the native backend uses', count)
-    .option('--seconds <s>', 'seconds to time each workload for, three steps at least', wholeNumber, 10)
+    .option('--threads <n>', 'threads that the native backend uses', wholeNumberFrom(1))
+    .option('--seconds <s>', 'seconds to time each workload for, three steps at least', wholeNumberFrom(0), 10)
     .addOption(
       new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
     )
@@ -163,7 +164,7 @@ export function createProgram(): Command {
     .command('plan')
     .description("prints parameters, memory and work of the paper's models")
     .argument('<preset>', '3b, 9b or 80b')
-    .option('--devices <n>', 'accelerators that share an update', count, 1)
+    .option('--devices <n>', 'accelerators that share an update', wholeNumberFrom(1), 1)
     .option('--json', 'print JSON')
     .action(async (preset: string, { devices, json }: { devices: number; json?: boolean }) => {
       const { formatPlan, planTraining } = await import('./plan');
@@ -176,8 +177,8 @@ export function createProgram(): Command {
     .description('the whole recipe in miniature: data, three trainings, evaluation, report')
     .option('--config <file>', 'configuration; by default the one for the backend that was found')
     .option(...SET)
-    .option('--seed <n>', 'seed of everything: splits, pictures, weights', wholeNumber)
-    .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', count, 1)
+    .option('--seed <n>', 'seed of everything: splits, pictures, weights', wholeNumberFrom(0))
+    .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', wholeNumberFrom(1), 1)
     .addOption(
       new Option('--unseen-style <name>', 'keep one style out of all training and ask about it apart').choices(STYLES),
     )
@@ -322,16 +323,6 @@ function list(value: string): string[] {
     throw new InvalidArgumentError('It must be two or more answers with commas between: --candidates red,blue');
   }
   return answers;
-}
-
-function wholeNumber(value: string): number {
-  if (!/^\d+$/.test(value)) throw new InvalidArgumentError('It must be a whole number from 0.');
-  return Number(value);
-}
-
-function count(value: string): number {
-  if (!/^[1-9]\d*$/.test(value)) throw new InvalidArgumentError('It must be a whole number from 1.');
-  return Number(value);
 }
 
 function setKey(value: string, before: Record<string, unknown> = {}): Record<string, unknown> {

@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { Option, type Command } from 'commander';
 import type { ExtractionEstimate, PresetName } from '@flamingo-ts/data-extraction';
+import { reasonLines, wholeNumberFrom } from './command-text';
 
 const PRESETS = ['m3w', 'obelics', 'mmc4'] as const satisfies readonly PresetName[];
 /** Flamingo (Alayrac et al., 2022), appendix A.3.1: documents of M3W. */
@@ -31,7 +32,7 @@ export function addExtractCommands(data: Command): void {
     .argument('<input...>', 'folders and files')
     .requiredOption('--out <folder>', 'folder for the documents; repeated after a stop, the command goes on')
     .addOption(preset())
-    .option('--workers <n>', 'threads; by default one less than the cores', Number)
+    .option('--workers <n>', 'threads; by default one less than the cores', wholeNumberFrom(1))
     .option('--redis <url>', 'hand the work out to machines that run `flamingo data work`')
     .option('--fetch-images', 'ask servers for pictures that the input does not hold')
     .option('--benchmark <folder>', 'texts and pictures of tests, whose copies are dropped')
@@ -45,7 +46,7 @@ export function addExtractCommands(data: Command): void {
     .description('does work that `flamingo data extract --redis` hands out, until all is done')
     .argument('<folder>', 'the --out of that command; all machines see it and the input at the same path')
     .requiredOption('--redis <url>', 'the same Redis server')
-    .option('--workers <n>', 'threads; by default as many as cores', Number)
+    .option('--workers <n>', 'threads; by default as many as cores', wholeNumberFrom(1))
     .action(work);
 
   data
@@ -89,7 +90,7 @@ async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
   const lines = [
     `${documents} documents of ${pages} pages: ${images} images, ${words} words; ${pairs} pairs of image and text.`,
     'Left out:',
-    ...Object.entries(dropped).map(([reason, count]) => `${String(count).padStart(8)}  ${reason}`),
+    ...reasonLines(dropped),
     ...failures.map((failure) => `failed: ${failure}`),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
@@ -124,9 +125,6 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
       `  ${text} of text and ${pictures} of pictures`,
     ];
   };
-  const reasons = Object.entries(dropped)
-    .sort(([, a], [, b]) => b - a)
-    .slice(0, REASONS_SHOWN);
   const lines = [
     `${whole(pages)} pages in ${whole(units)} units; ${whole(sampledPages)} pages of ${sampledUnits} units were tried.`,
     `A page costs ${(cpuSeconds * 1000).toPrecision(3)} ms of a core (${(1 / cpuSeconds).toFixed(0)} pages/s) and gives ` +
@@ -143,7 +141,7 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
     );
   } else lines.push('No page of the sample became a document: nothing can be said of a set like the paper’s.');
   lines.push('Left out of the sample, the most frequent reasons:');
-  lines.push(...reasons.map(([reason, count]) => `${String(count).padStart(8)}  ${reason}`));
+  lines.push(...reasonLines(dropped).slice(0, REASONS_SHOWN));
   return lines.join('\n');
 }
 

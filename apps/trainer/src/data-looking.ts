@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
-import { InvalidArgumentError, type Command } from 'commander';
+import type { Command } from 'commander';
+import { wholeNumberFrom } from './command-text';
 
 interface LookingFlags {
   readonly images?: string;
@@ -31,10 +32,10 @@ export function addLookingCommands(data: Command): void {
 
   onData(data, 'inspect', 'writes samples as the model is shown them, as one page of HTML')
     .option('--out <file>', 'the page', 'inspect.html')
-    .option('--samples <n>', 'documents shown', from(1), 20)
-    .option('--from <n>', 'number of the first', from(0), 0)
-    .option('--tokens <n>', 'longest sample', from(4), 256)
-    .option('--seed <n>', 'seed of windows and marks', from(0), 0)
+    .option('--samples <n>', 'documents shown', wholeNumberFrom(1), 20)
+    .option('--from <n>', 'number of the first', wholeNumberFrom(0), 0)
+    .option('--tokens <n>', 'longest sample', wholeNumberFrom(4), 256)
+    .option('--seed <n>', 'seed of windows and marks', wholeNumberFrom(0), 0)
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .action(
       async (path: string, flags: LookingFlags & { samples: number; from: number; tokens: number; seed: number }) => {
@@ -47,7 +48,7 @@ export function addLookingCommands(data: Command): void {
 
   onData(data, 'stats', 'draws how pictures, tokens, sizes and reasons are distributed, as SVG')
     .option('--out <file>', 'the picture', 'stats.svg')
-    .option('--limit <n>', 'read the first so many documents only', from(1), Infinity)
+    .option('--limit <n>', 'read the first so many documents only', wholeNumberFrom(1), Infinity)
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .option('--json', 'print the numbers too')
     .action(async (path: string, flags: LookingFlags & { limit: number }) => {
@@ -60,7 +61,7 @@ export function addLookingCommands(data: Command): void {
   onData(data, 'pack', 'writes a data set as shards with a manifest; what is broken is left out and counted')
     .requiredOption('--out <folder>', 'a new or empty folder for the shards')
     .option('--tokenizer <file>', 'tokenizer.json to count tokens by; words where left out')
-    .option('--max-documents <n>', 'documents of a shard, at most; 1000 where left out', from(1))
+    .option('--max-documents <n>', 'documents of a shard, at most; 1000 where left out', wholeNumberFrom(1))
     .option('--json', 'print JSON')
     .action(async (path: string, flags: PackFlags) => {
       const { formatPacked, packData } = await import('./data-pack');
@@ -68,16 +69,6 @@ export function addLookingCommands(data: Command): void {
       const packed = await packData(path, { ...flags, onProgress });
       process.stdout.write(`${flags.json ? JSON.stringify(packed, null, 2) : formatPacked(packed)}\n`);
     });
-}
-
-/** Reads a whole number from this one up. */
-function from(least: number): (value: string) => number {
-  return (value) => {
-    if (!/^\d+$/.test(value) || Number(value) < least) {
-      throw new InvalidArgumentError(`It must be a whole number from ${least}.`);
-    }
-    return Number(value);
-  };
 }
 
 function onData(data: Command, name: string, description: string): Command {

@@ -10,6 +10,7 @@ import {
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer, type TokenizerJson } from '@flamingo-ts/lm-core';
+import { reasonLines } from './command-text';
 import {
   counted,
   droppedBefore,
@@ -134,9 +135,8 @@ export function formatPacked(packed: PackedData): string {
       `${counted(tokens, 'token')} (${tokensAre}), ` +
       `${counted(shards, 'shard')} of ${sizeOf(bytes)}.`,
   ];
-  const reasons = Object.entries(dropped).sort(([, a], [, b]) => b - a);
-  if (reasons.length > 0) lines.push('Left out:');
-  lines.push(...reasons.map(([reason, count]) => `${String(count).padStart(8)}  ${reason}`));
+  const reasons = reasonLines(dropped);
+  if (reasons.length > 0) lines.push('Left out:', ...reasons);
   if (format === 'jsonl' && Object.keys(kinds).length > 1) {
     lines.push(
       'One set of several kinds. To weigh them apart in a mixture, pack each .jsonl file into a folder of its own.',
