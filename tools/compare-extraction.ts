@@ -59,7 +59,14 @@ interface Inner {
 /** The sources as one file, as they are published; tsx would add to every function what slows it down. */
 async function bundle(source: string, outfile: string): Promise<void> {
   const { build } = await import('esbuild');
-  const names = ['extract', 'language', 'fingerprints', 'local-pictures', 'presets', 'picture-info'];
+  const names = [
+    'pages/extract',
+    'filters/language',
+    'filters/fingerprints',
+    'filters/presets',
+    'pictures/local-pictures',
+    'pictures/picture-info',
+  ];
   const sharp = createRequire(path.join(import.meta.dirname, '../packages/data-extraction/package.json')).resolve(
     'sharp',
   );

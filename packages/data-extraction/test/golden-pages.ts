@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { extractPage, tidyParts } from '../src/extract';
+import { extractPage, tidyParts } from '../src/pages/extract';
 
 const folder = new URL('./reference/', import.meta.url);
 

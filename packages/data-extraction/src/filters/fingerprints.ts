@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { comparable } from './text';
+import { comparable } from '../pages/text';
 
 /** A text's fingerprint for exact comparison: 52 bits, so that it is a number. Case, marks and spacing do not count. */
 export function textKey(text: string): number {

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { extracted, goldenPages, readExpected, readPage } from '../test/golden-pages';
+import { extracted, goldenPages, readExpected, readPage } from '../../test/golden-pages';
 import { extractPage, tidyParts, type ExtractedPage } from './extract';
 import { decodeHtml, PAGE_LIMITS } from './html';
 import { parseSrcset } from './pictures';

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import { examinePicture, lookDistance, sniffFormat, type PictureInfo } from './picture-info';
+import { comparable } from '../pages/text';
+import { examinePicture, lookDistance, sniffFormat, type PictureInfo } from '../pictures/picture-info';
 import { filesBelow } from './sources';
-import { comparable } from './text';
 
 /** Texts and pictures that models are tested on, and must not be trained on. */
 export interface BenchmarkData {

@@ -1,8 +1,8 @@
 import { createReadStream } from 'node:fs';
 import { createGunzip } from 'node:zlib';
 import { WARCParser, type WARCRecord } from 'warcio';
-import { PAGE_LIMITS } from './html';
-import { PICTURE_LIMITS } from './picture-info';
+import { PAGE_LIMITS } from '../pages/html';
+import { PICTURE_LIMITS } from '../pictures/picture-info';
 
 /** What a server answered. */
 export interface Response {

@@ -3,13 +3,13 @@ import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
+import { presetOf, type PresetName } from '../filters/presets';
 import { Assembly, type Manifest } from './assemble';
 import { readBenchmark } from './benchmark';
 import { LineWriter } from './json-lines';
-import { presetOf, type PresetName } from './presets';
 import { dispatch } from './queue';
-import { planUnits, type Unit } from './sources';
 import { ATTEMPTS, checkWorkers, inThreads, type RunStage } from './runner';
+import { planUnits, type Unit } from './sources';
 import type { UnitLine, UnitSettings } from './unit';
 import { plannedUnits, WorkFolder } from './work-folder';
 

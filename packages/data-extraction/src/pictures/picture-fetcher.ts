@@ -6,7 +6,7 @@ import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import ipaddr from 'ipaddr.js';
 import robotsParser from 'robots-parser';
-import { AGENT, optedOut } from './opt-out';
+import { AGENT, optedOut } from '../pages/opt-out';
 import { PICTURE_LIMITS, sniffFormat } from './picture-info';
 
 const LIMITS = {

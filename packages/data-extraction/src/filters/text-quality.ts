@@ -1,4 +1,4 @@
-import { wordsOf } from './text';
+import { wordsOf } from '../pages/text';
 
 /** Why a text is refused; undefined where it may stay. */
 export type TextFilter = (text: string) => string | undefined;

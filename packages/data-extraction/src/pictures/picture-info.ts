@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import sharp from 'sharp';
-import type { PictureFormat, Preset } from './presets';
+import type { PictureFormat, Preset } from '../filters/presets';
 
 export const PICTURE_LIMITS = {
   /** An encoded picture. */

@@ -4,8 +4,8 @@ import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { afterAll, expect, it, vi } from 'vitest';
-import { gather, warcRecord } from '../test/sample-pages';
-import { PICTURE_LIMITS } from './picture-info';
+import { gather, warcRecord } from '../../test/sample-pages';
+import { PICTURE_LIMITS } from '../pictures/picture-info';
 import { planUnits } from './sources';
 import { readWarc } from './warc';
 

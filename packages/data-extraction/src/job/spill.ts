@@ -1,6 +1,6 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { NumberSet } from './fingerprints';
+import { NumberSet } from '../filters/fingerprints';
 import { readLines } from './json-lines';
 
 /** What is gathered from all pages goes to the disk in so many parts; one of them fits in memory. */

@@ -9,7 +9,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
-import { optedOut } from './opt-out';
+import { optedOut } from '../pages/opt-out';
 import { isPublicAddress, PictureFetcher } from './picture-fetcher';
 import { PICTURE_LIMITS } from './picture-info';
 

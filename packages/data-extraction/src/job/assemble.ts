@@ -1,15 +1,15 @@
 import { existsSync, mkdirSync, renameSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { tidyParts } from './extract';
-import { NumberSet, plainKey, textKey } from './fingerprints';
+import { NumberSet, plainKey, textKey } from '../filters/fingerprints';
+import type { Preset } from '../filters/presets';
+import { tidyParts } from '../pages/extract';
+import { wordsOf } from '../pages/text';
+import { shownUrl } from '../pictures/local-pictures';
+import type { PictureInfo } from '../pictures/picture-info';
 import { LineWriter, readLines } from './json-lines';
-import { shownUrl } from './local-pictures';
-import type { PictureInfo } from './picture-info';
-import type { Preset } from './presets';
 import type { Unit } from './sources';
 import { KeyTable, Marks, Spill } from './spill';
-import { wordsOf } from './text';
 import type { UnitLine, UnitPart, UnitPicture } from './unit';
 import type { WorkFolder } from './work-folder';
 

@@ -10,11 +10,11 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { contents, gather, html, pageOf, picture, prose, THINGS, warcRecord } from '../test/sample-pages';
+import { contents, gather, html, pageOf, picture, prose, THINGS, warcRecord } from '../../test/sample-pages';
+import { presets } from '../filters/presets';
+import { PictureFetcher } from '../pictures/picture-fetcher';
 import { Assembly } from './assemble';
 import { extractPages, type ExtractPagesOptions } from './job';
-import { PictureFetcher } from './picture-fetcher';
-import { presets } from './presets';
 import { planUnits } from './sources';
 import { UnitExtractor } from './unit';
 import { WorkFolder } from './work-folder';
@@ -217,7 +217,7 @@ it('killed again and again it ends with the same bytes', async () => {
   expect(manifest.documents).toBeGreaterThan(20);
 
   const out = path.join(scratch, 'killed');
-  const child = path.join(import.meta.dirname, '../test/extract-child.mts');
+  const child = path.join(import.meta.dirname, '../../test/extract-child.mts');
   const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
   let kills = 0;
   for (let ended = false; !ended;) {
