@@ -2,24 +2,34 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readManifest } from '@flamingo-ts/data-mixtures';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { redisServer, TestRedis } from '../packages/data-extraction/test/redis';
 import { pageOf, picture } from '../packages/data-extraction/test/sample-pages';
 import { flamingo } from '../apps/trainer/test/command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-web-'));
-afterAll(() => rmSync(folder, { recursive: true }));
-
-it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120_000 }, async () => {
+beforeAll(async () => {
   mkdirSync(join(folder, 'pages'));
   for (let i = 0; i < 3; i++) writeFileSync(join(folder, 'pages', `p${i}.png`), await picture(i));
   for (let i = 0; i < 20; i++) writeFileSync(join(folder, 'pages', `${i}.html`), pageOf(i, `p${i % 3}.png`));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Commands of the first block of shell below a heading of docs/web-pages.md. */
+function commandsBelow(heading: string): string[] {
   const page = readFileSync(join(import.meta.dirname, '../docs/web-pages.md'), 'utf8');
-  const [, first] = /```sh\n(.*?)```/s.exec(page)!;
-  const commands = first!.trim().split('\n').slice(1);
+  const [, block] = /```sh\n(.*?)```/s.exec(page.slice(page.indexOf(`# ${heading}\n`)))!;
+  return block!.trim().split('\n');
+}
+
+const run = (command: string) => flamingo(folder, ...command.replace('npx flamingo ', '').split(' '));
+
+it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120_000 }, async () => {
+  const commands = commandsBelow('From web pages to training data').slice(1);
   expect(commands).toHaveLength(6);
   const said: string[] = [];
   for (const command of commands) {
-    const { status, stdout, stderr } = await flamingo(folder, ...command.replace('npx flamingo ', '').split(' '));
+    const { status, stdout, stderr } = await run(command);
     expect(status, `${command}\n${stderr}`).toBe(0);
     said.push(stdout);
   }
@@ -30,4 +40,27 @@ it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120
   expect(existsSync(join(folder, 'inspect.html')) && existsSync(join(folder, 'stats.svg'))).toBe(true);
   expect(await readManifest(join(folder, 'shards/pages'))).toMatchObject({ documents: 20, images: 20 });
   expect(await readManifest(join(folder, 'shards/pairs'))).toMatchObject({ documents: 20, images: 20 });
+});
+
+it.skipIf(!redisServer)('those for many machines do so by way of Redis', { timeout: 120_000 }, async () => {
+  const [server, extract, work] = commandsBelow('Many machines');
+  const redis = await TestRedis.start(...server!.split(' ').slice(1));
+  const here = (command: string) =>
+    command
+      .replaceAll('/shared/', '')
+      .replace('documents', 'elsewhere')
+      .replace('queue:6379', `127.0.0.1:${redis.port}`);
+  const done = await Promise.all([run(here(extract!)), run(here(work!))]);
+  await redis.kill();
+  expect(done).toMatchObject([{ status: 0 }, { status: 0, stdout: expect.stringMatching(/^\d units done here\.$/m) }]);
+  const documents = (name: string) => readFileSync(join(folder, name, 'pages.jsonl'), 'utf8');
+  expect(documents('elsewhere')).toBe(documents('documents'));
+});
+
+it('a command ends where no Redis answers', { timeout: 60_000 }, async () => {
+  const { status, stderr } = await run('data extract pages --out nowhere --redis redis://127.0.0.1:1');
+  expect([status, stderr]).toEqual([
+    1,
+    expect.stringMatching(/^Redis at 127.* does not answer \(.*\)\. Start it.*\n$/),
+  ]);
 });

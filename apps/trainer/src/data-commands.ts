@@ -9,7 +9,6 @@ const M3W_DOCUMENTS = 43.3e6;
 const REASONS_SHOWN = 12;
 /** Progress that is asked for by nobody's eyes need not come more often. */
 const PROGRESS_MS = 1000;
-const COMPLAINT_MS = 10_000;
 
 interface ExtractFlags {
   readonly out: string;
@@ -66,16 +65,11 @@ async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
   const { extractPages } = await import('@flamingo-ts/data-extraction');
   const started = Date.now();
   let said = 0;
-  let complained = 0;
   const manifest = await extractPages({
     ...flags,
     inputs,
     onProgress: ({ units, ofUnits, pages, trouble }) => {
-      if (trouble) {
-        if (Date.now() - complained < COMPLAINT_MS) return;
-        complained = Date.now();
-        return void process.stderr.write(`${trouble}\n`);
-      }
+      if (trouble) return void process.stderr.write(`${trouble}\n`);
       if (units < ofUnits && Date.now() - said < PROGRESS_MS) return;
       said = Date.now();
       const rate = pages / ((Date.now() - started) / 1000);

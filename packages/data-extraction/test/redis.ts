@@ -15,14 +15,17 @@ export const redisServer = ['redis-server', OURS].find(
 export class TestRedis {
   private child: ChildProcess | undefined;
 
-  private constructor(private readonly port: number) {}
+  private constructor(
+    readonly port: number,
+    private readonly options: readonly string[],
+  ) {}
 
-  static async start(): Promise<TestRedis> {
+  static async start(...options: string[]): Promise<TestRedis> {
     const probe = createServer().listen(0, '127.0.0.1');
     await once(probe, 'listening');
     const { port } = probe.address() as AddressInfo;
     probe.close();
-    const redis = new TestRedis(port);
+    const redis = new TestRedis(port, options);
     await redis.start();
     return redis;
   }
@@ -32,7 +35,17 @@ export class TestRedis {
   }
 
   async start(): Promise<void> {
-    const args = ['--port', String(this.port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+    const args = [
+      '--port',
+      String(this.port),
+      '--bind',
+      '127.0.0.1',
+      '--save',
+      '',
+      '--appendonly',
+      'no',
+      ...this.options,
+    ];
     this.child = spawn(redisServer!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     let said = '';
     for await (const text of this.child.stdout!) {

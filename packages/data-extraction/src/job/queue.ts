@@ -23,6 +23,8 @@ const POLL_MS = 500;
 /** What is not done by then is handed in again: a no-op, unless Redis has lost it. */
 const HAND_IN_AGAIN_MS = 5000;
 const CONNECT_MS = 10_000;
+/** What is in the way is met twice a second, and told so often. */
+const TROUBLE_MS = 10_000;
 /** A worker that is killed loses its tasks to others after so long. Units are done in threads, so the lock is kept up. */
 const LOCK_MS = 10_000;
 /** How many workers a unit may outlive before it is held to be what kills them; others lose theirs by bad luck. */
@@ -48,7 +50,9 @@ export async function dispatch(
   work: WorkFolder,
   onTrouble: (trouble: string) => void,
 ): Promise<Runner> {
-  const queue = await openQueue(redis, job);
+  const leaving = { is: false };
+  const queue = await openQueue(redis, job, leaving);
+  const tell = seldom(onTrouble);
   // What failed in an earlier run is tried again.
   await queue.clean(0, 0, 'failed');
 
@@ -56,11 +60,11 @@ export async function dispatch(
   const exchange = async (tasks: readonly Task[], look: boolean): Promise<Map<string, string>> => {
     try {
       await queue.addBulk(tasks.map((data) => ({ name: 'unit', data, opts: { ...TASK_OPTIONS, jobId: idOf(data) } })));
-      if (look && (await queue.getWorkersCount()) === 0) onTrouble('no worker is there yet');
+      if (look && (await queue.getWorkersCount()) === 0) tell('no worker is there yet');
       const failed = await queue.getFailed(0, WINDOW);
       return new Map(failed.map(({ id, failedReason }) => [id ?? '', failedReason ?? 'no reason given']));
     } catch (error) {
-      onTrouble(`Redis at ${hostOf(redis)} does not answer (${(error as Error).message})`);
+      tell(`Redis at ${hostOf(redis)} does not answer (${(error as Error).message})`);
       return new Map();
     }
   };
@@ -106,8 +110,11 @@ export async function dispatch(
       // What stays in a server that is gone by now harms nobody.
       await queue.obliterate({ force: true }).catch(() => undefined);
     },
-    // To take leave of a server that is gone would be an error, and its end is not always told.
-    close: () => Promise.race([queue.disconnect(), sleep(POLL_MS, undefined, { ref: false })]),
+    async close() {
+      leaving.is = true;
+      // To take leave of a server that is gone would be an error, and its end is not always told.
+      await Promise.race([queue.disconnect(), sleep(POLL_MS, undefined, { ref: false })]);
+    },
   };
 }
 
@@ -158,7 +165,7 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
   };
   const threads = new UnitThreads(settings, work);
   let [units, atHand] = [0, 0];
-  let isLeaving = false;
+  const leaving = { is: false };
   const { Worker } = await loadBullMQ();
   const worker = new Worker<Task>(
     queueName(job),
@@ -179,8 +186,7 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
       connection: {
         url: redis,
         maxRetriesPerRequest: null,
-        // A server that is gone is waited for, until there is nothing to do any more.
-        retryStrategy: (times) => (isLeaving ? null : Math.min(times * 200, 2000)),
+        retryStrategy: retryUntil(leaving),
       },
       concurrency: workers,
       lockDuration: LOCK_MS,
@@ -188,12 +194,13 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
       maxStalledCount: MAX_KILLED,
     },
   );
-  worker.on('error', (error) => onProgress?.(`Redis at ${hostOf(redis)}: ${error.message || error.name}`));
+  const tell = seldom((trouble) => onProgress?.(trouble));
+  worker.on('error', (error) => tell(`Redis at ${hostOf(redis)}: ${error.message || error.name}`));
   try {
     while (!ended() && existsSync(work.settings)) await sleep(POLL_MS);
     return units;
   } finally {
-    isLeaving = true;
+    leaving.is = true;
     await worker.pause(true);
     // Of a job that has ended nothing is wanted any more.
     while (signal?.aborted && atHand > 0) await sleep(POLL_MS);
@@ -204,19 +211,39 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
 }
 
 /** @throws Error for an address that is none, and a server that does not answer */
-async function openQueue(redis: string, job: string): Promise<Queue<Task>> {
+async function openQueue(redis: string, job: string, leaving: { is: boolean }): Promise<Queue<Task>> {
   if (!/^rediss?:$/.test(URL.canParse(redis) ? new URL(redis).protocol : '')) {
     throw new Error(`Redis: expected an address such as redis://localhost:6379, got ${redis}.`);
   }
   const { Queue } = await loadBullMQ();
   // A command that meets no server fails at once, and is given again.
-  const queue = new Queue<Task>(queueName(job), { connection: { url: redis, enableOfflineQueue: false } });
+  const queue = new Queue<Task>(queueName(job), {
+    connection: { url: redis, enableOfflineQueue: false, retryStrategy: retryUntil(leaving) },
+  });
   let trouble = 'no answer';
   queue.on('error', (error) => (trouble = error.message || error.name));
   const ready = await Promise.race([queue.waitUntilReady().then(() => true), sleep(CONNECT_MS, false, { ref: false })]);
   if (ready) return queue;
-  void queue.disconnect();
-  throw new Error(`Redis at ${hostOf(redis)} does not answer (${trouble}). Start it, or give another address.`);
+  leaving.is = true;
+  void queue.disconnect().catch(() => undefined);
+  throw new Error(
+    `Redis at ${hostOf(redis)} does not answer (${trouble}). Start it, let it accept this machine (it refuses others ` +
+      'without a password, unless protected-mode is no), or give another address.',
+  );
+}
+
+/** A server that is gone is waited for, until there is nothing to do any more: the waiting keeps a process alive. */
+function retryUntil(leaving: { readonly is: boolean }): (times: number) => number | null {
+  return (times) => (leaving.is ? null : Math.min(times * 200, 2000));
+}
+
+function seldom(tell: (trouble: string) => void): (trouble: string) => void {
+  let told = 0;
+  return (trouble) => {
+    if (Date.now() - told < TROUBLE_MS) return;
+    told = Date.now();
+    tell(trouble);
+  };
 }
 
 /** Without the password that an address may hold. */
