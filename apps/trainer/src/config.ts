@@ -132,6 +132,8 @@ const configSchema = z.strictObject({
     framesPerClip: positive.default(4),
     /** The gates start at 0; for the first `steps` updates `by` is added to each after the update. 0 steps: learned only. */
     gateWalk: z.strictObject({ steps: z.number().int().min(0), by: z.number() }).default({ steps: 0, by: 0 }),
+    /** How the sets make up an update (Flamingo, section 2.4); `MixingStrategy` tells them apart. */
+    strategy: z.enum(['accumulate', 'round-robin', 'merged']).default('accumulate'),
     datasets: z.strictObject({
       pages: dataset.optional(),
       pairs: dataset.optional(),

@@ -101,9 +101,9 @@ function withFeatures(batch: Batch, features: FeatureStore, shape: readonly numb
   return { ...batch, visual: { kind, shape: [batch.size, batch.media, ...shape], data } };
 }
 
-/** Learns what joins the frozen models from a weighted mixture; one batch of every data set in each step. */
+/** Learns what joins the frozen models from a weighted mixture. */
 export function jointObjective(model: JointModel, config: Config, data: TrainingData): Objective {
-  const { datasets, gateWalk, framesPerClip } = config.flamingo;
+  const { datasets, gateWalk, framesPerClip, strategy } = config.flamingo;
   const { flamingo, features } = model;
   const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
   const media = numberLoader(features);
@@ -115,7 +115,14 @@ export function jointObjective(model: JointModel, config: Config, data: Training
     if (!source) throw new Error(missing(name));
     return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];
   });
-  const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources };
+  // The mixture carries numbers in place of features, and cannot see that they differ in shape.
+  if (strategy === 'merged' && datasets.clips && framesPerClip > 1) {
+    throw new Error(
+      `train: flamingo.strategy merged makes one batch of pictures and clips, whose ${framesPerClip} frames do not fit. ` +
+        'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or take another strategy.',
+    );
+  }
+  const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources, strategy };
   let mixture = new Mixture(mixtureConfig);
 
   const gates = flamingo.params.xattn.blocks.flatMap((b) => [b.attnGate, b.mlpGate]);
@@ -143,6 +150,10 @@ export function jointObjective(model: JointModel, config: Config, data: Training
       tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));
     },
     figures: () => model.gates(),
+    measure: () => {
+      const sets = Object.entries(mixture.report()).filter(([, { epochs }]) => epochs > 0);
+      return Promise.resolve(Object.fromEntries(sets.map(([name, { epochs }]) => [`epochs of ${name}`, epochs])));
+    },
   };
 }
 

@@ -67,6 +67,28 @@ describe('training from shards', () => {
     const metrics = readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl'));
     expect(metrics).toHaveLength(4);
     for (const { loss } of metrics) expect(Number.isFinite(loss)).toBe(true);
+    // Four steps of two samples each.
+    const summary = JSON.parse(readFileSync(join(folder, 'run', 'flamingo', 'summary.json'), 'utf8')) as object;
+    const epochs = { 'epochs of pages': 8 / 8, 'epochs of pairs': 8 / 12, 'epochs of clips': 8 / 6 };
+    expect(summary).toMatchObject({ measured: epochs });
+  });
+
+  it('mixes the sets in the way that is asked for', { timeout: 120_000 }, async () => {
+    const train = (...set: string[]) =>
+      flamingo(folder, 'train', config, '--fresh', ...set.flatMap((value) => ['--set', `flamingo.${value}`]));
+    const names = () =>
+      readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl')).map(({ losses }) => Object.keys(losses));
+    expect(await train('strategy=round-robin')).toMatchObject({ status: 0 });
+    expect(names()).toEqual([['pages'], ['pairs'], ['clips'], ['pages']]);
+    expect((await train('strategy=merged')).stderr).toMatch(
+      /strategy merged .* 4 frames do not fit\. Set .*framesPerClip/,
+    );
+    expect((await train('strategy=merged', 'framesPerClip=1')).stderr).toMatch(
+      /"pairs" must have the weight of the others/,
+    );
+    const weights = ['pairs', 'clips'].map((name) => `datasets.${name}.weight=1`);
+    expect(await train('strategy=merged', 'framesPerClip=1', ...weights)).toMatchObject({ status: 0 });
+    expect(names()).toEqual(Array(4).fill(['merged']));
   });
 
   it('says what must be named', async () => {
