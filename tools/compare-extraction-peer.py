@@ -55,7 +55,8 @@ ROLE_REASONS = {
 }
 NAMES = {
     "navigation": "nav navbar navbox navigation navheader navfooter navmenu menubar menu submenu breadcrumb breadcrumbs "
-    "sidenav pagination pager toc skiplink editsection catlinks jumplink skip-link",
+    "sidenav pagination pager toc skiplink editsection catlinks jumplink "
+    "docnav skip-link",
     "footer": "footer printfooter colophon",
     "sidebar": "sidebar",
     "cookie banner": "cookie cookies cookiebanner cookieconsent gdpr consent ccpa cookie-law",
@@ -87,6 +88,7 @@ FIGURES = re.compile(
     r"(?:^|\s)(?:figure|informalfigure|mediaobject|screenshot|thumb|wp-caption|image-container)(?:\s|$)", re.I
 )
 CAPTIONS = re.compile(r"(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-caption-text)(?:\s|$)", re.I)
+PERMALINK = re.compile(r"\s*[¶#§∞⚓🔗][\ufe0e\ufe0f]?\s*$")
 FOOTNOTE = re.compile(r"\breference\b|\bfootnote")
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 LAYOUT = ("table", "img", "picture", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure")
@@ -253,6 +255,8 @@ class Walk:
             if tag == "a":
                 if self.get(element, "href") is None:
                     return self.children(element)
+                if self.is_permalink(element, tag):
+                    return
                 self.in_link += 1
                 self.links += 1
                 self.children(element)
@@ -286,6 +290,9 @@ class Walk:
             if CONSENT.search(self.text_of(element)):
                 self.dropped["block: cookie banner"] += 1
                 del self.blocks[start:]
+
+    def is_permalink(self, element, tag):
+        return tag == "a" and "#" in (self.get(element, "href") or "") and PERMALINK.match(self.text_of(element))
 
     @staticmethod
     def plain(block):
@@ -555,7 +562,7 @@ def make_lxml():
                 tag = child.tag
                 if tag == "img":
                     yield child
-                elif tag not in SKIPPED:
+                elif tag not in SKIPPED and not self.is_permalink(child, tag):
                     block = tag in BLOCKS or tag == "br"
                     if block:
                         yield " "
@@ -627,7 +634,7 @@ def make_resiliparse():
                     yield child.value
                 elif tag == "img":
                     yield child
-                elif tag not in SKIPPED and tag != "#comment":
+                elif tag not in SKIPPED and tag != "#comment" and not self.is_permalink(child, tag):
                     block = tag in BLOCKS or tag == "br"
                     if block:
                         yield " "

@@ -13,11 +13,21 @@ export interface Measure {
   cookies: boolean;
 }
 
-/** Elements that never hold readable text of the page. */
-export const SKIPPED = new Set(
+const UNREAD = new Set(
   `script style template iframe frame object embed svg canvas audio video map head title link meta button select option
    optgroup input textarea datalist progress meter rp rt applet`.split(/\s+/),
 );
+
+/** Whether an element never holds readable text of the page: a script, a mark beside a heading that links to it (¶). */
+export function isUnread({ name, attributes, children }: Element): boolean {
+  if (name !== 'a') return UNREAD.has(name);
+  const [text] = children;
+  return (
+    children.length === 1 && typeof text === 'string' && PERMALINK.test(text) && /#/.test(attributes['href'] ?? '')
+  );
+}
+
+const PERMALINK = /^\s*[¶#§∞⚓🔗][\u{fe0e}\u{fe0f}]?\s*$/u;
 
 /** Elements that start a new line. */
 export const BLOCKS = new Set(
@@ -55,7 +65,7 @@ export function measure(root: Element): Map<Element, Measure> {
       }
       if (child.name === 'button') own.buttons++;
       if (child.name === 'img') own.pictures++;
-      if (SKIPPED.has(child.name) || child.name === 'noscript') continue;
+      if (isUnread(child) || child.name === 'noscript') continue;
       const isLink = child.name === 'a' && child.attributes['href'] !== undefined;
       const { own: below, plain: belowPlain } = visit(child, inLink || isLink);
       own.text += below.text;
@@ -100,7 +110,8 @@ const ROLE_REASONS: Readonly<Record<string, string>> = {
 const NAME_REASONS = new Map(
   Object.entries({
     navigation: `nav navbar navbox navigation navheader navfooter navmenu menubar menu submenu breadcrumb breadcrumbs
-      sidenav pagination pager toc skiplink editsection catlinks jumplink`,
+      sidenav pagination pager toc skiplink editsection catlinks jumplink
+      docnav`,
     footer: 'footer printfooter colophon',
     sidebar: 'sidebar',
     'cookie banner': 'cookie cookies cookiebanner cookieconsent gdpr consent ccpa',
@@ -182,7 +193,7 @@ export function plainText(element: Element): string {
   const visit = (e: Element) => {
     for (const child of e.children) {
       if (typeof child === 'string') pieces.push(child);
-      else if (!SKIPPED.has(child.name) && child.name !== 'noscript') {
+      else if (!isUnread(child) && child.name !== 'noscript') {
         const block = BLOCKS.has(child.name) || child.name === 'br';
         if (block) pieces.push(' ');
         visit(child);

@@ -24,6 +24,19 @@ describe('extractPage', () => {
     expect(textOf(page)).toMatch(/^All that/);
   });
 
+  it('leaves out marks that link to the heading or caption they stand beside, and no other signs', () => {
+    const mark = (sign: string) => `<a class="headerlink" href="#bees" title="Permalink">${sign}</a>`;
+    const page = `<h1 id="bees">Bees${mark('¶')}</h1><p>They sleep in <a href="#flowers">#flowers</a>, and by
+      <a href="#law">§ 4</a> may; see <a href="/list">#</a>.</p>
+      <figure><img src="hive.jpg"><figcaption>A hive${mark(' # ')}</figcaption></figure>
+      <table><tr><th>Month${mark('🔗')}</th><th>Honey</th></tr><tr><td>May</td><td>9 kg</td></tr></table>`;
+    expect(tidyParts(extractPage(page, { url: 'https://a.example/' }).parts)).toMatchObject([
+      { text: 'Bees\n\nThey sleep in #flowers, and by § 4 may; see #.' },
+      { picture: { caption: 'A hive' } },
+      { text: 'Month | Honey\nMay | 9 kg' },
+    ]);
+  });
+
   it('takes a list of links for prose where sentences stand between them', () => {
     const link = (word: string) => `<a href="/${word}">${word}</a>`;
     const prose = `<p>From the ${link('harbour')} one sees the ${link('mill')}, and behind it, when the air is clear, the

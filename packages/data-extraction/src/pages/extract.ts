@@ -2,10 +2,10 @@ import {
   BLOCKS,
   boilerplateReason,
   isFurniture,
+  isUnread,
   lengthWithoutSpaces,
   measure,
   plainText,
-  SKIPPED,
   type Measure,
 } from './boilerplate';
 import { decodeHtml, PageError, parseHtml, type Element } from './html';
@@ -131,7 +131,7 @@ class Extraction {
 
   private element(element: Element, context: Context): void {
     const { name } = element;
-    if (SKIPPED.has(name)) return;
+    if (isUnread(element)) return;
     const size = this.measures.get(element);
     if (size) {
       const reason = boilerplateReason(element, size, this.pageText, context.inContent);
@@ -246,7 +246,7 @@ class Extraction {
             found.push({ picture, words: before });
             before = [];
           }
-        } else if (!SKIPPED.has(child.name)) {
+        } else if (!isUnread(child)) {
           const words = found[found.length - 1]?.words ?? before;
           if (BLOCKS.has(child.name) || child.name === 'br') words.push(' ');
           visit(child);
@@ -293,9 +293,7 @@ class Extraction {
       const picture = this.readPicture(element, variants);
       return picture ? [picture] : [];
     }
-    const below = element.children.filter(
-      (child) => typeof child !== 'string' && !SKIPPED.has(child.name),
-    ) as Element[];
+    const below = element.children.filter((child) => typeof child !== 'string' && !isUnread(child)) as Element[];
     const sources = element.name === 'picture' ? below.filter(({ name }) => name === 'source') : [];
     return below.flatMap((child) => this.picturesIn(child, sources));
   }
