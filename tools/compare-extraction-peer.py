@@ -68,7 +68,10 @@ NAMES = {
 }
 NAME_REASONS = {name: reason for reason, names in NAMES.items() for name in names.split()}
 NAME = re.compile(
-    r"(?:^|[^a-z])(" + "|".join(sorted(map(re.escape, NAME_REASONS), key=len, reverse=True)) + r")(?![a-z])", re.I
+    r"(?:^|[^a-z\d])("
+    + "|".join(sorted(map(re.escape, NAME_REASONS), key=len, reverse=True))
+    + r")(?:\d[\dx]*)?(?![a-z\d])",
+    re.I,
 )
 HIDDEN = re.compile(r"(?:^|[;\s])(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.I)
 CONSENT = re.compile(
@@ -486,11 +489,11 @@ class Walk:
         for i, block in enumerate(blocks):
             if i > 0:
                 text.append("\n" if block.tight and block.kind != "heading" else "\n\n")
-            if isinstance(block.pieces[0], str):
-                text.append(block.prefix)
+            prefix = block.prefix
             for piece in block.pieces:
                 if isinstance(piece, str):
-                    text.append(piece)
+                    text.append(prefix + piece)
+                    prefix = ""
                 else:
                     if (before := "".join(text)).strip():
                         parts.append({"text": before.strip("\n")})

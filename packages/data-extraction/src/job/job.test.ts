@@ -106,6 +106,25 @@ describe('extractPages on a folder', () => {
   });
 
   it.each([
+    ['m3w', 'Press the button that glows.\n\nOne.\n\nTwo.\n\n- Three.\n- Four.'],
+    // Its lines: five words and an end, at least.
+    ['mmc4', ''],
+  ] as const)('keeps words and paragraphs apart where %s drops a picture between them', async (preset, short) => {
+    const icon = (name = 'tiny.png') => `<img src="${name}">`;
+    const [first, second, third] = [50, 51, 52].map(prose);
+    const page = html(`<img src="p0.png"><p>${first}</p>${icon('absent.png')}<p>${second}</p>${icon('wide.png')}
+      <p>Press the ${icon()} button that glows.</p>
+      <p>${icon()}One.</p><p>${icon('cut.png')} Two.</p><ul><li>${icon('svg.png')}Three.</li><li>${icon('a.png')} Four.</li></ul>
+      <h2>Last${icon('b.png')}</h2>${icon('c.png')}<p>${third}</p>`);
+    const { pages } = await withPage('icons.html', page, { preset });
+    const [, { text }] = pages.find(({ url }) => url === 'icons.html').parts;
+    const lines = (text: string) => text.split(/\n+/);
+    const whole = `${first}\n\n${second}\n\n${short && `${short}\n\nLast\n\n`}${third}`;
+    if (preset === 'm3w') expect(text).toBe(whole);
+    else expect(lines(text)).toEqual(lines(whole));
+  });
+
+  it.each([
     ['no images', html(`<p>${prose(50)}</p>`)],
     ['no images left', html(`<p>${prose(50)}</p><img src="tiny.png">`)],
     ['fewer than 50 words', html('<p>A few words and the end of them.</p><img src="p0.png">')],

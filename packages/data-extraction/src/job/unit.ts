@@ -218,8 +218,8 @@ export class UnitExtractor {
     const extracted = extractPage(bytes, { url, contentType, minSide });
     for (const [reason, count] of Object.entries(extracted.dropped)) this.drop(reason, count);
     if (!extracted.parts.some((part) => 'picture' in part)) throw new PageError('no images');
-    const parts = tidyParts(this.filterPieces(tidyParts(extracted.parts)));
-    const text = parts.flatMap((part) => ('text' in part ? part.text : [])).join('\n\n');
+    const parts = this.filterPieces(extracted.parts);
+    const text = tidyParts(parts).flatMap((part) => ('text' in part ? part.text : [])).join('\n\n');
     if (text === '') throw new PageError('no text');
     if (this.detect(text) !== this.preset.language) throw new PageError(`not in ${this.preset.language}`);
     for (const filter of this.preset.page) {
@@ -246,20 +246,22 @@ export class UnitExtractor {
     }
     if (!kept.some((part) => 'picture' in part)) throw new PageError('no images left');
     await write({
-      page: { url, title: extracted.title, parts: tidyParts(kept) },
+      // Not tidy yet: where more pictures are left out, the white space beside them keeps words and paragraphs apart.
+      page: { url, title: extracted.title, parts: kept },
       keys: { url: urlKey(url), text: textKey(text), bands: minHashBands(text) },
     });
   }
 
-  /** Lines or paragraphs that the preset keeps. */
-  private filterPieces(parts: readonly PagePart[]): PagePart[] {
+  /** Lines or paragraphs that the preset keeps, with the white space at both ends of a part. */
+  private filterPieces(parts: readonly PagePart[]): readonly PagePart[] {
     const { pieces } = this.preset;
-    if (!pieces) return [...parts];
+    if (!pieces) return parts;
     const [split, seam] = pieces.of === 'line' ? [/\n+/, '\n'] : [/\n{2,}/, '\n\n'];
     return parts.map((part) => {
       if (!('text' in part)) return part;
       const kept = part.text.split(split).filter((piece) => {
-        const reason = pieces.filter(piece);
+        const [tidy] = tidyParts([{ text: piece }]);
+        const reason = tidy && pieces.filter(tidy.text);
         if (reason) this.drop(`${pieces.of}: ${reason}`);
         return !reason;
       });

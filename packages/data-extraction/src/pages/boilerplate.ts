@@ -174,7 +174,8 @@ function reasonOfNames(names = ''): string | undefined {
     .replace(/(?:sr|screen)-(?:only|reader)|visually-hidden|skip-link|cookie-law/gi, (found) => found.replace('-', ''))
     .replace(/([a-z])([A-Z])/g, '$1-$2')
     .toLowerCase()
-    .split(/[^a-z]+/);
+    // Numbers end a word, as in nav2 and ad-300x250; letters among digits are none: generated names are full of them.
+    .split(/(?:\d[\dx]*)?(?:[^a-z\d]+|$)/);
   const reason = words.map((word) => NAME_REASONS.get(word)).find((found) => found);
   if (namesKnown.size >= MAX_NAMES_KNOWN) namesKnown.clear();
   if (names.length <= 200) namesKnown.set(names, reason);

@@ -24,6 +24,13 @@ describe('extractPage', () => {
     expect(textOf(page)).toMatch(/^All that/);
   });
 
+  it('takes names of things for what they say, and generated ones for nothing', () => {
+    const page = (id: string) => `<p>${'Bees sleep at night. '.repeat(9)}</p><div id="${id}">Buy now and win.</div>`;
+    const isKept = (id: string) => textOf(extractPage(page(id), { url })).includes('Buy');
+    for (const id of ['ad', 'ad-300x250', 'topAd', 'div_ad_12', 'ad2', 'ad728x90']) expect(isKept(id), id).toBe(false);
+    for (const id of ['ad69bd113', 'x3ad4f', 'load', '7ad', 'r_a0ad12']) expect(isKept(id), id).toBe(true);
+  });
+
   it('leaves out marks that link to the heading or caption they stand beside, and no other signs', () => {
     const mark = (sign: string) => `<a class="headerlink" href="#bees" title="Permalink">${sign}</a>`;
     const page = `<h1 id="bees">Bees${mark('¶')}</h1><p>They sleep in <a href="#flowers">#flowers</a>, and by

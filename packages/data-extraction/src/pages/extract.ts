@@ -487,7 +487,8 @@ function tidyPieces(pieces: readonly Piece[], preformatted: boolean): Piece[] {
     const piece = tidy[index];
     if (typeof piece === 'string') tidy[index] = trim(piece);
   };
-  ends(0, (text) => (preformatted ? text.replace(/^\s*\n/, '') : text.trimStart()));
+  const start = preformatted ? 0 : tidy.findIndex((piece) => typeof piece === 'string');
+  ends(start, (text) => (preformatted ? text.replace(/^\s*\n/, '') : text.trimStart()));
   ends(tidy.length - 1, (text) => text.trimEnd());
   const kept = tidy.filter((piece) => piece !== '');
   return kept.some((piece) => typeof piece !== 'string' || piece.trim() !== '') ? kept : [];
@@ -498,10 +499,12 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
   let text = '';
   blocks.forEach((block, i) => {
     if (i > 0) text += block.tight && block.kind !== 'heading' ? '\n' : '\n\n';
-    if (typeof block.pieces[0] === 'string') text += block.prefix;
+    let { prefix } = block;
     for (const piece of block.pieces) {
-      if (typeof piece === 'string') text += piece;
-      else {
+      if (typeof piece === 'string') {
+        text += prefix + piece;
+        prefix = '';
+      } else {
         if (text !== '') parts.push({ text });
         text = '';
         parts.push({ picture: piece });
