@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { resolve, sep } from 'node:path';
 import {
+  closeGaps,
   openDataset,
   ShardWriter,
   UnfitForShard,
@@ -184,7 +185,7 @@ function withoutUnreadable(document: Document, { unreadable, faults }: Examined)
     !('frames' in part.media ? part.media.frames : 'image' in part.media ? [part.media.image] : []).some((image) =>
       bad.has(image),
     );
-  const parts = document.parts.filter(isReadable);
+  const parts = closeGaps(document.parts.map((part) => (isReadable(part) ? part : undefined)));
   if (!parts.some((part) => 'text' in part && hasText(part))) return 'no text';
   const fit = { ...document, parts };
   const lost = unreadable.size > 0 || faults.length > 0;

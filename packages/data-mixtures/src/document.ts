@@ -39,6 +39,22 @@ export interface Document {
   readonly about?: Readonly<Record<string, unknown>>;
 }
 
+/**
+ * Parts without those that are missing. Texts that a missing picture stood between are kept apart by a space: as
+ * neighbours they are one text.
+ */
+export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]): (TextPart | MediaPart)[] {
+  const closed: (TextPart | MediaPart)[] = [];
+  parts.forEach((part, i) => {
+    if (!part) return;
+    const last = closed[closed.length - 1];
+    const meets = i > 0 && !parts[i - 1] && last && 'text' in last && 'text' in part;
+    const needsSpace = meets && /\S$/.test(last.text) && /^\S/.test(part.text);
+    closed.push(needsSpace ? { ...part, text: ` ${part.text}` } : part);
+  });
+  return closed;
+}
+
 /** Why there is no document, in a few words that reports count. */
 export interface Broken {
   readonly rejected: string;

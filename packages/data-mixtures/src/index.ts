@@ -1,6 +1,7 @@
 export { makeBatch, lossRows, type Batch, type LoadedSample } from './batch';
 export type { Dataset } from './dataset';
 export {
+  closeGaps,
   mediaName,
   type Broken,
   type Document,

@@ -211,6 +211,13 @@ describe('broken documents and media', () => {
     expect(Array.from(batch.visual.data)).toEqual([7, 8]);
   });
 
+  it('keeps words apart that a broken picture stood between', async () => {
+    const one = source(1, () => page(7, ' a', 1000, 'b', 1001, 1002, 'c ', 1003, 'd', 8, ' e', 1004));
+    const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
+    const { batch } = (await mix.next()).batches[0]!;
+    expect(tokenizer.words(batch.tokens)).toMatch(/^<BOS><image> a b c d<EOC><image> e<EOC><EOS>/);
+  });
+
   it('are an error when nothing else is left', async () => {
     const hopeless = new Mixture({
       seed: 1,

@@ -1,5 +1,5 @@
 import { makeBatch, type Batch, type LoadedSample } from './batch';
-import { mediaName, type Document, type DocumentSource, type MediaRef } from './document';
+import { closeGaps, mediaName, type Document, type DocumentSource, type MediaRef } from './document';
 import type { MediaLoader } from './media';
 import { seededStream, shuffledIndex } from './random';
 import { Reading } from './reading';
@@ -270,10 +270,10 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       });
       const media = sample.media.map((ref) => loaded.get(ref));
       if (media.every((m) => m !== undefined)) return { sample, media };
-      const parts = readable.parts.filter(
-        (part) => !('media' in part && loaded.has(part.media) && !loaded.get(part.media)),
+      const parts = readable.parts.map((part) =>
+        'media' in part && loaded.has(part.media) && !loaded.get(part.media) ? undefined : part,
       );
-      readable = { ...readable, parts };
+      readable = { ...readable, parts: closeGaps(parts) };
     }
   }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Dataset } from './dataset';
-import type { Broken, Document, MediaPart, TextPart } from './document';
+import { closeGaps, type Broken, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
 import { ParquetReader, type ParquetRow } from './parquet';
@@ -113,17 +113,17 @@ export class ObelicsSet implements Dataset {
     if (!Array.isArray(images) || !Array.isArray(texts) || images.length !== texts.length) {
       return { rejected: 'unknown form', detail: 'images and texts must be lists of equal length' };
     }
-    const parts: (TextPart | MediaPart)[] = [];
+    const parts: (TextPart | MediaPart | undefined)[] = [];
     for (let i = 0; i < texts.length; i++) {
       const text = texts[i] as unknown;
       if (typeof text === 'string') parts.push({ text });
       else if (images[i] !== null) {
         const media = this.picture(images[i]);
-        if (media) parts.push({ media });
-        else this.faults.add('missing picture', where);
+        parts.push(media && { media });
+        if (!media) this.faults.add('missing picture', where);
       }
     }
-    return { kind: 'page', parts, ...aboutOf(general) };
+    return { kind: 'page', parts: closeGaps(parts), ...aboutOf(general) };
   }
 
   private picture(value: unknown): MediaPart['media'] | undefined {

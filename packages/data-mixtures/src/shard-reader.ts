@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { basename, dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Dataset } from './dataset';
-import type { Broken, Document, MediaPart, TextPart } from './document';
+import { closeGaps, type Broken, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
 import { RecentlyUsed } from './recently-used';
@@ -213,7 +213,7 @@ async function readOwn(
     const bytes = await readBytes(file, found.offset, found.size);
     return sha256(bytes) === expected ? bytes : void fault('wrong checksum of a picture');
   };
-  const parts: (TextPart | MediaPart)[] = [];
+  const parts: (TextPart | MediaPart | undefined)[] = [];
   for (const part of stored) {
     if ('text' in part) {
       parts.push({ text: part.text, ...(part.learn !== undefined && { learn: part.learn }) });
@@ -223,17 +223,17 @@ async function readOwn(
     const said = { ...(name !== undefined && { name }), ...(alt !== undefined && { alt }) };
     if ('image' in part) {
       const image = await load(part.image);
-      if (image) parts.push({ media: { image, ...said } });
+      parts.push(image && { media: { image, ...said } });
     } else {
       const frames: Uint8Array[] = [];
       for (const frame of part.frames) {
         const bytes = await load(frame);
         if (bytes) frames.push(bytes);
       }
-      if (frames.length > 0) parts.push({ media: { frames, ...said } });
+      parts.push(frames.length > 0 ? { media: { frames, ...said } } : undefined);
     }
   }
-  return { kind, parts, ...(about && { about }) };
+  return { kind, parts: closeGaps(parts), ...(about && { about }) };
 }
 
 /** A picture with a caption: `txt`, or `caption` in the `json`. */
