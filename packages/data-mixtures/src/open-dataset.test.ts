@@ -212,7 +212,6 @@ describe('OBELICS', () => {
       about: { url: 'http://example.org/3' },
     });
     expect(documents[4]).toMatchObject({ rejected: 'unknown form' });
-    expect(documents[5]).toMatchObject({ parts: [{ text: 'Page 5.' }, { text: ' After.' }] });
     expect(set.faults.counts).toEqual({ 'missing picture': 8, 'unknown form': 1 });
     expect(set.where(5)).toMatch(/train-0\.parquet, row 5$/);
     const order = documents.map((_, i) => set.shuffled!(i, 'seed', 0));

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { asSample, EOC, EOS, IMAGE, page, wordTokenizer } from '../test/words';
-import type { Document } from './document';
+import { closeGaps, type Document } from './document';
 import { seededStream } from './random';
 import { buildSample, checkSampleOptions, mediaIndexOf, nextMediaIndexOf, type SampleOptions } from './sample';
 
@@ -232,4 +232,23 @@ it('names a wrong option', () => {
   expect(() => checkSampleOptions('here', { maxTokens: 8, pNext: 1.5 })).toThrow(
     'pNext must be a probability, got 1.5',
   );
+});
+
+describe('closeGaps', () => {
+  it('puts a space where two texts would grow together, and changes nothing else', () => {
+    const media = { media: { key: 1 } };
+    const text = (text: string) => ({ text });
+    expect(closeGaps([undefined, text('a'), undefined, undefined, text('b'), text('c')])).toEqual([
+      text('a'),
+      text(' b'),
+      text('c'),
+    ]);
+    const asked = [text('a '), undefined, { text: 'b', learn: false }, undefined, text('\nc'), media, undefined];
+    expect(closeGaps(asked)).toEqual([text('a '), { text: 'b', learn: false }, text('\nc'), media]);
+    expect(closeGaps([media, undefined, text('a')])).toEqual([media, text('a')]);
+    expect(closeGaps([text('a'), undefined, { text: 'b', learn: false }])).toEqual([
+      text('a'),
+      { text: ' b', learn: false },
+    ]);
+  });
 });
