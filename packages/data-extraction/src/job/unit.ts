@@ -219,7 +219,9 @@ export class UnitExtractor {
     for (const [reason, count] of Object.entries(extracted.dropped)) this.drop(reason, count);
     if (!extracted.parts.some((part) => 'picture' in part)) throw new PageError('no images');
     const parts = this.filterPieces(extracted.parts);
-    const text = tidyParts(parts).flatMap((part) => ('text' in part ? part.text : [])).join('\n\n');
+    const text = tidyParts(parts)
+      .flatMap((part) => ('text' in part ? part.text : []))
+      .join('\n\n');
     if (text === '') throw new PageError('no text');
     if (this.detect(text) !== this.preset.language) throw new PageError(`not in ${this.preset.language}`);
     for (const filter of this.preset.page) {
