@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { redisServer, TestRedis } from '../packages/data-extraction/test/redis';
 import { pageOf, picture } from '../packages/data-extraction/test/sample-pages';
 import { flamingo } from '../apps/trainer/test/command';
+import { blocksOf, root } from './readme-blocks';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-web-'));
 beforeAll(async () => {
@@ -15,17 +16,16 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Commands of the first block of shell below a heading of docs/web-pages.md. */
-function commandsBelow(heading: string): string[] {
-  const page = readFileSync(join(import.meta.dirname, '../docs/web-pages.md'), 'utf8');
-  const [, block] = /```sh\n(.*?)```/s.exec(page.slice(page.indexOf(`# ${heading}\n`)))!;
-  return block!.trim().split('\n');
+/** The commands of docs/web-pages.md, in the block that begins with this one. */
+function commandsFrom(first: string): string[] {
+  const { code } = blocksOf(join(root, 'docs/web-pages.md')).find((block) => block.code.startsWith(first))!;
+  return code.trim().split('\n');
 }
 
 const run = (command: string) => flamingo(folder, ...command.replace('npx flamingo ', '').split(' '));
 
 it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120_000 }, async () => {
-  const commands = commandsBelow('From web pages to training data').slice(1);
+  const commands = commandsFrom('npm install').slice(1);
   expect(commands).toHaveLength(6);
   const said: string[] = [];
   for (const command of commands) {
@@ -43,7 +43,7 @@ it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120
 });
 
 it.skipIf(!redisServer)('those for many machines do so by way of Redis', { timeout: 120_000 }, async () => {
-  const [server, extract, work] = commandsBelow('Many machines');
+  const [server, extract, work] = commandsFrom('redis-server');
   const redis = await TestRedis.start(...server!.split(' ').slice(1));
   const here = (command: string) =>
     command

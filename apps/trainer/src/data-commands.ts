@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Option, type Command } from 'commander';
-import type { ExtractionEstimate, PresetName } from '@flamingo-ts/data-extraction';
+import type { ExtractionEstimate, ExtractPagesOptions, PresetName } from '@flamingo-ts/data-extraction';
 import { reasonLines, wholeNumberFrom } from './command-text';
 
 const PRESETS = ['m3w', 'obelics', 'mmc4'] as const satisfies readonly PresetName[];
@@ -10,17 +10,7 @@ const REASONS_SHOWN = 12;
 /** Progress that is asked for by nobody's eyes need not come more often. */
 const PROGRESS_MS = 1000;
 
-interface ExtractFlags {
-  readonly out: string;
-  readonly preset: PresetName;
-  readonly workers?: number;
-  readonly redis?: string;
-  readonly benchmark?: string;
-  readonly explicitHook?: string;
-  readonly fetchImages?: boolean;
-  readonly skipFailed?: boolean;
-  readonly json?: boolean;
-}
+type ExtractFlags = Omit<ExtractPagesOptions, 'inputs' | 'onProgress'> & { readonly json?: boolean };
 
 /** Adds `flamingo data extract`, `data work` and `data plan`. */
 export function addExtractCommands(data: Command): void {

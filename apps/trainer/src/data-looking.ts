@@ -9,14 +9,6 @@ interface LookingFlags {
   readonly json?: boolean;
 }
 
-interface PackFlags {
-  readonly images?: string;
-  readonly tokenizer?: string;
-  readonly out: string;
-  readonly maxDocuments?: number;
-  readonly json?: boolean;
-}
-
 /** `data check`, `data inspect`, `data stats` and `data pack`, under the group `data`. */
 export function addLookingCommands(data: Command): void {
   onData(data, 'check', 'reads all documents and pictures, and names the first bad line')
@@ -63,7 +55,7 @@ export function addLookingCommands(data: Command): void {
     .option('--tokenizer <file>', 'tokenizer.json to count tokens by; words where left out')
     .option('--max-documents <n>', 'documents of a shard, at most; 1000 where left out', wholeNumberFrom(1))
     .option('--json', 'print JSON')
-    .action(async (path: string, flags: PackFlags) => {
+    .action(async (path: string, flags: LookingFlags & { maxDocuments?: number }) => {
       const { formatPacked, packData } = await import('./data-pack');
       const onProgress = (done: number, of: number) => process.stderr.write(`${done} of ${of} documents\n`);
       const packed = await packData(path, { ...flags, onProgress });

@@ -115,13 +115,6 @@ export function jointObjective(model: JointModel, config: Config, data: Training
     if (!source) throw new Error(missing(name));
     return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];
   });
-  // The mixture carries numbers in place of features, and cannot see that they differ in shape.
-  if (strategy === 'merged' && datasets.clips && framesPerClip > 1) {
-    throw new Error(
-      `train: flamingo.strategy merged makes one batch of pictures and clips, whose ${framesPerClip} frames do not fit. ` +
-        'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or take another strategy.',
-    );
-  }
   const mixtureConfig = { seed: config.seed, tokenizer: model.tokenizer, datasets: sources, strategy };
   let mixture = new Mixture(mixtureConfig);
 
@@ -157,11 +150,18 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   };
 }
 
-/** @throws Error naming a set of the mixture that the data do not have */
+/** @throws Error naming a set of the mixture that the data do not have, or that cannot be merged with the others */
 export function expectDatasets(config: Config, data: TrainingData): void {
-  const { datasets } = config.flamingo;
+  const { datasets, framesPerClip, strategy } = config.flamingo;
   const name = datasetNames.find((n) => datasets[n] && !data.documents(n, config.seed, datasets[n].batch));
   if (name) throw new Error(missing(name));
+  // The mixture carries numbers in place of features, and cannot see that they differ in shape.
+  if (strategy === 'merged' && datasets.clips && framesPerClip > 1) {
+    throw new Error(
+      `train: flamingo.strategy merged makes one batch of pictures and clips, whose ${framesPerClip} frames do not fit. ` +
+        'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or take another strategy.',
+    );
+  }
 }
 
 function missing(name: DatasetName): string {

@@ -48,7 +48,7 @@ export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]):
   parts.forEach((part, i) => {
     if (!part) return;
     const last = closed[closed.length - 1];
-    const meets = i > 0 && !parts[i - 1] && last && 'text' in last && 'text' in part;
+    const meets = !parts[i - 1] && last && 'text' in last && 'text' in part;
     const needsSpace = meets && /\S$/.test(last.text) && /^\S/.test(part.text);
     closed.push(needsSpace ? { ...part, text: ` ${part.text}` } : part);
   });

@@ -23,7 +23,7 @@ const POLL_MS = 500;
 /** What is not done by then is handed in again: a no-op, unless Redis has lost it. */
 const HAND_IN_AGAIN_MS = 5000;
 const CONNECT_MS = 10_000;
-/** What is in the way is met twice a second, and told so often. */
+/** What is in the way is met twice a second, and told no more often than this. */
 const TROUBLE_MS = 10_000;
 /** A worker that is killed loses its tasks to others after so long. Units are done in threads, so the lock is kept up. */
 const LOCK_MS = 10_000;
@@ -50,7 +50,7 @@ export async function dispatch(
   work: WorkFolder,
   onTrouble: (trouble: string) => void,
 ): Promise<Runner> {
-  const leaving = { is: false };
+  const leaving = new AbortController();
   const queue = await openQueue(redis, job, leaving);
   const tell = seldom(onTrouble);
   // What failed in an earlier run is tried again.
@@ -110,11 +110,7 @@ export async function dispatch(
       // What stays in a server that is gone by now harms nobody.
       await queue.obliterate({ force: true }).catch(() => undefined);
     },
-    async close() {
-      leaving.is = true;
-      // To take leave of a server that is gone would be an error, and its end is not always told.
-      await Promise.race([queue.disconnect(), sleep(POLL_MS, undefined, { ref: false })]);
-    },
+    close: () => leave(queue, leaving),
   };
 }
 
@@ -165,7 +161,7 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
   };
   const threads = new UnitThreads(settings, work);
   let [units, atHand] = [0, 0];
-  const leaving = { is: false };
+  const leaving = new AbortController();
   const { Worker } = await loadBullMQ();
   const worker = new Worker<Task>(
     queueName(job),
@@ -183,11 +179,7 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
       onProgress?.(`unit ${index} of stage ${stage} done`);
     },
     {
-      connection: {
-        url: redis,
-        maxRetriesPerRequest: null,
-        retryStrategy: retryUntil(leaving),
-      },
+      connection: { url: redis, maxRetriesPerRequest: null, retryStrategy: retryUntil(leaving.signal) },
       concurrency: workers,
       lockDuration: LOCK_MS,
       stalledInterval: LOCK_MS / 2,
@@ -200,7 +192,7 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
     while (!ended() && existsSync(work.settings)) await sleep(POLL_MS);
     return units;
   } finally {
-    leaving.is = true;
+    leaving.abort();
     await worker.pause(true);
     // Of a job that has ended nothing is wanted any more.
     while (signal?.aborted && atHand > 0) await sleep(POLL_MS);
@@ -211,30 +203,35 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
 }
 
 /** @throws Error for an address that is none, and a server that does not answer */
-async function openQueue(redis: string, job: string, leaving: { is: boolean }): Promise<Queue<Task>> {
+async function openQueue(redis: string, job: string, leaving: AbortController): Promise<Queue<Task>> {
   if (!/^rediss?:$/.test(URL.canParse(redis) ? new URL(redis).protocol : '')) {
     throw new Error(`Redis: expected an address such as redis://localhost:6379, got ${redis}.`);
   }
   const { Queue } = await loadBullMQ();
   // A command that meets no server fails at once, and is given again.
   const queue = new Queue<Task>(queueName(job), {
-    connection: { url: redis, enableOfflineQueue: false, retryStrategy: retryUntil(leaving) },
+    connection: { url: redis, enableOfflineQueue: false, retryStrategy: retryUntil(leaving.signal) },
   });
   let trouble = 'no answer';
   queue.on('error', (error) => (trouble = error.message || error.name));
   const ready = await Promise.race([queue.waitUntilReady().then(() => true), sleep(CONNECT_MS, false, { ref: false })]);
   if (ready) return queue;
-  leaving.is = true;
-  void queue.disconnect().catch(() => undefined);
+  void leave(queue, leaving);
   throw new Error(
     `Redis at ${hostOf(redis)} does not answer (${trouble}). Start it, let it accept this machine (it refuses others ` +
       'without a password, unless protected-mode is no), or give another address.',
   );
 }
 
+/** To take leave of a server that is gone is an error to BullMQ, and its end is not always told. */
+async function leave(queue: Queue<Task>, leaving: AbortController): Promise<void> {
+  leaving.abort();
+  await Promise.race([queue.disconnect().catch(() => undefined), sleep(POLL_MS, undefined, { ref: false })]);
+}
+
 /** A server that is gone is waited for, until there is nothing to do any more: the waiting keeps a process alive. */
-function retryUntil(leaving: { readonly is: boolean }): (times: number) => number | null {
-  return (times) => (leaving.is ? null : Math.min(times * 200, 2000));
+function retryUntil(leaving: AbortSignal): (times: number) => number | null {
+  return (times) => (leaving.aborted ? null : Math.min(times * 200, 2000));
 }
 
 function seldom(tell: (trouble: string) => void): (trouble: string) => void {

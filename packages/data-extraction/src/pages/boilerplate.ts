@@ -22,9 +22,8 @@ const UNREAD = new Set(
 export function isUnread({ name, attributes, children }: Element): boolean {
   if (name !== 'a') return UNREAD.has(name);
   const [text] = children;
-  return (
-    children.length === 1 && typeof text === 'string' && PERMALINK.test(text) && /#/.test(attributes['href'] ?? '')
-  );
+  const isMark = children.length === 1 && typeof text === 'string' && PERMALINK.test(text);
+  return isMark && attributes['href']?.includes('#') === true;
 }
 
 const PERMALINK = /^\s*[¶#§∞⚓🔗][\u{fe0e}\u{fe0f}]?\s*$/u;
