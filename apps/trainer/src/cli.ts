@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { main } from './commands';
+import { main } from './cli/commands';
 
 main(process.argv).then(
   (code) => {

@@ -1,5 +1,5 @@
-export { loadConfig, parseConfig, type Config } from './config';
-export { formatPlan, planTraining, type Plan } from './plan';
-export { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './recipe';
-export { evaluate, type Evaluation, type EvalRow } from './evaluate';
-export { StopSignal } from './stop-signal';
+export { loadConfig, parseConfig, type Config } from './config/config';
+export { formatPlan, planTraining, type Plan } from './bench/plan';
+export { openData, openJoint, pretrainLanguage, pretrainVision, trainJoint, type RunOptions } from './stages/recipe';
+export { evaluate, type Evaluation, type EvalRow } from './eval/evaluate';
+export { StopSignal } from './cli/stop-signal';

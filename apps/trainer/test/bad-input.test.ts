@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { main } from '../src/commands';
+import { main } from '../src/cli/commands';
 import { start, TINY, writeConfig } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-bad-input-'));

@@ -7,9 +7,9 @@ import { trainByteLevelBPE } from '@flamingo-ts/lm-core';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import { loadConfig } from '../src/config';
-import { checkData } from '../src/data-check';
-import { packData } from '../src/data-pack';
+import { loadConfig } from '../src/config/config';
+import { checkData } from '../src/data/data-check';
+import { packData } from '../src/data/data-pack';
 import { flamingo, TINY, writeConfig } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-pack-'));

@@ -5,9 +5,9 @@ import { Worker } from 'node:worker_threads';
 import { useBackend } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { loadConfig } from '../src/config';
-import { openData, pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageName } from '../src/recipe';
-import { StopSignal } from '../src/stop-signal';
+import { loadConfig } from '../src/config/config';
+import { openData, pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageName } from '../src/stages/recipe';
+import { StopSignal } from '../src/cli/stop-signal';
 import { TINY, writeConfig } from './command';
 
 /** Cores that the machine seems to have; one less decode. */

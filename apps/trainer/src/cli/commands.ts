@@ -1,0 +1,343 @@
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { useBackend, type BackendChoice, type BackendName } from '@flamingo-ts/kernels';
+import type { BenchFlags } from '../bench/command';
+import { wholeNumberFrom } from './command-text';
+import type { Config } from '../config/config';
+import { BENCH_SPECS, CONFIGS } from '../configs';
+import { addExtractCommands } from './data-commands';
+import { addLookingCommands } from './data-looking';
+import { STYLES } from '../quickstart/emoji/concepts';
+import type { QuickstartResults } from '../quickstart/quickstart';
+import type { RunOptions } from '../stages/recipe';
+import { Interrupted, StopSignal } from './stop-signal';
+import type { TrainingData } from '../data/training-data';
+
+// What a command runs is imported when it is given: the others shall cost it neither time nor memory.
+const recipe = () => import('../stages/recipe');
+
+/** Exit status of a run that was stopped by Ctrl-C and can be continued. */
+const INTERRUPTED = 130;
+/** Unreadable pictures that are named at the end of a command. */
+const SKIPPED_NAMED = 10;
+
+const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
+const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
+const FRESH = ['--fresh', 'start over instead of going on from a checkpoint'] as const;
+
+/** Shown below the list of commands. */
+const OVERVIEW = `
+To see everything at work, with nothing prepared:
+  flamingo quickstart
+
+With pictures of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quickstart.yaml')}:
+  flamingo data check my-data
+  flamingo pretrain-vision my.yaml
+  flamingo pretrain-lm my.yaml
+  flamingo train my.yaml
+  flamingo eval my.yaml
+  flamingo generate my.yaml --image sky.jpg --example grass.jpg=green
+
+A training that was stopped goes on where it was when its command is given again.`;
+
+/** Options that every command over a configuration takes. */
+interface RunFlags {
+  readonly set?: Record<string, unknown>;
+  readonly fresh?: boolean;
+  readonly json?: boolean;
+}
+
+/** Runs the command line and gives its exit status. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const program = createProgram();
+  try {
+    await program.parseAsync([...argv]);
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    // Commander has printed its own message already.
+    if (error instanceof CommanderError) return error.exitCode;
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    return error instanceof Interrupted ? INTERRUPTED : 1;
+  }
+}
+
+/** The `flamingo` command with all its sub-commands. */
+export function createProgram(): Command {
+  const program = new Command('flamingo')
+    .description('Trains Flamingo from pictures and text, and answers few-shot prompts.')
+    .addHelpText('after', OVERVIEW)
+    .exitOverride();
+
+  program
+    .command('doctor')
+    .description('looks at what training needs on this machine')
+    .option('--json', 'print JSON')
+    .action(async ({ json }: { json?: boolean }) => {
+      const findings = await (await import('./doctor')).examine();
+      if (json) return print(JSON.stringify(findings, null, 2));
+      for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
+    });
+
+  onStage(
+    program,
+    'pretrain-vision',
+    'first stage: the vision encoder, on pictures and their alt texts (contrastive)',
+    async (options) => (await recipe()).pretrainVision(options),
+  );
+  onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', async (options) =>
+    (await recipe()).pretrainLanguage(options),
+  );
+  onStage(
+    program,
+    'train',
+    'third stage: what joins the two, now frozen, on the mixture of data sets',
+    async (options) => (await recipe()).trainJoint(options),
+  );
+
+  onConfig(program, 'eval', 'asks the trained model few-shot questions: of the emoji data, or those of eval.jsonl')
+    .addOption(
+      new Option('--split <name>', 'which of the emoji concepts kept out of training to ask about')
+        .choices(['choosing', 'heldOut'])
+        .default('choosing'),
+    )
+    .option('--json', 'print JSON')
+    .action(async (file: string, flags: RunFlags & { split: 'choosing' | 'heldOut' }) => {
+      const { config } = await start(file, flags);
+      const { openData, openJoint } = await recipe();
+      const { evaluate } = await import('../eval/evaluate');
+      const data = await openData(config);
+      try {
+        const evaluation = await evaluate(await openJoint(config, data), data, config, { split: flags.split });
+        if (flags.json) return print(JSON.stringify(evaluation, null, 2));
+        for (const r of evaluation.rows) {
+          const scores = Object.entries(r.scores).map(([name, score]) => `${name} ${score.toFixed(3)}`);
+          print(
+            `${r.condition.padEnd(8)} ${String(r.shots).padStart(2)} shots  mean ${r.mean.toFixed(3)}  ${scores.join('  ')}`,
+          );
+        }
+      } finally {
+        reportSkipped(data);
+        await data.close();
+      }
+    });
+
+  onConfig(program, 'generate', 'asks the trained model about one picture of yours, after a few examples')
+    .requiredOption('--image <file>', 'the picture that is asked about; must be given')
+    .option('--example <file=answer>', 'a picture and its answer, which tell what is asked; may be repeated', collect)
+    .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', list)
+    .option('--json', 'print JSON, with the probability of each candidate')
+    .addHelpText(
+      'after',
+      '\nflamingo generate my.yaml --image sky.jpg --example grass.jpg=green --example rose.jpg=red --candidates red,green,blue',
+    )
+    .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
+      const { config } = await start(file, flags);
+      const answer = await (await import('../eval/few-shot-answer')).answerPrompt(config, flags);
+      print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
+    });
+
+  program
+    .command('bench')
+    .description('times training, decoding and vision encoders; the workloads are those of configs/bench.json')
+    .argument('[workload...]', 'names of workloads; all of them if none is given')
+    .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
+    .addOption(
+      new Option('--precision <type>', 'bf16: frozen weights, and the factors of large products')
+        .choices(['fp32', 'bf16', 'int8'])
+        .default('fp32'),
+    )
+    .option('--threads <n>', 'threads that the native backend uses', wholeNumberFrom(1))
+    .option('--seconds <s>', 'seconds to time each workload for, three steps at least', wholeNumberFrom(0), 10)
+    .addOption(
+      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
+    )
+    .option('--roofline', 'measure what the machine can do at best: matrix products and memory')
+    .option('--profile', 'show the time by kernel, the number of calls, and those that ran in JavaScript')
+    .option('--json', 'print one JSON line a workload')
+    .action(async (asked: string[], flags: BenchFlags, command: Command) => {
+      const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
+      process.exitCode = await (await import('../bench/command')).runBench(asked, flags, given);
+    });
+
+  program
+    .command('plan')
+    .description("prints parameters, memory and work of the paper's models")
+    .argument('<preset>', '3b, 9b or 80b')
+    .option('--devices <n>', 'accelerators that share an update', wholeNumberFrom(1), 1)
+    .option('--json', 'print JSON')
+    .action(async (preset: string, { devices, json }: { devices: number; json?: boolean }) => {
+      const { formatPlan, planTraining } = await import('../bench/plan');
+      const plan = planTraining(preset, devices);
+      print(json ? JSON.stringify(plan, null, 2) : formatPlan(plan));
+    });
+
+  program
+    .command('quickstart')
+    .description('the whole recipe in miniature: data, three trainings, evaluation, report')
+    .option('--config <file>', 'configuration; by default the one for the backend that was found')
+    .option(...SET)
+    .option('--seed <n>', 'seed of everything: splits, pictures, weights', wholeNumberFrom(0))
+    .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', wholeNumberFrom(1), 1)
+    .addOption(
+      new Option('--unseen-style <name>', 'keep one style out of all training and ask about it apart').choices(STYLES),
+    )
+    .addOption(
+      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
+    )
+    .option(...FRESH)
+    .addOption(
+      new Option('--started <ms>', 'when the set-up began, milliseconds since 1970').argParser(Number).hideHelp(),
+    )
+    .action(runQuickstart);
+
+  const data = program.command('data').description('makes, checks and shows training data');
+  addLookingCommands(data);
+  addExtractCommands(data);
+
+  return program;
+}
+
+/** A command over a configuration. */
+function onConfig(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .argument('<config>', `YAML file; begin with a copy of ${join(CONFIGS, 'quickstart.yaml')}`)
+    .option(...SET);
+}
+
+/** A stage of training. */
+function onStage(
+  program: Command,
+  name: string,
+  description: string,
+  run: (options: RunOptions) => Promise<unknown>,
+): void {
+  onConfig(program, name, description)
+    .option(...FRESH)
+    .action((file: string, flags: RunFlags) => stage(file, flags, run));
+}
+
+/** Reads the configuration and takes the backend it asks for. */
+async function start(file: string, flags: Pick<RunFlags, 'set'>): Promise<{ config: Config; backend: BackendChoice }> {
+  const { loadConfig } = await import('../config/config');
+  const config = loadConfig(file, flags.set);
+  const backend = await useBackend(config.backend);
+  process.stderr.write(`${backend.summary}\n`);
+  await (await import('../config/precision')).usePrecision(config.precision, backend.name);
+  return { config, backend };
+}
+
+async function stage(file: string, flags: RunFlags, run: (options: RunOptions) => Promise<unknown>): Promise<void> {
+  const { config } = await start(file, flags);
+  mkdirSync(config.out, { recursive: true });
+  const stop = new StopSignal();
+  try {
+    const data = await (await recipe()).openData(config);
+    try {
+      await run({ config, data, stop, fresh: flags.fresh });
+    } finally {
+      reportSkipped(data);
+      await data.close();
+    }
+  } finally {
+    stop.dispose();
+  }
+}
+
+/** Says how many pictures could not be read, and names the first of them. */
+function reportSkipped({ skipped }: TrainingData): void {
+  if (skipped.length === 0) return;
+  const named = skipped.slice(0, SKIPPED_NAMED).map((line) => `  ${line}\n`);
+  const more = skipped.length > SKIPPED_NAMED ? `  and ${skipped.length - SKIPPED_NAMED} more\n` : '';
+  const count = skipped.length === 1 ? '1 picture' : `${skipped.length} pictures`;
+  process.stderr.write(`${count} could not be read and left out:\n${named.join('')}${more}`);
+}
+
+interface QuickstartFlags {
+  readonly config?: string;
+  readonly set?: Record<string, unknown>;
+  readonly seed?: number;
+  readonly seeds: number;
+  readonly unseenStyle?: string;
+  readonly backend: BackendName | 'auto';
+  readonly fresh?: boolean;
+  readonly started?: number;
+}
+
+async function runQuickstart(flags: QuickstartFlags): Promise<void> {
+  const { quickstart, readResults } = await import('../quickstart/quickstart');
+  const { loadConfig } = await import('../config/config');
+  const { usePrecision } = await import('../config/precision');
+  const backend = await useBackend(flags.backend);
+  process.stderr.write(`${backend.summary}\n`);
+  const slow = backend.name === 'wasm' || backend.name === 'cpu';
+  if (slow && !flags.config) {
+    process.stderr.write(
+      `The ${backend.name} backend is many times slower than oneDNN, so a smaller recipe runs: fewer concepts, a smaller vision ` +
+        'encoder and language model, fewer steps. It shows that everything works, not how well. To get the whole recipe: npm run setup:onednn.\n',
+    );
+  }
+  const file = flags.config ?? join(CONFIGS, slow ? 'quickstart-small.yaml' : 'quickstart.yaml');
+  const first = flags.seed ?? 0;
+  const stop = new StopSignal();
+  try {
+    const others: QuickstartResults[] = [];
+    for (let seed = first + flags.seeds - 1; seed >= first; seed--) {
+      const base = loadConfig(file, flags.set);
+      const unseen = flags.unseenStyle ? `-without-${flags.unseenStyle}` : '';
+      const out = `${base.out}${unseen}${seed === first ? '' : `-seed-${seed}`}`;
+      const config = loadConfig(file, {
+        ...flags.set,
+        seed: flags.seed === undefined && seed === first ? base.seed : seed,
+        out,
+        ...(flags.unseenStyle && { 'data.unseenStyle': flags.unseenStyle }),
+      });
+      if (seed !== first && !flags.fresh && existsSync(join(out, 'results.json'))) {
+        others.push(readResults(out));
+        continue;
+      }
+      await usePrecision(config.precision, backend.name);
+      const startedAt = seed === first + flags.seeds - 1 ? flags.started : Date.now();
+      const done = await quickstart({ config, backend, stop, fresh: flags.fresh, startedAt, others });
+      others.unshift(done.results);
+      print(`${done.results.seconds['total']!.toFixed(0)} s in all. Report: ${done.report}`);
+    }
+  } finally {
+    stop.dispose();
+  }
+}
+
+function collect(value: string, before: string[] = []): string[] {
+  const at = value.lastIndexOf('=');
+  if (at < 1 || at === value.length - 1) {
+    throw new InvalidArgumentError('It must be FILE=ANSWER, for example: --example cat.png=animal');
+  }
+  return [...before, value];
+}
+
+function list(value: string): string[] {
+  const answers = value.split(',').map((answer) => answer.trim());
+  if (answers.length < 2 || answers.includes('')) {
+    throw new InvalidArgumentError('It must be two or more answers with commas between: --candidates red,blue');
+  }
+  return answers;
+}
+
+function setKey(value: string, before: Record<string, unknown> = {}): Record<string, unknown> {
+  const at = value.indexOf('=');
+  if (at < 1) throw new InvalidArgumentError('It must be KEY=VALUE, for example: --set flamingo.train.steps=10');
+  const text = value.slice(at + 1);
+  let parsed: unknown = text;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    // Not JSON: the text itself.
+  }
+  return { ...before, [value.slice(0, at)]: parsed };
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}

@@ -1,0 +1,73 @@
+import { resolve } from 'node:path';
+import { ImageDecoder } from '@flamingo-ts/data-mixtures';
+import { fewShotPrompt, paperTemplates, rankCandidates } from '@flamingo-ts/evaluation';
+import type { Config } from '../config/config';
+import { answering } from './evaluate';
+import { FOLDER_GROUND } from '../data/folder-data';
+import { openJoint } from '../stages/recipe';
+import type { Frames, MediaKey, PictureSource } from '../data/training-data';
+
+/** An answer to a prompt of pictures. */
+export interface FewShotAnswer {
+  readonly answer: string;
+  /** Probability of each candidate among them, where candidates were given. */
+  readonly probabilities?: Readonly<Record<string, number>>;
+}
+
+/** What is asked on the command line. */
+export interface FewShotQuestion {
+  readonly image: string;
+  /** `FILE=ANSWER` each */
+  readonly example?: readonly string[] | undefined;
+  readonly candidates?: readonly string[];
+}
+
+/** White, as the ground of most emoji pictures. */
+const EMOJI_GROUND = [1, 1, 1] as const;
+
+/** Loads the trained model of a configuration and asks it about a picture. */
+export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
+  const template = paperTemplates.caption;
+  const examples = (question.example ?? []).map((e) => {
+    const at = e.lastIndexOf('=');
+    return { image: resolve(e.slice(0, at)), answer: e.slice(at + 1) };
+  });
+  const query = resolve(question.image);
+  const pictures = await readPictures(config, [...examples.map((e) => e.image), query]);
+  const { scorer, generator } = answering(await openJoint(config, pictures));
+  const prompt = fewShotPrompt<MediaKey>(template, examples, { image: query });
+  const { candidates } = question;
+  if (!candidates) return { answer: (await generator!([prompt]))[0]! };
+  const [scores] = await scorer!(
+    [prompt],
+    candidates.map((c) => template.answer(c)),
+  );
+  const { order, probabilities } = rankCandidates(scores!);
+  return {
+    answer: candidates[order[0]!]!,
+    probabilities: Object.fromEntries(candidates.map((c, i) => [c, probabilities[i]!])),
+  };
+}
+
+/** Pictures from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
+async function readPictures(config: Config, paths: readonly string[]): Promise<PictureSource> {
+  const { imageSize } = config.vision.model;
+  const ground = config.data.kind === 'emoji' ? EMOJI_GROUND : FOLDER_GROUND;
+  const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: ground, std: [1, 1, 1] });
+  const read = new Map<MediaKey, Frames>();
+  try {
+    for (const path of paths) {
+      const pixels = await decoder.decodeBytes(path);
+      if (!pixels) {
+        throw new Error(
+          `generate: ${path} cannot be read (${decoder.report().failures[0]!.reason}), expected a picture. ` +
+            'Give the path of a PNG, JPEG, WebP, AVIF, GIF, TIFF or SVG file.',
+        );
+      }
+      read.set(path, pixels);
+    }
+  } finally {
+    await decoder.close();
+  }
+  return { imageSize, frames: (keys) => Promise.resolve(keys.map((key) => read.get(key))) };
+}

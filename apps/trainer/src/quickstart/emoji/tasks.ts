@@ -1,0 +1,141 @@
+import { paperTemplates, type FewShotExample, type FewShotTask } from '@flamingo-ts/evaluation';
+import { Random } from '@flamingo-ts/kernels';
+import type { MediaKey } from '../../data/training-data';
+import { wordsOf, type Split } from './concepts';
+import { inAnotherStyle, MADE_UP_WORDS, nameOf, pick, pickSeveral } from './texts';
+import { ALL_ANSWERS, ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
+
+/** A picture with nothing on it. */
+export const BLANK = 'blank';
+
+/**
+ * What is done to the pictures of a prompt: nothing; all of them blanked; or the query's replaced by one with another
+ * answer while the old answer stays the one that counts. The last two must score low, or the pictures do not matter.
+ */
+export const CONDITIONS = ['real', 'blank', 'swapped'] as const;
+export type Condition = (typeof CONDITIONS)[number];
+
+type Example = FewShotExample<MediaKey>;
+
+/** What is asked, of which pictures, how often. */
+export interface TaskOptions {
+  readonly split: Split;
+  readonly style: 'seen' | 'unseen';
+  readonly prompts: number;
+  readonly seed: number;
+}
+
+/** Questions that can be asked of a style that training never saw: not what it is called. */
+export function askable(options: TaskOptions): readonly Attribute[] {
+  return options.style === 'seen' ? ATTRIBUTES : ATTRIBUTES.filter((a) => a !== 'style');
+}
+
+/**
+ * One question about pictures of a split. Answers are drawn evenly, then a picture for each; examples ask the same
+ * question of other concepts of the split. The choice is among all answers of all questions.
+ */
+export function attributeTask(
+  world: EmojiWorld,
+  attribute: Attribute,
+  condition: Condition,
+  options: TaskOptions,
+): FewShotTask<MediaKey> {
+  const { split, style, prompts, seed } = options;
+  const pool = (answer: string) => world.picturesWith(split, attribute, answer, style);
+  const answers = ANSWERS[attribute].filter((answer) => pool(answer).length > 0);
+  const concepts = new Set(answers.flatMap((answer) => Array.from(pool(answer), (p) => world.conceptOf(p))));
+  if (answers.length < 2 || concepts.size < 2) {
+    throw new Error(
+      `eval: to ask for ${attribute}, the ${split} split needs pictures of two concepts and with two answers, got ` +
+        `${concepts.size} and ${answers.length} of ${world.concepts.length} concepts in all. Raise data.maxConcepts and train again.`,
+    );
+  }
+  const shown = (picture: number): MediaKey => (condition === 'blank' ? BLANK : picture);
+  const queries = Array.from({ length: prompts }, (_, i): Example & { readonly picture: number } => {
+    const random = new Random(seed).fork(`${attribute} query ${i}`);
+    const answer = pick(answers, random);
+    const picture = pick(pool(answer), random);
+    if (condition !== 'swapped') return { picture, image: shown(picture), answer };
+    const other = pick(
+      answers.filter((a) => a !== answer),
+      random,
+    );
+    return { picture, image: pick(pool(other), random), answer };
+  });
+  return {
+    name: attribute,
+    template: paperTemplates.caption,
+    queries,
+    candidates: ALL_ANSWERS,
+    support: (_, shots, random, index) => {
+      const asked = world.conceptOf(queries[index]!.picture);
+      const examples: Example[] = [];
+      while (examples.length < shots) {
+        const answer = answers[random.int(answers.length)]!;
+        const pictures = pool(answer);
+        const picture = pictures[random.int(pictures.length)]!;
+        if (world.conceptOf(picture) !== asked) examples.push({ image: shown(picture), answer });
+      }
+      return examples;
+    },
+  };
+}
+
+/**
+ * Two made-up words, each bound to a concept by `k` examples; the query shows one of the concepts in another style.
+ * Guessing gives one half.
+ */
+export function bindingTask(
+  world: EmojiWorld,
+  k: number,
+  { split, prompts, seed }: TaskOptions,
+): FewShotTask<MediaKey> {
+  const pictures = world.pictures(split);
+  const cases = Array.from({ length: prompts }, (_, i) => {
+    const random = new Random(seed).fork(`binding ${k} ${i}`);
+    const words = pickSeveral(MADE_UP_WORDS, 2, random);
+    const first = pick(pictures, random);
+    let second = pick(pictures, random);
+    while (world.conceptOf(second) === world.conceptOf(first)) second = pick(pictures, random);
+    const bound = [first, second];
+    const asked = random.int(2);
+    const examples: Example[] = [];
+    for (let j = 0; j < k; j++) {
+      for (const w of random.int(2) ? [1, 0] : [0, 1]) examples.push({ image: bound[w]!, answer: words[w]! });
+    }
+    return { words, examples, query: { image: inAnotherStyle(bound[asked]!, random), answer: words[asked]! } };
+  });
+  return {
+    name: `binding ${k}`,
+    template: paperTemplates.caption,
+    queries: cases.map((c) => c.query),
+    candidates: MADE_UP_WORDS,
+    support: (_, __, ___, index) => cases[index]!.examples,
+  };
+}
+
+/**
+ * Names written freely, after examples that show that names are wanted. A name counts half if it shares a word with the
+ * label, its tags or its group, fully if it is the label.
+ */
+export function namingTask(world: EmojiWorld, { split, prompts, seed }: TaskOptions): FewShotTask<MediaKey> {
+  const pictures = world.pictures(split);
+  const example = (picture: number): Example => ({
+    image: picture,
+    answer: nameOf(world.conceptOf(picture)),
+    id: world.conceptOf(picture).hexcode,
+  });
+  const random = new Random(seed).fork('naming');
+  return {
+    name: 'naming',
+    template: paperTemplates.caption,
+    queries: Array.from({ length: prompts }, () => example(pick(pictures, random))),
+    support: Array.from({ length: 4 * prompts }, () => example(pick(pictures, random))),
+    metric: (prediction, query) => {
+      const concept = world.conceptOf(query.image as number);
+      if (prediction === query.answer) return 1;
+      const known = new Set([concept.label, ...concept.tags].flatMap(wordsOf));
+      return wordsOf(prediction).some((w) => known.has(w)) ? 0.5 : 0;
+    },
+  };
+}

@@ -1,0 +1,138 @@
+import type { SpecialTokens } from '@flamingo-ts/data-mixtures';
+import { Random, variables, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { Chinchilla, initChinchilla } from '@flamingo-ts/lm-chinchilla';
+import {
+  checkVocabulary,
+  languageModelLoss,
+  loadTokenizer,
+  nextTokenBatch,
+  requireToken,
+  trainByteLevelBPE,
+  type CausalLM,
+  type Tokenizer,
+  type TokenizerJson,
+} from '@flamingo-ts/lm-core';
+import { loadCausalLM } from '@flamingo-ts/lm-hf';
+import type { Config } from '../config/config';
+import { PackedText, type TextCursor } from './packed-text';
+import type { Objective } from './stage';
+import type { TrainingData } from '../data/training-data';
+
+/** Tokens with a meaning of their own; `<image>` and `<EOC>` never occur in the text the language model learns from. */
+export const IMAGE = '<image>';
+export const END_OF_CHUNK = '<EOC>';
+export const END_OF_TEXT = '<EOS>';
+export const BEGIN_OF_TEXT = '<BOS>';
+const SPECIAL_TOKENS = [END_OF_TEXT, IMAGE, END_OF_CHUNK];
+
+/** Ids of the special tokens of a tokenizer made here. */
+export function specialIds(tokenizer: Tokenizer): SpecialTokens {
+  const bos = tokenizer.tokenId(BEGIN_OF_TEXT);
+  return {
+    ...(bos !== undefined && { bos }),
+    image: requireToken(tokenizer, IMAGE),
+    endOfChunk: requireToken(tokenizer, END_OF_CHUNK),
+    eos: requireToken(tokenizer, END_OF_TEXT),
+    pad: requireToken(tokenizer, END_OF_TEXT),
+  };
+}
+
+/** Learns a byte-level tokenizer from pages of the data. */
+export function trainTokenizer(config: Config, data: TrainingData): TokenizerJson {
+  const random = new Random(config.seed).fork('tokenizer');
+  const pages = Array.from({ length: config.lm.tokenizerPages }, () => data.textPage(random));
+  const specialTokens = [...SPECIAL_TOKENS, ...(config.lm.bos ? [BEGIN_OF_TEXT] : [])];
+  return trainByteLevelBPE(pages, { vocabSize: config.lm.model.vocabSize, specialTokens });
+}
+
+type DisposableLM = CausalLM & { dispose(): void };
+
+/** A language model with its tokenizer. */
+export class LanguageModel<M extends DisposableLM = DisposableLM> {
+  constructor(
+    readonly lm: M,
+    readonly tokenizer: Tokenizer,
+    readonly special: SpecialTokens,
+  ) {
+    checkVocabulary(tokenizer, lm);
+  }
+
+  /** One to be trained here. */
+  static create(model: Config['lm']['model'], tokenizerJson: TokenizerJson, random: Random): LanguageModel<Chinchilla> {
+    const lm = new Chinchilla(model, initChinchilla(model, random.fork('chinchilla')));
+    const tokenizer = loadTokenizer(tokenizerJson);
+    return new LanguageModel(lm, tokenizer, specialIds(tokenizer));
+  }
+
+  /** One that was published, with the marks added to its tokens. */
+  static async load(folder: string, precision: FrozenPrecision): Promise<LanguageModel> {
+    const { lm, tokenizer, stopTokens } = await loadCausalLM(folder, {
+      freeze: precision,
+      addTokens: [IMAGE, END_OF_CHUNK],
+    });
+    const [eos] = stopTokens;
+    if (eos === undefined) {
+      throw new Error(
+        `${folder}: neither generation_config.json nor config.json has an eos_token_id, which ends each text. ` +
+          'Add the id of the token that the model ends texts with to config.json.',
+      );
+    }
+    const image = requireToken(tokenizer!, IMAGE);
+    const endOfChunk = requireToken(tokenizer!, END_OF_CHUNK);
+    const [[plain], [first]] = [tokenizer!.encode('a'), tokenizer!.encode('a', { addSpecialTokens: true })];
+    // What its template puts before a text, if anything; OPT's is its end of text too.
+    const bos = first === plain ? {} : { bos: first };
+    return new LanguageModel(lm, tokenizer!, { image, endOfChunk, eos, pad: eos, ...bos });
+  }
+
+  dispose(): void {
+    this.lm.dispose();
+  }
+}
+
+/**
+ * Next-token prediction on text, each document begun by `<BOS>`, where there is one, and ended by `<EOS>`: one document for
+ * each row, cut to `maxTokens`, or rows without padding cut from one stream of them.
+ */
+export function languageObjective(model: LanguageModel<Chinchilla>, config: Config, data: TrainingData): Objective {
+  const { seed } = config;
+  const { batch, maxTokens, packed } = config.lm;
+  const { bos, eos } = model.special;
+  const tokensOf = (text: string) => [...(bos === undefined ? [] : [bos]), ...model.tokenizer.encode(text), eos];
+  const learns = {
+    params: variables(model.lm.params),
+    decays: (_: string, shape: readonly number[]) => shape.length > 1,
+  };
+  const losses = (rows: readonly (readonly number[])[]) => {
+    const text = nextTokenBatch(rows);
+    return () => [{ name: 'text', weight: 1, loss: () => languageModelLoss(model.lm, text) }];
+  };
+  if (packed) {
+    const document = async (place: number) => {
+      const text = await data.textAt(place, seed);
+      return text === '' ? [] : tokensOf(text);
+    };
+    let stream = new PackedText(document);
+    return {
+      ...learns,
+      resume(cursor) {
+        stream = new PackedText(document, cursor as TextCursor);
+      },
+      async prepare() {
+        const { rows, cursor } = await stream.next(batch, maxTokens + 1);
+        return { losses: losses(rows), cursor };
+      },
+      // All of it happens on this thread: what was asked for has to be there before a step computes.
+      settled: () => stream.settled(),
+    };
+  }
+  const random = new Random(seed);
+  return {
+    ...learns,
+    async prepare(step) {
+      const own = random.fork(`lm ${step}`);
+      const rows = Array.from({ length: batch }, () => tokensOf(data.textPage(own)).slice(0, maxTokens + 1));
+      return { losses: losses(rows) };
+    },
+  };
+}

@@ -1,0 +1,208 @@
+import { contrastiveLogits, contrastiveLoss } from '@flamingo-ts/clip-vit';
+import { normalise } from '@flamingo-ts/data-mixtures';
+import {
+  constantVariable,
+  disposeParams,
+  linear,
+  loadState,
+  normalVariable,
+  Random,
+  variables,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
+import { initNFNet, NFNet, nfnetConfig, type NFNetConfig } from '@flamingo-ts/nfnet';
+import * as tf from '@tensorflow/tfjs-core';
+import type { Config } from '../config/config';
+import type { Objective } from './stage';
+import { TextTower } from './text-tower';
+import type { TrainingData } from '../data/training-data';
+
+/** The inverse temperature: where it starts, and the bound above which it may not grow. */
+const SCALE_START = 14;
+const SCALE_MAX = 100;
+/** The temperature learns this much faster than the weights: it is stored divided by this. */
+const SCALE_RATE = 5;
+/** Pictures encoded at a time. Always the same number, so that features do not depend on who was asked for with them. */
+const ENCODE_BATCH = 32;
+/** Training pictures whose features give the statistics that later stages normalise with. */
+const STATISTICS_PICTURES = 2048;
+
+/** The vision encoder with what turns its features into ones of mean 0 and variance 1. */
+export class VisionTower {
+  constructor(
+    readonly encoder: NFNet,
+    /** Projection to the joint space of pictures and texts, `[jointSize, featureDim]`. */
+    readonly head: { readonly weight: tf.Variable<tf.Rank.R2> },
+    /** Per channel, `[featureDim]`; identity until measured. */
+    readonly statistics: { readonly mean: tf.Variable<tf.Rank.R1>; readonly deviation: tf.Variable<tf.Rank.R1> },
+  ) {}
+
+  static create(model: Config['vision']['model'], jointSize: number, random: Random): VisionTower {
+    const config = visionConfig(model);
+    const encoder = new NFNet(config, initNFNet(config, random.fork('nfnet')));
+    const d = encoder.featureDim;
+    return new VisionTower(
+      encoder,
+      { weight: normalVariable(random.fork('head'), [jointSize, d], d ** -0.5) as tf.Variable<tf.Rank.R2> },
+      {
+        mean: constantVariable([d], 0) as tf.Variable<tf.Rank.R1>,
+        deviation: constantVariable([d], 1) as tf.Variable<tf.Rank.R1>,
+      },
+    );
+  }
+
+  /** Positions of the feature map. */
+  get patches(): number {
+    const { stemStrides, strides, imageSize } = this.encoder.config;
+    const side = [...stemStrides, ...strides].reduce((n, stride) => Math.ceil(n / stride), imageSize);
+    return side * side;
+  }
+
+  get params() {
+    return { encoder: this.encoder.params, head: this.head, statistics: this.statistics };
+  }
+
+  load(state: Readonly<Record<string, StateTensor>>, what: string): void {
+    loadState(this.params, state, { what });
+  }
+
+  /** The same for use without training: kernels standardised once. This tower must not be used any more. */
+  async freeze(): Promise<VisionTower> {
+    return new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
+  }
+
+  dispose(): void {
+    disposeParams(this.params);
+  }
+
+  /** RGB bytes of pictures of one size to the encoder's float32 [pictures, side, side, 3]. */
+  normalise(pictures: readonly Uint8Array[]): tf.Tensor4D {
+    const { imageSize, mean, std } = this.encoder;
+    const size = imageSize * imageSize * 3;
+    const values = new Float32Array(pictures.length * size);
+    pictures.forEach((bytes, i) => {
+      if (bytes.length !== size) {
+        throw new Error(
+          `VisionTower: a picture must be ${imageSize} x ${imageSize} RGB (${size} bytes), got ${bytes.length} bytes. ` +
+            'Resize it to the imageSize of the vision configuration.',
+        );
+      }
+      values.set(normalise({ width: imageSize, height: imageSize, data: bytes }, { mean, std }), i * size);
+    });
+    return tf.tensor4d(values, [pictures.length, imageSize, imageSize, 3]);
+  }
+
+  /** Pictures in the joint space, not normalised: float32 [pictures, jointSize]. */
+  embed(images: tf.Tensor4D): tf.Tensor2D {
+    return tf.tidy(() => linear(this.encoder.pooled(images), this.head) as tf.Tensor2D);
+  }
+
+  /**
+   * Normalised features of pictures, each `[patches * featureDim]`. Every picture is computed in a batch of one fixed
+   * size, so its features are the same whatever else is asked for.
+   */
+  features(pictures: readonly Uint8Array[]): Float32Array[] {
+    const out: Float32Array[] = [];
+    for (let start = 0; start < pictures.length; start += ENCODE_BATCH) {
+      const chunk = pictures.slice(start, start + ENCODE_BATCH);
+      const full = [...chunk];
+      while (full.length < ENCODE_BATCH) full.push(chunk[0]!);
+      const features = tf.tidy(() => {
+        const raw = this.encoder.encode(this.normalise(full));
+        return tf.div(tf.sub(raw, this.statistics.mean), this.statistics.deviation);
+      });
+      const values = features.dataSync() as Float32Array;
+      features.dispose();
+      const size = values.length / ENCODE_BATCH;
+      for (let i = 0; i < chunk.length; i++) out.push(values.slice(i * size, (i + 1) * size));
+    }
+    return out;
+  }
+
+  /** Measures the statistics of the features on training pictures. */
+  async measureStatistics(data: TrainingData, seed: number): Promise<void> {
+    const random = new Random(seed).fork('feature statistics');
+    const keys = Array.from({ length: STATISTICS_PICTURES }, () => data.trainingPicture(random));
+    const pictures = (await data.frames(keys)).filter((p): p is Uint8Array => p !== undefined);
+    const d = this.encoder.featureDim;
+    const sum = new Float64Array(d);
+    const squares = new Float64Array(d);
+    tf.tidy(() => {
+      this.statistics.mean.assign(tf.zeros([d]));
+      this.statistics.deviation.assign(tf.ones([d]));
+    });
+    let count = 0;
+    for (const feature of this.features(pictures)) {
+      for (let i = 0; i < feature.length; i++) {
+        sum[i % d]! += feature[i]!;
+        squares[i % d]! += feature[i]! ** 2;
+      }
+      count += feature.length / d;
+    }
+    const mean = Float32Array.from(sum, (s) => s / count);
+    const deviation = Float32Array.from(squares, (q, i) =>
+      Math.max(1e-6, Math.sqrt(Math.max(0, q / count - mean[i]! ** 2))),
+    );
+    tf.tidy(() => {
+      this.statistics.mean.assign(tf.tensor1d(mean));
+      this.statistics.deviation.assign(tf.tensor1d(deviation));
+    });
+  }
+}
+
+/** The encoder's configuration from the trainer's: pictures mapped to about -2..2, branches open from the first step. */
+export function visionConfig(model: Config['vision']['model']): NFNetConfig {
+  return nfnetConfig({
+    ...model,
+    mean: [0.5, 0.5, 0.5],
+    std: [0.25, 0.25, 0.25],
+    initialSkipGain: 1,
+  });
+}
+
+/** Contrastive pretraining: pictures and their alt texts find each other in the batch. */
+export function contrastiveObjective(tower: VisionTower, config: Config, data: TrainingData): Objective {
+  const { textHiddenSize, jointSize, batch, labelSmoothing } = config.vision;
+  const random = new Random(config.seed);
+  const text = TextTower.create(data.altTextVocabulary(), textHiddenSize, jointSize, random.fork('text tower'));
+  const scale = constantVariable([], Math.log(SCALE_START) / SCALE_RATE);
+  const logScale = () => tf.mul(scale, SCALE_RATE) as tf.Scalar;
+
+  const draw = async (name: string) => {
+    const own = random.fork(name);
+    const pairs = Array.from({ length: batch }, () => data.altTextPair(own));
+    const frames = await data.frames(pairs.map((p) => p.key));
+    const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, picture: frames[i] }] : []));
+    if (kept.length === 0) {
+      throw new Error(
+        `pretrain-vision: none of the ${batch} pictures of a step could be read, expected most of them. ` +
+          `The first was ${data.skipped[0]}. Check the paths in the data folder: they are relative to it.`,
+      );
+    }
+    return { words: kept.map((k) => k.words), pictures: kept.map((k) => k.picture) };
+  };
+
+  return {
+    params: variables({ encoder: tower.encoder.params, head: tower.head, text: text.params, scale }),
+    decays: (name, shape) => shape.length > 1 && name !== 'text.words',
+    async prepare(step) {
+      const { words, pictures } = await draw(`vision ${step}`);
+      const loss = () =>
+        contrastiveLoss(tower.embed(tower.normalise(pictures)), text.apply(words), logScale(), { labelSmoothing });
+      return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
+    },
+    settled: () => data.settled(),
+    afterUpdate() {
+      tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
+    },
+    async measure() {
+      const { words, pictures } = await draw('retrieval');
+      const found = tf.tidy(() => {
+        const logits = contrastiveLogits(tower.embed(tower.normalise(pictures)), text.apply(words), logScale());
+        return Array.from(tf.argMax(logits, 1).dataSync());
+      });
+      const right = found.filter((best, i) => best === i).length;
+      return { retrieval: right / pictures.length };
+    },
+  };
+}
