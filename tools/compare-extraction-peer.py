@@ -1,11 +1,11 @@
 """What compare-extraction measures, as a Python pipeline of the usual libraries would do it: one line of JSON.
 
     compare-extraction-peer.py pages lxml|resiliparse|extractor LIST.json OUT.jsonl
-    compare-extraction-peer.py pictures pillow|draft LIST.json OUT.jsonl
+    compare-extraction-peer.py images pillow|draft LIST.json OUT.jsonl
 
 Pages are walked on the tree of lxml or of Resiliparse, or given to Resiliparse's own extractor (in C++) with marks where
-pictures stand. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
-`draft` lets libjpeg and Pillow scale pictures down roughly first.
+images stand. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
+`draft` lets libjpeg and Pillow scale images down roughly first.
 """
 import hashlib
 import io
@@ -33,7 +33,7 @@ BLOCKS = frozenset(
     "h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre section summary table tbody td tfoot th "
     "thead tr ul caption".split()
 )
-NEVER_DROPPED = frozenset("html body main article h1 img picture br".split())
+NEVER_DROPPED = frozenset("html body main article h1 img image br".split())
 TAG_REASONS = {
     "nav": "navigation",
     "menu": "navigation",
@@ -94,7 +94,7 @@ CAPTIONS = re.compile(r"(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-capti
 PERMALINK = re.compile(r"\s*[¶#§∞⚓🔗][\ufe0e\ufe0f]?\s*$")
 FOOTNOTE = re.compile(r"\breference\b|\bfootnote")
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
-LAYOUT = ("table", "img", "picture", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure")
+LAYOUT = ("table", "img", "image", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure")
 NO_CAPTION = ("table", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "h5", "h6")
 SENTENCE_ENDS = tuple(".!?…。؟")
 
@@ -119,7 +119,7 @@ def comparable(text):
     return NO_LETTERS.sub(" ", text.lower()).strip()
 
 
-# --- pictures of a page -------------------------------------------------------------------------------------------------
+# --- images of a page -------------------------------------------------------------------------------------------------
 
 LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-url", "data-image", "data-hi-res-src")
 SETS = ("srcset", "data-srcset", "data-lazy-srcset", "data-original-set")
@@ -267,8 +267,8 @@ class Walk:
             elif tag == "br":
                 if self.block is not None:
                     self.block.pieces.append("\n")
-            elif tag in ("img", "picture", "noscript"):
-                self.pictures(element, tag)
+            elif tag in ("img", "image", "noscript"):
+                self.images(element, tag)
             elif tag == "sup" and FOOTNOTE.search(self.get(element, "class") or ""):
                 pass
             elif (CAPTIONS.search(names) if (names := self.get(element, "class")) else False) and self.caption(element):
@@ -378,7 +378,7 @@ class Walk:
         if any(not isinstance(piece, str) or piece.strip() for piece in block.pieces):
             self.blocks.append(block)
 
-    def picture(self, img, variants=()):
+    def image(self, img, variants=()):
         get = self.get
         sources = sources_of(get, img, variants, self.base)
         if not sources:
@@ -392,15 +392,15 @@ class Walk:
             return {"sources": sources, "alt": collapse(get(img, "alt") or ""), "caption": ""}
         return None
 
-    def pictures(self, element, tag):
+    def images(self, element, tag):
         images = [element] if tag == "img" else self.all(element, "img")
-        variants = self.all(element, "source") if tag == "picture" else ()
+        variants = self.all(element, "source") if tag == "image" else ()
         for img in images:
-            picture = self.picture(img, variants)
-            if picture:
+            image = self.image(img, variants)
+            if image:
                 if self.block is None:
                     self.block = Block()
-                self.block.pieces.append(picture)
+                self.block.pieces.append(image)
 
     def figure(self, element):
         size = len(self.text_of(element))
@@ -419,14 +419,14 @@ class Walk:
             if isinstance(item, str):
                 (found[-1][1] if found else words).append(item)
             else:
-                picture = self.picture(item)
-                if picture:
-                    found.append((picture, words))
+                image = self.image(item)
+                if image:
+                    found.append((image, words))
                     words = []
         self.block = Block()
-        for picture, around in found:
-            picture["caption"] = collapse("".join(around))
-            self.block.pieces.append(picture)
+        for image, around in found:
+            image["caption"] = collapse("".join(around))
+            self.block.pieces.append(image)
         if not found:
             self.block.pieces.append(collapse("".join(words)))
         self.end_block()
@@ -498,7 +498,7 @@ class Walk:
                     if (before := "".join(text)).strip():
                         parts.append({"text": before.strip("\n")})
                     text = []
-                    parts.append({"picture": piece})
+                    parts.append({"image": piece})
         if (before := "".join(text)).strip():
             parts.append({"text": before.strip("\n")})
         return parts
@@ -677,21 +677,21 @@ def make_extractor():
         base = tree.document.query_selector("base")
         if base is not None and get(base, "href"):
             walk.base = urljoin(url, get(base, "href"))
-        pictures = []
+        images = []
         for img in list(tree.document.get_elements_by_tag_name("img")):
             around = img.parent
-            picture = walk.picture(img)
-            if picture is None:
+            image = walk.image(img)
+            if image is None:
                 continue
-            mark = tree.create_text_node(f"\ue000{len(pictures)}\ue001")
-            pictures.append(picture)
+            mark = tree.create_text_node(f"\ue000{len(images)}\ue001")
+            images.append(image)
             around.insert_before(mark, img)
             for _ in range(4):
                 if around is None or around.tag == "body":
                     break
                 if around.tag == "figure" or FIGURES.search(around.class_name or ""):
                     caption = around.query_selector("figcaption,.caption") or around
-                    picture["caption"] = collapse(MARK.sub("", caption.text))[:1000]
+                    image["caption"] = collapse(MARK.sub("", caption.text))[:1000]
                     for child in list(around.child_nodes):
                         if child.tag == "figcaption":
                             around.remove_child(child)
@@ -709,7 +709,7 @@ def make_extractor():
         parts = []
         for i, piece in enumerate(MARK.split("\n\n".join(kept))):
             if i % 2:
-                parts.append({"picture": pictures[int(piece)]})
+                parts.append({"image": images[int(piece)]})
             elif piece.strip():
                 parts.append({"text": piece.strip("\n")})
         return title, parts, dropped + walk.dropped
@@ -853,7 +853,7 @@ def pages(variant, root, names, out):
 
     min_hash = make_min_hash()
     extract = {"lxml": make_lxml, "resiliparse": make_resiliparse, "extractor": make_extractor}[variant]()
-    passed = words = pictures = failed = 0
+    passed = words = images = failed = 0
     for name in names:
         url = f"https://folder.invalid/{quote(name)}"
         with open(os.path.join(root, name), "rb") as file:
@@ -870,13 +870,13 @@ def pages(variant, root, names, out):
         keys = {"url": url_key(url), "text": key_of(key), "bands": min_hash(key.split(" "))}
         passed += not any(reasons)
         words += len(text.split())
-        pictures += sum(1 for part in parts if "picture" in part)
+        images += sum(1 for part in parts if "image" in part)
         line = {"page": {"url": url, "title": title, "parts": parts}, "keys": keys, "dropped": dropped}
         out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return {"passed": passed, "words": words, "pictures": pictures, "failed": failed}
+    return {"passed": passed, "words": words, "images": images, "failed": failed}
 
 
-# --- picture files ------------------------------------------------------------------------------------------------------
+# --- image files ------------------------------------------------------------------------------------------------------
 
 SIDE, KEPT = 32, 8
 COSINES = np.cos(np.pi / SIDE * (np.arange(SIDE) + 0.5) * np.arange(KEPT)[:, None])
@@ -922,7 +922,7 @@ def examine(Image, data, draft):
     return {"file": f"{hashlib.sha256(data).hexdigest()[:40]}.{ending}", "width": width, "height": height, "look": look}
 
 
-def pictures(variant, root, names, out):
+def images(variant, root, names, out):
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = 2**26
@@ -945,7 +945,7 @@ def main(work, variant, file, out):
     with open(file) as given:
         task = json.load(given)
     sys.setrecursionlimit(5000)
-    do = {"pages": pages, "pictures": pictures}[work]
+    do = {"pages": pages, "images": images}[work]
     with open(os.devnull, "w") as nowhere:
         do(variant, task["root"], task["files"][: task["warm"]], nowhere)
     with open(out, "w", encoding="utf-8", errors="surrogatepass") as lines:

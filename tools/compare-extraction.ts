@@ -1,11 +1,11 @@
 /**
- * Times the extraction of documents from pages, and the examination of pictures, against a Python pipeline of the usual
+ * Times the extraction of documents from pages, and the examination of images, against a Python pipeline of the usual
  * libraries (lxml or Resiliparse, NumPy, Pillow), each on one core:
  *
- *     npm run compare-extraction -- [--pages DIR]... [--pictures DIR]...
+ *     npm run compare-extraction -- [--pages DIR]... [--images DIR]...
  *         [--limit N] [--rounds N] [--core N] [--python PYTHON] [--source DIR]
  *
- * Both sides read the files, keep nothing between pages, and do every step for every page: pictures are not looked for,
+ * Both sides read the files, keep nothing between pages, and do every step for every page: images are not looked for,
  * and what a filter says ends nothing. Runs take turns, each a process of its own on core N (by `taskset`), warmed with
  * its first files. What counts is processor time, of all threads: others may use the machine. Without a Python
  * (FLAMINGO_PEER_PYTHON) only ours is told. `--source` names another copy of packages/data-extraction/src.
@@ -33,12 +33,12 @@ interface Report {
   readonly cpu: number;
   readonly passed: number;
   readonly words?: number;
-  readonly pictures?: number;
+  readonly images?: number;
 }
 
 const WORKS = {
   pages: { endings: /\.x?html?$/i, peers: ['lxml', 'resiliparse', 'extractor'] },
-  pictures: { endings: /\.(?:jpe?g|png|webp|gif)$/i, peers: ['pillow', 'draft'] },
+  images: { endings: /\.(?:jpe?g|png|webp|gif)$/i, peers: ['pillow', 'draft'] },
 } as const;
 type Work = keyof typeof WORKS;
 const WARM = 100;
@@ -53,7 +53,7 @@ interface Inner {
   minHashBands(text: string): number[];
   pageUrl(file: string): string;
   presets: typeof presets;
-  examinePicture(bytes: Uint8Array, rules: object): Promise<object | string>;
+  examineImage(bytes: Uint8Array, rules: object): Promise<object | string>;
 }
 
 /** The sources as one file, as they are published; tsx would add to every function what slows it down. */
@@ -64,8 +64,8 @@ async function bundle(source: string, outfile: string): Promise<void> {
     'filters/language',
     'filters/fingerprints',
     'filters/presets',
-    'pictures/local-pictures',
-    'pictures/picture-info',
+    'images/local-images',
+    'images/image-info',
   ];
   const sharp = createRequire(path.join(import.meta.dirname, '../packages/data-extraction/package.json')).resolve(
     'sharp',
@@ -91,28 +91,28 @@ async function bundle(source: string, outfile: string): Promise<void> {
 type Write = (line: object) => void;
 
 async function doPages(inner: Inner, { root, files }: Task, write: Write): Promise<Omit<Report, 'wall' | 'cpu'>> {
-  const { language, page: filters, picture } = inner.presets.m3w;
+  const { language, page: filters, image } = inner.presets.m3w;
   const detect = await inner.openLanguageDetector();
-  let [passed, words, pictures] = [0, 0, 0];
+  let [passed, words, images] = [0, 0, 0];
   for (const name of files) {
     const url = inner.pageUrl(name);
-    const extracted = inner.extractPage(await readFile(path.join(root, name)), { url, minSide: picture.minSide });
+    const extracted = inner.extractPage(await readFile(path.join(root, name)), { url, minSide: image.minSide });
     const parts = inner.tidyParts(extracted.parts);
     const text = parts.flatMap((part) => ('text' in part ? part.text : [])).join('\n\n');
     const reasons = [detect(text) !== language, ...filters.map((filter) => filter(text))];
     const keys = { url: inner.urlKey(url), text: inner.textKey(text), bands: inner.minHashBands(text) };
     if (!reasons.some((reason) => reason)) passed++;
     words += text.split(/\s+/).filter((word) => word !== '').length;
-    pictures += parts.filter((part) => !('text' in part)).length;
+    images += parts.filter((part) => !('text' in part)).length;
     write({ page: { url, title: extracted.title, parts }, keys, dropped: extracted.dropped });
   }
-  return { passed, words, pictures };
+  return { passed, words, images };
 }
 
-async function doPictures(inner: Inner, { root, files }: Task, write: Write): Promise<Omit<Report, 'wall' | 'cpu'>> {
+async function doImages(inner: Inner, { root, files }: Task, write: Write): Promise<Omit<Report, 'wall' | 'cpu'>> {
   let passed = 0;
   for (const name of files) {
-    const found = await inner.examinePicture(await readFile(path.join(root, name)), inner.presets.m3w.picture);
+    const found = await inner.examineImage(await readFile(path.join(root, name)), inner.presets.m3w.image);
     if (typeof found !== 'string') passed++;
     write([name, found]);
   }
@@ -122,7 +122,7 @@ async function doPictures(inner: Inner, { root, files }: Task, write: Write): Pr
 async function run(work: Work, bundled: string, taskFile: string, out: string): Promise<Report> {
   const inner = (await import(pathToFileURL(bundled).href)) as Inner;
   const task = JSON.parse(await readFile(taskFile, 'utf8')) as Task;
-  const doWork = work === 'pages' ? doPages : doPictures;
+  const doWork = work === 'pages' ? doPages : doImages;
   await doWork(inner, { ...task, files: task.files.slice(0, task.warm) }, (line) => JSON.stringify(line));
   const stream = createWriteStream(out);
   const [before, started] = [process.cpuUsage(), performance.now()];
@@ -149,7 +149,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     pages: { ...string, multiple: true, default: [] },
-    pictures: { ...string, multiple: true, default: [] },
+    images: { ...string, multiple: true, default: [] },
     limit: { ...string, default: '600' },
     rounds: { ...string, default: '5' },
     core: string,
@@ -165,9 +165,9 @@ if (values.child) {
 } else {
   const folders = [
     ...values.pages.map((f) => ['pages', f] as const),
-    ...values.pictures.map((f) => ['pictures', f] as const),
+    ...values.images.map((f) => ['images', f] as const),
   ];
-  if (folders.length === 0) throw new Error('compare-extraction: expected --pages DIR or --pictures DIR, got neither.');
+  if (folders.length === 0) throw new Error('compare-extraction: expected --pages DIR or --images DIR, got neither.');
   const scratch = await mkdtemp(path.join(tmpdir(), 'compare-extraction-'));
   const bundled = path.join(scratch, 'extraction.mjs');
   await bundle(path.resolve(values.source), bundled);
@@ -202,8 +202,8 @@ if (values.child) {
       const rate = (of: (report: Report) => number) => (files.length / median(runs.map(of))).toFixed(0).padStart(6);
       // Of runs that followed one another: the machine is not equally fast all the time.
       const ratio = median(runs.map(({ cpu }, i) => cpu / ours[i]!.cpu)).toFixed(2);
-      const { passed, words, pictures } = runs[0]!;
-      const rest = words === undefined ? '' : `, ${words} words, ${pictures} pictures`;
+      const { passed, words, images } = runs[0]!;
+      const rest = words === undefined ? '' : `, ${words} words, ${images} images`;
       console.log(
         `  ${name.padEnd(12)}${rate((r) => r.cpu)} a CPU second ${rate((r) => r.wall)} a second` +
           `   ours is ${ratio} x   (${passed} pass${rest})`,

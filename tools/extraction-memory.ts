@@ -9,7 +9,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import { extractPages } from '@flamingo-ts/data-extraction';
-import { pageOf, picture, warcRecord } from '../packages/data-extraction/test/sample-pages';
+import { pageOf, image, warcRecord } from '../packages/data-extraction/test/sample-pages';
 
 const { values } = parseArgs({
   options: {
@@ -21,7 +21,7 @@ const { values } = parseArgs({
 const pages = Number(values.pages);
 const folder = values.folder ?? mkdtempSync(path.join(tmpdir(), 'flamingo-million-'));
 const ARCHIVES = 10;
-const PICTURES = 1000;
+const IMAGES = 1000;
 
 const mib = () => process.memoryUsage().rss / 2 ** 20;
 
@@ -35,11 +35,11 @@ async function generate(input: string): Promise<void> {
     const write = async (bytes: Buffer) => {
       if (!file.write(bytes)) await once(file, 'drain');
     };
-    for (let i = archive; i < PICTURES; i += ARCHIVES) {
-      await write(record(`https://example.org/p${i}.png`, 'image/png', await picture(i, 80, 64)));
+    for (let i = archive; i < IMAGES; i += ARCHIVES) {
+      await write(record(`https://example.org/p${i}.png`, 'image/png', await image(i, 80, 64)));
     }
     for (; number < ((archive + 1) * pages) / ARCHIVES; number++) {
-      const html = pageOf(number, `/p${number % PICTURES}.png`);
+      const html = pageOf(number, `/p${number % IMAGES}.png`);
       await write(record(`https://example.org/${number}/`, 'text/html', Buffer.from(html)));
     }
     file.end();

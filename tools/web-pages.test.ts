@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import { readManifest } from '@flamingo-ts/data-mixtures';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { redisServer, TestRedis } from '../packages/data-extraction/test/redis';
-import { pageOf, picture } from '../packages/data-extraction/test/sample-pages';
+import { pageOf, image } from '../packages/data-extraction/test/sample-pages';
 import { flamingo } from '../apps/trainer/test/command';
 import { blocksOf, root } from './readme-blocks';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-web-'));
 beforeAll(async () => {
   mkdirSync(join(folder, 'pages'));
-  for (let i = 0; i < 3; i++) writeFileSync(join(folder, 'pages', `p${i}.png`), await picture(i));
+  for (let i = 0; i < 3; i++) writeFileSync(join(folder, 'pages', `p${i}.png`), await image(i));
   for (let i = 0; i < 20; i++) writeFileSync(join(folder, 'pages', `${i}.html`), pageOf(i, `p${i % 3}.png`));
 });
 afterAll(() => rmSync(folder, { recursive: true }));

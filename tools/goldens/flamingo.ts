@@ -186,7 +186,7 @@ const gatedBlock = xattn('GatedCrossAttentionBlock', (config) => {
   return new GatedXAttn(config, initGatedXAttn(config, new Random(0)));
 });
 
-/** Attention weights read off: all keys alike, one latent per picture whose value is a one-hot of its number. */
+/** Attention weights read off: all keys alike, one latent per image whose value is a one-hot of its number. */
 const attentionTable: GoldenHandler = {
   matches: (c) => c.meta.entries?.every((entry: any) => 'attention_per_image' in entry) ?? false,
   async run(c) {

@@ -20,7 +20,7 @@ const tokenizer = join(out, 'lm', 'tokenizer.json');
 
 beforeAll(() => {
   mkdirSync(join(folder, 'data'));
-  const lines = Array.from({ length: 20 }, (_, i) => ({ image: `${i}.png`, text: `the picture of number ${i}` }));
+  const lines = Array.from({ length: 20 }, (_, i) => ({ image: `${i}.png`, text: `the image of number ${i}` }));
   writeFileSync(join(folder, 'data', 'pairs.jsonl'), lines.map((line) => JSON.stringify(line)).join('\n'));
 });
 afterEach(() => void vi.restoreAllMocks());
@@ -116,10 +116,10 @@ describe('data that do not fit', () => {
     expect(status).toBe(1);
   });
 
-  it('end a stage of which no picture can be read, with the first of them', async () => {
+  it('end a stage of which no image can be read, with the first of them', async () => {
     const { status, text } = await command('pretrain-vision', config);
-    expect(text).toMatch(/pretrain-vision: none of the 8 pictures of a step could be read.*\d+\.png: .*no such file/);
-    expect(text).toMatch(/[2-8] pictures could not be read and left out:\n/);
+    expect(text).toMatch(/pretrain-vision: none of the 8 images of a step could be read.*\d+\.png: .*no such file/);
+    expect(text).toMatch(/[2-8] images could not be read and left out:\n/);
     expect(status).toBe(1);
   });
 

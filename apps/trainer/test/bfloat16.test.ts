@@ -8,7 +8,7 @@ import { afterAll, expect, it } from 'vitest';
 const STEPS = 200;
 const [BATCHES, ROWS, TEXT, MEDIA, PATCHES, WIDTH, VOCAB] = [10, 8, 32, 2, 9, 128, 256];
 
-/** Pages of random text with pictures of random features: there is something to learn by heart. */
+/** Pages of random text with images of random features: there is something to learn by heart. */
 function batches(): FlamingoBatch[] {
   const random = new Random(5);
   return Array.from({ length: BATCHES }, () => {

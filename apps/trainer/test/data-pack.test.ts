@@ -43,7 +43,7 @@ describe('packing', () => {
         url: 'http://example.org/',
         parts: [{ text: 'a' }, { image: 'p/red.png' }, { image: 'p/cut.png' }, { text: 'b' }],
       },
-      { parts: [{ image: 'p/cut.png' }, { text: 'its only picture is cut' }] },
+      { parts: [{ image: 'p/cut.png' }, { text: 'its only image is cut' }] },
       { parts: [{ text: 'text alone' }] },
       { parts: [{ image: 'p/red.png' }, { text: ' ' }] },
       '{"image":',
@@ -64,8 +64,8 @@ describe('packing', () => {
     });
     expect(await textsOf('mixed')).toEqual(['a*b', 'text alone', '*red', '*a clip']);
     const dropped = {
-      'unreadable picture': 4,
-      'no readable picture': 3,
+      'unreadable image': 4,
+      'no readable image': 3,
       'no text': 1,
       'not JSON': 1,
       'file outside the folder': 1,
@@ -73,7 +73,7 @@ describe('packing', () => {
     };
     expect(packed.dropped).toEqual(dropped);
     expect((await readManifest(at('mixed')))!.dropped).toEqual(dropped);
-    expect(await checkData(at('mixed'))).toMatchObject({ counts: {}, textAlone: 1, documents: 4, pictures: 4 });
+    expect(await checkData(at('mixed'))).toMatchObject({ counts: {}, textAlone: 1, documents: 4, images: 4 });
     const [page] = await all(await openDataset(at('mixed')));
     expect(page).toMatchObject({ about: { url: 'http://example.org/' } });
 
@@ -140,7 +140,7 @@ describe('packing', () => {
 });
 
 describe('checking', () => {
-  it('takes a page of text alone for good, and one that lost its pictures for what it is', async () => {
+  it('takes a page of text alone for good, and one that lost its images for what it is', async () => {
     const file = lines('alone.jsonl', { parts: [{ text: 'a' }] }, { parts: [{ text: ' ' }] });
     expect(await checkData(file)).toMatchObject({ textAlone: 1, counts: { 'gives no sample': 1 } });
     const out = at('damaged');
@@ -151,7 +151,7 @@ describe('checking', () => {
     writeFileSync(shard, bytes);
     expect(await checkData(out)).toMatchObject({
       textAlone: 0,
-      counts: { 'shard differs': 1, 'wrong checksum of a picture': 1, 'gives no sample': 1 },
+      counts: { 'shard differs': 1, 'wrong checksum of an image': 1, 'gives no sample': 1 },
     });
   });
 
@@ -163,7 +163,7 @@ describe('checking', () => {
   });
 });
 
-// The page is run from its first line to its last, in a folder where only its pictures are.
+// The page is run from its first line to its last, in a folder where only its images are.
 describe('docs/your-own-data.md', () => {
   const root = join(import.meta.dirname, '..', '..', '..');
   const text = readFileSync(join(root, 'docs', 'your-own-data.md'), 'utf8');

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/stage';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
-// A user's own pictures from the first line of JSON to an answer, by the command alone.
+// A user's own images from the first line of JSON to an answer, by the command alone.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-folder-run-'));
 const data = join(folder, 'my-data');
 const { pages, pairs, clips } = TINY.flamingo.datasets;
@@ -81,7 +81,7 @@ beforeAll(async () => {
   }
 }, 300_000);
 
-describe('a folder of pictures, by the command alone', () => {
+describe('a folder of images, by the command alone', () => {
   it('trains every stage', () => {
     for (const [command, stage] of [
       ['pretrain-vision', 'vision'],
@@ -105,14 +105,14 @@ describe('a folder of pictures, by the command alone', () => {
     expect(losses.at(-1)).toBeLessThan(0.8 * losses[0]!);
   });
 
-  it('counts, names and skips the picture that cannot be read, once', () => {
+  it('counts, names and skips the image that cannot be read, once', () => {
     for (const command of ['pretrain-vision', 'train', 'eval']) {
-      expect(done[command]!.stderr).toMatch(/1 picture could not be read and left out:\n {2}broken\.png: .+\n$/);
+      expect(done[command]!.stderr).toMatch(/1 image could not be read and left out:\n {2}broken\.png: .+\n$/);
     }
     expect(done['pretrain-lm']!.stderr).not.toContain('broken.png');
   });
 
-  it('asks the questions of eval.jsonl, without the one whose picture cannot be read', () => {
+  it('asks the questions of eval.jsonl, without the one whose image cannot be read', () => {
     expect(done['eval']).toMatchObject({ status: 0 });
     const { split, rows } = JSON.parse(done['eval']!.stdout) as { split: string; rows: object[] };
     expect(split).toBe('folder');
@@ -127,7 +127,7 @@ describe('flamingo generate', () => {
   const generate = (...args: string[]) => flamingo(folder, 'generate', config, ...args);
   const examples = ['--example', 'my-data/red-circle.png=red', '--example', 'my-data/green-square.jpg=green'];
 
-  it('chooses among answers after examples with pictures', async () => {
+  it('chooses among answers after examples with images', async () => {
     const asked = ['--image', 'my-data/blue-circle.png', ...examples, '--candidates', 'red, green, blue', '--json'];
     const { status, stdout } = await generate(...asked);
     expect(status).toBe(0);
@@ -144,12 +144,10 @@ describe('flamingo generate', () => {
     expect(JSON.parse(stdout)).toEqual({ answer: expect.any(String) });
   }, 60_000);
 
-  it('names a picture that is not there and one that is none, its own name first', async () => {
+  it('names an image that is not there and one that is none, its own name first', async () => {
     const gone = await generate('--image', 'gone.png', ...examples);
     expect(gone).toMatchObject({ status: 1, stdout: '' });
-    expect(gone.stderr).toMatch(
-      /generate: \S+gone\.png cannot be read \(.*no such file.*\), expected a picture\. Give/,
-    );
+    expect(gone.stderr).toMatch(/generate: \S+gone\.png cannot be read \(.*no such file.*\), expected an image\. Give/);
     const text = await generate('--image', 'my-data/red-circle.png', '--example', 'config.yaml=red');
     expect(text).toMatchObject({ status: 1, stdout: '' });
     expect(text.stderr).toMatch(/generate: \S+config\.yaml cannot be read \(.*unsupported image format\)/);

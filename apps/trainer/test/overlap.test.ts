@@ -6,7 +6,14 @@ import { useBackend } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConfig } from '../src/config/config';
-import { openData, pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageName } from '../src/stages/recipe';
+import {
+  openData,
+  pretrainLanguage,
+  pretrainVision,
+  stageMetrics,
+  trainJoint,
+  type StageName,
+} from '../src/stages/recipe';
 import { StopSignal } from '../src/cli/stop-signal';
 import { TINY, writeConfig } from './command';
 
@@ -14,7 +21,7 @@ import { TINY, writeConfig } from './command';
 const cores = vi.hoisted(() => ({ value: 2 }));
 vi.mock('node:os', async (original) => ({ ...(await original<object>()), availableParallelism: () => cores.value }));
 
-// Training from pictures that workers decode while this thread computes.
+// Training from images that workers decode while this thread computes.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-overlap-'));
 const STEPS = 5;
 const short = <T extends { train: object }>(stage: T) => ({ ...stage, train: { ...stage.train, steps: STEPS } });
@@ -41,7 +48,7 @@ beforeAll(async () => {
       .toFile(join(folder, 'data', name));
   }
   // One that cannot be read, for which others stand in.
-  writeFileSync(join(folder, 'data', names[7]!), 'not a picture');
+  writeFileSync(join(folder, 'data', names[7]!), 'not an image');
   const lines = (name: string, values: object[]) =>
     writeFileSync(join(folder, 'data', `${name}.jsonl`), values.map((v) => JSON.stringify(v)).join('\n'));
   lines(
@@ -100,7 +107,7 @@ it('gives the same losses with any number of workers', async () => {
   }
 }, 120_000);
 
-describe.each(['vision', 'flamingo'] as const)('%s with pictures of later steps in the making', (stage) => {
+describe.each(['vision', 'flamingo'] as const)('%s with images of later steps in the making', (stage) => {
   it.each([
     ['asked to stop', () => true, /stopped at step 2.*Run the same command again/],
     ['at an error', () => { throw new Error('out of memory'); }, /out of memory/], // prettier-ignore

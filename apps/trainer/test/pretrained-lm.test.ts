@@ -49,10 +49,10 @@ async function publish(name: string): Promise<string> {
   return name;
 }
 
-const picture = join(folder, 'red.png');
+const image = join(folder, 'red.png');
 let vision: Outcome;
 beforeAll(async () => {
-  await sharp({ create: { width: 48, height: 48, channels: 3, background: 'red' } }).toFile(picture);
+  await sharp({ create: { width: 48, height: 48, channels: 3, background: 'red' } }).toFile(image);
   vision = await flamingo(folder, 'pretrain-vision', config);
 }, 120_000);
 
@@ -81,7 +81,7 @@ describe('lm.pretrained', () => {
   );
 
   it('answers around the last of them, held in int8', async () => {
-    const question = ['--image', picture, '--example', `${picture}=red`, '--candidates', 'red,blue'];
+    const question = ['--image', image, '--example', `${image}=red`, '--candidates', 'red,blue'];
     const swap = ['--set', `lm.pretrained=${FAMILIES.at(-1)}`, '--set', 'lm.precision=int8'];
     const asked = await flamingo(folder, 'generate', config, ...question, ...swap);
     expect(asked.status, asked.stderr).toBe(0);

@@ -23,7 +23,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 async function write(name: string, count: number, make: (i: number) => Document): Promise<void> {
   const writer = await ShardWriter.create(join(folder, name), { maxDocuments: 5 });
   for (let i = 0; i < count; i++) await writer.add(make(i));
-  writer.drop('picture too small', 2);
+  writer.drop('image too small', 2);
   await writer.close();
 }
 
@@ -50,7 +50,7 @@ beforeAll(async () => {
     kind: 'clip',
     parts: [{ media: { frames: images.slice(0, 2 + (i % 2)) } }, { text: 'it changes' }],
   }));
-  // One damaged picture, which training leaves out and names.
+  // One damaged image, which training leaves out and names.
   const file = join(folder, 'pairs', 'shard-000000.tar');
   const bytes = readFileSync(file);
   bytes[bytes.indexOf(images[2]!) + 50]! ^= 1;
@@ -104,22 +104,19 @@ describe('looking at shards', () => {
     const good = await flamingo(folder, 'data', 'check', 'pages');
     expect(good).toMatchObject({
       status: 0,
-      stdout: 'pages (shards): 8 documents (8 pages), 16 pictures. No problems.\n',
+      stdout: 'pages (shards): 8 documents (8 pages), 16 images. No problems.\n',
     });
     const bad = await flamingo(folder, 'data', 'check', 'pairs');
     expect(bad.status).toBe(1);
-    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of a picture 1, gives no sample 1/);
-    expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong checksum of a picture/);
+    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of an image 1, gives no sample 1/);
+    expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong checksum of an image/);
     const lines = join(folder, 'my.jsonl');
-    writeFileSync(
-      lines,
-      '{"parts":[{"text":"no picture"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}',
-    );
+    writeFileSync(lines, '{"parts":[{"text":"no image"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}');
     const own = JSON.parse((await flamingo(folder, 'data', 'check', lines, '--json')).stdout) as Record<
       string,
       unknown
     >;
-    expect(own).toMatchObject({ textAlone: 1, counts: { 'unknown form': 1, 'unreadable picture': 1 } });
+    expect(own).toMatchObject({ textAlone: 1, counts: { 'unknown form': 1, 'unreadable image': 1 } });
     expect(own['problems']).toMatchObject([
       { where: `${lines}, line 2`, detail: expect.stringMatching(/^text: /) as string },
       { where: `${lines}, line 3`, detail: expect.stringMatching(/^x\.png: .*no such file/) as string },
@@ -141,13 +138,13 @@ describe('looking at shards', () => {
     expect(page).toContain('src="data:image/jpeg;base64,');
     expect(page).not.toMatch(/<script|<img src=x|(src|href)="(?!data:)/);
     expect(page).toMatch(/<span class="m1 mark given"[^>]*>&lt;image&gt;<sub>1<\/sub>/);
-    expect(page).toMatch(/<span class="m1 t\d learned" title="token \d+, id \d+, sees picture 1, learned"> after</);
+    expect(page).toMatch(/<span class="m1 t\d learned" title="token \d+, id \d+, sees image 1, learned"> after</);
   });
 
   it('stats draws what the manifest and the documents say', async () => {
     const outcome = await flamingo(folder, 'data', 'stats', 'clips', '--out', 'stats.svg', '--json');
     const stats = JSON.parse(outcome.stdout) as { distributions: { bars: unknown; mean?: number }[] };
-    expect(stats).toMatchObject({ documents: 6, pictures: 15, tokens: 12 });
+    expect(stats).toMatchObject({ documents: 6, images: 15, tokens: 12 });
     expect(stats.distributions.map((d) => d.bars)).toEqual([
       [
         { label: '2', count: 3 },
@@ -155,7 +152,7 @@ describe('looking at shards', () => {
       ],
       [{ label: '2–3', count: 6 }],
       [{ label: '32–63', count: 15 }],
-      [{ label: 'picture too small', count: 2 }],
+      [{ label: 'image too small', count: 2 }],
     ]);
     const svg = readFileSync(join(folder, 'stats.svg'));
     // Well-formed, or it could not be drawn.

@@ -176,18 +176,18 @@ describe('media cross-attention', () => {
   const run = (mediaIndex: number[], batch: number, media: number) => {
     const text = mediaIndex.length / batch;
     const segments = new MediaSegments(mediaIndex, batch, text, media);
-    const pictures = [batch, media, latents, h * d];
+    const images = [batch, media, latents, h * d];
     return withGradients(
       (q, k, v) => mediaCrossAttention(q!, k!, v!, segments, { numHeads: h }),
-      [normal([batch, text, h * d], 1), normal(pictures, 2), normal(pictures, 3)],
+      [normal([batch, text, h * d], 1), normal(images, 2), normal(images, 3)],
     );
   };
   const cases: [string, number[], number, number][] = [
-    ['rows and pictures where they are', [1, 1, 2, 2, 1, 1, 2, 2], 2, 2],
-    ['text before the first picture', [0, 0, 1, 1, 2, 2, 2, 0, 1, 2, 2, 2, 2, 2], 2, 2],
-    ['rows of a picture apart from each other', [2, 1, 2, 1, 3, 3, 1, 2], 1, 3],
-    ['pictures that nobody sees', [0, 2, 2, 0, 4, 4, 2, 0], 2, 4],
-    ['pictures of several tiles', [1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4], 1, 4],
+    ['rows and images where they are', [1, 1, 2, 2, 1, 1, 2, 2], 2, 2],
+    ['text before the first image', [0, 0, 1, 1, 2, 2, 2, 0, 1, 2, 2, 2, 2, 2], 2, 2],
+    ['rows of an image apart from each other', [2, 1, 2, 1, 3, 3, 1, 2], 1, 3],
+    ['images that nobody sees', [0, 2, 2, 0, 4, 4, 2, 0], 2, 4],
+    ['images of several tiles', [1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4], 1, 4],
     ['single rows', [2, 0, 1], 3, 2],
   ];
 
@@ -195,7 +195,7 @@ describe('media cross-attention', () => {
     await expectAsOnCpu(() => run(...numbers), { relative: 2e-6 });
   });
 
-  it('gives exact zeros where no picture is seen', () => {
+  it('gives exact zeros where no image is seen', () => {
     tf.tidy(() => {
       const [y, dq, dk, dv] = run([0, 2, 2, 0, 4, 4, 2, 0], 2, 4).map((x) => x.dataSync());
       for (const x of [y!, dq!]) {

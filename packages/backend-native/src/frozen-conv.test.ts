@@ -32,7 +32,7 @@ describe('frozen convolutions', () => {
       const bias = normal([shape[0]], 2) as tf.Tensor1D;
       const o = { stride, groups, padding: 'same', activation: 'scaled-gelu-tanh' } as const;
       const [exact, halved] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
-      // The layout follows the pictures, so their size changes here, and comes back.
+      // The layout follows the images, so their size changes here, and comes back.
       for (const side of [12, 5, 12]) {
         const x = normal([2, side, side, shape[1] * groups], 3);
         const y = conv2d(x, { weight, bias }, o);

@@ -4,7 +4,7 @@ import { ARG, BF16, F32, type Layout, type OneDnn, type Primitive } from './oned
 import { sizeOf } from './pooled-backend';
 
 /**
- * The kernel of a frozen convolution. The layout that oneDNN wants depends on the pictures too, so the kernel lies as it
+ * The kernel of a frozen convolution. The layout that oneDNN wants depends on the images too, so the kernel lies as it
  * came until its first use, and after that as its latest use wanted it.
  */
 export class PackedFilter {
@@ -108,12 +108,12 @@ function convolvesHalves(dnn: OneDnn): boolean {
 }
 
 function tryHalves(dnn: OneDnn): boolean {
-  const pictures: Layout = { dims: [1, 64, 8, 8], strides: [4096, 1, 512, 64], type: BF16 };
+  const images: Layout = { dims: [1, 64, 8, 8], strides: [4096, 1, 512, 64], type: BF16 };
   const kernel: Layout = { dims: [64, 64, 3, 3], strides: 'any', type: BF16 };
   const geometry = { strides: [1, 1], dilations: [0, 0], padStart: [1, 1], padEnd: [1, 1] } as const;
   let probe: Primitive;
   try {
-    probe = dnn.convForward(pictures, kernel, undefined, { ...pictures, type: F32 }, geometry);
+    probe = dnn.convForward(images, kernel, undefined, { ...images, type: F32 }, geometry);
   } catch {
     // Not implemented for this processor.
     return false;

@@ -21,7 +21,7 @@ import { CLIP_VIT_VARIANTS, ClipViT, clipViTConfig, clipViTShapes, importOpenCli
 
 const reference = (name: string) => loadReference(new URL(`../test/reference/${name}`, import.meta.url));
 
-// A tiny tower computed by open_clip in float64, quick GELU, pictures wider than high.
+// A tiny tower computed by open_clip in float64, quick GELU, images wider than high.
 const golden = reference('clip_vit_quickgelu');
 const hp = golden.meta.hyperparameters;
 const recorded = clipViTConfig({
@@ -39,7 +39,7 @@ const channelsFirst = (x: tf.Tensor) => tf.transpose(x, [0, 3, 1, 2]);
 
 const small = clipViTConfig({ imageSize: 8, patchSize: 4, visualSize: 8, numLayers: 2, numHeads: 2, embeddingSize: 5 });
 const fresh = (seed = 1) => new ClipViT(small, initClipViT(small, new Random(seed)));
-const pictures = (n: number, seed = 3): tf.Tensor4D => tf.randomNormal([n, 8, 8, 3], 0, 1, 'float32', seed);
+const images = (n: number, seed = 3): tf.Tensor4D => tf.randomNormal([n, 8, 8, 3], 0, 1, 'float32', seed);
 
 describeBackends('ClipViT', () => {
   it('computes what open_clip computes, and its gradients', () => {
@@ -73,13 +73,13 @@ describeBackends('ClipViT', () => {
 
   it('has gradients that differences confirm', () => {
     const tower = fresh();
-    checkGradient((x) => tower.pooled(x as tf.Tensor4D), [pictures(1)], { rtol: 2e-2, elements: 4 });
+    checkGradient((x) => tower.pooled(x as tf.Tensor4D), [images(1)], { rtol: 2e-2, elements: 4 });
     disposeParams(tower.params);
   });
 
   it('gives the same features frozen', async () => {
     const tower = fresh();
-    const x = pictures(2);
+    const x = images(2);
     const [tokens, pooled] = [tower.encode(x), tower.pooled(x)];
     const read = ClipViT.fromState(tower.config, await stateOf(tower.params), { freeze: 'float32' });
     for (const frozen of [read, await tower.freeze()]) {
@@ -92,7 +92,7 @@ describeBackends('ClipViT', () => {
 
   it('leaks nothing', async () => {
     const tower = fresh();
-    const x = pictures(2);
+    const x = images(2);
     await expectNoLeak(() => [tower.encode(x), tower.pooled(x)]);
     await expectNoLeak(() => {
       const { value, grads } = tf.variableGrads(() => tf.mean(tower.pooled(x)));
@@ -108,10 +108,10 @@ describe('ClipViT by its definition', () => {
     await useBackend('wasm');
   });
 
-  it('treats pictures of a batch apart', () => {
+  it('treats images of a batch apart', () => {
     const tower = fresh();
     tf.tidy(() => {
-      const x = pictures(3);
+      const x = images(3);
       const alone = tower.encode(tf.slice(x, [1, 0, 0, 0], [1, -1, -1, -1]));
       expectClose(tf.slice(tower.encode(x), [1, 0, 0], [1, -1, -1]), alone, { rtol: 1e-5 });
     });
@@ -122,7 +122,7 @@ describe('ClipViT by its definition', () => {
     const tower = fresh();
     tf.tidy(() => {
       tower.params.positions.assign(tf.zeros([5, 8]));
-      const x = pictures(1);
+      const x = images(1);
       const [left, right] = tf.split(x, 2, 2) as [tf.Tensor4D, tf.Tensor4D];
       const tokens = tower.encode(x); // patches 0 1 / 2 3
       const swapped = tower.encode(tf.concat([right, left], 2));
@@ -131,7 +131,7 @@ describe('ClipViT by its definition', () => {
     disposeParams(tower.params);
   });
 
-  it('says what is wrong with pictures, states and settings', async () => {
+  it('says what is wrong with images, states and settings', async () => {
     const tower = fresh();
     expect(() => tower.encode(tf.zeros([1, 9, 8, 3]))).toThrow(
       /images must be \[images, 8, 8, 3\], got \[1, 9, 8, 3\].*Resize/,

@@ -30,7 +30,7 @@ import * as tf from '@tensorflow/tfjs-core';
 
 /** The vision transformer of CLIP (Radford et al. 2021, section 2.4). */
 export interface ClipViTConfig {
-  /** Width of the pictures, and their height unless `imageHeight` says otherwise. */
+  /** Width of the images, and their height unless `imageHeight` says otherwise. */
   readonly imageSize: number;
   readonly imageHeight?: number;
   /** Side of a square patch. */
@@ -47,7 +47,7 @@ export interface ClipViTConfig {
   readonly activation: 'quick-gelu' | 'gelu';
   /** Whether `encode` applies the last layer norm to the patch tokens. OpenFlamingo's checkpoints expect that it does not. */
   readonly normTokens: boolean;
-  /** Channel means and deviations, after division by 255, that pictures are normalised with. */
+  /** Channel means and deviations, after division by 255, that images are normalised with. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
 }
@@ -106,7 +106,7 @@ function checkConfig(c: ClipViTConfig): void {
   }
 }
 
-/** Patches of a picture, down and across; pixels that fill no whole patch are not read. */
+/** Patches of an image, down and across; pixels that fill no whole patch are not read. */
 function gridOf(c: ClipViTConfig): readonly [rows: number, columns: number] {
   return [Math.floor((c.imageHeight ?? c.imageSize) / c.patchSize), Math.floor(c.imageSize / c.patchSize)];
 }
@@ -257,7 +257,7 @@ export class ClipViT {
     });
   }
 
-  /** The picture in the space shared with text, not normalised: float32 [images, embeddingSize]. */
+  /** The image in the space shared with text, not normalised: float32 [images, embeddingSize]. */
   pooled(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => {
       const x = this.hidden(images);
@@ -286,7 +286,7 @@ export class ClipViT {
       'ClipViT: images',
       images,
       ['images', imageHeight, imageSize, 3],
-      'Resize pictures to the size that the positions were trained for; channels come last.',
+      'Resize images to the size that the positions were trained for; channels come last.',
     );
     const p = this.params;
     return tf.tidy(() => {

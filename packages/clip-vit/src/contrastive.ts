@@ -13,10 +13,10 @@ export interface ContrastiveOptions {
 }
 
 /**
- * Two-way contrastive loss of a batch of pairs: every picture picks its text among all of the batch, and the reverse.
+ * Two-way contrastive loss of a batch of pairs: every image picks its text among all of the batch, and the reverse.
  *
  * @param images   float32 [pairs, d], not normalised
- * @param texts    float32 [pairs, d], not normalised; row i belongs to picture i
+ * @param texts    float32 [pairs, d], not normalised; row i belongs to image i
  * @param logScale float32 scalar, the log of the inverse temperature, usually learned
  */
 export function contrastiveLoss(
@@ -26,7 +26,7 @@ export function contrastiveLoss(
   { labelSmoothing = 0, directions = 'mean' }: ContrastiveOptions = {},
 ): tf.Scalar {
   const [n, d] = images.shape;
-  expectShape('contrastiveLoss: texts', texts, [n, d], 'Give one text per picture, both projected to one width.');
+  expectShape('contrastiveLoss: texts', texts, [n, d], 'Give one text per image, both projected to one width.');
   return tf.tidy(() => {
     const logits = contrastiveLogits(images, texts, logScale); // [pairs, pairs]
     const own = tf.range(0, n, 1, 'int32') as tf.Tensor1D;
@@ -38,13 +38,13 @@ export function contrastiveLoss(
   });
 }
 
-/** Cosine of every picture with every text, times the inverse temperature: float32 [images, texts]. */
+/** Cosine of every image with every text, times the inverse temperature: float32 [images, texts]. */
 export function contrastiveLogits(images: tf.Tensor2D, texts: tf.Tensor2D, logScale: tf.Scalar): tf.Tensor2D {
   expectShape(
     'contrastiveLogits: texts',
     texts,
     ['texts', images.shape[1]],
-    `Project pictures and texts to one width; the pictures have ${images.shape[1]}.`,
+    `Project images and texts to one width; the images have ${images.shape[1]}.`,
   );
   return tf.tidy(() => {
     // The scale meets the narrow factor, not the square of the batch.

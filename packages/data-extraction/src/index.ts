@@ -1,4 +1,4 @@
-export { presets, type PictureFormat, type Preset, type PresetName } from './filters/presets';
+export { presets, type ImageFormat, type Preset, type PresetName } from './filters/presets';
 export { type TextFilter } from './filters/text-quality';
 export { type Manifest } from './job/assemble';
 export { estimateExtraction, type ExtractionEstimate } from './job/estimate';
@@ -7,5 +7,5 @@ export { workOnPages, type WorkOnPagesOptions } from './job/queue';
 export { type ExplicitContentHook } from './job/unit';
 export { extractPage, tidyParts, type ExtractedPage, type ExtractOptions, type PagePart } from './pages/extract';
 export { PAGE_LIMITS, PageError } from './pages/html';
-export { type PictureRef } from './pages/pictures';
-export { PICTURE_LIMITS } from './pictures/picture-info';
+export { type ImageRef } from './pages/images';
+export { IMAGE_LIMITS } from './images/image-info';

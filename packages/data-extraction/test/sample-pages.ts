@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import sharp from 'sharp';
 
-/** A picture that looks like no other with another seed. */
-export async function picture(seed: number, width = 200, height = 160): Promise<Buffer> {
+/** An image that looks like no other with another seed. */
+export async function image(seed: number, width = 200, height = 160): Promise<Buffer> {
   const noise = Buffer.from(
     Array.from({ length: 8 * 8 * 3 }, (_, i) => (Math.imul(i + 1, seed * 7919 + 104729) >>> 7) & 255),
   );

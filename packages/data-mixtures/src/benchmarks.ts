@@ -20,7 +20,7 @@ const answers = z.object({
   annotations: z.array(z.object({ question_id: id, multiple_choice_answer: z.string() })),
 });
 
-/** Pairs whose text is known beforehand; the pictures are files. */
+/** Pairs whose text is known beforehand; the images are files. */
 export class PairSet implements Dataset {
   readonly faults = new Faults();
 
@@ -62,10 +62,10 @@ export async function openCocoCaptions(path: string, images?: string): Promise<P
   const names = new Map(data.images.map((image) => [image.id, image.file_name]));
   const pairs = data.annotations.map(({ image_id, caption }, i) => {
     const image = names.get(image_id);
-    if (image === undefined) throw new Error(`${path}: annotations.${i}: there is no picture of id ${image_id}.`);
+    if (image === undefined) throw new Error(`${path}: annotations.${i}: there is no image of id ${image_id}.`);
     return { image, text: caption.trim() };
   });
-  return new PairSet('coco-captions', path, pairs, images ?? picturesBeside(path));
+  return new PairSet('coco-captions', path, pairs, images ?? imagesBeside(path));
 }
 
 /**
@@ -88,7 +88,7 @@ export async function openVqa(path: string, images?: string): Promise<PairSet> {
     const image = `COCO_${data.data_subtype}_${String(image_id).padStart(12, '0')}.jpg`;
     return { image, given: `Question: ${question} Answer:`, text: ` ${answer}` };
   });
-  return new PairSet('vqav2', path, pairs, images ?? picturesBeside(path));
+  return new PairSet('vqav2', path, pairs, images ?? imagesBeside(path));
 }
 
 async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
@@ -104,8 +104,8 @@ async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
   throw new Error(`${path}: ${issue!.path.join('.') || 'the file'}: ${issue!.message}.`);
 }
 
-/** The folder of pictures that belongs to an annotation file, by its split, where people put it; else its own. */
-function picturesBeside(path: string): string {
+/** The folder of images that belongs to an annotation file, by its split, where people put it; else its own. */
+function imagesBeside(path: string): string {
   const [split] = /(train|val|test)\d{4}/.exec(basename(path)) ?? [];
   const folder = dirname(path);
   const places = [folder, dirname(folder), join(folder, 'images'), join(dirname(folder), 'images')];

@@ -1,16 +1,16 @@
-// Decodes pictures for ImageDecoder: it may be given many, and decodes one after the other. Plain JavaScript: this file runs as it stands, from the sources
+// Decodes images for ImageDecoder: it may be given many, and decodes one after the other. Plain JavaScript: this file runs as it stands, from the sources
 // (under a test runner or tsx) and from dist alike, because a worker does not inherit the parent's TypeScript loader.
 import { readFile, stat } from 'node:fs/promises';
 import { clearInterval, setInterval } from 'node:timers';
 import { parentPort, workerData } from 'node:worker_threads';
 
-/** A file larger than this is no picture of a training set. */
+/** A file larger than this is no image of a training set. */
 const MAX_FILE_BYTES = 256 * 2 ** 20;
 /** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
 const MAX_PIXELS = 2 ** 26;
 /**
- * A picture that takes so many seconds is hostile or broken, and this worker is to be replaced. They are counted here one
- * by one: the thread that asked may compute for longer and hear of nothing, and a machine that sleeps loses no picture.
+ * An image that takes so many seconds is hostile or broken, and this worker is to be replaced. They are counted here one
+ * by one: the thread that asked may compute for longer and hear of nothing, and a machine that sleeps loses no image.
  */
 const MAX_SECONDS = 30;
 
@@ -20,7 +20,7 @@ const scales = mean.map((m, c) => Float32Array.from({ length: 256 }, (_, v) => (
 
 import('sharp').then(
   ({ default: sharp }) => {
-    // One thread a picture: the pool's size is what decides how many cores decode.
+    // One thread an image: the pool's size is what decides how many cores decode.
     sharp.concurrency(1);
     sharp.cache(false);
     let latest = Promise.resolve();
@@ -66,7 +66,7 @@ async function decode(sharp, input, normalised) {
   return place(data, info.width, info.height, normalised);
 }
 
-/** Sets the picture in the middle of a square of the mean colour, which is 0 after normalisation. */
+/** Sets the image in the middle of a square of the mean colour, which is 0 after normalisation. */
 function place(data, width, height, normalised) {
   const pixels = new (normalised ? Float32Array : Uint8Array)(size * size * 3);
   if (!normalised) for (let i = 0; i < pixels.length; i++) pixels[i] = border[i % 3];

@@ -1,4 +1,4 @@
-/** An encoded picture: the path of its file, or its bytes. */
+/** An encoded image: the path of its file, or its bytes. */
 export type EncodedImage = string | Uint8Array;
 
 /** One visual input of a document; the media loader in use says which of the forms it can read. */
@@ -26,10 +26,10 @@ export interface MediaPart {
 }
 
 /**
- * A unit of training data: text and pictures in the order a reader meets them.
+ * A unit of training data: text and images in the order a reader meets them.
  *
  * - `page`: any interleaving (the paper's M3W)
- * - `pair`: one picture and its text (ALIGN, LTIP)
+ * - `pair`: one image and its text (ALIGN, LTIP)
  * - `clip`: one clip and its text (VTP)
  */
 export interface Document {
@@ -40,7 +40,7 @@ export interface Document {
 }
 
 /**
- * Parts without those that are missing. Texts that a missing picture stood between are kept apart by a space: as
+ * Parts without those that are missing. Texts that a missing image stood between are kept apart by a space: as
  * neighbours they are one text.
  */
 export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]): (TextPart | MediaPart)[] {
@@ -75,7 +75,7 @@ export interface DocumentSource {
   shuffled?(place: number, ...keys: readonly (number | string)[]): number;
 }
 
-/** A name that a person can find the picture by. */
+/** A name that a person can find the image by. */
 export function mediaName(media: MediaRef): string {
   if (media.name !== undefined) return media.name;
   if ('key' in media) return `key ${media.key}`;

@@ -7,10 +7,10 @@ import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ImageDecoder, type ImageFormat } from './image-decoder';
-import { pictureLoader } from './media';
+import { imageLoader } from './media';
 
 const format: ImageFormat = { size: 8, fit: 'pad', mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.5] };
-const folder = mkdtempSync(join(tmpdir(), 'pictures-'));
+const folder = mkdtempSync(join(tmpdir(), 'images-'));
 const at = (name: string) => join(folder, name);
 const decoder = new ImageDecoder(format, { workers: 2 });
 
@@ -58,7 +58,7 @@ beforeAll(async () => {
   writeFileSync(at('truncated.jpg'), jpeg.subarray(0, jpeg.length / 2));
   writeFileSync(at('broken.png'), Buffer.concat([png.subarray(0, 50), Buffer.alloc(20, 7), png.subarray(70)]));
   writeFileSync(at('bomb.png'), bomb());
-  writeFileSync(at('text.png'), 'not a picture');
+  writeFileSync(at('text.png'), 'not an image');
   writeFileSync(at('empty.png'), '');
   execFileSync('mkfifo', [at('pipe.png')]);
 });
@@ -71,7 +71,7 @@ afterAll(async () => {
 const pixel = (pixels: ArrayLike<number>, x: number, y: number) =>
   Array.from({ length: 3 }, (_, c) => pixels[(y * 8 + x) * 3 + c]!);
 
-describe('a picture', () => {
+describe('an image', () => {
   it('is normalised, its aspect kept, in the middle of the mean', async () => {
     const pixels = (await decoder.decode(red))!;
     expect(pixels).toHaveLength(8 * 8 * 3);
@@ -136,7 +136,7 @@ describe('a picture', () => {
   });
 });
 
-describe('an unreadable picture', () => {
+describe('an unreadable image', () => {
   it('is counted, named and skipped, whatever is wrong with it', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
     const names = ['truncated.jpg', 'broken.png', 'bomb.png', 'text.png', 'empty.png', 'missing.png', 'pipe.png', '.'];
@@ -157,7 +157,7 @@ describe('an unreadable picture', () => {
     );
     expect(await decoder.decode(entities, 'entities')).toBeUndefined();
     expect(await decoder.decode(svg('<rect/>', 'width="90000" height="90000"'), 'huge drawing')).toBeUndefined();
-    // A drawing is not refused for a picture it links to, but sees nothing of the disk.
+    // A drawing is not refused for an image it links to, but sees nothing of the disk.
     const linked = svg(`<image href="file://${at('whole.jpg')}" width="40" height="20"/>`);
     const pixels = (await decoder.decodeBytes(linked))!;
     expect(pixel(pixels, 4, 4)).toEqual([255, 255, 255]);
@@ -166,10 +166,10 @@ describe('an unreadable picture', () => {
 
 describe('the pool', () => {
   afterEach(() => void vi.restoreAllMocks());
-  /** Notes every picture that a worker is given. */
+  /** Notes every image that a worker is given. */
   const given = () => vi.spyOn(Worker.prototype, 'postMessage');
 
-  it('gives workers all pictures at once, so that they go on while this thread computes', async () => {
+  it('gives workers all images at once, so that they go on while this thread computes', async () => {
     const own = new ImageDecoder(format, { workers: 2 });
     const { mock } = given();
     const pixels = Array.from({ length: 30 }, () => own.decodeBytes(red));
@@ -181,7 +181,7 @@ describe('the pool', () => {
     await own.close();
   });
 
-  it('replaces a worker that fails; only the picture that it was at is lost', async () => {
+  it('replaces a worker that fails; only the image that it was at is lost', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
     const { mock } = given();
     const pixels = ['first', 'second', 'third'].map((name) => own.decodeBytes(red, name));
@@ -210,7 +210,7 @@ describe('the pool', () => {
     for (const worker of mock.contexts as Worker[]) expect(worker.threadId).toBe(-1);
   });
 
-  it('answers many at once, each with its own picture', async () => {
+  it('answers many at once, each with its own image', async () => {
     const colours = Array.from({ length: 40 }, (_, i) => i * 6);
     const bytes = await Promise.all(colours.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));
     const pixels = await Promise.all(bytes.map((b) => decoder.decodeBytes(b)));
@@ -244,22 +244,22 @@ describe('clips', () => {
 
   it('give the frames asked for, evenly spread, the last repeated', async () => {
     const frames = await Promise.all([0, 10, 20, 30, 40].map(frame));
-    const loader = pictureLoader(decoder, 3);
+    const loader = imageLoader(decoder, 3);
     expect(loader.shape).toEqual([3, 8, 8, 3]);
     expect(firstValues((await loader.load({ frames }))!)).toEqual([0, 20, 40]);
     expect(firstValues((await loader.load({ frames: frames.slice(1, 3) }))!)).toEqual([10, 20, 20]);
-    expect(firstValues((await pictureLoader(decoder).load({ frames }))!)).toEqual([20]);
+    expect(firstValues((await imageLoader(decoder).load({ frames }))!)).toEqual([20]);
   });
 
   it('with a broken frame are unreadable, and the frame is named', async () => {
     const clip = { frames: [await frame(1), Buffer.from('x')], name: 'film' };
-    expect(await pictureLoader(decoder, 2).load(clip)).toBeUndefined();
+    expect(await imageLoader(decoder, 2).load(clip)).toBeUndefined();
     expect(decoder.report().failures.map((f) => f.name)).toContain('film frame 1');
-    expect(await pictureLoader(decoder, 2).load({ frames: [] })).toBeUndefined();
+    expect(await imageLoader(decoder, 2).load({ frames: [] })).toBeUndefined();
   });
 
   it('are not keys', async () => {
-    await expect(pictureLoader(decoder).load({ key: 3 })).rejects.toThrow(
+    await expect(imageLoader(decoder).load({ key: 3 })).rejects.toThrow(
       'key 3 names no file or bytes. Use featureLoader',
     );
   });

@@ -2,11 +2,11 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { EncodedImage } from './document';
 
-/** How pictures reach the vision encoder. */
+/** How images reach the vision encoder. */
 export interface ImageFormat {
   /** Side of the square in pixels. Paper: 320, and 288 for the contrastive stage. */
   readonly size: number;
-  /** `pad` keeps the whole picture and fills the square with the mean (paper); `crop` fills it and cuts what hangs over. */
+  /** `pad` keeps the whole image and fills the square with the mean (paper); `crop` fills it and cuts what hangs over. */
   readonly fit: 'pad' | 'crop';
   /** Mean of red, green and blue, 0 to 1. */
   readonly mean: readonly [number, number, number];
@@ -49,8 +49,8 @@ type Reply =
   | { readonly pixels: Float32Array | Uint8Array };
 
 /**
- * Decodes pictures with sharp in worker threads. Workers are given every picture as soon as it is asked for, so they go
- * on while the calling thread computes and hears none of their answers. A picture that cannot be read is counted, named
+ * Decodes images with sharp in worker threads. Workers are given every image as soon as it is asked for, so they go
+ * on while the calling thread computes and hears none of their answers. An image that cannot be read is counted, named
  * and given as undefined; only a missing sharp is an error. Idle workers do not keep the process alive.
  */
 export class ImageDecoder {
@@ -74,12 +74,12 @@ export class ImageDecoder {
     this.workers = workers;
   }
 
-  /** @returns float32 [size, size, 3], normalised; undefined for a picture that cannot be read */
+  /** @returns float32 [size, size, 3], normalised; undefined for an image that cannot be read */
   decode(image: EncodedImage, name?: string): Promise<Float32Array | undefined> {
     return this.enqueue(image, name, true) as Promise<Float32Array | undefined>;
   }
 
-  /** @returns uint8 [size, size, 3], as it would be shown; undefined for a picture that cannot be read */
+  /** @returns uint8 [size, size, 3], as it would be shown; undefined for an image that cannot be read */
   decodeBytes(image: EncodedImage, name?: string): Promise<Uint8Array | undefined> {
     return this.enqueue(image, name, false) as Promise<Uint8Array | undefined>;
   }
@@ -88,7 +88,7 @@ export class ImageDecoder {
     return { decoded: this.decoded, unreadable: this.unreadable, failures: [...this.failures] };
   }
 
-  /** Ends the workers; pictures still waiting are refused. */
+  /** Ends the workers; images still waiting are refused. */
   async close(): Promise<void> {
     this.closed = true;
     const seats = this.seats.splice(0);
@@ -158,7 +158,7 @@ export class ImageDecoder {
     }
   }
 
-  /** Ends a worker that crashed or hangs: the picture that it was at is unreadable, others get what else it had. */
+  /** Ends a worker that crashed or hangs: the image that it was at is unreadable, others get what else it had. */
   private replace(seat: Seat, reason: string): void {
     const [job, ...others] = this.dismiss(seat);
     if (job) this.fail(job, reason);

@@ -13,7 +13,7 @@ export {
 } from './document';
 export { Faults, type Fault } from './faults';
 export { ImageDecoder, type DecodeReport, type ImageDecoderOptions, type ImageFormat } from './image-decoder';
-export { evenlySpread, featureLoader, pictureLoader, type MediaLoader } from './media';
+export { evenlySpread, featureLoader, imageLoader, type MediaLoader } from './media';
 export {
   Mixture,
   type DatasetConfig,

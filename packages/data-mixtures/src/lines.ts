@@ -8,13 +8,13 @@ import { Faults } from './faults';
 import { isInside, readBytes } from './tar';
 import { MissingFfmpeg, videoFrames } from './video';
 
-/** A page with its pictures' bytes in it is long; more than this is not one. */
+/** A page with its images' bytes in it is long; more than this is not one. */
 const MAX_LINE_BYTES = 2 ** 28;
 
 const file = z.string().min(1);
 const text = z.string().min(1);
 const SHAPES = {
-  /** Where a page comes from, and what stands beside its pictures, is kept for people. */
+  /** Where a page comes from, and what stands beside its images, is kept for people. */
   page: z.strictObject({
     url: z.string().optional(),
     title: z.string().optional(),
@@ -38,7 +38,7 @@ const SHAPES = {
         image_name: file.nullish(),
         matched_text_index: z.number().int().min(0),
         matched_sim: z.number().optional(),
-        /** OpenFlamingo's conversion holds the pictures too. */
+        /** OpenFlamingo's conversion holds the images too. */
         image_base64: z.string().nullish(),
       }),
     ),
@@ -123,7 +123,7 @@ export class LineSet implements Dataset {
   }
 }
 
-/** The document that a line describes, its pictures as paths in a folder; or what is wrong with the line. */
+/** The document that a line describes, its images as paths in a folder; or what is wrong with the line. */
 async function documentOfLine(value: unknown, folder: string): Promise<Document | Broken> {
   const shape = shapeOf(value);
   if (!shape) {
@@ -138,25 +138,25 @@ async function documentOfLine(value: unknown, folder: string): Promise<Document 
   const line = result.data;
   const outside = namesIn(line).find((name) => !isInside(name));
   if (outside !== undefined) return broken('file outside the folder', outside);
-  const picture = (name: string, alt?: string): MediaPart => ({
+  const image = (name: string, alt?: string): MediaPart => ({
     media: { image: join(folder, name), name, ...(alt !== undefined && { alt }) },
   });
 
   if ('parts' in line) {
     const parts = line.parts.map((part) =>
-      'image' in part ? picture(part.image, part.alt ?? part.caption) : textPart(part),
+      'image' in part ? image(part.image, part.alt ?? part.caption) : textPart(part),
     );
     const { url, title } = line;
     const about = { ...(url !== undefined && { url }), ...(title !== undefined && { title }) };
     return { kind: 'page', parts, ...(Object.keys(about).length > 0 && { about }) };
   }
-  if ('image' in line) return { kind: 'pair', parts: [picture(line.image), { text: line.text }] };
+  if ('image' in line) return { kind: 'pair', parts: [image(line.image), { text: line.text }] };
   if ('frames' in line) {
     const frames = line.frames.map((name) => join(folder, name));
     return { kind: 'clip', parts: [{ media: { frames, name: line.frames[0] } }, { text: line.text }] };
   }
   if ('video' in line) return videoDocument(join(folder, line.video), line.video, line.text);
-  return mmc4Document(line, picture);
+  return mmc4Document(line, image);
 }
 
 const textPart = ({ text, learn }: { text: string; learn?: boolean | undefined }): TextPart => ({
@@ -181,8 +181,8 @@ function namesIn(line: z.infer<(typeof SHAPES)[keyof typeof SHAPES]>): string[] 
   return line.image_info.flatMap((info) => (info.image_base64 ? [] : (info.image_name ?? [])));
 }
 
-/** Each picture before the sentence that it is matched to. */
-function mmc4Document(page: z.infer<typeof SHAPES.mmc4>, picture: (name: string) => MediaPart): Document | Broken {
+/** Each image before the sentence that it is matched to. */
+function mmc4Document(page: z.infer<typeof SHAPES.mmc4>, image: (name: string) => MediaPart): Document | Broken {
   const { text_list: sentences, image_info: images, url } = page;
   const beyond = images.find((image) => image.matched_text_index >= sentences.length);
   if (beyond) {
@@ -192,8 +192,8 @@ function mmc4Document(page: z.infer<typeof SHAPES.mmc4>, picture: (name: string)
   sentences.forEach((sentence, i) => {
     for (const { image_name: name, image_base64: data, matched_text_index: index } of images) {
       if (index !== i) continue;
-      if (data) parts.push({ media: { image: Buffer.from(data, 'base64'), name: name ?? `picture of sentence ${i}` } });
-      else if (name) parts.push(picture(name));
+      if (data) parts.push({ media: { image: Buffer.from(data, 'base64'), name: name ?? `image of sentence ${i}` } });
+      else if (name) parts.push(image(name));
     }
     parts.push({ text: i > 0 ? ` ${sentence}` : sentence });
   });

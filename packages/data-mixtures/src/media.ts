@@ -11,12 +11,12 @@ export interface MediaLoader {
 }
 
 /**
- * Pictures and clips as pixels. A clip with more frames gives `frames` of them, evenly spread; of one with fewer the
+ * Images and clips as pixels. A clip with more frames gives `frames` of them, evenly spread; of one with fewer the
  * last is repeated.
  *
- * @param frames frames per medium. Paper: 1 for pictures, 8 for clips
+ * @param frames frames per medium. Paper: 1 for images, 8 for clips
  */
-export function pictureLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
+export function imageLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
   const { size } = decoder.format;
   const plane = size * size * 3;
   return {
@@ -24,7 +24,7 @@ export function pictureLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
     shape: [frames, size, size, 3],
     async load(media) {
       if ('key' in media) {
-        throw new Error(`pictureLoader: ${mediaName(media)} names no file or bytes. Use featureLoader for keys.`);
+        throw new Error(`imageLoader: ${mediaName(media)} names no file or bytes. Use featureLoader for keys.`);
       }
       const all = 'image' in media ? [media.image] : media.frames;
       const names = (i: number) => (all.length > 1 ? `${mediaName(media)} frame ${i}` : mediaName(media));
@@ -50,7 +50,7 @@ export function featureLoader(
     shape,
     load(media) {
       if (!('key' in media)) {
-        throw new Error(`featureLoader: ${mediaName(media)} has no key. Use pictureLoader for files and bytes.`);
+        throw new Error(`featureLoader: ${mediaName(media)} has no key. Use imageLoader for files and bytes.`);
       }
       const features = lookup(media.key);
       if (features && features.length !== size) {

@@ -115,7 +115,7 @@ describe('resuming', () => {
     );
   });
 
-  it('does not care how far ahead batches were prepared, nor how long each picture takes', async () => {
+  it('does not care how far ahead batches were prepared, nor how long each image takes', async () => {
     const slow = {
       ...features,
       load: async (media: Parameters<typeof features.load>[0]) => {
@@ -143,13 +143,13 @@ describe('resuming', () => {
     };
     const mix = mixture(undefined, { media: held });
     const steps = [mix.next(), mix.next(), mix.next()];
-    // Pictures of the third are asked for though those of the first have not come: a page has two, a batch four pages.
+    // Images of the third are asked for though those of the first have not come: a page has two, a batch four pages.
     await vi.waitFor(() => expect(asked).toBe(3 * 4 * 2));
     release();
     expect(await Promise.all(steps)).toEqual(await take(mixture(), 3));
   });
 
-  it('is settled once the documents of all steps asked for are read and their pictures asked for', async () => {
+  it('is settled once the documents of all steps asked for are read and their images asked for', async () => {
     const asked: unknown[] = [];
     const never = {
       ...features,
@@ -186,7 +186,7 @@ describe('broken documents and media', () => {
     const mixed = source(40, (i) => {
       if (i % 10 === 0) return undefined;
       if (i % 10 === 1) return page(' only text');
-      if (i % 10 === 2) return page(1000 + i, ' its only picture is broken');
+      if (i % 10 === 2) return page(1000 + i, ' its only image is broken');
       if (i % 10 === 3) return page(i, ' good', 1000 + i, ' text of a broken one');
       return page(i, ' good');
     });
@@ -203,7 +203,7 @@ describe('broken documents and media', () => {
     expect(report.unreadableNames.every((name) => /^key 10/.test(name))).toBe(true);
   });
 
-  it('keeps a page whose broken picture can be left out: its text joins the picture before', async () => {
+  it('keeps a page whose broken image can be left out: its text joins the image before', async () => {
     const one = source(1, () => page(7, ' a', 1000, ' b', 8, ' c'));
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
     const { batch } = (await mix.next()).batches[0]!;
@@ -211,7 +211,7 @@ describe('broken documents and media', () => {
     expect(Array.from(batch.visual.data)).toEqual([7, 8]);
   });
 
-  it('keeps words apart that a broken picture stood between', async () => {
+  it('keeps words apart that a broken image stood between', async () => {
     const one = source(1, () => page(7, ' a', 1000, 'b', 1001, 1002, 'c ', 1003, 'd', 8, ' e', 1004));
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
     const { batch } = (await mix.next()).batches[0]!;

@@ -132,7 +132,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
 
   /**
    * The next step. Which documents it takes is settled when it is asked for, so several may be in the making at once:
-   * pictures of the one after are decoded while those of the first are still awaited.
+   * images of the one after are decoded while those of the first are still awaited.
    */
   async next(): Promise<MixtureStep> {
     const { strategy = 'accumulate', tokenizer } = this.config;
@@ -161,7 +161,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     return { next: async () => ({ done: false, value: await this.next() }) };
   }
 
-  /** Resolves once the documents of all steps asked for are read, and their pictures asked for: loaders have the rest. */
+  /** Resolves once the documents of all steps asked for are read, and their images asked for: loaders have the rest. */
   settled(): Promise<void> {
     return this.reading.settled();
   }

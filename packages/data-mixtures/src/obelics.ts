@@ -24,7 +24,7 @@ interface RowGroup {
 
 /**
  * Pages of OBELICS' parquet files: `images` and `texts`, two lists of equal length of which one is filled at each place.
- * A picture is its bytes where the file has them, else the file in the folder of pictures that is named by the SHA-256 of
+ * An image is its bytes where the file has them, else the file in the folder of images that is named by the SHA-256 of
  * its address in hexadecimal digits: nothing is fetched. What is not there is left out of its page and counted.
  */
 export class ObelicsSet implements Dataset {
@@ -118,15 +118,15 @@ export class ObelicsSet implements Dataset {
       const text = texts[i] as unknown;
       if (typeof text === 'string') parts.push({ text });
       else if (images[i] !== null) {
-        const media = this.picture(images[i]);
+        const media = this.image(images[i]);
         parts.push(media && { media });
-        if (!media) this.faults.add('missing picture', where);
+        if (!media) this.faults.add('missing image', where);
       }
     }
     return { kind: 'page', parts: closeGaps(parts), ...aboutOf(general) };
   }
 
-  private picture(value: unknown): MediaPart['media'] | undefined {
+  private image(value: unknown): MediaPart['media'] | undefined {
     if (typeof value === 'string') {
       const image = join(this.images, createHash('sha256').update(value).digest('hex'));
       return existsSync(image) ? { image, name: value } : undefined;

@@ -33,10 +33,10 @@ beforeAll(async () => {
 afterAll(() => rmSync(root, { recursive: true }));
 
 const all = (set: Dataset) => Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
-const picture = (name: string, from = root) => ({ media: { image: join(from, name), name } });
+const stored = (name: string, from = root) => ({ media: { image: join(from, name), name } });
 
 describe('a JSONL file of one\u2019s own', () => {
-  it('holds pages, pairs and clips, with pictures beside it', async () => {
+  it('holds pages, pairs and clips, with images beside it', async () => {
     const file = put(
       'own.jsonl',
       { image: 'p/red.png', text: 'a red field' },
@@ -46,7 +46,7 @@ describe('a JSONL file of one\u2019s own', () => {
     );
     const set = await openDataset(file);
     expect(await all(set)).toEqual([
-      { kind: 'pair', parts: [picture('p/red.png'), { text: 'a red field' }] },
+      { kind: 'pair', parts: [stored('p/red.png'), { text: 'a red field' }] },
       {
         kind: 'page',
         parts: [
@@ -66,12 +66,12 @@ describe('a JSONL file of one\u2019s own', () => {
     expect(set.where(2)).toBe(`${file}, line 4`);
   });
 
-  it('keeps for people what extraction knows of a page and its pictures', async () => {
-    const picture = { image: 'p/red.png', caption: 'A red field.' };
+  it('keeps for people what extraction knows of a page and its images', async () => {
+    const image = { image: 'p/red.png', caption: 'A red field.' };
     const file = put('extracted.jsonl', {
       url: 'http://example.org/',
       title: 'Red',
-      parts: [picture, { text: 'red' }],
+      parts: [image, { text: 'red' }],
     });
     expect(await all(await openDataset(file))).toEqual([
       {
@@ -132,7 +132,7 @@ describe('a JSONL file of one\u2019s own', () => {
 });
 
 describe('MMC4', () => {
-  it('has each picture before the sentence it is matched to', async () => {
+  it('has each image before the sentence it is matched to', async () => {
     const file = put(
       'docs_no_face_shard_0_v3.jsonl',
       {
@@ -153,10 +153,10 @@ describe('MMC4', () => {
       {
         kind: 'page',
         parts: [
-          { media: { image: red, name: 'picture of sentence 0' } },
+          { media: { image: red, name: 'image of sentence 0' } },
           { text: 'First.' },
           { text: ' Second.' },
-          picture('red.png', at('p')),
+          stored('red.png', at('p')),
           { text: ' Third.' },
         ],
         about: { url: 'http://example.org/' },
@@ -198,7 +198,7 @@ describe('OBELICS', () => {
     return Buffer.from(buffer);
   };
 
-  it('is pages whose pictures are files named by their address; what is not there is counted', async () => {
+  it('is pages whose images are files named by their address; what is not there is counted', async () => {
     mkdirSync(at('obelics', 'images'), { recursive: true });
     const image = at('obelics', 'images', createHash('sha256').update(urls[0]!).digest('hex'));
     writeFileSync(image, red);
@@ -212,7 +212,7 @@ describe('OBELICS', () => {
       about: { url: 'http://example.org/3' },
     });
     expect(documents[4]).toMatchObject({ rejected: 'unknown form' });
-    expect(set.faults.counts).toEqual({ 'missing picture': 8, 'unknown form': 1 });
+    expect(set.faults.counts).toEqual({ 'missing image': 8, 'unknown form': 1 });
     expect(set.where(5)).toMatch(/train-0\.parquet, row 5$/);
     const order = documents.map((_, i) => set.shuffled!(i, 'seed', 0));
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
@@ -287,7 +287,7 @@ describe('COCO captions and VQAv2', () => {
         { image_id: 9, id: 2, caption: 'Broccoli.' },
       ],
     });
-    const image = picture('COCO_train2014_000000000009.jpg', at('train2014'));
+    const image = stored('COCO_train2014_000000000009.jpg', at('train2014'));
     expect(await all(await openDataset(captions))).toEqual([
       { kind: 'pair', parts: [image, { text: 'A plate of food.' }] },
       { kind: 'pair', parts: [image, { text: 'Broccoli.' }] },
@@ -312,7 +312,7 @@ describe('COCO captions and VQAv2', () => {
 
   it('name what does not fit', async () => {
     const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
-    await expect(openDataset(file)).rejects.toThrow('annotations.0: there is no picture of id 1');
+    await expect(openDataset(file)).rejects.toThrow('annotations.0: there is no image of id 1');
     await expect(openDataset(put('list.json', [1]))).rejects.toThrow(/list\.json: the file: .*expected object/);
   });
 });

@@ -13,7 +13,7 @@ import { ShardSet } from './shard-reader';
 import { VIDEO_EXTENSIONS } from './video';
 
 export interface OpenDatasetOptions {
-  /** Folder of the pictures that the data name; by default where each kind of data usually has it. */
+  /** Folder of the images that the data name; by default where each kind of data usually has it. */
   readonly images?: string;
 }
 

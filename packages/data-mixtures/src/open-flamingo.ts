@@ -8,17 +8,17 @@ import type { SpecialTokens } from './tokenizer';
 const IMAGE = '<image>';
 const END_OF_CHUNK = '<|endofchunk|>';
 
-/** A page as MMC4 has it: sentences, pictures, and how well each picture fits each sentence. */
+/** A page as MMC4 has it: sentences, images, and how well each image fits each sentence. */
 export interface ScoredPage {
   readonly sentences: readonly string[];
-  /** Bytes of each picture's data as stored; null where there is none. */
+  /** Bytes of each image's data as stored; null where there is none. */
   readonly imageBytes: readonly (number | null)[];
-  /** `similarity[picture][sentence]`. */
+  /** `similarity[image][sentence]`. */
   readonly similarity: readonly (readonly number[])[];
 }
 
 export interface OpenFlamingoPageOptions {
-  /** Pairs of picture and sentence below it are dropped. The published command: 0.24. */
+  /** Pairs of image and sentence below it are dropped. The published command: 0.24. */
   readonly threshold: number;
   readonly minImages: number;
   readonly maxImages: number;
@@ -27,15 +27,15 @@ export interface OpenFlamingoPageOptions {
   readonly endOfText: string;
   /** Splits the finished text into tokens of which `<image>` is one. */
   tokenize(text: string): readonly string[];
-  /** Uniform in [0, 1): pages with one picture are kept above one half. */
+  /** Uniform in [0, 1): pages with one image are kept above one half. */
   readonly coin: number;
 }
 
 export type OpenFlamingoPage =
-  | { readonly text: string; /** Picture of each of the `maxImages` slots. */ readonly imageSlots: (number | null)[] }
+  | { readonly text: string; /** Image of each of the `maxImages` slots. */ readonly imageSlots: (number | null)[] }
   | { readonly rejected: string };
 
-/** Text and picture slots of an MMC4 page. Known defect: slots are in page order, tags in the order of the sentences. */
+/** Text and image slots of an MMC4 page. Known defect: slots are in page order, tags in the order of the sentences. */
 export function openFlamingoPage(page: ScoredPage, options: OpenFlamingoPageOptions): OpenFlamingoPage {
   const { threshold, minImages, maxImages, maxTokens, endOfText, tokenize, coin } = options;
   const valid = page.imageBytes.flatMap((bytes, i) => (Math.floor((bytes ?? 0) / 1000) > 10 ? [i] : []));

@@ -10,7 +10,7 @@ export class Reading {
     return promise;
   }
 
-  /** Resolves once nothing is being read, and what was read has led to nothing more: a document to its pictures. */
+  /** Resolves once nothing is being read, and what was read has led to nothing more: a document to its images. */
   async settled(): Promise<void> {
     do {
       await Promise.allSettled(this.promises);

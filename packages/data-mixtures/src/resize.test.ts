@@ -5,8 +5,8 @@ import { centreCrop, normalise, preprocess, resizeBicubic, type RgbImage } from 
 const MEAN = [0.5, 0.25, 0] as const;
 const STD = [0.5, 0.25, 1] as const;
 
-/** A picture whose bytes follow from their place. */
-function picture(width: number, height: number): RgbImage {
+/** An image whose bytes follow from their place. */
+function madeImage(width: number, height: number): RgbImage {
   const data = Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37 + (i >> 3) * 11) % 256);
   return { width, height, data };
 }
@@ -51,8 +51,8 @@ describe('against Pillow, torchvision and timm', () => {
 });
 
 describe('resizeBicubic', () => {
-  it('leaves a picture of the same size as it is', () => {
-    const image = picture(5, 4);
+  it('leaves an image of the same size as it is', () => {
+    const image = madeImage(5, 4);
     expect(resizeBicubic(image, 5, 4).data).toEqual(image.data);
   });
 
@@ -78,8 +78,8 @@ describe('resizeBicubic', () => {
     expect(Math.max(...data)).toBe(255);
   });
 
-  it('turning the picture turns the result', () => {
-    const image = picture(6, 11);
+  it('turning the image turns the result', () => {
+    const image = madeImage(6, 11);
     const turn = ({ width, height, data }: RgbImage): RgbImage => {
       const out = new Uint8Array(data.length);
       for (let y = 0; y < height; y++)
@@ -107,16 +107,16 @@ describe('preprocess', () => {
   });
 
   it('cuts out the middle, offsets rounded half to even', () => {
-    const image = picture(5, 7);
+    const image = madeImage(5, 7);
     expect([...centreCrop(image, 2, 4).data.subarray(0, 3)]).toEqual([
       ...image.data.subarray((2 * 5 + 2) * 3, (2 * 5 + 2) * 3 + 3),
     ]);
     expect(() => centreCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the 6 x 6/);
   });
 
-  it('gives a square whatever the picture, by every fit', () => {
+  it('gives a square whatever the image, by every fit', () => {
     for (const fit of ['crop', 'squash', 'pad'] as const) {
-      for (const image of [picture(13, 5), picture(5, 13), picture(8, 8), picture(300, 1)]) {
+      for (const image of [madeImage(13, 5), madeImage(5, 13), madeImage(8, 8), madeImage(300, 1)]) {
         const out = preprocess(image, { size: 8, fit, mean: MEAN, std: STD });
         expect(out.length).toBe(8 * 8 * 3);
         expect(out.every(Number.isFinite)).toBe(true);
@@ -133,7 +133,7 @@ describe('preprocess', () => {
   });
 
   it('refuses to crop more than it resized to', () => {
-    expect(() => preprocess(picture(9, 9), { size: 8, resizeTo: 7, fit: 'crop', mean: MEAN, std: STD })).toThrow(
+    expect(() => preprocess(madeImage(9, 9), { size: 8, resizeTo: 7, fit: 'crop', mean: MEAN, std: STD })).toThrow(
       /resizeTo must be at least size 8, got 7/,
     );
   });

@@ -1,4 +1,4 @@
-/** A picture as RGB bytes, row by row. */
+/** An image as RGB bytes, row by row. */
 export interface RgbImage {
   readonly width: number;
   readonly height: number;
@@ -6,7 +6,7 @@ export interface RgbImage {
   readonly data: Uint8Array | Uint8ClampedArray;
 }
 
-/** How a picture becomes the square input of a vision encoder. */
+/** How an image becomes the square input of a vision encoder. */
 export interface PreprocessConfig {
   /** Side of the result. */
   readonly size: number;
@@ -22,7 +22,7 @@ export interface PreprocessConfig {
   readonly std: readonly [number, number, number];
 }
 
-/** A picture resized, cropped or padded, and normalised: float32 `[size, size, 3]`. */
+/** An image resized, cropped or padded, and normalised: float32 `[size, size, 3]`. */
 export function preprocess(image: RgbImage, config: PreprocessConfig): Float32Array {
   const { size, fit, resizeTo = size } = config;
   if (resizeTo < size) throw new Error(`preprocess: resizeTo must be at least size ${size}, got ${resizeTo}.`);
@@ -40,7 +40,7 @@ export function preprocess(image: RgbImage, config: PreprocessConfig): Float32Ar
 
 /**
  * Bicubic resize as Pillow does it: antialiased when reducing, bytes rounded after each of the two passes.
- * Features of published encoders were trained on pictures resized this way.
+ * Features of published encoders were trained on images resized this way.
  */
 export function resizeBicubic(image: RgbImage, width: number, height: number): RgbImage {
   checkBytes(image);
@@ -52,13 +52,13 @@ export function resizeBicubic(image: RgbImage, width: number, height: number): R
   return { width, height, data: resizeAxis(narrow, image.height, height, column, width * height * 3) };
 }
 
-/** The middle of a picture; where the rest is odd, the offset is rounded half to even, as torchvision does. */
+/** The middle of an image; where the rest is odd, the offset is rounded half to even, as torchvision does. */
 export function centreCrop(image: RgbImage, width: number, height: number): RgbImage {
   const left = roundHalfEven((image.width - width) / 2);
   const top = roundHalfEven((image.height - height) / 2);
   if (left < 0 || top < 0) {
     throw new Error(
-      `centreCrop: the picture is ${image.width} x ${image.height}, smaller than the ${width} x ${height} to cut out. Resize it first.`,
+      `centreCrop: the image is ${image.width} x ${image.height}, smaller than the ${width} x ${height} to cut out. Resize it first.`,
     );
   }
   const data = new Uint8Array(width * height * 3);
@@ -169,7 +169,7 @@ function roundHalfEven(v: number): number {
 function checkBytes({ width, height, data }: RgbImage): void {
   if (data.length !== width * height * 3) {
     throw new Error(
-      `resizeBicubic: a picture of ${width} x ${height} must hold ${width * height * 3} RGB bytes, got ${data.length}. ` +
+      `resizeBicubic: an image of ${width} x ${height} must hold ${width * height * 3} RGB bytes, got ${data.length}. ` +
         'Drop the alpha channel first.',
     );
   }

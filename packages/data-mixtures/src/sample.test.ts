@@ -44,7 +44,7 @@ describe('marks of a page', () => {
     expect(s.media).toEqual([{ key: 1 }]);
   });
 
-  it('learns no <EOC> of a picture without text', () => {
+  it('learns no <EOC> of an image without text', () => {
     const s = build(page(1, 2, 'two', 3));
     expect(written(s)).toBe('<BOS><image><EOC><image>two<EOC><image><EOC><EOS>');
     expect(masked(s)).toBe('two<EOC>');
@@ -52,14 +52,14 @@ describe('marks of a page', () => {
 });
 
 describe('what a token looks at', () => {
-  it('is the previous picture, its own for a mark', () => {
+  it('is the previous image, its own for a mark', () => {
     const s = build(page('intro', 1, 'one', 2, 'two'));
     //           BOS intro EOC image one EOC image two EOC EOS
     expect(Array.from(s.mediaIndex)).toEqual([0, 0, 0, 1, 1, 1, 2, 2, 2, 2]);
     expect(masked(s)).toBe('one<EOC>two<EOC><EOS>');
   });
 
-  it('is the next picture with p_next, and the last where none follows', () => {
+  it('is the next image with p_next, and the last where none follows', () => {
     const s = build(page('intro', 1, 'one', 2, 'two'), { pNext: 1 });
     expect(Array.from(s.mediaIndex)).toEqual([1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
     expect(masked(s)).toBe('intro<EOC>one<EOC>two<EOC><EOS>');
@@ -87,7 +87,7 @@ describe('pairs and clips', () => {
     parts: [{ media: { key: 1 } }, { text }],
   });
 
-  it('are <BOS><image>text<EOC><EOS>, the picture first wherever it stood', () => {
+  it('are <BOS><image>text<EOC><EOS>, the image first wherever it stood', () => {
     expect(written(build(pair('a cat'), { leadingSpace: 0 }))).toBe('<BOS><image>a cat<EOC><EOS>');
     const turned: Document = { kind: 'clip', parts: [{ text: 'a cat' }, { media: { frames: ['a.png'] } }] };
     expect(written(build(turned, { leadingSpace: 0 }))).toBe('<BOS><image>a cat<EOC><EOS>');
@@ -135,14 +135,14 @@ describe('windows of long pages', () => {
     ' the end',
   );
 
-  it('hold at most maxTokens and maxMedia, and end before a picture too many', () => {
+  it('hold at most maxTokens and maxMedia, and end before an image too many', () => {
     const s = build(long, { maxTokens: 60, maxMedia: 2, pNext: 0 });
     expect(s.tokens.length).toBeLessThanOrEqual(60);
     expect(s.media).toHaveLength(2);
     expect(s.tokens[s.tokens.length - 1]).toBe(EOC);
   });
 
-  it('end with the last picture allowed when text looks ahead', () => {
+  it('end with the last image allowed when text looks ahead', () => {
     const s = build(long, { maxTokens: 60, maxMedia: 2, pNext: 1 });
     expect(s.media).toHaveLength(2);
     expect(s.tokens[s.tokens.length - 1]).toBe(IMAGE);
@@ -162,7 +162,7 @@ describe('windows of long pages', () => {
 describe('loss rules', () => {
   const document = page('intro', 1, 'one', 2, 'two');
 
-  it('open-flamingo-interleaved skips the text before the first picture and the final <EOS>', () => {
+  it('open-flamingo-interleaved skips the text before the first image and the final <EOS>', () => {
     const s = build(document, { pNext: 1, lossRule: 'open-flamingo-interleaved' });
     expect(masked(s)).toBe('one<EOC>two<EOC>');
   });

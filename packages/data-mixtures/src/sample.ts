@@ -6,9 +6,9 @@ import { encodeText, type TextTokenizer } from './tokenizer';
 /**
  * Which tokens are learned. The paper sums the likelihood over the text (eq. 2) and says nothing about marks, so:
  *
- * - `paper`: text that sees a picture, the `<EOC>` and `<EOS>` after such text. Never `<BOS>`, `<image>`, text with
- *   media index 0 (it sees no picture, and the frozen language model knows how to write already), nor the `<EOC>` of a
- *   picture without text (it would teach to answer a picture with nothing).
+ * - `paper`: text that sees an image, the `<EOC>` and `<EOS>` after such text. Never `<BOS>`, `<image>`, text with
+ *   media index 0 (it sees no image, and the frozen language model knows how to write already), nor the `<EOC>` of a
+ *   image without text (it would teach to answer an image with nothing).
  * - `open-flamingo-interleaved`, `open-flamingo-pairs`: what OpenFlamingo learns from MMC4 and from LAION.
  */
 export type LossRule = 'paper' | 'open-flamingo-interleaved' | 'open-flamingo-pairs';
@@ -16,9 +16,9 @@ export type LossRule = 'paper' | 'open-flamingo-interleaved' | 'open-flamingo-pa
 export interface SampleOptions {
   /** Longest sequence, special tokens included. Paper: 256 for pages, 32 or 64 for pairs and clips. */
   readonly maxTokens: number;
-  /** Most pictures of a page's sample. Paper and default: 5. */
+  /** Most images of a page's sample. Paper and default: 5. */
   readonly maxMedia?: number;
-  /** Probability that a page's text looks at the next picture instead of the previous one. Paper and default: 0.5. */
+  /** Probability that a page's text looks at the next image instead of the previous one. Paper and default: 0.5. */
   readonly pNext?: number;
   /** Probability that the text of a pair or clip starts with an extra space. Paper and default: 0.5. */
   readonly leadingSpace?: number;
@@ -33,7 +33,7 @@ export interface Sample {
   readonly mediaIndex: Int32Array;
   /** 1 where the token is to be predicted (from the tokens before it). */
   readonly lossMask: Float32Array;
-  /** The pictures in the order of their `<image>` tokens. */
+  /** The images in the order of their `<image>` tokens. */
   readonly media: readonly MediaRef[];
 }
 
@@ -58,7 +58,7 @@ export function checkSampleOptions(where: string, o: SampleOptions): void {
 /**
  * Turns a document into one training sequence.
  *
- * Pairs and clips: `<BOS><image>text<EOC><EOS>`. Pages: `<image>` where the picture stood, `<EOC>` before every
+ * Pairs and clips: `<BOS><image>text<EOC><EOS>`. Pages: `<image>` where the image stood, `<EOC>` before every
  * `<image>` that something precedes and at the end, `<BOS>...<EOS>`; of a longer page a random window. A text that is
  * cut short ends without `<EOC>` and `<EOS>`, so that stopping in the middle of a sentence is never learned.
  */
@@ -94,7 +94,7 @@ export function buildSample(
 
 /**
  * The paper's phi: for each token the number of `<image>` tokens up to and including it, 0 before the first
- * (section 2.3; that a mark belongs to its own picture is OpenFlamingo's reading).
+ * (section 2.3; that a mark belongs to its own image is OpenFlamingo's reading).
  */
 export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const index = new Int32Array(tokens.length);
@@ -104,10 +104,10 @@ export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Arr
 }
 
 /**
- * The index of pages whose text stands before its picture (appendix A.3.2): the first picture at or after the token.
- * Text after the last picture keeps that one. It has no next picture; 0 would show the model text that comes after a
- * picture and sees none, which never happens when it is prompted, and would lose the text of every page that opens
- * with its only picture.
+ * The index of pages whose text stands before its image (appendix A.3.2): the first image at or after the token.
+ * Text after the last image keeps that one. It has no next image; 0 would show the model text that comes after a
+ * image and sees none, which never happens when it is prompted, and would lose the text of every page that opens
+ * with its only image.
  */
 export function nextMediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const previous = mediaIndexOf(tokens, image);
@@ -139,7 +139,7 @@ function pageSequence(document: Document, tokenizer: TextTokenizer): Item[] {
   return items;
 }
 
-/** The picture first, wherever the document had it, then the text. */
+/** The image first, wherever the document had it, then the text. */
 function pairSequence(document: Document, tokenizer: TextTokenizer, maxTokens: number, lead: string): Item[] {
   const { bos, image, endOfChunk, eos } = tokenizer.special;
   const front: Item[] = bos === undefined ? [] : [{ id: bos }];
@@ -175,7 +175,7 @@ function textRuns(parts: Document['parts']): Run[] {
 
 /**
  * A window of a page, `<BOS>` in front: drawn among those that hold an `<image>` with something after it, cut where the
- * pictures exceed `maxMedia`. Marks are one token each, so none is ever halved; one left without its partner is dropped.
+ * images exceed `maxMedia`. Marks are one token each, so none is ever halved; one left without its partner is dropped.
  */
 function pageWindow(
   items: readonly Item[],
@@ -210,7 +210,7 @@ function windowStarts(items: readonly Item[], length: number): number[] {
   return starts;
 }
 
-/** Ends a window before the first picture too many, and before pictures at its end that no text looks at. */
+/** Ends a window before the first image too many, and before images at its end that no text looks at. */
 function limitMedia(
   window: readonly Item[],
   maxMedia: number,
@@ -218,10 +218,10 @@ function limitMedia(
   endOfChunk: number,
 ): readonly Item[] {
   const places = window.flatMap((item, i) => (item.media ? [i] : []));
-  // Looking ahead, the text after the last picture allowed belongs to the one that is dropped.
+  // Looking ahead, the text after the last image allowed belongs to the one that is dropped.
   if (looksAhead) return places.length > maxMedia ? window.slice(0, places[maxMedia - 1]! + 1) : window;
   let end = places[maxMedia] ?? window.length;
-  // Pictures in a row are `<image><EOC><image>`: an <EOC> right after an <image> closes a text that is not there.
+  // Images in a row are `<image><EOC><image>`: an <EOC> right after an <image> closes a text that is not there.
   const bare = () => window[end - 1]?.media ?? (window[end - 1]?.id === endOfChunk && window[end - 2]?.media);
   while (bare()) end--;
   return window.slice(0, end);

@@ -5,14 +5,14 @@ import { z } from 'zod';
 export const MAX_PARTS = 10_000;
 /** A page's text, or a caption. */
 export const MAX_TEXT_BYTES = 2 ** 26;
-/** Pictures of one document together. */
+/** Images of one document together. */
 export const MAX_DOCUMENT_BYTES = 2 ** 30;
 
 const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
-const picture = z.strictObject({ member: z.string().min(1), sha256: sha256Hex });
+const image = z.strictObject({ member: z.string().min(1), sha256: sha256Hex });
 const named = { name: z.string().optional(), alt: z.string().optional() };
 
-/** The JSON member of a document. Pictures are members beside it, named by their extension. */
+/** The JSON member of a document. Images are members beside it, named by their extension. */
 export const storedDocument = z.strictObject({
   flamingo: z.literal(1),
   kind: z.enum(['page', 'pair', 'clip']),
@@ -20,15 +20,15 @@ export const storedDocument = z.strictObject({
     .array(
       z.union([
         z.strictObject({ text: z.string(), learn: z.boolean().optional() }),
-        z.strictObject({ image: picture, ...named }),
-        z.strictObject({ frames: z.array(picture).max(MAX_PARTS), ...named }),
+        z.strictObject({ image: image, ...named }),
+        z.strictObject({ frames: z.array(image).max(MAX_PARTS), ...named }),
       ]),
     )
     .max(MAX_PARTS),
   about: z.record(z.string(), z.unknown()).optional(),
 });
 export type StoredDocument = z.infer<typeof storedDocument>;
-export type StoredPicture = z.infer<typeof picture>;
+export type StoredImage = z.infer<typeof image>;
 
 const counts = z.record(z.string(), z.number().int().min(0));
 const total = z.number().int().min(0);
@@ -49,7 +49,7 @@ export const manifestSchema = z.strictObject({
   format: z.literal('flamingo-shards'),
   version: z.literal(1),
   documents: total,
-  /** Pictures, the frames of clips among them. */
+  /** Images, the frames of clips among them. */
   images: total,
   tokens: total,
   /** What one token is in `tokens`. */
@@ -102,5 +102,5 @@ export function imageExtension(bytes: Uint8Array): string {
   return SIGNATURES.find(([signature]) => signature.test(start))?.[1] ?? 'bin';
 }
 
-/** Extensions under which a picture is looked for beside a caption. */
+/** Extensions under which an image is looked for beside a caption. */
 export const IMAGE_EXTENSIONS = ['jpg', 'jpeg', 'png', 'webp', 'gif', 'avif', 'tiff', 'bmp'];

@@ -19,7 +19,7 @@ import {
   storedDocument,
   unseal,
   type Manifest,
-  type StoredPicture,
+  type StoredImage,
 } from './shard-format';
 import { listTar, readBytes, type TarMember } from './tar';
 
@@ -50,9 +50,9 @@ export async function readManifest(folder: string): Promise<Manifest | undefined
 }
 
 /**
- * Documents of WebDataset shards: ours, and pairs of picture and `txt` or `json` caption as img2dataset writes them for
+ * Documents of WebDataset shards: ours, and pairs of image and `txt` or `json` caption as img2dataset writes them for
  * LAION and COYO. Only headers are read before a document is asked for. A document that is broken is given as the reason;
- * a broken picture is left out of its page. Both are counted in `faults`.
+ * a broken image is left out of its page. Both are counted in `faults`.
  */
 export class ShardSet implements Dataset {
   readonly format = 'shards';
@@ -205,13 +205,13 @@ async function readOwn(
   const { kind, parts: stored, about } = result.data;
 
   let budget = MAX_DOCUMENT_BYTES;
-  const load = async ({ member, sha256: expected }: StoredPicture): Promise<Uint8Array | undefined> => {
+  const load = async ({ member, sha256: expected }: StoredImage): Promise<Uint8Array | undefined> => {
     const found = members.get(member);
-    if (!found) return void fault('missing picture');
+    if (!found) return void fault('missing image');
     budget -= found.size;
-    if (budget < 0) return void fault('pictures too large');
+    if (budget < 0) return void fault('images too large');
     const bytes = await readBytes(file, found.offset, found.size);
-    return sha256(bytes) === expected ? bytes : void fault('wrong checksum of a picture');
+    return sha256(bytes) === expected ? bytes : void fault('wrong checksum of an image');
   };
   const parts: (TextPart | MediaPart | undefined)[] = [];
   for (const part of stored) {
@@ -236,16 +236,16 @@ async function readOwn(
   return { kind, parts: closeGaps(parts), ...(about && { about }) };
 }
 
-/** A picture with a caption: `txt`, or `caption` in the `json`. */
+/** An image with a caption: `txt`, or `caption` in the `json`. */
 async function readPair(file: FileHandle, members: Members, json: string | undefined): Promise<Document | Broken> {
-  const picture = IMAGE_EXTENSIONS.map((extension) => members.get(extension)).find((member) => member);
-  if (!picture) return { rejected: 'no picture' };
+  const member = IMAGE_EXTENSIONS.map((extension) => members.get(extension)).find((m) => m);
+  if (!member) return { rejected: 'no image' };
   const txt = members.get('txt');
   if (txt && txt.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
   const caption = txt ? (await readBytes(file, txt.offset, txt.size)).toString('utf8') : captionOf(json);
   if (!caption?.trim()) return { rejected: 'no caption' };
-  const image = await readBytes(file, picture.offset, picture.size);
-  return { kind: 'pair', parts: [{ media: { image, name: picture.name } }, { text: caption.trim() }] };
+  const image = await readBytes(file, member.offset, member.size);
+  return { kind: 'pair', parts: [{ media: { image, name: member.name } }, { text: caption.trim() }] };
 }
 
 function captionOf(json: string | undefined): string | undefined {

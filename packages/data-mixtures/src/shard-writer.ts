@@ -13,7 +13,7 @@ import {
   sha256,
   type Manifest,
   type ShardEntry,
-  type StoredPicture,
+  type StoredImage,
 } from './shard-format';
 import { MAX_MEMBER_BYTES, TAR_END, tarMember } from './tar';
 
@@ -225,15 +225,15 @@ class OpenShard {
     const key = String(this.documents).padStart(8, '0');
     const members: Buffer[] = [];
     let budget = MAX_DOCUMENT_BYTES;
-    const store = async (image: EncodedImage, media: MediaRef): Promise<StoredPicture> => {
-      const bytes = typeof image === 'string' ? await readPicture(image) : image;
+    const store = async (image: EncodedImage, media: MediaRef): Promise<StoredImage> => {
+      const bytes = typeof image === 'string' ? await readImage(image) : image;
       if (bytes.length > MAX_MEMBER_BYTES) {
-        throw new UnfitForShard('picture too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
+        throw new UnfitForShard('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
       }
       budget -= bytes.length;
       if (budget < 0) {
         const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
-        throw new UnfitForShard('pictures too large', `${mediaName(media)}: pictures of more than ${most}.`);
+        throw new UnfitForShard('images too large', `${mediaName(media)}: images of more than ${most}.`);
       }
       const member = `${members.length}.${imageExtension(bytes)}`;
       members.push(tarMember(`${key}.${member}`, bytes));
@@ -253,11 +253,11 @@ class OpenShard {
       }
       const { media } = part;
       if ('key' in media)
-        throw new Error(`Shard ${this.path}: ${mediaName(media)} is no picture. Shards take files and bytes.`);
+        throw new Error(`Shard ${this.path}: ${mediaName(media)} is no image. Shards take files and bytes.`);
       const about = { name: media.name ?? pathOf(media), alt: media.alt };
       if ('image' in media) parts.push({ image: await store(media.image, media), ...about });
       else {
-        const frames: StoredPicture[] = [];
+        const frames: StoredImage[] = [];
         for (const frame of media.frames) frames.push(await store(frame, media));
         parts.push({ frames, ...about });
       }
@@ -290,18 +290,18 @@ class OpenShard {
 const framesOf = (part: Document['parts'][number]) =>
   'media' in part && 'frames' in part.media ? part.media.frames.length : 1;
 
-/** File name of a picture, for reports; folders of the machine that wrote the shard concern nobody. */
+/** File name of an image, for reports; folders of the machine that wrote the shard concern nobody. */
 function pathOf(media: MediaRef): string | undefined {
   const first = 'image' in media ? media.image : 'frames' in media ? media.frames[0] : undefined;
   return typeof first === 'string' ? basename(first) : undefined;
 }
 
-/** A picture from its file; opening a pipe would wait for ever. */
-async function readPicture(path: string): Promise<Buffer> {
+/** An image from its file; opening a pipe would wait for ever. */
+async function readImage(path: string): Promise<Buffer> {
   const info = await stat(path);
   if (!info.isFile()) throw new Error(`${path}: expected a file, got something else.`);
   if (info.size > MAX_MEMBER_BYTES) {
-    throw new UnfitForShard('picture too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
+    throw new UnfitForShard('image too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
   }
   return readFile(path);
 }

@@ -10,14 +10,14 @@ import { wordTokenizer } from '../test/words';
 import type { Document } from './document';
 import { Faults } from './faults';
 import { ImageDecoder } from './image-decoder';
-import { pictureLoader } from './media';
+import { imageLoader } from './media';
 import { Mixture } from './mixture';
 import { readManifest, ShardSet, verifyShards } from './shard-reader';
 import { ShardWriter, writeManifest, writeShard } from './shard-writer';
 import { isInside, listTar, TAR_END, tarMember } from './tar';
 
 const root = mkdtempSync(join(tmpdir(), 'shards-'));
-const pictures: Buffer[] = [];
+const images: Buffer[] = [];
 const tar = (...args: string[]) => execFileSync('tar', args, { encoding: 'utf8' });
 let folders = 0;
 const fresh = () => join(root, `folder-${folders++}`);
@@ -25,7 +25,7 @@ const fresh = () => join(root, `folder-${folders++}`);
 beforeAll(async () => {
   for (const [i, background] of ['#ff0000', '#00ff00', '#0000ff'].entries()) {
     const plain = sharp({ create: { width: 20 + i, height: 10, channels: 3, background } });
-    pictures.push(await (i === 1 ? plain.png() : plain.jpeg()).toBuffer());
+    images.push(await (i === 1 ? plain.png() : plain.jpeg()).toBuffer());
   }
 });
 afterAll(() => rmSync(root, { recursive: true }));
@@ -34,22 +34,22 @@ const page = (n: number): Document => ({
   kind: 'page',
   parts: [
     { text: `Page ${n}. ` },
-    { media: { image: pictures[n % 3]!, name: `red-${n}.jpg`, alt: 'a colour' } },
+    { media: { image: images[n % 3]!, name: `red-${n}.jpg`, alt: 'a colour' } },
     { text: 'Question?', learn: false },
-    { media: { image: pictures[1]! } },
+    { media: { image: images[1]! } },
     { text: ` Grün – ${n}` },
   ],
   about: { url: `http://example.org/${n}` },
 });
 const clip = (): Document => ({
   kind: 'clip',
-  parts: [{ media: { frames: [pictures[0]!, pictures[2]!] } }, { text: 'flash' }],
+  parts: [{ media: { frames: [images[0]!, images[2]!] } }, { text: 'flash' }],
 });
 
 async function written(folder: string, count: number, maxDocuments = 4): Promise<ShardSet> {
   const writer = await ShardWriter.create(folder, { prefix: 'pages', maxDocuments });
   for (let i = 0; i < count; i++) await writer.add(i === 5 ? clip() : page(i));
-  writer.drop('no picture', 3);
+  writer.drop('no image', 3);
   await writer.close();
   return ShardSet.open(folder);
 }
@@ -66,7 +66,7 @@ describe('shards of ours', () => {
     expect(await all(set)).toEqual(Array.from({ length: 10 }, (_, i) => (i === 5 ? clip() : page(i))));
     expect(set.faults.counts).toEqual({});
     const manifest = (await readManifest(folder))!;
-    expect(manifest).toMatchObject({ documents: 10, images: 20, dropped: { 'no picture': 3 } });
+    expect(manifest).toMatchObject({ documents: 10, images: 20, dropped: { 'no image': 3 } });
     // "Page 3 ." "Question ?" "Grün – 3": eight each, and one word of the clip.
     expect(manifest.tokens).toBe(9 * 8 + 1);
     expect(manifest.shards.map((s) => [s.name, s.documents])).toEqual([
@@ -95,7 +95,7 @@ describe('shards of ours', () => {
     ]);
     mkdirSync(join(folder, 'out'));
     tar('xf', join(folder, 'pages-000000.tar'), '-C', join(folder, 'out'));
-    expect(readFileSync(join(folder, 'out', '00000002.0.jpg')).equals(pictures[2]!)).toBe(true);
+    expect(readFileSync(join(folder, 'out', '00000002.0.jpg')).equals(images[2]!)).toBe(true);
   });
 
   it('are equal bytes for equal documents, whoever writes them', async () => {
@@ -103,7 +103,7 @@ describe('shards of ours', () => {
     await written(a, 4);
     mkdirSync(b);
     const entry = await writeShard(join(b, 'pages-000000.tar'), [0, 1, 2, 3].map(page));
-    expect(await writeManifest(b, [entry], { 'no picture': 3 })).toEqual(await readManifest(a));
+    expect(await writeManifest(b, [entry], { 'no image': 3 })).toEqual(await readManifest(a));
     expect(readFileSync(join(b, 'pages-000000.tar'))).toEqual(readFileSync(join(a, 'pages-000000.tar')));
   });
 
@@ -135,7 +135,7 @@ describe('documents that no reader would take', () => {
       { kind: 'clip', parts: [{ media: { frames: new Array<Buffer>(10_001).fill(Buffer.of(1)) } }, { text: 'x' }] },
     ],
     ['text too large', { kind: 'page', parts: [{ text: 'x'.repeat(2 ** 26) }] }],
-    ['picture too large', { kind: 'pair', parts: [{ media: { image: new Uint8Array(2 ** 28 + 1) } }, { text: 'x' }] }],
+    ['image too large', { kind: 'pair', parts: [{ media: { image: new Uint8Array(2 ** 28 + 1) } }, { text: 'x' }] }],
   ])('are refused: %s', async (reason, document) => {
     const folder = fresh();
     const writer = await ShardWriter.create(folder, { maxDocuments: 1 });
@@ -161,13 +161,13 @@ describe('broken shards', () => {
     await written(folder, 8);
     const first = join(folder, 'pages-000000.tar');
     damage(first, 'Page 1.');
-    damage(first, pictures[2]!, 100);
+    damage(first, images[2]!, 100);
     const set = await ShardSet.open(folder);
     const documents = await all(set);
     expect(documents[0]).toEqual(page(0));
     expect(documents[1]).toEqual({ rejected: 'wrong checksum' });
     expect((documents[2] as Document).parts).toEqual(page(2).parts.filter((_, i) => i !== 1));
-    expect(set.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong checksum of a picture': 1 });
+    expect(set.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong checksum of an image': 1 });
     expect(set.faults.examples.map(({ where }) => where)).toContain(`${first}, document 1`);
     const problems = await verifyShards(folder, set.manifest!);
     expect(problems).toEqual([expect.stringMatching(/pages-000000\.tar: sha256 must be [0-9a-f]{64}, got/)]);
@@ -188,7 +188,7 @@ describe('broken shards', () => {
     const set = await ShardSet.open(folder);
     expect((await set.get(3)) as Document).toEqual(page(3));
     expect(((await set.get(1)) as Document).parts).toHaveLength(4);
-    expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing picture': 1 });
+    expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
   });
 
   it('that hold nothing readable, or are not listed, are named', async () => {
@@ -265,18 +265,18 @@ describe('broken shards', () => {
 });
 
 describe('shards of others', () => {
-  it('are pairs of picture and caption, as img2dataset writes them', async () => {
+  it('are pairs of image and caption, as img2dataset writes them', async () => {
     const folder = fresh();
     mkdirSync(join(folder, 'made'), { recursive: true });
     const put = (name: string, bytes: string | Buffer) => writeFileSync(join(folder, 'made', name), bytes);
-    put('000000000.jpg', pictures[0]!);
+    put('000000000.jpg', images[0]!);
     put('000000000.txt', ' a red field\n');
     put('000000000.json', '{"caption":"not this one","url":"http://example.org/1.jpg","sha256":"of another file"}');
-    put('000000001.png', pictures[1]!);
+    put('000000001.png', images[1]!);
     put('000000001.json', '{"caption":"a green field"}');
     put('000000002.json', '{"caption":"nothing to see"}');
-    put('000000003.jpg', pictures[2]!);
-    put(`${'long-'.repeat(40)}.jpg`, pictures[2]!);
+    put('000000003.jpg', images[2]!);
+    put(`${'long-'.repeat(40)}.jpg`, images[2]!);
     put(`${'long-'.repeat(40)}.txt`, 'a blue field');
     const made = readdirSync(join(folder, 'made')).sort();
     for (const format of ['ustar', 'pax', 'gnu']) {
@@ -288,10 +288,10 @@ describe('shards of others', () => {
       expect(documents.slice(0, 4)).toEqual([
         {
           kind: 'pair',
-          parts: [{ media: { image: pictures[0], name: '000000000.jpg' } }, { text: 'a red field' }],
+          parts: [{ media: { image: images[0], name: '000000000.jpg' } }, { text: 'a red field' }],
         },
-        { kind: 'pair', parts: [{ media: { image: pictures[1], name: '000000001.png' } }, { text: 'a green field' }] },
-        { rejected: 'no picture' },
+        { kind: 'pair', parts: [{ media: { image: images[1], name: '000000001.png' } }, { text: 'a green field' }] },
+        { rejected: 'no image' },
         { rejected: 'no caption' },
       ]);
       expect(documents).toHaveLength(format === 'ustar' ? 4 : 5);
@@ -308,7 +308,7 @@ describe('shards of others', () => {
     expect(await listTar(join(folder, 'links.tar'), faults)).toEqual([]);
     const names = ['../1.jpg', '/etc/3.jpg', 'a/../../4.jpg', 'C:/5.jpg', '..\\6.jpg', './7.jpg', 'a/8.jpg'];
     const file = join(folder, 'names.tar');
-    writeFileSync(file, Buffer.concat([...names.map((name) => tarMember(name, pictures[0]!)), TAR_END]));
+    writeFileSync(file, Buffer.concat([...names.map((name) => tarMember(name, images[0]!)), TAR_END]));
     const members = await listTar(file, faults);
     expect(members.map((m) => m.name)).toEqual(['7.jpg', 'a/8.jpg']);
     expect(faults.counts).toEqual({ 'not a regular file': 1, 'unsafe name': 5 });
@@ -320,7 +320,7 @@ describe('shards of others', () => {
     liar.fill(' ', 148, 156);
     const sum = liar.subarray(0, 512).reduce((a, b) => a + b, 0);
     liar.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-    writeFileSync(file, Buffer.concat([liar, tarMember('2.jpg', pictures[0]!), TAR_END]));
+    writeFileSync(file, Buffer.concat([liar, tarMember('2.jpg', images[0]!), TAR_END]));
     const lies = new Faults();
     expect((await listTar(file, lies)).map((m) => m.name)).toEqual(['2.jpg']);
     expect(lies.counts).toEqual({ 'truncated member': 1 });
@@ -364,7 +364,7 @@ describe('order of shards', () => {
     const config = {
       seed: 1,
       tokenizer: wordTokenizer(),
-      datasets: [{ name: 'p', weight: 1, batchSize: 3, maxTokens: 32, source: set, media: pictureLoader(decoder) }],
+      datasets: [{ name: 'p', weight: 1, batchSize: 3, maxTokens: 32, source: set, media: imageLoader(decoder) }],
     };
     const mixture = new Mixture(config);
     const steps = [await mixture.next(), await mixture.next(), await mixture.next()];

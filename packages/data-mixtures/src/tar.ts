@@ -5,7 +5,7 @@ import type { Faults } from './faults';
 const BLOCK = 512;
 /** Headers are read through a window of this size: in a shard of captions hundreds of them lie close together. */
 const WINDOW = 2 ** 16;
-/** A larger member is no picture and no page of a training set. */
+/** A larger member is no image and no page of a training set. */
 export const MAX_MEMBER_BYTES = 2 ** 28;
 /** Names and their attributes are short; a longer extended header is there to fill the memory. */
 const MAX_EXTENDED_BYTES = 2 ** 20;

@@ -1,8 +1,8 @@
 /** The ids that carry structure. */
 export interface SpecialTokens {
-  /** Stands where a picture stood. */
+  /** Stands where an image stood. */
   readonly image: number;
-  /** `<EOC>`: the text that belongs to a picture ends. */
+  /** `<EOC>`: the text that belongs to an image ends. */
   readonly endOfChunk: number;
   /** First token of every sequence; left out where the language model was trained without one. */
   readonly bos?: number;
@@ -20,7 +20,7 @@ export interface TextTokenizer {
 }
 
 /**
- * Ids of text from the outside. A page that spells out `<image>` must not create a mark without a picture, so ids
+ * Ids of text from the outside. A page that spells out `<image>` must not create a mark without an image, so ids
  * with structure are removed.
  */
 export function encodeText(tokenizer: TextTokenizer, text: string): number[] {

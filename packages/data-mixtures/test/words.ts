@@ -23,7 +23,7 @@ export function wordTokenizer(withBos = true): TextTokenizer & { words(ids: Arra
   };
 }
 
-/** Text, and pictures by their number. */
+/** Text, and images by their number. */
 export function page(...parts: (string | number)[]): Document {
   return { kind: 'page', parts: parts.map((p) => (typeof p === 'string' ? { text: p } : { media: { key: p } })) };
 }

@@ -5,7 +5,7 @@ import { Rices } from './rices';
 import { seededStream } from './random';
 
 const colours = ['red', 'green', 'blue'];
-/** The picture of an example is its own answer and a number, so a scorer can look at it. */
+/** The image of an example is its own answer and a number, so a scorer can look at it. */
 const examples = Array.from({ length: 30 }, (_, i): FewShotExample<string> => {
   const answer = colours[i % 3]!;
   return { image: `${answer} ${i}`, answer, id: `${i}` };
@@ -18,7 +18,7 @@ const task: FewShotTask<string> = {
   candidates: colours,
 };
 
-/** Knows the colour of the query's picture from two shots on; before, it says red. */
+/** Knows the colour of the query's image from two shots on; before, it says red. */
 const scorer: CandidateScorer<string> = async (prompts, candidates) =>
   prompts.map((prompt) => {
     const images = promptImages(prompt);
@@ -68,7 +68,7 @@ describe('a closed-ended task', () => {
     };
     expect(await prompts(1)).toEqual(await prompts(1));
     expect(await prompts(1)).not.toEqual(await prompts(2));
-    // Blank pictures change the pictures and nothing else.
+    // Blank images change the images and nothing else.
     const blank = (all: readonly FewShotExample<string>[]) => all.map((e) => ({ ...e, image: 'blank' }));
     expect(await prompts(1, { ...task, queries: blank(task.queries), support: blank(examples) })).toEqual(
       await prompts(1),
@@ -120,7 +120,7 @@ describe('an open-ended task', () => {
     expect(result!.predictions[0]!.prediction).toBe(' RED');
   });
 
-  it('has two examples without pictures in its zero-shot prompt', async () => {
+  it('has two examples without images in its zero-shot prompt', async () => {
     const texts: string[] = [];
     const record = async (prompts: readonly Prompt<string>[]) => {
       texts.push(...prompts.map((p) => promptText(p)));

@@ -35,7 +35,7 @@ export interface FewShotTask<Image> {
 export interface FewShotOptions<Image> {
   /** Paper: 0, 4, 8, 16, 32. */
   readonly shots: readonly number[];
-  /** Tasks with as many queries and as much support draw the same shots from the same seed: blank pictures change nothing else. */
+  /** Tasks with as many queries and as much support draw the same shots from the same seed: blank images change nothing else. */
   readonly seed: number;
   /** Needed by tasks with candidates. */
   readonly scorer?: CandidateScorer<Image>;

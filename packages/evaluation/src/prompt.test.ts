@@ -36,7 +36,7 @@ describe('templates of the paper', () => {
     );
   });
 
-  it('write the zero-shot prompt: two examples without pictures', () => {
+  it('write the zero-shot prompt: two examples without images', () => {
     expect(promptText(fewShotPrompt(paperTemplates.caption, textOnly(shots), query))).toBe(
       'Output: 2<EOC>Output: red<EOC><image>Output:',
     );
@@ -78,7 +78,7 @@ describe('a prompt', () => {
     special: { image: 1, endOfChunk: 2, bos: 0 },
   };
 
-  it('has its pictures in the order of their marks', () => {
+  it('has its images in the order of their marks', () => {
     expect(promptImages(fewShotPrompt(paperTemplates.caption, shots, query))).toEqual(['a.png', 'b.png', 'q.png']);
   });
 

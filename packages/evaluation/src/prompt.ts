@@ -3,7 +3,7 @@ export type PromptFields = Readonly<Record<string, string>>;
 
 /** How one example of a task is written. */
 export interface PromptTemplate {
-  /** The text between the picture and the answer. */
+  /** The text between the image and the answer. */
   question(fields: PromptFields): string;
   /** The answer as it follows the question, its leading blank included. */
   answer(text: string): string;
@@ -24,10 +24,10 @@ export interface FewShotExample<Image> {
 export type PromptPart<Image> =
   | { readonly image: Image }
   | { readonly text: string }
-  /** Ends the text of a picture: the `<EOC>` token. */
+  /** Ends the text of an image: the `<EOC>` token. */
   | { readonly endOfChunk: true };
 
-/** Pictures, text and marks in reading order. The texts never hold marks, so a question cannot forge one. */
+/** Images, text and marks in reading order. The texts never hold marks, so a question cannot forge one. */
 export type Prompt<Image> = readonly PromptPart<Image>[];
 
 /** Solved examples, then a query that ends where its answer begins. */
@@ -50,7 +50,7 @@ export function fewShotPrompt<Image>(
 }
 
 /**
- * Examples without their pictures. Two of them in front of the query are the paper's zero-shot prompt (section 3.1):
+ * Examples without their images. Two of them in front of the query are the paper's zero-shot prompt (section 3.1):
  * one would bias the answer to its own, more hardly help.
  */
 export function textOnly<Image>(examples: readonly FewShotExample<Image>[]): FewShotExample<Image>[] {
@@ -108,7 +108,7 @@ export function promptTokens(prompt: Prompt<unknown>, { encode, special }: Promp
   return special.bos === undefined ? body : [special.bos, ...body];
 }
 
-/** The pictures in the order of their marks. */
+/** The images in the order of their marks. */
 export function promptImages<Image>(prompt: Prompt<Image>): Image[] {
   return prompt.flatMap((part) => ('image' in part ? [part.image] : []));
 }

@@ -74,7 +74,7 @@ function features(seed: number, ...shape: number[]): Visual {
   return { kind: 'features', shape, data: Float32Array.from({ length: size }, () => random.normal()) };
 }
 
-/** Two rows: two pictures in the first, one in the second, which is padded. */
+/** Two rows: two images in the first, one in the second, which is padded. */
 const batch = (visual: Visual | undefined = features(3, 2, 2, 1, 4, 6)): FlamingoBatch => ({
   size: 2,
   text: 8,
@@ -188,7 +188,7 @@ describeBackends('Flamingo', () => {
     expect(() => new Flamingo(telling, own, { lm: tied })).toThrow(/separateHeadInput.*: its head is tied\. Leave/);
   });
 
-  it('reads several prompts with different pictures as it reads each alone', async () => {
+  it('reads several prompts with different images as it reads each alone', async () => {
     const model = make();
     const options = { maxNewTokens: 4, stopTokens: [] };
     const together = await model.generate(PROMPTS, options);
@@ -210,7 +210,7 @@ describeBackends('Flamingo', () => {
     media.dispose();
     const text = tokens.length + answer.length;
     const context = {
-      // The answer looks at the last picture.
+      // The answer looks at the last image.
       media: new MediaContext(
         model.latents({ ...visual!, shape: [1, ...visual!.shape] }),
         [0, 1, 1, 1, 2, 2, 2, 2],
@@ -244,7 +244,7 @@ describeBackends('Flamingo', () => {
     expectClose(score!.mean, score!.sum / answer!.tokens.length, { rtol: 1e-6 });
   });
 
-  it('looks at the picture', async () => {
+  it('looks at the image', async () => {
     const model = make();
     const { tokens, visual } = PROMPTS[1]!;
     const other = { tokens, visual: { ...visual!, data: visual!.data.map((x) => -x) } };
@@ -309,7 +309,7 @@ describeBackends('Flamingo', () => {
     expect(() => model.loss(batch(features(1, 2, 2, 4, 6)))).toThrow(/\[batch, media, frames, patches, featureDim\]/);
     expect(() => model.loss(batch({ ...features(1, 2, 2, 1, 2, 2, 3), kind: 'frames' }))).toThrow(/no vision encoder/);
     await expect(model.generate([{ tokens: [1, IMAGE] }, PROMPTS[0]!], { maxNewTokens: 1 })).rejects.toThrow(
-      /none above its 0 pictures, got 2 up to 1/,
+      /none above its 0 images, got 2 up to 1/,
     );
     const small = { ...PROMPTS[1]!, visual: features(1, 1, 1, 3, 6) };
     await expect(model.generate([PROMPTS[0]!, small], { maxNewTokens: 1 })).rejects.toThrow(/one kind and size/);

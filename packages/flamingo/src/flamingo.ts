@@ -78,7 +78,7 @@ const zeros = (shape: readonly [number, number]) => constantVariable(shape, 0) a
 /** The frozen parts that Flamingo stands on. */
 export interface FlamingoParts<C extends LMContext = LMContext> {
   readonly lm: CausalLM<C>;
-  /** Needed only where pictures come as pixels. */
+  /** Needed only where images come as pixels. */
   readonly vision?: VisionEncoder;
 }
 
@@ -94,7 +94,7 @@ export interface FlamingoBatch {
   readonly tokens: Int32Array;
   /** How much each token counts as one to be predicted from those before it; 0: not at all. */
   readonly lossMask: ArrayLike<number>;
-  /** The number of each token's picture in its row, from 1; 0: none. */
+  /** The number of each token's image in its row, from 1; 0: none. */
   readonly mediaIndex: ArrayLike<number>;
   /** Absent: text alone. */
   readonly visual?: Visual;
@@ -103,13 +103,13 @@ export interface FlamingoBatch {
 /** What a prompt shows and says. */
 export interface FlamingoPrompt {
   readonly tokens: readonly number[];
-  /** Pictures in the order of the `<image>` tokens: a `Visual` without its batch axis. Absent: text alone. */
+  /** Images in the order of the `<image>` tokens: a `Visual` without its batch axis. Absent: text alone. */
   readonly visual?: Visual;
-  /** Each token's picture, from 1; absent: that of the last `<image>` up to and including the token. */
+  /** Each token's image, from 1; absent: that of the last `<image>` up to and including the token. */
   readonly mediaIndex?: ArrayLike<number>;
 }
 
-/** Pictures of some prompts, encoded once for all steps of decoding. */
+/** Images of some prompts, encoded once for all steps of decoding. */
 export interface PreparedMedia<C extends LMContext = LMContext> {
   /** Makes the context of each call of `model.lm` on these prompts. */
   readonly context: ContextFactory<MediaLMContext<C>>;
@@ -139,7 +139,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   }
 
   /**
-   * The pictures as the gated blocks take them, from pixels or features to projected latents.
+   * The images as the gated blocks take them, from pixels or features to projected latents.
    *
    * @returns float32 `[batch, media, numLatents, xattn.visualSize]`
    */
@@ -147,7 +147,7 @@ export class Flamingo<C extends LMContext = LMContext> {
     return tf.tidy(() => this.lm.projectMedia(this.resampler.apply(visualFeatures(visual, this.vision))));
   }
 
-  /** The pictures of a batch with the index of its text: what a call of `lm` wants in its context. */
+  /** The images of a batch with the index of its text: what a call of `lm` wants in its context. */
   encodeMedia(batch: Pick<FlamingoBatch, 'text' | 'mediaIndex' | 'visual'>): MediaContext | undefined {
     if (!batch.visual) return undefined;
     return new MediaContext(this.latents(batch.visual), batch.mediaIndex, batch.text);
@@ -213,8 +213,8 @@ export class Flamingo<C extends LMContext = LMContext> {
   }
 
   /**
-   * Encodes the pictures of prompts and computes their keys and values for all gated blocks, once for a whole decoding.
-   * What is generated looks at the last picture of its prompt. For decoding by hand, with lm-core's `DecodingSession`.
+   * Encodes the images of prompts and computes their keys and values for all gated blocks, once for a whole decoding.
+   * What is generated looks at the last image of its prompt. For decoding by hand, with lm-core's `DecodingSession`.
    */
   prepare(prompts: readonly FlamingoPrompt[]): PreparedMedia<C> {
     const visual = stackVisuals(prompts);
@@ -272,8 +272,8 @@ export class Flamingo<C extends LMContext = LMContext> {
     const last = Math.max(0, ...index);
     if (index.length !== tokens.length || last > media) {
       throw new Error(
-        `Flamingo: a prompt of ${tokens.length} tokens needs as many media indices, none above its ${media} pictures, ` +
-          `got ${index.length} up to ${last}. Give one picture for each <image> token.`,
+        `Flamingo: a prompt of ${tokens.length} tokens needs as many media indices, none above its ${media} images, ` +
+          `got ${index.length} up to ${last}. Give one image for each <image> token.`,
       );
     }
     return index;
@@ -313,7 +313,7 @@ function tokensOf(prompts: readonly FlamingoPrompt[]): (readonly number[])[] {
   return prompts.map(({ tokens }) => tokens);
 }
 
-/** Pictures of all prompts as one batch, filled up with zeros; undefined when there are none. */
+/** Images of all prompts as one batch, filled up with zeros; undefined when there are none. */
 function stackVisuals(prompts: readonly FlamingoPrompt[]): Visual | undefined {
   const first = prompts.find(({ visual }) => visual)?.visual;
   if (!first) return undefined;
@@ -325,7 +325,7 @@ function stackVisuals(prompts: readonly FlamingoPrompt[]): Visual | undefined {
     if (!visual) return;
     if (visual.kind !== first.kind || visual.shape.slice(1).join() !== each.join()) {
       throw new Error(
-        `Flamingo: the pictures of prompts that run together must be of one kind and size, got ${first.kind} [media, ${each.join(', ')}] ` +
+        `Flamingo: the images of prompts that run together must be of one kind and size, got ${first.kind} [media, ${each.join(', ')}] ` +
           `and ${visual.kind} [${visual.shape.join(', ')}]. Run such prompts one by one.`,
       );
     }

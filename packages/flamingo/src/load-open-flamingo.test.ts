@@ -165,7 +165,7 @@ function resized(lm: Transformer, table: StateTensor): Transformer {
 
 const text = [0, 16, 3, 15, 16, 7, 14, 15];
 
-/** Logits of a text with two pictures. */
+/** Logits of a text with two images. */
 function logitsOf(model: Flamingo): tf.Tensor3D {
   const random = new Random(8);
   const data = Float32Array.from({ length: 2 * 5 * visualSize }, () => random.normal());

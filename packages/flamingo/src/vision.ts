@@ -4,25 +4,25 @@ import * as tf from '@tensorflow/tfjs-core';
 export interface VisionEncoder {
   /** Width of its features. */
   readonly featureDim: number;
-  /** Side of the pictures it was made for. */
+  /** Side of the images it was made for. */
   readonly imageSize: number;
-  /** Channel means and deviations, after division by 255, that pictures are normalised with before they come here. */
+  /** Channel means and deviations, after division by 255, that images are normalised with before they come here. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
   /** float32 `[images, height, width, 3]` to float32 `[images, patches, featureDim]` */
   encode(images: tf.Tensor4D): tf.Tensor3D;
 }
 
-/** Pictures as plain numbers: pixels for the encoder, or what it has made of them already. */
+/** Images as plain numbers: pixels for the encoder, or what it has made of them already. */
 export interface Visual {
   readonly kind: 'frames' | 'features';
   /** `[batch, media, frames, height, width, 3]` for frames, `[batch, media, frames, patches, featureDim]` for features. */
   readonly shape: readonly number[];
-  /** Row-major; zeros where a row has fewer pictures than others. */
+  /** Row-major; zeros where a row has fewer images than others. */
   readonly data: Float32Array;
 }
 
-/** Features `[batch, media, frames, patches, featureDim]` of pictures, encoded if need be; the encoder gets no gradient. */
+/** Features `[batch, media, frames, patches, featureDim]` of images, encoded if need be; the encoder gets no gradient. */
 export function visualFeatures(visual: Visual, vision: VisionEncoder | undefined): tf.Tensor5D {
   const { kind, shape, data } = visual;
   if (kind === 'features') {
@@ -32,7 +32,7 @@ export function visualFeatures(visual: Visual, vision: VisionEncoder | undefined
   checkShape(visual, 6, '[batch, media, frames, height, width, 3]');
   if (!vision) {
     throw new Error(
-      'Flamingo: visual holds frames, but this model has no vision encoder. Give it one, or encode pictures beforehand.',
+      'Flamingo: visual holds frames, but this model has no vision encoder. Give it one, or encode images beforehand.',
     );
   }
   const [batch, media, frames, height, width, channels] = shape as [number, number, number, number, number, number];
@@ -48,7 +48,7 @@ function checkShape({ kind, shape, data }: Visual, rank: number, want: string): 
   if (shape.length !== rank || size !== data.length) {
     throw new Error(
       `Flamingo: visual of kind ${kind} must be ${want} with as many numbers, got [${shape.join(', ')}] and ${data.length} numbers. ` +
-        'Pad rows that have fewer pictures with zeros.',
+        'Pad rows that have fewer images with zeros.',
     );
   }
 }

@@ -59,7 +59,7 @@ describeBackends('checkInterleaving', () => {
     // Each block goes on from what it gave itself.
     const blocks = lm.blocks.map((block): LMBlock => ({ params: {}, apply: (_, c) => (own = block.apply(own, c)) }));
     await expect(checkInterleaving(altered(lm, { embed, blocks }))).rejects.toThrow(
-      /another picture to change the logits.*got a change of 0.0e\+0 after/,
+      /another image to change the logits.*got a change of 0.0e\+0 after/,
     );
     lm.dispose();
   });

@@ -23,21 +23,21 @@ export interface InterleavingOptions {
 export interface InterleavingReport {
   /** Of the model by itself. */
   readonly alone: CausalLMReport;
-  /** Of the model with open gates and a picture. */
+  /** Of the model with open gates and an image. */
   readonly seeing: CausalLMReport;
-  /** How much another picture changes the logits of the tokens that see it, as a fraction of the largest logit. */
+  /** How much another image changes the logits of the tokens that see it, as a fraction of the largest logit. */
   readonly seen: number;
-  /** The same for a token before the picture. */
+  /** The same for a token before the image. */
   readonly blind: number;
 }
 
-/** Tokens before the picture, and those after it that are read in one call; one more is read by itself. */
+/** Tokens before the image, and those after it that are read in one call; one more is read by itself. */
 const BLIND = 3;
 const AFTER = 4;
 
 /**
  * Checks that a language model can be taught to see: that it keeps the promises of `CausalLM`, that gated blocks with
- * closed gates change nothing, bit for bit, and that with open gates a picture reaches the logits of the tokens that follow
+ * closed gates change nothing, bit for bit, and that with open gates an image reaches the logits of the tokens that follow
  * it, and of no others. Run it on a language model of your own before you train on it.
  *
  * @throws Error naming what does not hold
@@ -52,10 +52,10 @@ export async function checkInterleaving(
   const sizes = { hiddenSize: lm.hiddenSize, visualSize: 8, numHeads: 2, headDim: 4, intermediateSize: 16 };
   const ways = { activation: 'squared-relu', normMedia: true, every: 1, placement: 'paper' } as const;
   const gated = interleave(lm, { ...sizes, ...ways }, random);
-  const [picture, other] = [picturesOf(random), picturesOf(random)];
+  const [image, other] = [imagesOf(random), imagesOf(random)];
   try {
     const plain = await readText(lm, tokens, ({ base }) => base);
-    const closed = await readText(gated, tokens, lookingAt(picture));
+    const closed = await readText(gated, tokens, lookingAt(image));
     const changed = plain.filter((logits, i) => logits.some((x, j) => x !== closed[i]![j]));
     if (changed.length > 0) {
       throw new Error(
@@ -67,33 +67,33 @@ export async function checkInterleaving(
     for (const { params } of gated.gated) {
       tf.tidy(() => [params.attnGate, params.mlpGate].forEach((gate) => gate.assign(tf.ones([1]))));
     }
-    const seeing = await checkCausalLM<MediaLMContext>(gated, { tolerance, seed, context: lookingAt(picture) });
+    const seeing = await checkCausalLM<MediaLMContext>(gated, { tolerance, seed, context: lookingAt(image) });
     const [before, ...after] = differences(
-      await readText(gated, tokens, lookingAt(picture)),
+      await readText(gated, tokens, lookingAt(image)),
       await readText(gated, tokens, lookingAt(other)),
     );
     const [blind, seen] = [before!, Math.min(...after)];
     if (!(blind <= tolerance) || !(seen > 0)) {
       throw new Error(
-        `checkInterleaving: expected another picture to change the logits of all tokens after it and none before, got a change of ` +
+        `checkInterleaving: expected another image to change the logits of all tokens after it and none before, got a change of ` +
           `${seen.toExponential(1)} after and ${blind.toExponential(1)} before, of the largest logit. ` +
           'Blocks must work on the x that they are given, and position by position but for their causal attention.',
       );
     }
     return { alone, seeing, seen, blind };
   } finally {
-    tf.dispose([picture, other]);
+    tf.dispose([image, other]);
     disposeParams(gated.params.xattn);
   }
 }
 
-/** One picture, for two prompts: `checkCausalLM` reads two, and expects of them what it expects of one. */
-function picturesOf(random: Random): tf.Tensor4D {
+/** One image, for two prompts: `checkCausalLM` reads two, and expects of them what it expects of one. */
+function imagesOf(random: Random): tf.Tensor4D {
   const latents = Array.from({ length: 3 * 8 }, () => random.normal());
   return tf.tensor4d([...latents, ...latents], [2, 1, 3, 8]);
 }
 
-/** Every text looks at the picture from its fourth token on. */
+/** Every text looks at the image from its fourth token on. */
 function lookingAt(latents: tf.Tensor4D): ContextFactory<MediaLMContext> {
   return ({ base, tokens, prompts, padding, past }) => {
     const index = tokens.flatMap((row, r) => row.map((_, i) => (past + i - padding[r]! >= BLIND ? 1 : 0)));

@@ -43,7 +43,7 @@ const random = <T extends tf.Tensor>(seed: number, ...shape: number[]): T =>
 const text = (rows = 2, length = 6) => random<tf.Tensor3D>(1, rows, length, 8);
 const latents = (batch = 2, media = 2) => random<tf.Tensor4D>(2, batch, media, 3, 6);
 
-/** The first row begins with text that sees nothing and goes on to two pictures; the second has one picture. */
+/** The first row begins with text that sees nothing and goes on to two images; the second has one image. */
 const INDEX = [0, 0, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1];
 
 /** The tensors of a reference whose names begin with a prefix, under our names. */
@@ -116,7 +116,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('gives exactly zero to text before the first picture, whatever the pictures are', () => {
+  it('gives exactly zero to text before the first image, whatever the images are', () => {
     for (const attend of ['immediate', 'all-previous'] as const) {
       const { attn } = make({ attend });
       const seen = attn.apply(text(), new MediaContext(latents(), INDEX, 6));
@@ -124,7 +124,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('shows a token its own picture and no other', () => {
+  it('shows a token its own image and no other', () => {
     const block = make();
     const [one, two] = [random<tf.Tensor4D>(3, 1, 1, 3, 6), random<tf.Tensor4D>(4, 1, 1, 3, 6)];
     const index = [0, 1, 1, 2, 2, 2];
@@ -136,7 +136,7 @@ describeBackends('GatedXAttn', () => {
     expect(tf.max(tf.abs(tf.sub(after, before))).dataSync()[0]).toBeGreaterThan(1e-3);
   });
 
-  it('takes no notice of padding pictures', () => {
+  it('takes no notice of padding images', () => {
     for (const attend of ['immediate', 'all-previous'] as const) {
       const block = make({ attend });
       const [x, own] = [text(1), latents(1, 2)];
@@ -147,7 +147,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('serves several rows from the pictures of one prompt, with keys and values made before', () => {
+  it('serves several rows from the images of one prompt, with keys and values made before', () => {
     for (const attend of ['immediate', 'all-previous', 'all'] as const) {
       const block = make({ attend });
       const [x, l] = [text(3), latents(2)];
@@ -160,7 +160,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('feeds text without pictures through the gated feed-forward', () => {
+  it('feeds text without images through the gated feed-forward', () => {
     const block = make();
     const x = text();
     const blind = block.apply(x, new MediaContext(latents(), new Array<number>(12).fill(0), 6));

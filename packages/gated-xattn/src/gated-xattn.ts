@@ -34,14 +34,14 @@ export interface GatedXAttnConfig {
   /** Whether the latents are normalised before keys and values: yes in the paper, no in OpenFlamingo. */
   readonly normMedia: boolean;
   /**
-   * Pictures that a text token sees: its own (default, section 2.3), all up to its own (the paper's ablation), or all of
+   * Images that a text token sees: its own (default, section 2.3), all up to its own (the paper's ablation), or all of
    * its sequence, later ones included.
    */
   readonly attend?: 'immediate' | 'all-previous' | 'all';
   /**
-   * What a token gets that may see no picture: exactly zero (default), or what OpenFlamingo and flamingo-pytorch give
+   * What a token gets that may see no image: exactly zero (default), or what OpenFlamingo and flamingo-pytorch give
    * it. There, 'uniform', it is the mean of all values of its sequence, save that with 'immediate' text before the
-   * first picture gets zero.
+   * first image gets zero.
    */
   readonly emptyRows?: 'zero' | 'uniform';
 }
@@ -89,14 +89,14 @@ export function initGatedXAttn(config: GatedXAttnConfig, random: Random): GatedX
   return freshParams(gatedXAttnSpecs(config), random);
 }
 
-/** Cross-attention from text to pictures, without gate and residual. */
+/** Cross-attention from text to images, without gate and residual. */
 export class CrossAttention {
   constructor(
     readonly config: Omit<GatedXAttnConfig, 'intermediateSize' | 'activation'>,
     readonly params: CrossAttentionParams,
   ) {}
 
-  /** Keys and values of all pictures: computed once, they serve every further token of a prompt. */
+  /** Keys and values of all images: computed once, they serve every further token of a prompt. */
   keysValues(latents: tf.Tensor4D): MediaKeysValues {
     expectShape(
       'CrossAttention.keysValues: latents',
@@ -113,7 +113,7 @@ export class CrossAttention {
 
   /**
    * @param x     float32 `[rows, text, hiddenSize]`
-   * @param media the pictures, and which token belongs to which
+   * @param media the images, and which token belongs to which
    * @param known keys and values of `media.latents`, where they are known already
    * @returns     float32 `[rows, text, hiddenSize]`, to be gated and added to `x`
    */
@@ -134,17 +134,17 @@ export class CrossAttention {
   private attend(query: tf.Tensor3D, { keys, values }: MediaKeysValues, media: MediaContext): tf.Tensor3D {
     const { attend = 'immediate', emptyRows = 'zero', numHeads } = this.config;
     if (attend === 'immediate') {
-      const [batch, pictures, latents, inner] = keys.shape;
-      // All rows in a line against all pictures in a line: the segments know who belongs to whom.
-      const all = (x: tf.Tensor4D): tf.Tensor4D => tf.reshape(x, [1, batch * pictures, latents, inner]);
+      const [batch, images, latents, inner] = keys.shape;
+      // All rows in a line against all images in a line: the segments know who belongs to whom.
+      const all = (x: tf.Tensor4D): tf.Tensor4D => tf.reshape(x, [1, batch * images, latents, inner]);
       const line = tf.reshape(query, [1, media.rows * media.text, inner]);
       const own = mediaCrossAttention(line, all(keys), all(values), media.segments, { numHeads });
       const y = tf.reshape(own, query.shape) as tf.Tensor3D;
-      return emptyRows === 'zero' ? y : addMean(y, values, media, (index) => index > pictures);
+      return emptyRows === 'zero' ? y : addMean(y, values, media, (index) => index > images);
     }
     const ofRows = (x: tf.Tensor4D): tf.Tensor3D => {
-      const [batch, pictures, latents, inner] = x.shape;
-      return perRow(tf.reshape(x, [batch, pictures * latents, inner]), media);
+      const [batch, images, latents, inner] = x.shape;
+      return perRow(tf.reshape(x, [batch, images * latents, inner]), media);
     };
     const [k, v] = [ofRows(keys), ofRows(values)];
     if (attend === 'all') return attention(query, k, v, { numHeads });
@@ -180,13 +180,13 @@ function addMean(
   return tf.add(y, tf.mul(flags(media, condition), mean));
 }
 
-/** Scores to add, `[rows, 1, text, media x latents]`: 0 for pictures up to the token's own, hopeless for later ones. */
+/** Scores to add, `[rows, 1, text, media x latents]`: 0 for images up to the token's own, hopeless for later ones. */
 function earlierOnly(media: MediaContext): tf.Tensor4D {
-  const [, pictures, latents] = media.latents.shape;
-  const keys = pictures * latents;
+  const [, images, latents] = media.latents.shape;
+  const keys = images * latents;
   const bias = new Float32Array(media.rows * media.text * keys);
   for (let i = 0; i < media.rows * media.text; i++) {
-    const visible = Math.min(media.mediaIndex[i]!, pictures) * latents;
+    const visible = Math.min(media.mediaIndex[i]!, images) * latents;
     bias.fill(-1e9, i * keys + visible, (i + 1) * keys);
   }
   return tf.tensor4d(bias, [media.rows, 1, media.text, keys]);
@@ -205,7 +205,7 @@ export class GatedXAttn {
 
   /**
    * @param x     float32 `[rows, text, hiddenSize]`
-   * @param media the pictures, and which token belongs to which; absent: text alone
+   * @param media the images, and which token belongs to which; absent: text alone
    * @param known keys and values of `media.latents`, where they are known already
    * @returns     float32 `[rows, text, hiddenSize]`
    */

@@ -49,7 +49,7 @@ const context = (l: tf.Tensor4D, index = [0, 1, 1, 1, 2, 2, 2, 2]): MediaLMConte
   media: new MediaContext(l, index, 8),
 });
 
-/** Every text starts blind, and from its second token on looks at the first picture of its prompt. */
+/** Every text starts blind, and from its second token on looks at the first image of its prompt. */
 const decoding =
   (l: tf.Tensor4D): ContextFactory<MediaLMContext> =>
   ({ base, tokens, prompts, padding, past }) => {
@@ -73,7 +73,7 @@ describeBackends('InterleavedLM', () => {
     expectClose(with_, lm.lm.logits(hiddenStates(lm.lm, tokens(), {})), { atol: 0 });
   });
 
-  it('sees the pictures once gates are open, but not before the first one', () => {
+  it('sees the images once gates are open, but not before the first one', () => {
     const lm = make(true);
     const run = (l: tf.Tensor4D) => hiddenStates(lm, tokens(), context(l));
     const [a, b] = [run(latents()), run(tf.neg(latents()))];
@@ -84,7 +84,7 @@ describeBackends('InterleavedLM', () => {
 
   it('keeps what decoding and training rely on, for one prompt and for several', async () => {
     const lm = make(true);
-    // Both prompts of the check show the same pictures, for it expects the same of both.
+    // Both prompts of the check show the same images, for it expects the same of both.
     const l = tf.tile(latents(), [2, 1, 1, 1]);
     const report = await checkCausalLM(lm, { context: decoding(l), tolerance: 1e-4 });
     expect(report.incremental).toBeLessThan(1e-4);

@@ -83,7 +83,7 @@ export function initInterleave(config: InterleaveConfig, numLayers: number, rand
   };
 }
 
-/** A causal language model that sees pictures: another one, with gated blocks before some of its blocks. */
+/** A causal language model that sees images: another one, with gated blocks before some of its blocks. */
 export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<MediaLMContext<C>> {
   readonly hiddenSize: number;
   readonly vocabSize: number;
@@ -143,7 +143,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
   }
 
   /**
-   * Keys and values of the pictures for every gated block: made once per prompt, handed to each `MediaContext` of the
+   * Keys and values of the images for every gated block: made once per prompt, handed to each `MediaContext` of the
    * decoding, and disposed of by the caller in the end.
    *
    * @param latents as `projectMedia` gives them

@@ -2,7 +2,7 @@ import { expectShape, MediaSegments } from '@flamingo-ts/kernels';
 import type { LMContext } from '@flamingo-ts/lm-core';
 import type * as tf from '@tensorflow/tfjs-core';
 
-/** Keys and values of all pictures for one gated layer, each float32 `[batch, media, latents, inner]`. */
+/** Keys and values of all images for one gated layer, each float32 `[batch, media, latents, inner]`. */
 export interface MediaKeysValues {
   readonly keys: tf.Tensor4D;
   readonly values: tf.Tensor4D;
@@ -11,26 +11,26 @@ export interface MediaKeysValues {
 /** What a media context may bring besides the latents and the index. */
 export interface MediaContextOptions {
   /**
-   * For each row of text the batch entry whose pictures it is about. Absent: row i belongs to entry i. While decoding,
-   * several beams or candidates share the pictures of their prompt this way, without a copy.
+   * For each row of text the batch entry whose images it is about. Absent: row i belongs to entry i. While decoding,
+   * several beams or candidates share the images of their prompt this way, without a copy.
    */
   readonly owners?: readonly number[];
   /** Keys and values by gated layer, from `InterleavedLM.mediaKeysValues`; absent: every layer projects the latents. */
   readonly keysValues?: readonly MediaKeysValues[];
 }
 
-/** The pictures that a call of the model may look at, and which text token belongs to which of them. */
+/** The images that a call of the model may look at, and which text token belongs to which of them. */
 export class MediaContext {
   /** Rows of text. */
   readonly rows: number;
   readonly owners: readonly number[] | undefined;
   readonly keysValues: readonly MediaKeysValues[] | undefined;
-  /** Text tokens grouped by picture, over all rows: `[1, rows x text]` against `[1, batch x media]`. */
+  /** Text tokens grouped by image, over all rows: `[1, rows x text]` against `[1, batch x media]`. */
   readonly segments: MediaSegments;
 
   /**
    * @param latents    float32 `[batch, media, latents, visualSize]`
-   * @param mediaIndex row-major `[rows, text]`: the number of the token's picture in its sequence, 1 for the first; 0: none
+   * @param mediaIndex row-major `[rows, text]`: the number of the token's image in its sequence, 1 for the first; 0: none
    * @param text       tokens per row in this call of the model
    */
   constructor(
@@ -43,7 +43,7 @@ export class MediaContext {
       'MediaContext: latents',
       latents,
       ['batch', 'media', 'latents', 'visualSize'],
-      'Pass what the resampler gives; text without any picture needs no MediaContext.',
+      'Pass what the resampler gives; text without any image needs no MediaContext.',
     );
     const [batch, media] = latents.shape;
     this.owners = options.owners;
@@ -59,7 +59,7 @@ export class MediaContext {
     if (stray !== undefined) {
       throw new Error(`MediaContext: owners must be entries of a batch of ${batch}, got ${stray}. Count from 0.`);
     }
-    // One list of all pictures: a row's pictures start where its owner's do, and an index beyond them sees nothing.
+    // One list of all images: a row's images start where its owner's do, and an index beyond them sees nothing.
     const flat = Int32Array.from(mediaIndex, (index, i) => {
       if (index < 1) return 0;
       return index > media ? batch * media + 1 : this.owner(Math.floor(i / text)) * media + index;
@@ -67,7 +67,7 @@ export class MediaContext {
     this.segments = new MediaSegments(flat, 1, flat.length, batch * media);
   }
 
-  /** The batch entry whose pictures a row of text is about. */
+  /** The batch entry whose images a row of text is about. */
   owner(row: number): number {
     return this.owners?.[row] ?? row;
   }
@@ -75,7 +75,7 @@ export class MediaContext {
 
 /** What the context of a language model with gated layers holds besides its own. */
 export interface MediaAware {
-  /** Absent: text alone; no token sees a picture. */
+  /** Absent: text alone; no token sees an image. */
   readonly media?: MediaContext;
 }
 

@@ -12,7 +12,7 @@ export interface ConvCase {
   readonly padding: 'same' | 'symmetric' | 'valid';
 }
 
-/** A convolution of NHWC pictures with OIHW kernels, one output number at a time. */
+/** A convolution of NHWC images with OIHW kernels, one output number at a time. */
 export function conv2dReference(
   x: Float64Array,
   weight: Float64Array,

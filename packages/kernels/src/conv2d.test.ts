@@ -88,7 +88,7 @@ describeBackends('conv2d', () => {
       );
       expect(() => conv2d(x, { weight: tf.ones([2, 4, 3, 3]), bias: tf.ones([3]) }, o)).toThrow(/bias must be \[2\]/);
       expect(() => conv2d(x, { weight: tf.ones([2, 4, 5, 5]) }, { ...o, padding: 'valid' })).toThrow(
-        /kernel 5x5 is larger than the padded picture 4x4/,
+        /kernel 5x5 is larger than the padded image 4x4/,
       );
     });
   });
@@ -110,7 +110,7 @@ function layersOf(weightOf: (weight: tf.Tensor) => tf.Tensor | FrozenFilter): Co
   });
 }
 
-const pictures = () => toTensor(normal(1, [2, 6, 5, 4])) as tf.Tensor4D;
+const images = () => toTensor(normal(1, [2, 6, 5, 4])) as tf.Tensor4D;
 
 function disposeLayers(layers: readonly Conv2dLayer[]): void {
   for (const { params } of layers) {
@@ -133,7 +133,7 @@ describeBackends('conv2dSequence', () => {
       const plain = layersOf((weight) => weight);
       const packed = layersOf(frozen());
       tf.tidy(() => {
-        const x = pictures();
+        const x = images();
         const oneByOne = plain.reduce((y: tf.Tensor, layer) => conv2d(y, layer.params, layer), x);
         const [first, ...rest] = plain as [Conv2dLayer, ...Conv2dLayer[]];
         const cotangent = toTensor(normal(2, oneByOne.shape));
@@ -157,7 +157,7 @@ describeBackends('conv2dSequence', () => {
   it('in bfloat16 is as exact as that is', () => {
     const [exact, rounded] = [layersOf((weight) => weight), layersOf(frozen('bfloat16'))];
     tf.tidy(() => {
-      const x = pictures();
+      const x = images();
       expect(relativeError(conv2dSequence(x, rounded), conv2dSequence(x, exact))).toBeLessThan(1e-2);
     });
     disposeLayers(exact);
@@ -167,7 +167,7 @@ describeBackends('conv2dSequence', () => {
   it('names what does not fit in any of its convolutions', () => {
     const [first, , last] = layersOf((weight) => weight) as [Conv2dLayer, Conv2dLayer, Conv2dLayer];
     tf.tidy(() => {
-      const x = pictures();
+      const x = images();
       expect(() => conv2dSequence(x, [first, { ...last, groups: 2 }])).toThrow(
         /conv2d: weight must be \[out, 4, .*got \[6, 8, 3, 3\]/,
       );
@@ -179,7 +179,7 @@ describeBackends('FrozenFilter', (backend) => {
   const weight = normal(2, [6, 2, 3, 3]);
   const o = { stride: 1, groups: 2, padding: 'same' } as const;
 
-  it('convolves pictures of any size, gives its values back, and knows when it is gone', async () => {
+  it('convolves images of any size, gives its values back, and knows when it is gone', async () => {
     await expectNoLeak(async () => {
       const w = toTensor(weight);
       const filter = new FrozenFilter(w);

@@ -25,7 +25,7 @@ export interface Conv2dOptions {
   readonly activation?: Activation;
 }
 
-/** Cells before and after the two axes of a picture: zeros to add, or, negative, cells to leave out. */
+/** Cells before and after the two axes of an image: zeros to add, or, negative, cells to leave out. */
 interface Pads {
   readonly top: number;
   readonly bottom: number;
@@ -118,11 +118,11 @@ const convWeightGradOp = fusedOp<ConvAttrs & { readonly kernelHeight: number; re
     const reach = (n: number, kernel: number) => (n + Math.floor((kernel - 1) / stride)) * stride;
     const bottom = reach(h, kernelHeight) - height - top;
     const right = reach(w, kernelWidth) - width - left;
-    const pictures = splitChannels(frame(x as tf.Tensor4D, { top, left, bottom, right }), groups);
+    const images = splitChannels(frame(x as tf.Tensor4D, { top, left, bottom, right }), groups);
     const inputs = channels / groups;
 
-    const parts = pictures.map((picture, g) => {
-      const phase = separate(picture, stride);
+    const parts = images.map((image, g) => {
+      const phase = separate(image, stride);
       const taps = range(kernelHeight).flatMap((ky) =>
         range(kernelWidth).map((kx) => {
           const start = [0, Math.floor(ky / stride), Math.floor(kx / stride), 0];
@@ -158,7 +158,7 @@ function phases(size: number, n: number, before: number, kernel: number, stride:
   });
 }
 
-/** Pictures of all cells a stride apart, by row and column they start from: `[rows][columns]`. */
+/** Images of all cells a stride apart, by row and column they start from: `[rows][columns]`. */
 function separate(x: tf.Tensor4D, stride: number): tf.Tensor4D[][] {
   if (stride === 1) return [[x]];
   const [b, height, width, c] = x.shape;
@@ -219,7 +219,7 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/** What a convolution of pictures of this shape is to a kernel, and the shape that it gives. */
+/** What a convolution of images of this shape is to a kernel, and the shape that it gives. */
 function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o: Conv2dOptions) {
   const { stride, groups = 1, padding, activation } = o;
   expectShape('conv2d: x', x, ['batch', 'height', 'width', 'in'], 'Images are NHWC.');
@@ -240,8 +240,8 @@ function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o:
   const padded = [height + top + bottom, width + left + right] as const;
   if (kernelHeight > padded[0] || kernelWidth > padded[1]) {
     throw new Error(
-      `conv2d: the kernel ${kernelHeight}x${kernelWidth} is larger than the padded picture ${padded.join('x')}. ` +
-        "Use a larger picture or padding 'same'.",
+      `conv2d: the kernel ${kernelHeight}x${kernelWidth} is larger than the padded image ${padded.join('x')}. ` +
+        "Use a larger image or padding 'same'.",
     );
   }
   const cells = (n: number, kernel: number) => Math.floor((n - kernel) / stride) + 1;

@@ -18,7 +18,7 @@ export interface DecodingCall {
 
 /**
  * Makes the context of one call of the model; called inside `tf.tidy`, so what shall live longer needs `tf.keep`.
- * A model that looks at pictures finds here which prompt each row belongs to.
+ * A model that looks at images finds here which prompt each row belongs to.
  */
 export type ContextFactory<C extends LMContext> = (call: DecodingCall) => C;
 

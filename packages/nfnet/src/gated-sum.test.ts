@@ -7,11 +7,11 @@ const normal = (shape: number[], seed: number) => tf.randomNormal<tf.Rank.R4>(sh
 
 describeBackends('gatedSum', () => {
   it.each([
-    ['a weight per picture and channel', [2, 3, 2, 5], [2, 1, 1, 5]],
-    ['per picture', [2, 3, 2, 5], [2, 1, 1, 1]],
+    ['a weight per image and channel', [2, 3, 2, 5], [2, 1, 1, 5]],
+    ['per image', [2, 3, 2, 5], [2, 1, 1, 1]],
     ['one for all', [2, 3, 2, 5], [1, 1, 1, 1]],
     // Large enough for backends to take their fast ways.
-    ['many, per picture and channel', [2, 16, 16, 24], [2, 1, 1, 24]],
+    ['many, per image and channel', [2, 16, 16, 24], [2, 1, 1, 24]],
     ['many, one for all', [2, 16, 16, 24], [1, 1, 1, 1]],
   ])('%s', async (_, shape, gateShape) => {
     await expectNoLeak(() => {
@@ -20,9 +20,9 @@ describeBackends('gatedSum', () => {
       const [a, g, b] = [y, gate, shortcut].map((x) => x.dataSync());
       const [n, h, w, c] = shape as [number, number, number, number];
       const expected = a!.map((v, i) => {
-        const picture = gateShape[0] === 1 ? 0 : Math.floor(i / (h * w * c));
+        const image = gateShape[0] === 1 ? 0 : Math.floor(i / (h * w * c));
         const channel = gateShape[3] === 1 ? 0 : i % c;
-        return v * g![picture * gateShape[3]! + channel]! + b![i]!;
+        return v * g![image * gateShape[3]! + channel]! + b![i]!;
       });
       expectClose(sum, expected, { rtol: 1e-6 });
       if (n * h * w * c < 100) {

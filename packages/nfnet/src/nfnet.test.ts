@@ -65,7 +65,7 @@ const small = nfnetConfig({
   initialSkipGain: 1,
 });
 const fresh = (config: NFNetConfig = small, seed = 1) => new NFNet(config, initNFNet(config, new Random(seed)));
-const pictures = (n: number, side = 12, seed = 7): tf.Tensor4D =>
+const images = (n: number, side = 12, seed = 7): tf.Tensor4D =>
   tf.randomNormal([n, side, side, 3], 0, 1, 'float32', seed);
 
 describeBackends('NFNet', () => {
@@ -113,7 +113,7 @@ describeBackends('NFNet', () => {
 
   it('gives the same features frozen, and as a sequence', async () => {
     const net = fresh();
-    const x = pictures(2);
+    const x = images(2);
     const toImages = (net: NFNet) => tf.grad((x) => tf.sum(tf.square(net.pooled(x as tf.Tensor4D))))(x);
     const [map, logits, gradient] = [net.featureMap(x), net.logits(x), toImages(net)];
     expect(map.shape).toEqual([2, 3, 3, 10]);
@@ -139,7 +139,7 @@ describeBackends('NFNet', () => {
       finalWidth: 64,
     });
     const net = fresh(config);
-    const x = pictures(2, 24);
+    const x = images(2, 24);
     const map = net.featureMap(x);
     const frozen = await net.freeze('bfloat16');
     tf.tidy(() => {
@@ -151,7 +151,7 @@ describeBackends('NFNet', () => {
 
   it('is the same read frozen from a state whose data come when they are asked for', async () => {
     const net = fresh();
-    const x = pictures(1);
+    const x = images(1);
     const logits = net.logits(x);
     const read: string[] = [];
     const state = Object.fromEntries(
@@ -187,14 +187,14 @@ describeBackends('NFNet', () => {
     ];
     const gain = net.params.stages[1]![1]!.skipGain;
     const kernel = net.params.stages[1]![0]!.conv2.weight as tf.Variable;
-    checkGradient((x) => net.pooled(x as tf.Tensor4D, { keep }), [pictures(2)], { rtol: 2e-2, elements: 4 });
+    checkGradient((x) => net.pooled(x as tf.Tensor4D, { keep }), [images(2)], { rtol: 2e-2, elements: 4 });
     for (const variable of [gain, kernel]) {
       const start = tf.clone(variable);
       const at = (value: tf.Tensor) => {
         variable.assign(value);
-        return tf.tidy(() => tf.sum(tf.square(net.logits(pictures(2), { keep }))).dataSync()[0]!);
+        return tf.tidy(() => tf.sum(tf.square(net.logits(images(2), { keep }))).dataSync()[0]!);
       };
-      const { grads } = tf.variableGrads(() => tf.sum(tf.square(net.logits(pictures(2), { keep }))), [variable]);
+      const { grads } = tf.variableGrads(() => tf.sum(tf.square(net.logits(images(2), { keep }))), [variable]);
       const analytic = grads[variable.name]!;
       // Along its own direction the gradient's slope is its squared length.
       const length = Math.sqrt(tf.sum(tf.square(analytic)).dataSync()[0]!);
@@ -206,7 +206,7 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
-  it('learns from every picture of a batch: gradients add up', () => {
+  it('learns from every image of a batch: gradients add up', () => {
     // Maps large enough that backends take their fast ways.
     const config = nfnetConfig({
       ...small,
@@ -221,7 +221,7 @@ describeBackends('NFNet', () => {
     const net = fresh(config);
     const trained = Object.values(variables(net.params));
     tf.tidy(() => {
-      const both = pictures(2, 16);
+      const both = images(2, 16);
       const gradientOf = (x: tf.Tensor4D) => tf.variableGrads(() => tf.sum(tf.square(net.pooled(x))), trained).grads;
       const [first, second] = tf.split(both, 2).map((x) => gradientOf(x as tf.Tensor4D)) as [
         tf.NamedTensorMap,
@@ -237,7 +237,7 @@ describeBackends('NFNet', () => {
 
   it('leaks nothing', async () => {
     const net = fresh();
-    const x = pictures(1);
+    const x = images(1);
     await expectNoLeak(() => net.encode(x, { keep: [[1], [1], [0]] }));
     await expectNoLeak(() => {
       const { value, grads } = tf.variableGrads(() => tf.mean(net.logits(x)));
@@ -258,15 +258,15 @@ describe('NFNet by its definition', () => {
     const config = nfnetConfig({ ...small, initialSkipGain: 0 });
     const net = fresh(config);
     tf.tidy(() => {
-      const before = net.pooled(pictures(2));
+      const before = net.pooled(images(2));
       const branch = net.params.stages[1]![1]!;
       const kernel = branch.conv2.weight as tf.Variable;
       kernel.assign(tf.mul(kernel, -3));
       branch.conv3.bias.assign(tf.ones([12]));
-      expectClose(net.pooled(pictures(2)), before, { atol: 0 });
+      expectClose(net.pooled(images(2)), before, { atol: 0 });
 
       const trained = variables(branch);
-      const { grads } = tf.variableGrads(() => tf.sum(net.pooled(pictures(2))), Object.values(trained));
+      const { grads } = tf.variableGrads(() => tf.sum(net.pooled(images(2))), Object.values(trained));
       for (const [name, v] of Object.entries(trained)) {
         const size = tf.max(tf.abs(grads[v.name]!)).dataSync()[0]!;
         if (name === 'skipGain') expect(size).toBeGreaterThan(0);
@@ -276,10 +276,10 @@ describe('NFNet by its definition', () => {
     disposeParams(net.params);
   });
 
-  it('a picture left out of a block passes by it, and does not disturb the others', () => {
+  it('an image left out of a block passes by it, and does not disturb the others', () => {
     const net = fresh();
     tf.tidy(() => {
-      const x = net.applyStem(pictures(2));
+      const x = net.applyStem(images(2));
       const through = net.applyBlock(net.applyBlock(x, 0, 0), 1, 0);
       const kept = net.applyBlock(through, 1, 1);
       const mixed = net.applyBlock(through, 1, 1, [0, 1]);
@@ -289,7 +289,7 @@ describe('NFNet by its definition', () => {
     disposeParams(net.params);
   });
 
-  it('works without squeeze-excite, groups and classifier, on pictures of any size, padded either way', () => {
+  it('works without squeeze-excite, groups and classifier, on images of any size, padded either way', () => {
     for (const padding of ['same', 'symmetric'] as const) {
       const config = nfnetConfig({
         ...small,
@@ -318,7 +318,7 @@ describe('NFNet by its definition', () => {
       numClasses: 0,
     });
     const net = fresh(config);
-    const { mean, variance } = tf.moments(net.featureMap(pictures(8)));
+    const { mean, variance } = tf.moments(net.featureMap(images(8)));
     const spread = variance.dataSync()[0]! + mean.dataSync()[0]! ** 2;
     expect(spread).toBeGreaterThan(0.3);
     expect(spread).toBeLessThan(3);
@@ -328,19 +328,19 @@ describe('NFNet by its definition', () => {
   it('drops pooled features in training only, by seed', () => {
     const net = fresh(nfnetConfig({ ...small, dropRate: 0.5 }));
     tf.tidy(() => {
-      const drop = (seed: number) => net.logits(pictures(2), { dropout: new Random(seed) });
+      const drop = (seed: number) => net.logits(images(2), { dropout: new Random(seed) });
       expectClose(drop(3), drop(3), { atol: 0 });
-      expect(tf.max(tf.abs(tf.sub(drop(3), net.logits(pictures(2))))).dataSync()[0]).toBeGreaterThan(1e-3);
+      expect(tf.max(tf.abs(tf.sub(drop(3), net.logits(images(2))))).dataSync()[0]).toBeGreaterThan(1e-3);
     });
     disposeParams(net.params);
   });
 
-  it('says what is wrong with pictures, masks and states', async () => {
+  it('says what is wrong with images, masks and states', async () => {
     const net = fresh();
     expect(() => net.encode(tf.zeros([1, 3, 12, 12]))).toThrow(
       /images must be \[images, height, width, 3\], got \[1, 3, 12, 12\]/,
     );
-    expect(() => net.encode(pictures(1), { keep: [[1]] })).toThrow(
+    expect(() => net.encode(images(1), { keep: [[1]] })).toThrow(
       /one mask for each of the 3 blocks, got 1.*drawKeepMasks/,
     );
     const { 'finalConv.gain': _, ...rest } = await stateOf(net.params);

@@ -30,9 +30,9 @@ import { gatedSum } from './gated-sum';
 
 /** The shape and conventions of a normaliser-free residual network (Brock et al. 2021, section 4). */
 export interface NFNetConfig {
-  /** Side of the square pictures it is meant for; any other size works too. */
+  /** Side of the square images it is meant for; any other size works too. */
   readonly imageSize: number;
-  /** Channel means and deviations, after division by 255, that pictures are normalised with. */
+  /** Channel means and deviations, after division by 255, that images are normalised with. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
   /** Output channels and strides of the 3x3 convolutions of the stem. */
@@ -70,7 +70,7 @@ export interface NFNetConfig {
   readonly stochasticDepthRule: 'timm' | 'deepmind';
 }
 
-/** Depths, picture sizes and drop rates of the published variants (NFNet paper, table 1 and section 4.2). */
+/** Depths, image sizes and drop rates of the published variants (NFNet paper, table 1 and section 4.2). */
 export const NFNET_VARIANTS = {
   F0: { depths: [1, 2, 6, 3], trainSize: 192, imageSize: 256, dropRate: 0.2 },
   F1: { depths: [2, 4, 12, 6], trainSize: 224, imageSize: 320, dropRate: 0.3 },
@@ -300,7 +300,7 @@ export function nfnetShapes(config: NFNetConfig): Record<string, readonly number
 }
 
 /**
- * Floating-point operations of one forward pass over one picture (a multiply and an add count as two), from the shapes of
+ * Floating-point operations of one forward pass over one image (a multiply and an add count as two), from the shapes of
  * its kernels; the papers count multiply-adds, half of it.
  */
 export function nfnetFlops(config: NFNetConfig, height: number = config.imageSize, width: number = height): number {
@@ -339,13 +339,13 @@ export function initNFNet(config: NFNetConfig, random: Random): NFNetParams {
 
 /** What training adds to a forward pass. */
 export interface NFNetTraining {
-  /** Per block, in order, and per picture: 1 keeps the branch, 0 leaves it out (stochastic depth). See `drawKeepMasks`. */
+  /** Per block, in order, and per image: 1 keeps the branch, 0 leaves it out (stochastic depth). See `drawKeepMasks`. */
   readonly keep?: readonly ArrayLike<number>[];
   /** Draws what dropout takes from the pooled features before the classifier. */
   readonly dropout?: Random;
 }
 
-/** Draws which branches stochastic depth keeps: for every block a 0 or 1 per picture. */
+/** Draws which branches stochastic depth keeps: for every block a 0 or 1 per image. */
 export function drawKeepMasks(config: NFNetConfig, images: number, random: Random): Float32Array[] {
   return nfnetPlan(config)
     .flat()
@@ -527,7 +527,7 @@ export class NFNet {
     });
   }
 
-  /** Mean of the features over the picture: float32 [images, featureDim]. */
+  /** Mean of the features over the image: float32 [images, featureDim]. */
   pooled(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor2D {
     return tf.tidy(() => tf.squeeze(spatialMean(this.featureMap(images, training)), [1]));
   }
@@ -550,7 +550,7 @@ export class NFNet {
       'NFNet: images',
       images,
       ['images', 'height', 'width', 3],
-      'Give normalised pictures with channels last; one picture is tf.expandDims(picture, 0).',
+      'Give normalised images with channels last; one image is tf.expandDims(image, 0).',
     );
     const { stemStrides } = this.config;
     const last = stemStrides.length - 1;
@@ -561,7 +561,7 @@ export class NFNet {
   /**
    * One residual block. `beta` is folded into the kernels that read the activation, which is the same number.
    *
-   * @param keep per picture 1 or 0: stochastic depth
+   * @param keep per image 1 or 0: stochastic depth
    */
   applyBlock(x: tf.Tensor4D, stage: number, block: number, keep?: ArrayLike<number>): tf.Tensor4D {
     const { project } = this.plan[stage]![block]!;

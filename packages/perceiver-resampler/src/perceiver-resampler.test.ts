@@ -78,7 +78,7 @@ describeBackends('PerceiverResampler', () => {
     checkGradient(f, [features(1, 2, 2, 2, 5)], { rtol: 5e-3 });
   });
 
-  it('resamples each picture by itself', () => {
+  it('resamples each image by itself', () => {
     const resampler = make();
     const [a, b] = [features(1, 1, 1, 4, 12), tf.randomNormal([1, 1, 1, 4, 12]) as tf.Tensor5D];
     const both = resampler.apply(tf.concat([a, b], 1));
@@ -128,7 +128,7 @@ describeBackends('PerceiverResampler', () => {
       /features must be \[batch, media, frames, patches, 12\], got \[2, 9, 12\]/,
     );
     expect(() => make({ inputSize: 5 }).apply(tf.zeros([1, 1, 1, 2, 12]) as tf.Tensor5D)).toThrow(/patches, 5\]/);
-    expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 pictures.*embeddings for 1/);
+    expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 images.*embeddings for 1/);
     expect(() => new PerceiverResampler({ ...config, numHeads: 0 }, make().params)).toThrow(/numHeads.*got 0/);
     expect(() => make({ depth: 2 } as never)).toThrow(/config keys visualSize, .*got depth/);
   });

@@ -28,7 +28,7 @@ export interface ResamplerConfig {
   readonly numLayers: number;
   readonly numHeads: number;
   readonly headDim: number;
-  /** Learned queries, and so the number of vectors that leave for each picture or clip. */
+  /** Learned queries, and so the number of vectors that leave for each image or clip. */
   readonly numLatents: number;
   /** Inner width of the feed-forward; 4 x `visualSize` in the paper. */
   readonly intermediateSize: number;
@@ -36,11 +36,11 @@ export interface ResamplerConfig {
   readonly activation: Activation;
   /**
    * Learned time embeddings, one for each frame of a training clip; without it frames carry no order. A shorter clip
-   * (a picture is a clip of one frame) takes the first ones; a longer one gets them interpolated linearly, as the paper
+   * (an image is a clip of one frame) takes the first ones; a longer one gets them interpolated linearly, as the paper
    * goes from 8 frames to 30.
    */
   readonly numFrames?: number;
-  /** Learned embeddings of a picture's place in its sequence; more pictures than this are an error. */
+  /** Learned embeddings of an image's place in its sequence; more images than this are an error. */
   readonly numMedia?: number;
   /** Whether a layer norm ends the stack: not in the paper's figure, but in every open implementation. */
   readonly finalNorm: boolean;
@@ -100,7 +100,7 @@ export function initResampler(config: ResamplerConfig, random: Random): Resample
   return freshParams(resamplerSpecs(config), random);
 }
 
-/** Turns any number of visual features into `numLatents` vectors for each picture or clip. */
+/** Turns any number of visual features into `numLatents` vectors for each image or clip. */
 export class PerceiverResampler {
   constructor(
     readonly config: ResamplerConfig,
@@ -110,7 +110,7 @@ export class PerceiverResampler {
   }
 
   /**
-   * @param features float32 `[batch, media, frames, patches, inputSize]`; a picture has one frame
+   * @param features float32 `[batch, media, frames, patches, inputSize]`; an image has one frame
    * @returns        float32 `[batch, media, numLatents, visualSize]`
    */
   apply(features: tf.Tensor5D): tf.Tensor4D {
@@ -119,13 +119,13 @@ export class PerceiverResampler {
       'PerceiverResampler.apply: features',
       features,
       ['batch', 'media', 'frames', 'patches', inputSize],
-      'Flatten the feature map to patches, and give a single picture media = 1 and frames = 1.',
+      'Flatten the feature map to patches, and give a single image media = 1 and frames = 1.',
     );
     const [batch, media] = features.shape;
     if (numMedia && media > numMedia) {
       throw new Error(
-        `PerceiverResampler.apply: features hold ${media} pictures in a sequence, but there are embeddings for ${numMedia} (numMedia). ` +
-          'Give fewer pictures, or train with a larger numMedia.',
+        `PerceiverResampler.apply: features hold ${media} images in a sequence, but there are embeddings for ${numMedia} (numMedia). ` +
+          'Give fewer images, or train with a larger numMedia.',
       );
     }
     return tf.tidy(() => {
@@ -137,7 +137,7 @@ export class PerceiverResampler {
     });
   }
 
-  /** Features at `visualSize`, with their time and place added, one row of patches per picture, frame after frame. */
+  /** Features at `visualSize`, with their time and place added, one row of patches per image, frame after frame. */
   private embed(features: tf.Tensor5D): tf.Tensor3D {
     const { inputProjection, timeEmbeddings, mediaEmbeddings } = this.params;
     const [b, n, f, p] = features.shape;
@@ -150,7 +150,7 @@ export class PerceiverResampler {
   private layer(visual: tf.Tensor3D, latents: tf.Tensor3D, p: ResamplerLayerParams): tf.Tensor3D {
     const { numHeads, activation } = this.config;
     const normed = layerNorm(latents, p.normLatents) as tf.Tensor3D;
-    // Keys and values come from the picture and the latents together, the picture first (appendix A.1.1).
+    // Keys and values come from the image and the latents together, the image first (appendix A.1.1).
     const source = tf.concat([layerNorm(visual, p.normMedia) as tf.Tensor3D, normed], 1);
     const seen = attention(
       innerLinear(normed, p.query) as tf.Tensor3D,

@@ -93,7 +93,7 @@ describe('operations', () => {
     expect(trainFlops(spec)).toBe(2 * layer + head + layer + head + 3 * (gated + resampler));
   });
 
-  it('of a further token leave the pictures alone', () => {
+  it('of a further token leave the images alone', () => {
     const { prefill, token } = decodeFlops({ kind: 'decode', ...model, batch: 1, new_tokens: 4 } as DecodeSpec);
     const layer = 2 * 12 * 16 ** 2 + 4 * 12 * 16;
     expect(token).toBe(2 * layer + 2 * 16 * 50 + 2 * (2 * 16 * 16 + 2 * 16 * 64) + 4 * 4 * 16);

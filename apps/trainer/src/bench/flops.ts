@@ -44,7 +44,7 @@ interface Work {
 /**
  * @param text    text positions per row that are computed
  * @param context keys that a text position sees on average
- * @param media   whether pictures are encoded too: no, once they are cached
+ * @param media   whether images are encoded too: no, once they are cached
  */
 function workOf(spec: ModelSpec, text: number, context: number, media: boolean): Work {
   const { lm, xattn, resampler, vision, batch, images } = spec;
@@ -90,7 +90,7 @@ export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readon
   return { prefill: prompt.lm + prompt.joined - spared, token: token.lm + token.joined };
 }
 
-/** Operations of CLIP's vision transformer on one picture. */
+/** Operations of CLIP's vision transformer on one image. */
 export function clipFlops(config: ClipViTConfig): number {
   const { imageSize, patchSize, visualSize, numLayers } = config;
   const patches = Math.floor(imageSize / patchSize) ** 2;

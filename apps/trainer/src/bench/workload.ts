@@ -49,7 +49,7 @@ async function createModel(spec: ModelSpec, precision: FrozenPrecision): Promise
   return new Flamingo(config, params, { lm });
 }
 
-/** Pictures at equal distances, text everywhere else. */
+/** Images at equal distances, text everywhere else. */
 function inputs({ lm, vision, batch, tokens, images }: ModelSpec) {
   const random = new Random(2);
   const row = () =>

@@ -19,7 +19,7 @@ const recipe = () => import('../stages/recipe');
 
 /** Exit status of a run that was stopped by Ctrl-C and can be continued. */
 const INTERRUPTED = 130;
-/** Unreadable pictures that are named at the end of a command. */
+/** Unreadable images that are named at the end of a command. */
 const SKIPPED_NAMED = 10;
 
 const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
@@ -31,7 +31,7 @@ const OVERVIEW = `
 To see everything at work, with nothing prepared:
   flamingo quickstart
 
-With pictures of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quickstart.yaml')}:
+With images of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quickstart.yaml')}:
   flamingo data check my-data
   flamingo pretrain-vision my.yaml
   flamingo pretrain-lm my.yaml
@@ -65,7 +65,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 /** The `flamingo` command with all its sub-commands. */
 export function createProgram(): Command {
   const program = new Command('flamingo')
-    .description('Trains Flamingo from pictures and text, and answers few-shot prompts.')
+    .description('Trains Flamingo from images and text, and answers few-shot prompts.')
     .addHelpText('after', OVERVIEW)
     .exitOverride();
 
@@ -82,7 +82,7 @@ export function createProgram(): Command {
   onStage(
     program,
     'pretrain-vision',
-    'first stage: the vision encoder, on pictures and their alt texts (contrastive)',
+    'first stage: the vision encoder, on images and their alt texts (contrastive)',
     async (options) => (await recipe()).pretrainVision(options),
   );
   onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', async (options) =>
@@ -122,9 +122,9 @@ export function createProgram(): Command {
       }
     });
 
-  onConfig(program, 'generate', 'asks the trained model about one picture of yours, after a few examples')
-    .requiredOption('--image <file>', 'the picture that is asked about; must be given')
-    .option('--example <file=answer>', 'a picture and its answer, which tell what is asked; may be repeated', collect)
+  onConfig(program, 'generate', 'asks the trained model about one image of yours, after a few examples')
+    .requiredOption('--image <file>', 'the image that is asked about; must be given')
+    .option('--example <file=answer>', 'an image and its answer, which tell what is asked; may be repeated', collect)
     .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', list)
     .option('--json', 'print JSON, with the probability of each candidate')
     .addHelpText(
@@ -177,7 +177,7 @@ export function createProgram(): Command {
     .description('the whole recipe in miniature: data, three trainings, evaluation, report')
     .option('--config <file>', 'configuration; by default the one for the backend that was found')
     .option(...SET)
-    .option('--seed <n>', 'seed of everything: splits, pictures, weights', wholeNumberFrom(0))
+    .option('--seed <n>', 'seed of everything: splits, images, weights', wholeNumberFrom(0))
     .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', wholeNumberFrom(1), 1)
     .addOption(
       new Option('--unseen-style <name>', 'keep one style out of all training and ask about it apart').choices(STYLES),
@@ -246,12 +246,12 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   }
 }
 
-/** Says how many pictures could not be read, and names the first of them. */
+/** Says how many images could not be read, and names the first of them. */
 function reportSkipped({ skipped }: TrainingData): void {
   if (skipped.length === 0) return;
   const named = skipped.slice(0, SKIPPED_NAMED).map((line) => `  ${line}\n`);
   const more = skipped.length > SKIPPED_NAMED ? `  and ${skipped.length - SKIPPED_NAMED} more\n` : '';
-  const count = skipped.length === 1 ? '1 picture' : `${skipped.length} pictures`;
+  const count = skipped.length === 1 ? '1 image' : `${skipped.length} images`;
   process.stderr.write(`${count} could not be read and left out:\n${named.join('')}${more}`);
 }
 

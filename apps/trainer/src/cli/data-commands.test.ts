@@ -15,9 +15,9 @@ it('data plan concludes from what a page costs', () => {
   expect(lines).toContain('A page costs 36.0 ms of a core (28 pages/s) and gives 0.500 documents with 2.00 images.');
   // 3600 core seconds, and 86.6 million pages.
   expect(lines).toContain('  1.00 core hours: 15.0 minutes on the 4 cores of this machine');
-  expect(lines).toContain('  200 MB of text and 5.00 GB of pictures');
+  expect(lines).toContain('  200 MB of text and 5.00 GB of images');
   expect(lines).toContain('  866 core hours: 9.0 days on the 4 cores of this machine');
-  expect(lines).toContain('  173 GB of text and 4.33 TB of pictures');
+  expect(lines).toContain('  173 GB of text and 4.33 TB of images');
   expect(lines.slice(-2)).toEqual(['       3  a', '       1  b']);
   expect(formatPlan({ ...estimate, perPage: { ...perPage, documents: 0 } }, 4)).toContain('No page of the sample');
 });

@@ -17,15 +17,15 @@ export function addExtractCommands(data: Command): void {
   const preset = () => new Option('--preset <name>', 'whose filters').choices(PRESETS).default('m3w');
   data
     .command('extract')
-    .description('extracts documents of text and pictures from web pages: HTML folders, mirrors, WARC files')
+    .description('extracts documents of text and images from web pages: HTML folders, mirrors, WARC files')
     .argument('<input...>', 'folders and files')
     .requiredOption('--out <folder>', 'folder for the documents; repeated after a stop, the command goes on')
     .addOption(preset())
     .option('--workers <n>', 'threads; by default one less than the cores', wholeNumberFrom(1))
     .option('--redis <url>', 'hand the work out to machines that run `flamingo data work`')
-    .option('--fetch-images', 'ask servers for pictures that the input does not hold')
-    .option('--benchmark <folder>', 'texts and pictures of tests, whose copies are dropped')
-    .option('--explicit-hook <module>', 'JavaScript module whose functions text and picture say what is explicit')
+    .option('--fetch-images', 'ask servers for images that the input does not hold')
+    .option('--benchmark <folder>', 'texts and images of tests, whose copies are dropped')
+    .option('--explicit-hook <module>', 'JavaScript module whose functions text and image say what is explicit')
     .option('--skip-failed', 'leave out, and count, what failed three times, rather than end with an error')
     .option('--json', 'print JSON')
     .action(extract);
@@ -103,10 +103,10 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
     const hours = (count * cpuSeconds) / 3600;
     const days = hours / cores / 24;
     const time = days >= 1 ? `${days.toFixed(1)} days` : `${((hours / cores) * 60).toFixed(1)} minutes`;
-    const [text, pictures] = [textBytes, imageBytes].map((bytes) => sizeText(count * bytes));
+    const [text, images] = [textBytes, imageBytes].map((bytes) => sizeText(count * bytes));
     return [
       `  ${hours.toPrecision(3)} core hours: ${time} on the ${cores} cores of this machine`,
-      `  ${text} of text and ${pictures} of pictures`,
+      `  ${text} of text and ${images} of images`,
     ];
   };
   const lines = [

@@ -11,7 +11,7 @@ interface LookingFlags {
 
 /** `data check`, `data inspect`, `data stats` and `data pack`, under the group `data`. */
 export function addLookingCommands(data: Command): void {
-  onData(data, 'check', 'reads all documents and pictures, and names the first bad line')
+  onData(data, 'check', 'reads all documents and images, and names the first bad line')
     .option('--json', 'print JSON')
     .action(async (path: string, flags: LookingFlags) => {
       const { checkData, formatCheck } = await import('../data/data-check');
@@ -38,8 +38,8 @@ export function addLookingCommands(data: Command): void {
       },
     );
 
-  onData(data, 'stats', 'draws how pictures, tokens, sizes and reasons are distributed, as SVG')
-    .option('--out <file>', 'the picture', 'stats.svg')
+  onData(data, 'stats', 'draws how images, tokens, sizes and reasons are distributed, as SVG')
+    .option('--out <file>', 'the image', 'stats.svg')
     .option('--limit <n>', 'read the first so many documents only', wholeNumberFrom(1), Infinity)
     .option('--tokenizer <file>', 'tokenizer.json of a language model; words where left out')
     .option('--json', 'print the numbers too')
@@ -71,7 +71,7 @@ function onData(data: Command, name: string, description: string): Command {
       '<path>',
       'shards (.tar), .jsonl, OBELICS .parquet, COCO or VQAv2 .json, or a folder of these or of videos',
     )
-    .option('--images <folder>', 'where the pictures are that the data name');
+    .option('--images <folder>', 'where the images are that the data name');
 }
 
 async function tokenizerOf({ tokenizer }: LookingFlags) {

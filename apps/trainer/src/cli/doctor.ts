@@ -37,7 +37,7 @@ export async function examine(): Promise<Finding[]> {
   }
   findings.push({ what: 'chosen by auto', ok: fastest !== undefined, detail: fastest ?? 'no backend works here' });
   findings.push({
-    what: 'pictures',
+    what: 'images',
     ok: true,
     detail: `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}`,
   });

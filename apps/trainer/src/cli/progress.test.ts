@@ -49,13 +49,13 @@ describe('on a terminal', () => {
 
   it('draws a bar with rate and time left, and ends it with a line', () => {
     const lines = record();
-    const progress = startProgress('data', 800, 'pictures');
+    const progress = startProgress('data', 800, 'images');
     vi.advanceTimersByTime(2000);
     progress.update(400, 'half');
-    progress.stop('800 pictures drawn');
+    progress.stop('800 images drawn');
     progress.stop();
     const shown = lines.join('');
-    expect(shown).toMatch(/data \S+ 400\/800 pictures \| 200 pictures\/s \| \S+ left half/);
-    expect(shown.endsWith('data: 800 pictures drawn\n')).toBe(true);
+    expect(shown).toMatch(/data \S+ 400\/800 images \| 200 images\/s \| \S+ left half/);
+    expect(shown.endsWith('data: 800 images drawn\n')).toBe(true);
   });
 });

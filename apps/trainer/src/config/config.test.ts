@@ -7,7 +7,7 @@ import { loadConfig, parseConfig } from './config';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-config-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-const shipped = (name: string) => join(import.meta.dirname, '..', 'configs', `${name}.yaml`);
+const shipped = (name: string) => join(import.meta.dirname, '..', '..', 'configs', `${name}.yaml`);
 
 function changed(change: (config: Record<string, never>) => void): unknown {
   const config = parse(readFileSync(shipped('quickstart'), 'utf8')) as Record<string, never>;
@@ -64,14 +64,14 @@ describe('configuration', () => {
     expect(() => parseConfig('my.yaml', value)).toThrow(/widths and depths must have one entry each, got 3 and 2/);
   });
 
-  it('knows the side of the emoji pictures', () => {
+  it('knows the side of the emoji images', () => {
     const sized = (imageSize: number, data: object) =>
       changed((c) => {
         Object.assign((c as never as { vision: { model: object } }).vision.model, { imageSize });
         Object.assign(c, { data });
       });
     expect(() => parseConfig('my.yaml', sized(64, { kind: 'emoji' }))).toThrow(
-      /vision\.model\.imageSize must be 48, .*emoji pictures, got 64/,
+      /vision\.model\.imageSize must be 48, .*emoji images, got 64/,
     );
     expect(parseConfig('my.yaml', sized(64, { kind: 'folder', path: 'x' })).vision.model.imageSize).toBe(64);
   });

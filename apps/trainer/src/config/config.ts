@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { SIDE } from '../quickstart/emoji/pictures';
+import { SIDE } from '../quickstart/emoji/images';
 
 const positive = z.number().int().positive();
 const share = z.number().min(0).max(1);
@@ -61,9 +61,9 @@ const dataset = z.strictObject({
   batch: positive,
   /** Tokens a sample is cut to. */
   maxTokens: positive,
-  /** Pictures of a page that count; the rest is dropped. */
+  /** Images of a page that count; the rest is dropped. */
   maxMedia: positive.default(5),
-  /** Probability that a page's text looks at the next picture instead of the previous one (Flamingo, appendix A.3.2). */
+  /** Probability that a page's text looks at the next image instead of the previous one (Flamingo, appendix A.3.2). */
   pNext: share.default(0.5),
   /** Probability that a pair's text starts with an extra space (Flamingo, section 3.2). */
   leadingSpace: share.default(0.5),
@@ -249,7 +249,7 @@ function checkFit(where: string, config: Config): Config {
   const { imageSize } = config.vision.model;
   if (config.data.kind === 'emoji' && imageSize !== SIDE) {
     throw new Error(
-      `Config ${where}: vision.model.imageSize must be ${SIDE}, the side of the emoji pictures, got ${imageSize}. Correct it.`,
+      `Config ${where}: vision.model.imageSize must be ${SIDE}, the side of the emoji images, got ${imageSize}. Correct it.`,
     );
   }
   if (Object.keys(config.flamingo.datasets).length === 0) {

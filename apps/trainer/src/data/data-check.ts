@@ -19,10 +19,10 @@ import {
 import { z } from 'zod';
 import { wordTokenizer } from './word-tokenizer';
 
-/** Documents whose pictures are decoded at a time; fewer where their bytes in memory are more than these. */
+/** Documents whose images are decoded at a time; fewer where their bytes in memory are more than these. */
 const AT_ONCE = 16;
 const BYTES_AT_ONCE = 2 ** 27;
-/** Pictures are decoded whole, whatever size comes out. */
+/** Images are decoded whole, whatever size comes out. */
 const SIDE = 16;
 const SHOWN = 10;
 
@@ -33,16 +33,16 @@ export interface DataCheck {
   readonly documents: number;
   /** By kind: pages, pairs, clips. */
   readonly kinds: Readonly<Record<string, number>>;
-  /** Pages without pictures: the language model learns from them, the mixture passes them over. */
+  /** Pages without images: the language model learns from them, the mixture passes them over. */
   readonly textAlone: number;
-  readonly pictures: number;
+  readonly images: number;
   /** How often each problem came. */
   readonly counts: Readonly<Record<string, number>>;
   /** The first hundred, in the order of the files. */
   readonly problems: readonly Fault[];
 }
 
-/** Reads all documents of a data set and decodes their pictures, as training would. */
+/** Reads all documents of a data set and decodes their images, as training would. */
 export async function checkData(path: string, options: OpenDatasetOptions = {}): Promise<DataCheck> {
   const dataset = await openDataset(path, options);
   const problems = new Faults();
@@ -53,24 +53,24 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
 
   const { tokenizer } = wordTokenizer();
   const kinds: Record<string, number> = {};
-  let [textAlone, pictures] = [0, 0];
+  let [textAlone, images] = [0, 0];
   for await (const { index, where, document, faults, unreadable } of examine(dataset)) {
     for (const { reason, where: place, detail } of faults) problems.add(reason, place, detail);
     if ('rejected' in document) continue;
     kinds[document.kind] = (kinds[document.kind] ?? 0) + 1;
-    pictures += picturesOf(document).length;
+    images += imagesOf(document).length;
     const sample = buildSample(document, tokenizer, { maxTokens: 256 }, seededStream(index));
     const isWhole = faults.length === 0;
     if (isWhole && isTextAlone(document)) textAlone++;
     else if ('rejected' in sample) problems.add('gives no sample', where, sample.rejected);
-    for (const [{ name }, why] of unreadable) problems.add('unreadable picture', where, `${name}: ${why}`);
+    for (const [{ name }, why] of unreadable) problems.add('unreadable image', where, `${name}: ${why}`);
   }
   // A data set keeps a hundred examples, and counts the rest too.
   const counts = { ...problems.counts };
   for (const [reason, count] of Object.entries(dataset.faults.counts))
     counts[reason] = Math.max(counts[reason] ?? 0, count);
   const { format, length: documents } = dataset;
-  return { path, format, documents, kinds, textAlone, pictures, counts, problems: problems.examples };
+  return { path, format, documents, kinds, textAlone, images, counts, problems: problems.examples };
 }
 
 /** A document as it came, and what is wrong with it. */
@@ -80,11 +80,11 @@ export interface Examined {
   readonly document: Document | Broken;
   /** What the data set says is broken in it. */
   readonly faults: readonly Fault[];
-  /** Those of its pictures that cannot be decoded, and why. */
-  readonly unreadable: ReadonlyMap<Picture, string>;
+  /** Those of its images that cannot be decoded, and why. */
+  readonly unreadable: ReadonlyMap<Image, string>;
 }
 
-/** Reads the documents of a data set in their order and decodes their pictures, some documents at a time. */
+/** Reads the documents of a data set in their order and decodes their images, some documents at a time. */
 export async function* examine(dataset: Dataset): AsyncGenerator<Examined> {
   const decoder = new ImageDecoder({ size: SIDE, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] });
   try {
@@ -94,11 +94,11 @@ export async function* examine(dataset: Dataset): AsyncGenerator<Examined> {
         const before = dataset.faults.examples.length;
         const document = await dataset.get(next);
         const faults = dataset.faults.examples.slice(before);
-        const pictures = 'rejected' in document ? [] : picturesOf(document);
-        bytes += pictures.reduce((n, { image }) => n + (typeof image === 'string' ? 0 : image.length), 0);
+        const images = 'rejected' in document ? [] : imagesOf(document);
+        bytes += images.reduce((n, { image }) => n + (typeof image === 'string' ? 0 : image.length), 0);
         const [index, where] = [next, dataset.where(next)];
         group.push(
-          unreadableOf(pictures, where, decoder).then((unreadable) => ({ index, where, document, faults, unreadable })),
+          unreadableOf(images, where, decoder).then((unreadable) => ({ index, where, document, faults, unreadable })),
         );
       }
       yield* await Promise.all(group);
@@ -109,19 +109,19 @@ export async function* examine(dataset: Dataset): AsyncGenerator<Examined> {
 }
 
 async function unreadableOf(
-  pictures: readonly Picture[],
+  images: readonly Image[],
   where: string,
   decoder: ImageDecoder,
-): Promise<Map<Picture, string>> {
-  const unreadable = new Map<Picture, string>();
-  const decode = async (picture: Picture) => {
-    const label = `${where}, ${picture.name}`;
-    if (await decoder.decodeBytes(picture.image, label)) return;
+): Promise<Map<Image, string>> {
+  const unreadable = new Map<Image, string>();
+  const decode = async (image: Image) => {
+    const label = `${where}, ${image.name}`;
+    if (await decoder.decodeBytes(image.image, label)) return;
     const reason = decoder.report().failures.find(({ name }) => name === label)?.reason ?? '';
     // The library says the same thing again, a line for each time that it met it.
-    unreadable.set(picture, reason.split('\n')[0]!);
+    unreadable.set(image, reason.split('\n')[0]!);
   };
-  await Promise.all(pictures.map(decode));
+  await Promise.all(images.map(decode));
   return unreadable;
 }
 
@@ -133,13 +133,13 @@ export function isTextAlone({ kind, parts }: Document): boolean {
 
 export const hasText = ({ text }: { readonly text: string }) => text.trim() !== '';
 
-export interface Picture {
+export interface Image {
   readonly image: EncodedImage;
   readonly name: string;
 }
 
-/** The pictures of a document, the frames of its clips among them. */
-export function picturesOf(document: Document): Picture[] {
+/** The images of a document, the frames of its clips among them. */
+export function imagesOf(document: Document): Image[] {
   return document.parts.flatMap((part) => {
     if (!('media' in part) || 'key' in part.media) return [];
     const { media } = part;
@@ -156,12 +156,12 @@ export function formatCheck({
   documents,
   kinds,
   textAlone,
-  pictures,
+  images,
   counts,
   problems,
 }: DataCheck): string {
   const kindsRead = formatKinds(kinds, textAlone) || 'none readable';
-  const head = `${path} (${format}): ${counted(documents, 'document')} (${kindsRead}), ${counted(pictures, 'picture')}.`;
+  const head = `${path} (${format}): ${counted(documents, 'document')} (${kindsRead}), ${counted(images, 'image')}.`;
   const total = Object.values(counts).reduce((a, b) => a + b, 0);
   if (total === 0) return `${head} No problems.`;
   const lines = problems

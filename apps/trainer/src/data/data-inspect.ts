@@ -9,11 +9,11 @@ import {
   type Sample,
 } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
-import { counted, picturesOf } from './data-check';
+import { counted, imagesOf } from './data-check';
 import { escapeHtml } from '../quickstart/report';
 import { type ReadableTokenizer } from './word-tokenizer';
 
-/** Longer side of the pictures on the page. */
+/** Longer side of the images on the page. */
 const THUMBNAIL = 150;
 /** As when training: what unfolds to more is not decoded. */
 const MAX_PIXELS = 2 ** 26;
@@ -45,7 +45,7 @@ export async function inspectData(
       articles.push(article(where, 'left out', `<p class="none">${escapeHtml(why)}</p>`));
       continue;
     }
-    if (picturesOf(document).length === 0 && document.kind === 'page') {
+    if (imagesOf(document).length === 0 && document.kind === 'page') {
       const text = document.parts.map((part) => ('text' in part ? part.text : '')).join('');
       articles.push(article(where, 'page of text alone', `<p>${escapeHtml(text)}</p>${aboutHtml(document)}`));
       continue;
@@ -56,7 +56,7 @@ export async function inspectData(
       continue;
     }
     const learned = sample.lossMask.reduce((a, b) => a + b, 0);
-    const facts = `${document.kind}, ${sample.tokens.length} tokens, ${learned} learned, ${counted(sample.media.length, 'picture')}`;
+    const facts = `${document.kind}, ${sample.tokens.length} tokens, ${learned} learned, ${counted(sample.media.length, 'image')}`;
     articles.push(article(where, facts, (await sampleHtml(sample, readable)) + aboutHtml(document)));
   }
   const shown = `${articles.length} of ${dataset.length} documents, from number ${from}; tokens: ${readable.name}, at most ${maxTokens}`;
@@ -67,7 +67,7 @@ function article(where: string, facts: string, body: string): string {
   return `<article><h2>${escapeHtml(where)}</h2><p class="facts">${escapeHtml(facts)}</p>${body}</article>`;
 }
 
-/** Tokens in reading order, each picture where its mark stands. */
+/** Tokens in reading order, each image where its mark stands. */
 async function sampleHtml(
   { tokens, mediaIndex, lossMask, media }: Sample,
   readable: ReadableTokenizer,
@@ -81,19 +81,19 @@ async function sampleHtml(
     const looks = mediaIndex[i]!;
     const isMark = marks.has(id);
     const classes = [`m${colour(looks)}`, isMark ? 'mark' : `t${i % 2}`, lossMask[i] === 1 ? 'learned' : 'given'];
-    const title = `token ${i}, id ${id}, ${looks === 0 ? 'sees no picture' : `sees picture ${looks}`}, ${lossMask[i] === 1 ? 'learned' : 'not learned'}`;
+    const title = `token ${i}, id ${id}, ${looks === 0 ? 'sees no image' : `sees image ${looks}`}, ${lossMask[i] === 1 ? 'learned' : 'not learned'}`;
     const text = escapeHtml(readable.textOf(id)).replaceAll('\n', '⏎\n');
     const index = isMark && looks > 0 ? `<sub>${looks}</sub>` : '';
     parts.push(`<span class="${classes.join(' ')}" title="${title}">${text}${index}</span>`);
-    if (id === special.image) parts.push(await pictureHtml(media[seen]!, ++seen));
+    if (id === special.image) parts.push(await imageHtml(media[seen]!, ++seen));
   }
   return `<div class="tokens">${parts.join('')}</div>`;
 }
 
-/** Pictures and the tokens that see them share one of six colours; 0 is no picture. */
+/** Images and the tokens that see them share one of six colours; 0 is no image. */
 const colour = (index: number) => (index === 0 ? 0 : 1 + ((index - 1) % 6));
 
-async function pictureHtml(media: MediaRef, number: number): Promise<string> {
+async function imageHtml(media: MediaRef, number: number): Promise<string> {
   const images = 'image' in media ? [media.image] : 'frames' in media ? media.frames.slice(0, MAX_FRAMES) : [];
   const shown = await Promise.all(images.map(thumbnail));
   const caption = [`${number}`, media.name, media.alt && `“${media.alt}”`].filter(Boolean).join(' · ');
@@ -141,7 +141,7 @@ details{font-size:.85rem;margin-top:.5rem}pre{white-space:pre-wrap;overflow-wrap
 </style></head><body>
 <h1>${escapeHtml(path)}</h1><p class="facts">${escapeHtml(shown)}</p>
 <p class="note">Each token has a ground of its own. <b>Dark</b>: learned; <span class="given">grey</span>: given.
-The line under a token has the colour of the picture it sees; a grey line: none. Point at a token for its id.</p>
+The line under a token has the colour of the image it sees; a grey line: none. Point at a token for its id.</p>
 ${articles.join('\n')}
 </body></html>
 `;

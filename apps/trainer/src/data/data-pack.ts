@@ -19,7 +19,7 @@ import {
   formatKinds,
   hasText,
   isTextAlone,
-  picturesOf,
+  imagesOf,
   type Examined,
 } from './data-check';
 
@@ -46,7 +46,7 @@ export interface PackedData {
   readonly documents: number;
   /** By kind: pages, pairs, clips. */
   readonly kinds: Readonly<Record<string, number>>;
-  /** Pages without pictures. */
+  /** Pages without images. */
   readonly textAlone: number;
   readonly images: number;
   readonly tokens: number;
@@ -59,7 +59,7 @@ export interface PackedData {
 
 /**
  * Writes a data set of any kind as shards, in its order. What training would leave out is left out and counted: a document
- * that is broken, a picture that cannot be decoded, and with it the pair or clip that it belongs to. The manifest comes
+ * that is broken, an image that cannot be decoded, and with it the pair or clip that it belongs to. The manifest comes
  * last, so what a stopped run leaves behind is not taken for a finished set.
  *
  * @throws Error where `out` holds anything, or no document is left
@@ -78,8 +78,8 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
     for await (const examined of examine(dataset)) {
       const { index, document, unreadable } = examined;
       if ((index + 1) % REPORTED === 0) onProgress?.(index + 1, dataset.length);
-      if (unreadable.size > 0) drop('unreadable picture', unreadable.size);
-      // Those that the data set rejects are in its own counts, with the pictures that it misses.
+      if (unreadable.size > 0) drop('unreadable image', unreadable.size);
+      // Those that the data set rejects are in its own counts, with the images that it misses.
       if ('rejected' in document) continue;
       const fit = withoutUnreadable(document, examined);
       if (typeof fit === 'string') {
@@ -177,7 +177,7 @@ async function countedBy(file: string): Promise<TokenCounter> {
   return { name, count: (text) => tokenizer.encode(text).length };
 }
 
-/** The document with the pictures that training can show, or why nothing of it is left. */
+/** The document with the images that training can show, or why nothing of it is left. */
 function withoutUnreadable(document: Document, { unreadable, faults }: Examined): Document | string {
   const bad = new Set(Array.from(unreadable.keys(), ({ image }) => image));
   const isReadable = (part: Document['parts'][number]) =>
@@ -189,6 +189,6 @@ function withoutUnreadable(document: Document, { unreadable, faults }: Examined)
   if (!parts.some((part) => 'text' in part && hasText(part))) return 'no text';
   const fit = { ...document, parts };
   const lost = unreadable.size > 0 || faults.length > 0;
-  if (picturesOf(fit).length === 0 && (lost || document.kind !== 'page')) return 'no readable picture';
+  if (imagesOf(fit).length === 0 && (lost || document.kind !== 'page')) return 'no readable image';
   return fit;
 }

@@ -1,12 +1,12 @@
 import { openDataset, type OpenDatasetOptions } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
-import { droppedBefore, picturesOf } from './data-check';
+import { droppedBefore, imagesOf } from './data-check';
 import { escapeHtml } from '../quickstart/report';
 import type { ReadableTokenizer } from './word-tokenizer';
 
 const MAX_PIXELS = 2 ** 26;
 
-/** Counts of one measure over all documents or pictures. */
+/** Counts of one measure over all documents or images. */
 export interface Distribution {
   readonly title: string;
   readonly bars: readonly { readonly label: string; readonly count: number }[];
@@ -18,29 +18,29 @@ export interface Distribution {
 export interface DataStats {
   readonly path: string;
   readonly documents: number;
-  readonly pictures: number;
+  readonly images: number;
   readonly tokens: number;
   readonly distributions: readonly Distribution[];
 }
 
-/** Reads the documents of a data set, of pictures no more than their headers. */
+/** Reads the documents of a data set, of images no more than their headers. */
 export async function measureData(
   path: string,
   { name, tokenizer }: ReadableTokenizer,
   { limit, ...options }: OpenDatasetOptions & { readonly limit: number },
 ): Promise<DataStats> {
   const dataset = await openDataset(path, options);
-  const images: number[] = [];
+  const imageCounts: number[] = [];
   const tokens: number[] = [];
   const sides: number[] = [];
   let unreadable = 0;
   for (let i = 0; i < Math.min(limit, dataset.length); i++) {
     const document = await dataset.get(i);
     if ('rejected' in document) continue;
-    const pictures = picturesOf(document);
-    images.push(pictures.length);
+    const images = imagesOf(document);
+    imageCounts.push(images.length);
     tokens.push(document.parts.reduce((n, part) => n + ('text' in part ? tokenizer.encode(part.text).length : 0), 0));
-    for (const { image } of pictures) {
+    for (const { image } of images) {
       try {
         const { width, height } = await sharp(image, { limitInputPixels: MAX_PIXELS }).metadata();
         sides.push(Math.min(width, height));
@@ -50,18 +50,18 @@ export async function measureData(
     }
   }
   const dropped: Record<string, number> = { ...(await droppedBefore(path)) };
-  const broken = { ...dataset.faults.counts, ...(unreadable > 0 && { 'unreadable picture': unreadable }) };
+  const broken = { ...dataset.faults.counts, ...(unreadable > 0 && { 'unreadable image': unreadable }) };
   for (const [reason, count] of Object.entries(broken)) dropped[reason] = (dropped[reason] ?? 0) + count;
   const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
   return {
     path,
-    documents: images.length,
-    pictures: sum(images),
+    documents: imageCounts.length,
+    images: sum(imageCounts),
     tokens: sum(tokens),
     distributions: [
-      distribution('Pictures per document', images, [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 50]),
+      distribution('Images per document', imageCounts, [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 50]),
       distribution(`Tokens per document (${name})`, tokens, powersOfTwo(0, 14)),
-      distribution('Shorter side of the pictures, pixels', sides, powersOfTwo(4, 13)),
+      distribution('Shorter side of the images, pixels', sides, powersOfTwo(4, 13)),
       {
         title: 'Left out, by reason',
         bars: Object.entries(dropped)
@@ -103,7 +103,7 @@ export function distribution(title: string, values: readonly number[], edges: re
 
 const PANEL = { width: 560, bar: 18, label: 230, top: 46, gap: 24 };
 
-/** All distributions in one picture. */
+/** All distributions in one image. */
 export function statsSvg(stats: DataStats): string {
   const { width, bar, label, top, gap } = PANEL;
   let y = 58;
@@ -127,7 +127,7 @@ export function statsSvg(stats: DataStats): string {
     y += top + Math.max(1, bars.length) * bar + gap;
     return panel;
   });
-  const head = `${stats.documents} documents, ${stats.pictures} pictures, ${stats.tokens} tokens`;
+  const head = `${stats.documents} documents, ${stats.images} images, ${stats.tokens} tokens`;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" font-family="system-ui,sans-serif" font-size="12" fill="#222">
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="12" y="24" font-size="14" font-weight="600">${escapeHtml(stats.path.split('/').slice(-2).join('/'))}</text><text x="12" y="42" fill="#666">${head}</text>

@@ -11,14 +11,14 @@ const lines = (name: string, ...values: unknown[]) =>
   writeFileSync(join(folder, `${name}.jsonl`), values.map((v) => JSON.stringify(v)).join('\n'));
 
 beforeAll(async () => {
-  const picture = { width: 20, height: 10, channels: 3, background: '#ff0000' } as const;
-  await sharp({ create: picture }).png().toFile(join(folder, 'red.png'));
-  writeFileSync(join(folder, 'broken.png'), 'not a picture');
+  const image = { width: 20, height: 10, channels: 3, background: '#ff0000' } as const;
+  await sharp({ create: image }).png().toFile(join(folder, 'red.png'));
+  writeFileSync(join(folder, 'broken.png'), 'not an image');
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
 describe('a folder of data', () => {
-  it('gives pictures, texts and documents', async () => {
+  it('gives images, texts and documents', async () => {
     lines('pairs', { image: 'red.png', text: 'A red field' });
     lines('clips', { frames: ['red.png', 'red.png'], text: 'nothing moves' });
     const data = FolderData.open(folder, 8, 4);
@@ -30,7 +30,7 @@ describe('a folder of data', () => {
     await data.close();
   });
 
-  it('counts and names a picture that cannot be read', async () => {
+  it('counts and names an image that cannot be read', async () => {
     lines('pairs', { image: 'broken.png', text: 'x' });
     const data = FolderData.open(folder, 8, 4);
     expect(await data.frames(['broken.png', 'red.png'])).toEqual([undefined, expect.anything()]);

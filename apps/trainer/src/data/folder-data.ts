@@ -8,8 +8,8 @@ import { textInTurn, type Frames, type MediaKey, type TrainingData } from './tra
 
 const pair = z.strictObject({ image: z.string().min(1), text: z.string().min(1) });
 const clip = z.strictObject({ frames: z.array(z.string().min(1)).min(1), text: z.string().min(1) });
-/** As `flamingo data extract` writes them: where a page comes from, and what stands beside its pictures, is not trained on. */
-const pagePicture = z.strictObject({
+/** As `flamingo data extract` writes them: where a page comes from, and what stands beside its images, is not trained on. */
+const pageImage = z.strictObject({
   image: z.string().min(1),
   alt: z.string().optional(),
   caption: z.string().optional(),
@@ -17,7 +17,7 @@ const pagePicture = z.strictObject({
 const page = z.strictObject({
   url: z.string().optional(),
   title: z.string().optional(),
-  parts: z.array(z.union([z.strictObject({ text: z.string() }), pagePicture])).min(1),
+  parts: z.array(z.union([z.strictObject({ text: z.string() }), pageImage])).min(1),
 });
 const question = z.strictObject({ image: z.string().min(1), answer: z.string().min(1) });
 export type Question = z.infer<typeof question>;
@@ -25,19 +25,19 @@ export type Question = z.infer<typeof question>;
 /** What a line of each file must look like. */
 const LINES = { pages: page, pairs: pair, descriptions: pair, clips: clip, eval: question } as const;
 
-/** What a picture that is not square is padded with: the middle of the range, which the vision encoder sees as 0. */
+/** What an image that is not square is padded with: the middle of the range, which the vision encoder sees as 0. */
 export const FOLDER_GROUND = [0.5, 0.5, 0.5] as const;
 
 /**
  * A folder of one's own: any of `pages.jsonl`, `pairs.jsonl`, `descriptions.jsonl`, `clips.jsonl` for training and
- * `eval.jsonl` for few-shot questions, with pictures named relative to the folder. Pictures are decoded by workers;
+ * `eval.jsonl` for few-shot questions, with images named relative to the folder. Images are decoded by workers;
  * unreadable ones are counted, named and skipped. Of a clip with more frames than a model takes some are chosen, evenly
  * spread; of one with fewer the last is repeated.
  */
 export class FolderData implements TrainingData {
   private readonly decoder: ImageDecoder;
   private readonly documentsOf: Readonly<Partial<Record<DatasetName, readonly Document[]>>>;
-  private readonly pictures: readonly { readonly key: string; readonly words: readonly string[] }[];
+  private readonly images: readonly { readonly key: string; readonly words: readonly string[] }[];
   private readonly texts: readonly string[];
   /** Files that could not be read, and why. */
   private readonly unreadable = new Map<string, string>();
@@ -57,12 +57,12 @@ export class FolderData implements TrainingData {
         .join('')
         .trim(),
     );
-    this.pictures = all.flatMap((d) => (d.kind === 'pair' ? [captioned(d)] : []));
+    this.images = all.flatMap((d) => (d.kind === 'pair' ? [captioned(d)] : []));
     this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: FOLDER_GROUND, std: [1, 1, 1] });
   }
 
   /**
-   * @param imageSize     side of the square that pictures are fitted into
+   * @param imageSize     side of the square that images are fitted into
    * @param framesPerClip frames that every clip has afterwards
    * @throws Error naming the first bad line, what it must look like and what is there
    */
@@ -90,17 +90,17 @@ export class FolderData implements TrainingData {
   }
 
   altTextVocabulary(): readonly string[] {
-    if (this.pictures.length === 0) {
+    if (this.images.length === 0) {
       throw new Error(
         `Data folder ${this.folder}: expected pairs.jsonl or descriptions.jsonl (the vision encoder learns from pairs), ` +
-          'got neither. Write one line for each picture: {"image": "pictures/1.jpg", "text": "a red car"}.',
+          'got neither. Write one line for each image: {"image": "images/1.jpg", "text": "a red car"}.',
       );
     }
-    return [...new Set(this.pictures.flatMap((p) => p.words))].sort();
+    return [...new Set(this.images.flatMap((p) => p.words))].sort();
   }
 
   altTextPair(random: Random) {
-    return this.pictures[random.int(this.pictures.length)]!;
+    return this.images[random.int(this.images.length)]!;
   }
 
   textPage(random: Random): string {
@@ -116,7 +116,7 @@ export class FolderData implements TrainingData {
     return documents && { length: documents.length, get: (i) => documents[i]! };
   }
 
-  trainingPicture(random: Random): MediaKey {
+  trainingImage(random: Random): MediaKey {
     return this.altTextPair(random).key;
   }
 
@@ -131,7 +131,7 @@ export class FolderData implements TrainingData {
     );
   }
 
-  /** A file that failed once is not tried again: stages draw the same pictures over and over. */
+  /** A file that failed once is not tried again: stages draw the same images over and over. */
   private async decode(file: string): Promise<Uint8Array | undefined> {
     if (this.unreadable.has(file)) return undefined;
     const pixels = await this.decoder.decodeBytes(join(this.folder, file), file);
@@ -142,7 +142,7 @@ export class FolderData implements TrainingData {
     return pixels;
   }
 
-  /** Lines are in memory, so pictures are with the workers as soon as they are asked for. */
+  /** Lines are in memory, so images are with the workers as soon as they are asked for. */
   settled(): Promise<void> {
     return Promise.resolve();
   }

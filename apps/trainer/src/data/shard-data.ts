@@ -23,20 +23,20 @@ const KEPT_TEXTS = 20_000;
 type ShardsConfig = Extract<Config['data'], { kind: 'shards' }>;
 
 /**
- * Data sets on disk, by the names of the mixture. A picture's key is the name of its set, the number of its document and
- * its own number there; pictures are read when they are asked for. What is broken is counted, named and left out.
+ * Data sets on disk, by the names of the mixture. An image's key is the name of its set, the number of its document and
+ * its own number there; images are read when they are asked for. What is broken is counted, named and left out.
  */
 export class ShardData implements TrainingData {
   private readonly decoder: ImageDecoder;
   private readonly reading = new Reading();
-  /** Documents on their way from the disk, and those that have just come: their pictures are asked for at once. */
+  /** Documents on their way from the disk, and those that have just come: their images are asked for at once. */
   private readonly recent = new Map<string, Promise<Document | Broken>>();
 
   private constructor(
     private readonly sets: Readonly<Partial<Record<DatasetName, Dataset>>>,
     readonly imageSize: number,
     private readonly framesPerClip: number,
-    private readonly pictures: readonly { readonly key: string; readonly words: readonly string[] }[],
+    private readonly images: readonly { readonly key: string; readonly words: readonly string[] }[],
     private readonly texts: readonly string[],
     /** What the language model learns from, where that is named apart from the sets of the mixture. */
     private readonly text: Dataset | undefined,
@@ -46,13 +46,13 @@ export class ShardData implements TrainingData {
 
   /**
    * @param config        paths of the sets
-   * @param imageSize     side of the square that pictures are fitted into
+   * @param imageSize     side of the square that images are fitted into
    * @param framesPerClip frames that every clip has afterwards
    * @param seed          which documents the first stages draw from
    */
   static async open(config: ShardsConfig, imageSize: number, framesPerClip: number, seed: number): Promise<ShardData> {
     const sets: Partial<Record<DatasetName, Dataset>> = {};
-    const pictures: { key: string; words: string[] }[] = [];
+    const images: { key: string; words: string[] }[] = [];
     const texts: string[] = [];
     let textSet: Dataset | undefined;
     for (const name of ['text', ...datasetNames] as const) {
@@ -68,12 +68,12 @@ export class ShardData implements TrainingData {
         const text = textOf(document);
         if (text !== '' && (name === 'text' || !textSet)) texts.push(text);
         const isPair = document.kind === 'pair' && document.parts.some((part) => 'media' in part);
-        if (isPair && name !== 'text') pictures.push({ key: keyOf(name, index, 0), words: wordsOf(text) });
+        if (isPair && name !== 'text') images.push({ key: keyOf(name, index, 0), words: wordsOf(text) });
       }
     }
     const paths = [config.pairs, config.descriptions].filter(Boolean).join(' and ');
-    if (paths !== '' && pictures.length === 0) {
-      throw new Error(`Data: ${paths} gave no pair of picture and text. Look with: flamingo data check PATH.`);
+    if (paths !== '' && images.length === 0) {
+      throw new Error(`Data: ${paths} gave no pair of image and text. Look with: flamingo data check PATH.`);
     }
     if (texts.length === 0) {
       throw new Error(
@@ -81,7 +81,7 @@ export class ShardData implements TrainingData {
           'Name a set, for example text: my-data/text, and look with: flamingo data check PATH.',
       );
     }
-    return new ShardData(sets, imageSize, framesPerClip, pictures, texts, textSet);
+    return new ShardData(sets, imageSize, framesPerClip, images, texts, textSet);
   }
 
   get skipped(): readonly string[] {
@@ -95,17 +95,17 @@ export class ShardData implements TrainingData {
   }
 
   altTextVocabulary(): readonly string[] {
-    if (this.pictures.length === 0) {
+    if (this.images.length === 0) {
       throw new Error(
         'Config: data must name pairs or descriptions (the vision encoder learns from pairs), got neither. ' +
           'Add for example pairs: my-data/pairs.',
       );
     }
-    return [...new Set(this.pictures.flatMap((picture) => picture.words))].sort();
+    return [...new Set(this.images.flatMap((image) => image.words))].sort();
   }
 
   altTextPair(random: Random) {
-    return this.pictures[random.int(this.pictures.length)]!;
+    return this.images[random.int(this.images.length)]!;
   }
 
   textPage(random: Random): string {
@@ -134,7 +134,7 @@ export class ShardData implements TrainingData {
     };
   }
 
-  trainingPicture(random: Random): MediaKey {
+  trainingImage(random: Random): MediaKey {
     return this.altTextPair(random).key;
   }
 
@@ -168,7 +168,7 @@ export class ShardData implements TrainingData {
     if (images.length === 0) return undefined;
     const count = name === 'clips' ? this.framesPerClip : 1;
     const chosen = evenlySpread(images.length, count);
-    const where = `${this.sets[name]!.where(Number(index))}, picture ${number}`;
+    const where = `${this.sets[name]!.where(Number(index))}, image ${number}`;
     const decoded = await Promise.all(chosen.map((i) => this.decoder.decodeBytes(images[i]!, where)));
     if (decoded.includes(undefined)) return undefined;
     if (count === 1) return decoded[0];
@@ -178,7 +178,7 @@ export class ShardData implements TrainingData {
 
 const keyOf = (dataset: DatasetName, index: number, number: number) => `${dataset} ${index} ${number}`;
 
-/** The document with the keys of its pictures in their place. */
+/** The document with the keys of its images in their place. */
 function withKeys(document: Document, dataset: DatasetName, index: number): Document {
   let number = 0;
   const parts = document.parts.map((part) =>
@@ -187,7 +187,7 @@ function withKeys(document: Document, dataset: DatasetName, index: number): Docu
   return { kind: document.kind, parts };
 }
 
-/** The frames of a document's picture or clip of this number. */
+/** The frames of a document's image or clip of this number. */
 function imagesOf(document: Document, number: number): readonly EncodedImage[] {
   const media = document.parts.flatMap((part) => ('media' in part ? [part.media] : []))[number];
   if (!media || 'key' in media) return [];

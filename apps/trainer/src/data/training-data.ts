@@ -2,25 +2,25 @@ import { shuffledIndex, type DocumentSource } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import type { DatasetName } from '../config/config';
 
-/** Names one picture or clip of a data set. */
+/** Names one image or clip of a data set. */
 export type MediaKey = string | number;
 
-/** RGB bytes of one picture or clip, `[frames, side, side, 3]`. */
+/** RGB bytes of one image or clip, `[frames, side, side, 3]`. */
 export type Frames = Uint8Array;
 
 /** Where pixels come from. */
-export interface PictureSource {
-  /** Side of the square pictures. */
+export interface ImageSource {
+  /** Side of the square images. */
   readonly imageSize: number;
-  /** Pixels of pictures and clips; undefined where one cannot be read. */
+  /** Pixels of images and clips; undefined where one cannot be read. */
   frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
 }
 
 /** What the stages of the training need of a data set; the emoji world and a folder of one's own both offer it. */
-export interface TrainingData extends PictureSource {
+export interface TrainingData extends ImageSource {
   /** Every word an alt text can hold, in a fixed order. */
   altTextVocabulary(): readonly string[];
-  /** A picture for the contrastive stage with the words of its alt text. */
+  /** An image for the contrastive stage with the words of its alt text. */
   altTextPair(random: Random): { readonly key: MediaKey; readonly words: readonly string[] };
   /** One page of text for the language stage. */
   textPage(random: Random): string;
@@ -28,11 +28,11 @@ export interface TrainingData extends PictureSource {
   textAt(place: number, seed: number): Promise<string>;
   /** The documents of one data set of the mixture, or undefined where there is none of that name. */
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
-  /** A training picture, for the statistics of the features. */
-  trainingPicture(random: Random): MediaKey;
+  /** A training image, for the statistics of the features. */
+  trainingImage(random: Random): MediaKey;
   /** Resolves once everything asked for so far waits for workers alone, and this thread may compute. */
   settled(): Promise<void>;
-  /** Pictures that could not be read so far, and why. */
+  /** Images that could not be read so far, and why. */
   readonly skipped: readonly string[];
   /** Ends workers. */
   close(): Promise<void>;

@@ -158,7 +158,7 @@ export function answering(model: JointModel): Pick<FewShotOptions<MediaKey>, 'sc
   };
 }
 
-/** Prompts with features instead of pictures, all of which are known to be readable. */
+/** Prompts with features instead of images, all of which are known to be readable. */
 async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
   const { tower, features, tokenizer } = model;
   const keys = prompts.map((p) => promptImages(p));
@@ -174,19 +174,19 @@ async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]
   });
 }
 
-/** Few-shot classification among the answers that a folder's questions have; those whose picture cannot be read are left out. */
+/** Few-shot classification among the answers that a folder's questions have; those whose image cannot be read are left out. */
 async function folderTask(data: FolderData, model: JointModel, shots: number): Promise<FewShotTask<MediaKey>> {
   if (data.questions.length === 0) {
     throw new Error(
       `Data folder ${data.folder}: expected eval.jsonl with few-shot questions, got none. ` +
-        'Write one line for each: {"image": "pictures/1.jpg", "answer": "red"}.',
+        'Write one line for each: {"image": "images/1.jpg", "answer": "red"}.',
     );
   }
   const found = await model.features.get(data.questions.map((q) => q.image));
   const queries = data.questions.flatMap((q, i) => (found[i] ? [{ ...q, id: String(i) }] : []));
   if (queries.length <= shots) {
     throw new Error(
-      `eval: ${shots} examples and a question need ${shots + 1} readable pictures in eval.jsonl, got ${queries.length}. ` +
+      `eval: ${shots} examples and a question need ${shots + 1} readable images in eval.jsonl, got ${queries.length}. ` +
         'Add lines to it or lower eval.shots.',
     );
   }

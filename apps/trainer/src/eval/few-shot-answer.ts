@@ -5,9 +5,9 @@ import type { Config } from '../config/config';
 import { answering } from './evaluate';
 import { FOLDER_GROUND } from '../data/folder-data';
 import { openJoint } from '../stages/recipe';
-import type { Frames, MediaKey, PictureSource } from '../data/training-data';
+import type { Frames, MediaKey, ImageSource } from '../data/training-data';
 
-/** An answer to a prompt of pictures. */
+/** An answer to a prompt of images. */
 export interface FewShotAnswer {
   readonly answer: string;
   /** Probability of each candidate among them, where candidates were given. */
@@ -22,10 +22,10 @@ export interface FewShotQuestion {
   readonly candidates?: readonly string[];
 }
 
-/** White, as the ground of most emoji pictures. */
+/** White, as the ground of most emoji images. */
 const EMOJI_GROUND = [1, 1, 1] as const;
 
-/** Loads the trained model of a configuration and asks it about a picture. */
+/** Loads the trained model of a configuration and asks it about an image. */
 export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
   const template = paperTemplates.caption;
   const examples = (question.example ?? []).map((e) => {
@@ -33,8 +33,8 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
     return { image: resolve(e.slice(0, at)), answer: e.slice(at + 1) };
   });
   const query = resolve(question.image);
-  const pictures = await readPictures(config, [...examples.map((e) => e.image), query]);
-  const { scorer, generator } = answering(await openJoint(config, pictures));
+  const images = await readImages(config, [...examples.map((e) => e.image), query]);
+  const { scorer, generator } = answering(await openJoint(config, images));
   const prompt = fewShotPrompt<MediaKey>(template, examples, { image: query });
   const { candidates } = question;
   if (!candidates) return { answer: (await generator!([prompt]))[0]! };
@@ -49,8 +49,8 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
   };
 }
 
-/** Pictures from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
-async function readPictures(config: Config, paths: readonly string[]): Promise<PictureSource> {
+/** Images from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
+async function readImages(config: Config, paths: readonly string[]): Promise<ImageSource> {
   const { imageSize } = config.vision.model;
   const ground = config.data.kind === 'emoji' ? EMOJI_GROUND : FOLDER_GROUND;
   const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: ground, std: [1, 1, 1] });
@@ -60,7 +60,7 @@ async function readPictures(config: Config, paths: readonly string[]): Promise<P
       const pixels = await decoder.decodeBytes(path);
       if (!pixels) {
         throw new Error(
-          `generate: ${path} cannot be read (${decoder.report().failures[0]!.reason}), expected a picture. ` +
+          `generate: ${path} cannot be read (${decoder.report().failures[0]!.reason}), expected an image. ` +
             'Give the path of a PNG, JPEG, WebP, AVIF, GIF, TIFF or SVG file.',
         );
       }

@@ -15,11 +15,11 @@ let config: Config;
 let results: QuickstartResults;
 let report: string;
 
-// The recipe on a few real pictures, cut down to half a minute, to one and a half on wasm: enough to see that every part
+// The recipe on a few real images, cut down to half a minute, to one and a half on wasm: enough to see that every part
 // learns. Seeds 0 to 3 gave loss ratios of at most 0.66, gates of at least 0.44 and margins of 0.59 to 0.68.
 beforeAll(async () => {
   const backend = await useBackend('auto');
-  config = loadConfig(join(import.meta.dirname, '..', 'configs', 'quickstart-small.yaml'), {
+  config = loadConfig(join(import.meta.dirname, '..', '..', 'configs', 'quickstart-small.yaml'), {
     out,
     'data.maxConcepts': 100,
     'vision.train.steps': 60,
@@ -58,7 +58,7 @@ describe('the quickstart, cut down', () => {
     expect(Math.max(...gates.map(Math.abs))).toBeGreaterThan(0.3);
   });
 
-  it('looks at the pictures: the same prompts with another picture get other answers', async () => {
+  it('looks at the images: the same prompts with another image get other answers', async () => {
     const data = await openData(config);
     const model = await openJoint(config, data);
     // About concepts it was trained on: so short a run tells little about others.
@@ -67,7 +67,7 @@ describe('the quickstart, cut down', () => {
     expect(real! - swapped!).toBeGreaterThan(0.35);
   }, 300_000);
 
-  it('writes a report that stands alone, with pictures, curves and attribution', () => {
+  it('writes a report that stands alone, with images, curves and attribution', () => {
     expect(report.match(/data:image\/png;base64,/g)!.length).toBeGreaterThan(20);
     expect(report.match(/<svg/g)!.length).toBeGreaterThanOrEqual(6);
     expect(report).toMatch(/OpenMoji.*CC BY-SA 4\.0[\s\S]*Twemoji.*CC BY 4\.0[\s\S]*emojibase-data \(MIT\)/);

@@ -7,7 +7,7 @@ import sharp from 'sharp';
 import type { Config } from '../config/config';
 import { machineSummary } from '../cli/doctor';
 import { EmojiData } from './emoji/data';
-import { SIDE } from './emoji/pictures';
+import { SIDE } from './emoji/images';
 import { attributeTask } from './emoji/tasks';
 import { ALL_ANSWERS, ATTRIBUTES } from './emoji/world';
 import { answering, evaluate, findRow, type Evaluation } from '../eval/evaluate';
@@ -96,11 +96,10 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
   return { results, report };
 }
 
-/** With every gate at 0 the logits must be the language model's, bit for bit, whatever the pictures. */
+/** With every gate at 0 the logits must be the language model's, bit for bit, whatever the images. */
 export async function closedGatesAreExact(model: JointModel, data: EmojiData): Promise<boolean> {
   const { flamingo, language, features } = model;
-  const picture = data.world.pictures('heldOut')[0]!;
-  const [feature] = await features.get([picture]);
+  const [feature] = await features.get([data.world.images('heldOut')[0]!]);
   const { image } = flamingo.config.tokens;
   const prompt = [image, ...language.tokenizer.encode('Output: red\nOutput:')];
   const gates = flamingo.params.xattn.blocks.flatMap((b) => [b.attnGate, b.mlpGate]);
@@ -140,8 +139,8 @@ function goals(evaluation: Evaluation, closedGatesExact: boolean): [string, stri
   return [
     goal('right answers at 4 shots', 'at least 0.70', four, four >= 0.7),
     goal('more than at 0 shots', 'by at least 0.30', four - at('real', 0), four - at('real', 0) >= 0.3),
-    goal('more than with blank pictures', 'by at least 0.40', four - at('blank', 4), four - at('blank', 4) >= 0.4),
-    goal('old answer when the picture is swapped', 'at most 0.10', at('swapped', 4), at('swapped', 4) <= 0.1),
+    goal('more than with blank images', 'by at least 0.40', four - at('blank', 4), four - at('blank', 4) >= 0.4),
+    goal('old answer when the image is swapped', 'at most 0.10', at('swapped', 4), at('swapped', 4) <= 0.1),
     [
       'gates at 0 give the language model bit for bit',
       'yes',
@@ -184,13 +183,13 @@ async function reportPage(
     `<div class="charts">${accuracyChart(evaluation)}${conditionChart(evaluation)}</div>`,
     evaluationTable(
       evaluation,
-      'Share of right answers. Blank: every picture of the prompt is white. Swapped: the query shows a picture with another answer, and the old answer is what counts.',
+      'Share of right answers. Blank: every image of the prompt is white. Swapped: the query shows an image with another answer, and the old answer is what counts.',
     ),
     ...(others.length > 0 ? [seedTable([results, ...others])] : []),
     '<h2>Prompts and answers</h2>',
     promptGallery(await samplePrompts(model, data, config)),
     '<h2>Naming and binding</h2>',
-    '<p class="note">Names are written freely after four named pictures; the right names were never seen. A made-up word is bound to each of two unseen concepts by k examples; between the two words guessing gives 0.5.</p>',
+    '<p class="note">Names are written freely after four named images; the right names were never seen. A made-up word is bound to each of two unseen concepts by k examples; between the two words guessing gives 0.5.</p>',
     table([
       ['made-up words, k', 'right', 'prompts'],
       ...evaluation.binding.map((b) => [b.k, percent(b.score), b.count]),
@@ -222,7 +221,7 @@ async function reportPage(
     ]),
     table([['part', 'seconds'], ...Object.entries(results.seconds).map(([k, v]) => [k, v.toFixed(1)])]),
     '<h2>Data</h2>',
-    `<p>${data.world.concepts.length} concepts in three styles and eight views each: ${data.world.pictureCount.toLocaleString('en')} pictures of ${SIDE} x ${SIDE}. ` +
+    `<p>${data.world.concepts.length} concepts in three styles and eight views each: ${data.world.imageCount.toLocaleString('en')} images of ${SIDE} x ${SIDE}. ` +
       `Families of concepts are kept together: ${counts('train')} concepts train, ${counts('choosing')} served to choose settings, ${counts('heldOut')} are held out for this page.</p>`,
     ATTRIBUTION,
   ];
@@ -231,7 +230,7 @@ async function reportPage(
 
 const ATTRIBUTION =
   '<p class="note">Artwork: OpenMoji, the open-source emoji and icon project (CC BY-SA 4.0, openmoji.org), in colour and black; Twemoji graphics (CC BY 4.0, copyright Twitter, Inc and other contributors). ' +
-  'Both were turned, scaled, tinted and put on plain grounds. Names, tags and groups: emojibase-data (MIT). The pictures on this page are adaptations of that artwork under the same licences.</p>';
+  'Both were turned, scaled, tinted and put on plain grounds. Names, tags and groups: emojibase-data (MIT). The images on this page are adaptations of that artwork under the same licences.</p>';
 
 function accuracyChart(evaluation: Evaluation): string {
   const rows = evaluation.rows.filter((r) => r.condition === 'real');
@@ -240,7 +239,7 @@ function accuracyChart(evaluation: Evaluation): string {
     points: rows.map((r) => [r.shots, r.scores[name]!]),
   }));
   return lineChart(series, {
-    title: 'By question, real pictures',
+    title: 'By question, real images',
     x: 'examples',
     y: 'right',
     yMin: 0,
@@ -263,7 +262,7 @@ function evaluationTable(evaluation: Evaluation, caption: string): string {
   const names = Object.keys(evaluation.rows[0]?.scores ?? {});
   return table(
     [
-      ['pictures, examples', ...names, 'mean', '+-', 'prompts'],
+      ['images, examples', ...names, 'mean', '+-', 'prompts'],
       ...evaluation.rows.map((r) => [
         `${r.condition}, ${r.shots}`,
         ...names.map((n) => r.scores[n]!.toFixed(2)),
@@ -294,7 +293,7 @@ function seedTable(runs: readonly QuickstartResults[]): string {
       ...runs.map((r, i) => [r.seed, ...values.map((v) => v[i]!.toFixed(3)), r.seconds['total']!.toFixed(0)]),
       ['largest less smallest', ...spread, ''],
     ],
-    'The whole recipe with other seeds: other splits, other pictures, other weights.',
+    'The whole recipe with other seeds: other splits, other images, other weights.',
   );
 }
 
@@ -346,9 +345,9 @@ async function namingSection(evaluation: Evaluation, data: EmojiData): Promise<s
   return `<p>${note}</p><div class="row">${promptGallery(cards).replaceAll('<h4></h4>', '')}</div>`;
 }
 
-async function dataUri(data: EmojiData, picture: number): Promise<string> {
+async function dataUri(data: EmojiData, image: number): Promise<string> {
   const raw = { width: SIDE, height: SIDE, channels: 3 } as const;
-  const png = await sharp(data.world.picture(picture), { raw }).resize(96, 96).png().toBuffer();
+  const png = await sharp(data.world.image(image), { raw }).resize(96, 96).png().toBuffer();
   return `data:image/png;base64,${png.toString('base64')}`;
 }
 

@@ -72,23 +72,23 @@ export function table(rows: readonly (readonly (string | number)[])[], caption?:
   );
 }
 
-/** One picture of a prompt as shown to a reader. */
-export interface ShownPicture {
+/** One image of a prompt as shown to a reader. */
+export interface ShownImage {
   /** data: URI */
   readonly src: string;
   readonly text: string;
 }
 
-/** A prompt with its pictures, the answer that came and the right one. */
+/** A prompt with its images, the answer that came and the right one. */
 export interface ShownPrompt {
   readonly title: string;
-  readonly examples: readonly ShownPicture[];
+  readonly examples: readonly ShownImage[];
   readonly query: string;
   readonly answer: string;
   readonly truth: string;
 }
 
-/** Prompts as rows of pictures with what the model said. */
+/** Prompts as rows of images with what the model said. */
 export function promptGallery(prompts: readonly ShownPrompt[]): string {
   const card = (src: string, text: string, kind: string) =>
     `<div class="card ${kind}"><img src="${src}" alt=""><span>${escapeHtml(text)}</span></div>`;

@@ -3,13 +3,13 @@ import { FeatureStore } from './features';
 import type { MediaKey } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** Pictures of one pixel whose features are its red value; keys that are text are clips, and `broken` cannot be read. */
+/** Images of one pixel whose features are its red value; keys that are text are clips, and `broken` cannot be read. */
 function world() {
   const [asked, encoded] = [[] as MediaKey[], [] as number[][]];
   const tower = {
-    features(pictures: readonly Uint8Array[]) {
-      encoded.push(pictures.map((p) => p[0]!));
-      return pictures.map((p) => Float32Array.of(p[0]!));
+    features(images: readonly Uint8Array[]) {
+      encoded.push(images.map((p) => p[0]!));
+      return images.map((p) => Float32Array.of(p[0]!));
     },
   } as Partial<VisionTower> as VisionTower;
   const source = {
@@ -30,7 +30,7 @@ function world() {
 }
 
 describe('features', () => {
-  it('are computed when they are needed, of many pictures together, once', async () => {
+  it('are computed when they are needed, of many images together, once', async () => {
     const { store, asked, encoded } = world();
     const numbers = await Promise.all([7, '8 9', 7, 5].map((key) => store.fetch(key)));
     expect(numbers).toEqual([1, 2, 1, 3]);
@@ -41,7 +41,7 @@ describe('features', () => {
     expect([1, 2, 3].map((number) => Array.from(store.features(number)))).toEqual([[7], [8, 9], [5]]);
   });
 
-  it('of a picture that cannot be read are undefined', async () => {
+  it('of an image that cannot be read are undefined', async () => {
     const { store, asked } = world();
     expect(await store.fetch('broken')).toBeUndefined();
     expect(await store.get(['broken', 4])).toEqual([undefined, Float32Array.of(4)]);

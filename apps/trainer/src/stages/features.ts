@@ -1,8 +1,8 @@
-import type { Frames, MediaKey, PictureSource } from '../data/training-data';
+import type { Frames, MediaKey, ImageSource } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** A picture or clip: its pixels until they are encoded, its features from then on. */
-interface Picture {
+/** An image or clip: its pixels until they are encoded, its features from then on. */
+interface Image {
   readonly number: number;
   /** Whether it can be read; known once its pixels are here. */
   readonly readable: Promise<boolean>;
@@ -12,24 +12,24 @@ interface Picture {
 
 /**
  * Features by key, each computed once, in two parts: pixels are brought ahead of time, by workers where they must be
- * decoded; encoding is the model's work, done when it is needed and for many pictures together.
+ * decoded; encoding is the model's work, done when it is needed and for many images together.
  */
 export class FeatureStore {
-  private readonly byKey = new Map<MediaKey, Picture>();
-  private readonly byNumber: Picture[] = [];
+  private readonly byKey = new Map<MediaKey, Image>();
+  private readonly byNumber: Image[] = [];
 
   constructor(
     readonly tower: VisionTower,
-    readonly source: PictureSource,
+    readonly source: ImageSource,
   ) {}
 
-  /** Brings the pixels of a picture or clip. Gives its number, from 1; undefined where it cannot be read. */
+  /** Brings the pixels of an image or clip. Gives its number, from 1; undefined where it cannot be read. */
   async fetch(key: MediaKey): Promise<number | undefined> {
-    const picture = this.byKey.get(key) ?? this.bring(key);
-    return (await picture.readable) ? picture.number : undefined;
+    const image = this.byKey.get(key) ?? this.bring(key);
+    return (await image.readable) ? image.number : undefined;
   }
 
-  /** Computes the features of pictures that were fetched, where they are not known yet. */
+  /** Computes the features of images that were fetched, where they are not known yet. */
   encode(numbers: Iterable<number>): void {
     const waiting = Array.from(new Set(numbers), (number) => this.byNumber[number - 1]!).filter((p) => !p.features);
     const size = this.source.imageSize ** 2 * 3;
@@ -38,38 +38,38 @@ export class FeatureStore {
     );
     const features = this.tower.features(frames);
     let next = 0;
-    for (const picture of waiting) {
-      const count = picture.pixels!.length / size;
+    for (const image of waiting) {
+      const count = image.pixels!.length / size;
       const own = features.slice(next, (next += count));
-      picture.features = count === 1 ? own[0]! : concatenate(own);
-      picture.pixels = undefined;
+      image.features = count === 1 ? own[0]! : concatenate(own);
+      image.pixels = undefined;
     }
   }
 
-  /** Features of a picture or clip that was encoded, frame after frame: `[frames * patches * featureDim]`. */
+  /** Features of an image or clip that was encoded, frame after frame: `[frames * patches * featureDim]`. */
   features(number: number): Float32Array {
     return this.byNumber[number - 1]!.features!;
   }
 
-  /** Features by key, fetched and encoded at once; undefined where a picture cannot be read. */
+  /** Features by key, fetched and encoded at once; undefined where an image cannot be read. */
   async get(keys: readonly MediaKey[]): Promise<(Float32Array | undefined)[]> {
     const numbers = await Promise.all(keys.map((key) => this.fetch(key)));
     this.encode(numbers.filter((number) => number !== undefined));
     return numbers.map((number) => (number === undefined ? undefined : this.features(number)));
   }
 
-  private bring(key: MediaKey): Picture {
+  private bring(key: MediaKey): Image {
     const arriving = this.source.frames([key]);
-    const picture: Picture = {
+    const image: Image = {
       number: this.byNumber.length + 1,
       readable: arriving.then(([pixels]) => {
-        picture.pixels = pixels;
+        image.pixels = pixels;
         return pixels !== undefined;
       }),
     };
-    this.byKey.set(key, picture);
-    this.byNumber.push(picture);
-    return picture;
+    this.byKey.set(key, image);
+    this.byNumber.push(image);
+    return image;
   }
 }
 

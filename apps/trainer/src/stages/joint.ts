@@ -12,10 +12,10 @@ import { datasetNames, type Config, type DatasetName } from '../config/config';
 import { FeatureStore } from './features';
 import type { LanguageModel } from './lm';
 import type { Objective } from './stage';
-import type { PictureSource, TrainingData } from '../data/training-data';
+import type { ImageSource, TrainingData } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** The two frozen models and what joins them, with the features of all pictures seen so far. */
+/** The two frozen models and what joins them, with the features of all images seen so far. */
 export class JointModel {
   readonly flamingo: Flamingo;
   readonly features: FeatureStore;
@@ -24,13 +24,13 @@ export class JointModel {
     readonly config: Config,
     readonly tower: VisionTower,
     readonly language: LanguageModel,
-    readonly pictures: PictureSource,
+    readonly images: ImageSource,
   ) {
     const joint = flamingoConfig(config, language);
     const random = new Random(config.seed).fork('flamingo');
     const params = initFlamingo(joint, language.lm.blocks.length, random);
     this.flamingo = new Flamingo(joint, params, { lm: language.lm });
-    this.features = new FeatureStore(tower, pictures);
+    this.features = new FeatureStore(tower, images);
   }
 
   /** The tokenizer as data and prompts want it. */
@@ -79,7 +79,7 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
   };
 }
 
-/** Carries a picture's number in the store through the mixture: its features are computed when the step's turn has come. */
+/** Carries an image's number in the store through the mixture: its features are computed when the step's turn has come. */
 function numberLoader(features: FeatureStore): MediaLoader {
   return {
     kind: 'features',
@@ -158,7 +158,7 @@ export function expectDatasets(config: Config, data: TrainingData): void {
   // The mixture carries numbers in place of features, and cannot see that they differ in shape.
   if (strategy === 'merged' && datasets.clips && framesPerClip > 1) {
     throw new Error(
-      `train: flamingo.strategy merged makes one batch of pictures and clips, whose ${framesPerClip} frames do not fit. ` +
+      `train: flamingo.strategy merged makes one batch of images and clips, whose ${framesPerClip} frames do not fit. ` +
         'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or take another strategy.',
     );
   }

@@ -15,7 +15,7 @@ import { replaceFile } from './replace-file';
 import { ShardData } from '../data/shard-data';
 import { CHECKPOINTS, readMetrics, runStage, type Objective, type StepMetrics } from './stage';
 import type { StopSignal } from '../cli/stop-signal';
-import type { PictureSource, TrainingData } from '../data/training-data';
+import type { ImageSource, TrainingData } from '../data/training-data';
 import { contrastiveObjective, VisionTower } from './vision';
 
 /** The three stages, by the command that runs each. */
@@ -62,11 +62,11 @@ export async function openData(config: Config): Promise<TrainingData> {
       unseenStyle: config.data.unseenStyle,
       maxConcepts: config.data.maxConcepts,
       onDrawn(drawn, all) {
-        progress ??= startProgress('data', all, 'pictures');
+        progress ??= startProgress('data', all, 'images');
         progress.update(drawn);
       },
     });
-    progress?.stop(`${world.concepts.length} concepts, ${world.pictureCount} pictures drawn`);
+    progress?.stop(`${world.concepts.length} concepts, ${world.imageCount} images drawn`);
     return new EmojiData(world, framesPerClip);
   } finally {
     progress?.stop();
@@ -86,7 +86,7 @@ export async function pretrainVision(options: RunOptions): Promise<VisionTower> 
   return tower;
 }
 
-/** Pretraining of the language model on text alone, after its tokenizer; data without pictures will do. */
+/** Pretraining of the language model on text alone, after its tokenizer; data without images will do. */
 export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
   const { config, data } = options;
   if (config.lm.pretrained !== undefined) {
@@ -116,8 +116,8 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
 }
 
 /** A trained model from its folder. */
-export async function openJoint(config: Config, pictures: PictureSource): Promise<JointModel> {
-  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), pictures);
+export async function openJoint(config: Config, images: ImageSource): Promise<JointModel> {
+  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), images);
   model.flamingo.load(...(await loadModel(config, 'flamingo')));
   return model;
 }

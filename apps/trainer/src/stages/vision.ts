@@ -22,16 +22,16 @@ const SCALE_START = 14;
 const SCALE_MAX = 100;
 /** The temperature learns this much faster than the weights: it is stored divided by this. */
 const SCALE_RATE = 5;
-/** Pictures encoded at a time. Always the same number, so that features do not depend on who was asked for with them. */
+/** Images encoded at a time. Always the same number, so that features do not depend on who was asked for with them. */
 const ENCODE_BATCH = 32;
-/** Training pictures whose features give the statistics that later stages normalise with. */
-const STATISTICS_PICTURES = 2048;
+/** Training images whose features give the statistics that later stages normalise with. */
+const STATISTICS_IMAGES = 2048;
 
 /** The vision encoder with what turns its features into ones of mean 0 and variance 1. */
 export class VisionTower {
   constructor(
     readonly encoder: NFNet,
-    /** Projection to the joint space of pictures and texts, `[jointSize, featureDim]`. */
+    /** Projection to the joint space of images and texts, `[jointSize, featureDim]`. */
     readonly head: { readonly weight: tf.Variable<tf.Rank.R2> },
     /** Per channel, `[featureDim]`; identity until measured. */
     readonly statistics: { readonly mean: tf.Variable<tf.Rank.R1>; readonly deviation: tf.Variable<tf.Rank.R1> },
@@ -75,36 +75,36 @@ export class VisionTower {
     disposeParams(this.params);
   }
 
-  /** RGB bytes of pictures of one size to the encoder's float32 [pictures, side, side, 3]. */
-  normalise(pictures: readonly Uint8Array[]): tf.Tensor4D {
+  /** RGB bytes of images of one size to the encoder's float32 [images, side, side, 3]. */
+  normalise(images: readonly Uint8Array[]): tf.Tensor4D {
     const { imageSize, mean, std } = this.encoder;
     const size = imageSize * imageSize * 3;
-    const values = new Float32Array(pictures.length * size);
-    pictures.forEach((bytes, i) => {
+    const values = new Float32Array(images.length * size);
+    images.forEach((bytes, i) => {
       if (bytes.length !== size) {
         throw new Error(
-          `VisionTower: a picture must be ${imageSize} x ${imageSize} RGB (${size} bytes), got ${bytes.length} bytes. ` +
+          `VisionTower: an image must be ${imageSize} x ${imageSize} RGB (${size} bytes), got ${bytes.length} bytes. ` +
             'Resize it to the imageSize of the vision configuration.',
         );
       }
       values.set(normalise({ width: imageSize, height: imageSize, data: bytes }, { mean, std }), i * size);
     });
-    return tf.tensor4d(values, [pictures.length, imageSize, imageSize, 3]);
+    return tf.tensor4d(values, [images.length, imageSize, imageSize, 3]);
   }
 
-  /** Pictures in the joint space, not normalised: float32 [pictures, jointSize]. */
+  /** Images in the joint space, not normalised: float32 [images, jointSize]. */
   embed(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => linear(this.encoder.pooled(images), this.head) as tf.Tensor2D);
   }
 
   /**
-   * Normalised features of pictures, each `[patches * featureDim]`. Every picture is computed in a batch of one fixed
+   * Normalised features of images, each `[patches * featureDim]`. Every image is computed in a batch of one fixed
    * size, so its features are the same whatever else is asked for.
    */
-  features(pictures: readonly Uint8Array[]): Float32Array[] {
+  features(images: readonly Uint8Array[]): Float32Array[] {
     const out: Float32Array[] = [];
-    for (let start = 0; start < pictures.length; start += ENCODE_BATCH) {
-      const chunk = pictures.slice(start, start + ENCODE_BATCH);
+    for (let start = 0; start < images.length; start += ENCODE_BATCH) {
+      const chunk = images.slice(start, start + ENCODE_BATCH);
       const full = [...chunk];
       while (full.length < ENCODE_BATCH) full.push(chunk[0]!);
       const features = tf.tidy(() => {
@@ -119,11 +119,11 @@ export class VisionTower {
     return out;
   }
 
-  /** Measures the statistics of the features on training pictures. */
+  /** Measures the statistics of the features on training images. */
   async measureStatistics(data: TrainingData, seed: number): Promise<void> {
     const random = new Random(seed).fork('feature statistics');
-    const keys = Array.from({ length: STATISTICS_PICTURES }, () => data.trainingPicture(random));
-    const pictures = (await data.frames(keys)).filter((p): p is Uint8Array => p !== undefined);
+    const keys = Array.from({ length: STATISTICS_IMAGES }, () => data.trainingImage(random));
+    const images = (await data.frames(keys)).filter((p): p is Uint8Array => p !== undefined);
     const d = this.encoder.featureDim;
     const sum = new Float64Array(d);
     const squares = new Float64Array(d);
@@ -132,7 +132,7 @@ export class VisionTower {
       this.statistics.deviation.assign(tf.ones([d]));
     });
     let count = 0;
-    for (const feature of this.features(pictures)) {
+    for (const feature of this.features(images)) {
       for (let i = 0; i < feature.length; i++) {
         sum[i % d]! += feature[i]!;
         squares[i % d]! += feature[i]! ** 2;
@@ -150,7 +150,7 @@ export class VisionTower {
   }
 }
 
-/** The encoder's configuration from the trainer's: pictures mapped to about -2..2, branches open from the first step. */
+/** The encoder's configuration from the trainer's: images mapped to about -2..2, branches open from the first step. */
 export function visionConfig(model: Config['vision']['model']): NFNetConfig {
   return nfnetConfig({
     ...model,
@@ -160,7 +160,7 @@ export function visionConfig(model: Config['vision']['model']): NFNetConfig {
   });
 }
 
-/** Contrastive pretraining: pictures and their alt texts find each other in the batch. */
+/** Contrastive pretraining: images and their alt texts find each other in the batch. */
 export function contrastiveObjective(tower: VisionTower, config: Config, data: TrainingData): Objective {
   const { textHiddenSize, jointSize, batch, labelSmoothing } = config.vision;
   const random = new Random(config.seed);
@@ -172,23 +172,23 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     const own = random.fork(name);
     const pairs = Array.from({ length: batch }, () => data.altTextPair(own));
     const frames = await data.frames(pairs.map((p) => p.key));
-    const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, picture: frames[i] }] : []));
+    const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, image: frames[i] }] : []));
     if (kept.length === 0) {
       throw new Error(
-        `pretrain-vision: none of the ${batch} pictures of a step could be read, expected most of them. ` +
+        `pretrain-vision: none of the ${batch} images of a step could be read, expected most of them. ` +
           `The first was ${data.skipped[0]}. Check the paths in the data folder: they are relative to it.`,
       );
     }
-    return { words: kept.map((k) => k.words), pictures: kept.map((k) => k.picture) };
+    return { words: kept.map((k) => k.words), images: kept.map((k) => k.image) };
   };
 
   return {
     params: variables({ encoder: tower.encoder.params, head: tower.head, text: text.params, scale }),
     decays: (name, shape) => shape.length > 1 && name !== 'text.words',
     async prepare(step) {
-      const { words, pictures } = await draw(`vision ${step}`);
+      const { words, images } = await draw(`vision ${step}`);
       const loss = () =>
-        contrastiveLoss(tower.embed(tower.normalise(pictures)), text.apply(words), logScale(), { labelSmoothing });
+        contrastiveLoss(tower.embed(tower.normalise(images)), text.apply(words), logScale(), { labelSmoothing });
       return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
     },
     settled: () => data.settled(),
@@ -196,13 +196,13 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
     },
     async measure() {
-      const { words, pictures } = await draw('retrieval');
+      const { words, images } = await draw('retrieval');
       const found = tf.tidy(() => {
-        const logits = contrastiveLogits(tower.embed(tower.normalise(pictures)), text.apply(words), logScale());
+        const logits = contrastiveLogits(tower.embed(tower.normalise(images)), text.apply(words), logScale());
         return Array.from(tf.argMax(logits, 1).dataSync());
       });
       const right = found.filter((best, i) => best === i).length;
-      return { retrieval: right / pictures.length };
+      return { retrieval: right / images.length };
     },
   };
 }

@@ -13,7 +13,7 @@ import {
   grouped,
   kernelLayout,
   keyOf,
-  pictures,
+  images,
   type Convolution,
   type Ending,
 } from './convolution';
@@ -23,7 +23,7 @@ type Direction = 'forward' | 'input' | 'weights';
 
 /**
  * A convolution compiled for one direction. oneDNN wants kernels in blocks of its own: they are small, so they are
- * rearranged at each call, while pictures stay NHWC.
+ * rearranged at each call, while images stay NHWC.
  */
 class ConvPlan implements Compiled {
   private readonly main: Primitive;
@@ -39,7 +39,7 @@ class ConvPlan implements Compiled {
     ending: Ending,
     private readonly backend: NativeBackend,
   ) {
-    const [x, y] = [pictures(c.x), pictures(c.y)];
+    const [x, y] = [images(c.x), images(c.y)];
     const make = {
       forward: forwardMaker(dnn, c, ending),
       input: (kernel: Layout) => dnn.convBackwardData(x, kernel, y, geometryOf(c)),

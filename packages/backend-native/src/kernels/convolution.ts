@@ -1,6 +1,6 @@
 import { F32, type ConvGeometry, type Layout, type OneDnn, type PostOp, type Primitive } from '../onednn';
 
-/** Everything about a convolution: NHWC pictures, and how the kernel's `[o, i, h, w]` lies in memory. */
+/** Everything about a convolution: NHWC images, and how the kernel's `[o, i, h, w]` lies in memory. */
 export interface Convolution {
   readonly x: readonly [batch: number, height: number, width: number, channels: number];
   readonly y: readonly [batch: number, height: number, width: number, channels: number];
@@ -13,7 +13,7 @@ export interface Convolution {
   readonly padStart: readonly [number, number];
 }
 
-export function pictures([n, h, w, c]: readonly [number, number, number, number], type = F32): Layout {
+export function images([n, h, w, c]: readonly [number, number, number, number], type = F32): Layout {
   return { dims: [n, c, h, w], strides: [h * w * c, 1, w * c, c], type };
 }
 
@@ -70,9 +70,9 @@ export function choose(make: (kernel: Layout) => Primitive, c: Convolution, type
   return { primitive: make({ dims, strides: hwioStrides(dims), type }), plain: true };
 }
 
-/** Makes a forward convolution of pictures and kernel of one type, with a result of another. */
+/** Makes a forward convolution of images and kernel of one type, with a result of another. */
 export const forwardMaker = (dnn: OneDnn, c: Convolution, { bias, post }: Ending, type = F32, result = F32) => {
-  const [x, y] = [pictures(c.x, type), pictures(c.y, result)];
+  const [x, y] = [images(c.x, type), images(c.y, result)];
   return (kernel: Layout) => dnn.convForward(x, kernel, bias ? { dims: [c.y[3]] } : undefined, y, geometryOf(c), post);
 };
 
@@ -86,7 +86,7 @@ interface GroupedAttrs {
   readonly right: number;
 }
 
-/** A convolution of pictures of this shape by a kernel `[out, in / groups, ...kernel]`. */
+/** A convolution of images of this shape by a kernel `[out, in / groups, ...kernel]`. */
 export function grouped(x: readonly number[], out: number, kernel: readonly number[], attrs: object): Convolution {
   const { stride, groups, top, bottom, left, right } = attrs as GroupedAttrs;
   const [n, h, w, c] = x as [number, number, number, number];

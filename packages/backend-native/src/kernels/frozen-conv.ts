@@ -18,9 +18,9 @@ export interface FrozenLayer {
 
 /** A convolution whose kernel is held in the layout that it wants: nothing is rearranged at each call. */
 class FrozenPlan implements Compiled {
-  /** Type of the pictures that come, and of the kernel. */
+  /** Type of the images that come, and of the kernel. */
   readonly type: number;
-  /** Type of the pictures that it gives; sums are float32 always. */
+  /** Type of the images that it gives; sums are float32 always. */
   readonly result: number;
   private readonly main: Primitive;
 

@@ -45,8 +45,8 @@ function sumInto(
 const gatedSum: NativeKernel = ({ y, gate, shortcut }, _attrs, backend) => {
   const out = backend.output(y!.shape);
   const [n, h, w, c] = y!.shape as [number, number, number, number];
-  const [pictures, , , channels] = gate!.shape as [number, number, number, number];
-  sumInto(backend, [y!, gate!, shortcut!, out], { dims: [n, h * w, c] }, { dims: [pictures, 1, channels] });
+  const [images, , , channels] = gate!.shape as [number, number, number, number];
+  sumInto(backend, [y!, gate!, shortcut!, out], { dims: [n, h * w, c] }, { dims: [images, 1, channels] });
   return [out];
 };
 

@@ -45,14 +45,14 @@ function runsOf({ rowOfPlace, batch, text }: Segments): Run[] {
 }
 
 /**
- * Text and pictures of one call as tiles, and back. Where they lie as the tiles want them they are used as they are; else
+ * Text and images of one call as tiles, and back. Where they lie as the tiles want them they are used as they are; else
  * they are copied to buffers that `release` gives back.
  */
 class Tiles {
   private readonly runs: readonly Run[];
   /** The tiles are the text, row by row. */
   private readonly rowsInPlace: boolean;
-  /** The tiles' pictures are all pictures, one by one. */
+  /** The tiles' images are all images, one by one. */
   private readonly imagesInPlace: boolean;
   private readonly taken: Float32Array[] = [];
 
@@ -83,7 +83,7 @@ class Tiles {
     return this.backend.pool.address(to);
   }
 
-  /** Pictures `[b, media, latents, w]` as `[tiles, latents, w]`. */
+  /** Images `[b, media, latents, w]` as `[tiles, latents, w]`. */
   ofImages(x: tf.TensorInfo): number {
     if (this.imagesInPlace) return this.backend.address(x);
     const { imageOfTile } = this.segments;
@@ -93,7 +93,7 @@ class Tiles {
     return this.backend.pool.address(to);
   }
 
-  /** Text of this shape from tiles that `compute` writes; rows that see no picture are zeros. */
+  /** Text of this shape from tiles that `compute` writes; rows that see no image are zeros. */
   toRows(shape: readonly number[], compute: (tiles: number) => void): tf.TensorInfo {
     const out = this.backend.output(shape);
     if (this.rowsInPlace) {
@@ -110,7 +110,7 @@ class Tiles {
     return out;
   }
 
-  /** Pictures of this shape from tiles that `compute` writes: each is the sum of its tiles, zeros if it has none. */
+  /** Images of this shape from tiles that `compute` writes: each is the sum of its tiles, zeros if it has none. */
   toImages(shape: readonly number[], compute: (tiles: number) => void): tf.TensorInfo {
     const out = this.backend.output(shape);
     if (this.imagesInPlace) {
@@ -141,7 +141,7 @@ class Tiles {
   }
 }
 
-/** One tile is one example: its places are the queries, the latents of its picture the keys. */
+/** One tile is one example: its places are the queries, the latents of its image the keys. */
 function sizesOf(k: tf.TensorInfo, { numHeads: h, segments }: Attrs): Sizes {
   const [, , s, width] = k.shape as [number, number, number, number];
   return { b: segments.tiles, h, t: segments.tileLength, s, d: width / h };

@@ -3,7 +3,7 @@ import type { NativeBackend, NativeKernel } from '../native-backend';
 import type { Layout, PoolGeometry } from '../onednn';
 import { plainFloats, sizeOf } from '../pooled-backend';
 
-const pictures = ([n, h, w, c]: readonly number[]): Layout => ({
+const images = ([n, h, w, c]: readonly number[]): Layout => ({
   dims: [n!, c!, h!, w!],
   strides: [h! * w! * c!, 1, w! * c!, c!],
 });
@@ -11,14 +11,14 @@ const pictures = ([n, h, w, c]: readonly number[]): Layout => ({
 function pool(b: NativeBackend, x: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
   const y = b.output(shape);
   const key = `pool ${x.shape.join()} ${shape.join()} ${Object.values(g).join()}`;
-  b.compiled(key, (dnn) => dnn.averagePool(pictures(x.shape), pictures(shape), g)).run(b.address(x), b.address(y));
+  b.compiled(key, (dnn) => dnn.averagePool(images(x.shape), images(shape), g)).run(b.address(x), b.address(y));
   return y;
 }
 
 function poolGradient(b: NativeBackend, dy: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
   const dx = b.output(shape);
   const key = `pool' ${shape.join()} ${dy.shape.join()} ${Object.values(g).join()}`;
-  const gradient = b.compiled(key, (dnn) => dnn.averagePoolBackward(pictures(shape), pictures(dy.shape), g));
+  const gradient = b.compiled(key, (dnn) => dnn.averagePoolBackward(images(shape), images(dy.shape), g));
   gradient.run(b.address(dy), b.address(dx));
   return dx;
 }

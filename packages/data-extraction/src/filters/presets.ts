@@ -1,29 +1,29 @@
 import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText, type TextFilter } from './text-quality';
 
-/** Formats that are ever decoded: raster pictures, told by their first bytes. SVG is a program, and is not. */
-export type PictureFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'avif';
+/** Formats that are ever decoded: raster images, told by their first bytes. SVG is a program, and is not. */
+export type ImageFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'avif';
 
 /** What a recipe keeps. Every filter counts what it drops under a reason of its own. */
 export interface Preset {
   /** ISO 639-1 code of the language that is kept. */
   readonly language: string;
-  readonly picture: {
-    readonly formats: readonly PictureFormat[];
+  readonly image: {
+    readonly formats: readonly ImageFormat[];
     /** Pixels of the smaller and of the larger side. */
     readonly minSide: number;
     readonly maxSide: number;
     /** Larger side over smaller. */
     readonly maxRatio: number;
-    /** Words in an address that make a picture furniture. */
+    /** Words in an address that make an image furniture. */
     readonly addressWords: readonly string[];
   };
-  /** Pictures of a page that is kept. */
-  readonly maxPictures: number;
+  /** Images of a page that is kept. */
+  readonly maxImages: number;
   /** Drops lines or paragraphs and keeps the rest of the page. */
   readonly pieces?: { readonly of: 'line' | 'paragraph'; readonly filter: TextFilter };
   /** Any of them drops the page. */
   readonly page: readonly TextFilter[];
-  /** A picture that comes more often in the whole set is dropped everywhere. */
+  /** An image that comes more often in the whole set is dropped everywhere. */
   readonly maxRepeats: number;
 }
 
@@ -33,14 +33,14 @@ export const presets = {
   /** Flamingo (Alayrac et al., 2022), appendix A.3.1; its text filters are Gopher's. */
   m3w: {
     language: 'en',
-    picture: {
+    image: {
       formats: ['jpeg', 'png', 'webp', 'gif', 'avif'],
       minSide: 64,
       maxSide: 20_000,
       maxRatio: 3,
       addressWords: [],
     },
-    maxPictures: Infinity,
+    maxImages: Infinity,
     page: [gopherQuality, gopherRepetition],
     maxRepeats: Infinity,
   },
@@ -50,14 +50,14 @@ export const presets = {
    */
   obelics: {
     language: 'en',
-    picture: {
+    image: {
       formats: ['jpeg', 'png', 'webp'],
       minSide: 150,
       maxSide: 20_000,
       maxRatio: 2,
       addressWords: FURNITURE_WORDS,
     },
-    maxPictures: 30,
+    maxImages: 30,
     pieces: {
       of: 'paragraph',
       filter: obelicsText({
@@ -86,19 +86,19 @@ export const presets = {
     maxRepeats: 10,
   },
   /**
-   * Multimodal C4 (Zhu et al., 2023), section 2, over C4's own rules. Pictures stay where the page has them; theirs are
+   * Multimodal C4 (Zhu et al., 2023), section 2, over C4's own rules. Images stay where the page has them; theirs are
    * assigned to sentences by CLIP.
    */
   mmc4: {
     language: 'en',
-    picture: {
+    image: {
       formats: ['jpeg', 'png'],
       minSide: 150,
       maxSide: 20_000,
       maxRatio: 2,
       addressWords: FURNITURE_WORDS,
     },
-    maxPictures: 30,
+    maxImages: 30,
     pieces: { of: 'line', filter: c4Line },
     page: [c4Page],
     maxRepeats: 10,

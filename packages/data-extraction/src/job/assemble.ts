@@ -5,12 +5,12 @@ import { NumberSet, plainKey, textKey } from '../filters/fingerprints';
 import type { Preset } from '../filters/presets';
 import { tidyParts } from '../pages/extract';
 import { wordsOf } from '../pages/text';
-import { shownUrl } from '../pictures/local-pictures';
-import type { PictureInfo } from '../pictures/picture-info';
+import { shownUrl } from '../images/local-images';
+import type { ImageInfo } from '../images/image-info';
 import { LineWriter, readLines } from './json-lines';
 import type { Unit } from './sources';
 import { KeyTable, Marks, Spill } from './spill';
-import type { UnitLine, UnitPart, UnitPicture } from './unit';
+import type { UnitLine, UnitPart, UnitImage } from './unit';
 import type { WorkFolder } from './work-folder';
 
 /** What came out, by the same input always the same. */
@@ -20,7 +20,7 @@ export interface Manifest {
   /** Pages that were read. */
   readonly pages: number;
   readonly documents: number;
-  /** Pictures in documents; one that stands in two counts twice. */
+  /** Images in documents; one that stands in two counts twice. */
   readonly images: number;
   readonly words: number;
   readonly pairs: number;
@@ -35,30 +35,30 @@ export interface Manifest {
 /** Alternative texts of so many words make a pair, as in ALIGN (Jia et al., 2021), section 3. */
 const PAIR_WORDS = { min: 3, max: 20 };
 const MAX_FAILURES_KEPT = 100;
-/** Pages whose pictures are in memory at a time. */
+/** Pages whose images are in memory at a time. */
 const PAGES_AT_ONCE = 2 ** 14;
-/** A unit of pictures that are fetched. */
-const PICTURES_PER_UNIT = 32;
+/** A unit of images that are fetched. */
+const IMAGES_PER_UNIT = 32;
 
 /** A page as its unit gave it; `number` counts all pages of all units. */
 type Page = Extract<UnitLine, { page: unknown }> & { readonly number: number };
 
-/** Where a picture is wanted: the page, which of its parts, and which of the addresses that the part names. */
+/** Where an image is wanted: the page, which of its parts, and which of the addresses that the part names. */
 interface Want {
   readonly page: number;
   readonly part: number;
   readonly rank: number;
 }
 
-type KnownPart = { readonly text: string } | { readonly picture: UnitPicture };
+type KnownPart = { readonly text: string } | { readonly image: UnitImage };
 
 /**
- * Puts the pages of all units together in their order: finds the pictures that archives keep apart, drops what comes
- * twice, and moves the pictures that are used to `images`. What it must know of all pages at once lies on the disk, in
+ * Puts the pages of all units together in their order: finds the images that archives keep apart, drops what comes
+ * twice, and moves the images that are used to `images`. What it must know of all pages at once lies on the disk, in
  * `work.spill`; memory holds some bytes a page. Done again after a crash it ends the same.
  */
 export class Assembly {
-  private readonly found: Spill<Want & { info: PictureInfo }>;
+  private readonly found: Spill<Want & { info: ImageInfo }>;
   private readonly report = { pages: 0, dropped: {} as Record<string, number>, failures: [] as string[] };
 
   private constructor(
@@ -77,37 +77,37 @@ export class Assembly {
     return assembly;
   }
 
-  /** Units for the pictures that are nowhere among the input, those of one server together. */
+  /** Units for the images that are nowhere among the input, those of one server together. */
   async *missing(): AsyncGenerator<Unit> {
     const servers = new Spill<readonly string[]>(path.join(this.work.spill, 'servers'));
     for await (const { parts } of this.pages()) {
-      for (const [, { picture }] of picturesOf(parts)) {
-        if ('file' in picture || picture.wanted.length === 0) continue;
-        servers.addByKey(plainKey(serverOf(picture.wanted)), picture.wanted);
+      for (const [, { image }] of imagesOf(parts)) {
+        if ('file' in image || image.wanted.length === 0) continue;
+        servers.addByKey(plainKey(serverOf(image.wanted)), image.wanted);
       }
     }
     for (const part of servers.parts()) {
-      const pictures = new Map<string, Map<string, readonly string[]>>();
+      const images = new Map<string, Map<string, readonly string[]>>();
       for await (const sources of servers.read(part)) {
         const server = serverOf(sources);
-        const ofServer = pictures.get(server) ?? new Map<string, readonly string[]>();
+        const ofServer = images.get(server) ?? new Map<string, readonly string[]>();
         if (!ofServer.has(sources[0]!)) ofServer.set(sources[0]!, sources);
-        pictures.set(server, ofServer);
+        images.set(server, ofServer);
       }
       // Second helpings of a server come after the first ones of all: workers seldom meet at one.
-      for (let i = 0, more = true; more; i += PICTURES_PER_UNIT) {
+      for (let i = 0, more = true; more; i += IMAGES_PER_UNIT) {
         more = false;
-        for (const ofServer of pictures.values()) {
-          const some = [...ofServer.values()].slice(i, i + PICTURES_PER_UNIT);
-          if (some.length > 0) yield { kind: 'fetch', pictures: some };
-          more ||= ofServer.size > i + PICTURES_PER_UNIT;
+        for (const ofServer of images.values()) {
+          const some = [...ofServer.values()].slice(i, i + IMAGES_PER_UNIT);
+          if (some.length > 0) yield { kind: 'fetch', images: some };
+          more ||= ofServer.size > i + IMAGES_PER_UNIT;
         }
       }
     }
   }
 
   async write(out: string): Promise<Omit<Manifest, 'preset' | 'inputs'>> {
-    const common = await this.commonPictures();
+    const common = await this.commonImages();
     const repeated = await this.repeatedPages(common);
     const { pages, failures } = this.report;
     const total = { pages, documents: 0, images: 0, words: 0, pairs: 0 };
@@ -126,7 +126,7 @@ export class Assembly {
       }
       const written = kept.map((part) => {
         if ('text' in part) return part;
-        const { file, alt, caption } = part.picture;
+        const { file, alt, caption } = part.image;
         return { image: imagePath(file), ...(alt && { alt }), ...(caption && { caption }) };
       });
       for (const part of written) {
@@ -135,7 +135,7 @@ export class Assembly {
           continue;
         }
         total.images++;
-        move(this.work.picture(path.basename(part.image)), path.join(out, part.image));
+        move(this.work.image(path.basename(part.image)), path.join(out, part.image));
         const text = [part.alt, part.caption].find((t) => t && isPairText(t));
         if (!text) continue;
         pairKeys.add(textKey(`${part.image} ${text}`), candidates++);
@@ -161,11 +161,11 @@ export class Assembly {
     }
   }
 
-  /** Adds up the reports, and joins the pictures that archives hold or servers gave with the pages that want them. */
+  /** Adds up the reports, and joins the images that archives hold or servers gave with the pages that want them. */
   private async gather(): Promise<void> {
     const { report } = this;
     const wanted = new Spill<Want & { url: string }>(path.join(this.work.spill, 'wanted'));
-    const archived = new Spill<{ url: string; info: PictureInfo }>(path.join(this.work.spill, 'archived'));
+    const archived = new Spill<{ url: string; info: ImageInfo }>(path.join(this.work.spill, 'archived'));
     let page = 0;
     for await (const line of this.lines()) {
       if ('end' in line) {
@@ -174,12 +174,12 @@ export class Assembly {
           report.dropped[reason] = (report.dropped[reason] ?? 0) + count;
         }
         report.failures.push(...line.end.failures.slice(0, MAX_FAILURES_KEPT - report.failures.length));
-      } else if ('picture' in line) {
-        archived.addByKey(plainKey(line.picture.url), line.picture);
+      } else if ('image' in line) {
+        archived.addByKey(plainKey(line.image.url), line.image);
       } else {
-        for (const [part, { picture }] of picturesOf(line.page.parts)) {
-          if ('file' in picture) continue;
-          for (const [rank, url] of picture.wanted.entries()) {
+        for (const [part, { image }] of imagesOf(line.page.parts)) {
+          if ('file' in image) continue;
+          for (const [rank, url] of image.wanted.entries()) {
             wanted.addByKey(plainKey(url), { url, page, part, rank });
           }
         }
@@ -187,47 +187,47 @@ export class Assembly {
       }
     }
     for (const part of archived.parts()) {
-      const pictures = new Map<string, PictureInfo>();
+      const images = new Map<string, ImageInfo>();
       // The first of several answers counts.
-      for await (const { url, info } of archived.read(part)) if (!pictures.has(url)) pictures.set(url, info);
+      for await (const { url, info } of archived.read(part)) if (!images.has(url)) images.set(url, info);
       for await (const { url, ...want } of wanted.read(part)) {
-        const info = pictures.get(url);
+        const info = images.get(url);
         if (info) this.found.add(Math.floor(want.page / PAGES_AT_ONCE), { ...want, info });
       }
     }
   }
 
-  /** All pages in order, with the pictures that were found for them. */
+  /** All pages in order, with the images that were found for them. */
   private async *pages(): AsyncGenerator<Page & { parts: readonly UnitPart[] }> {
     let number = 0;
-    let found = new Map<string, Want & { info: PictureInfo }>();
+    let found = new Map<string, Want & { info: ImageInfo }>();
     for await (const line of this.lines()) {
       if (!('page' in line)) continue;
       if (number % PAGES_AT_ONCE === 0) {
         found = new Map();
-        for await (const picture of this.found.read(number / PAGES_AT_ONCE)) {
-          const place = `${picture.page} ${picture.part}`;
+        for await (const image of this.found.read(number / PAGES_AT_ONCE)) {
+          const place = `${image.page} ${image.part}`;
           const other = found.get(place);
-          // The best address that leads to a picture.
-          if (!other || picture.rank < other.rank) found.set(place, picture);
+          // The best address that leads to an image.
+          if (!other || image.rank < other.rank) found.set(place, image);
         }
       }
       const parts = line.page.parts.map((part, i): UnitPart => {
-        if ('text' in part || 'file' in part.picture) return part;
+        if ('text' in part || 'file' in part.image) return part;
         const info = found.get(`${number} ${i}`)?.info;
-        return info ? { picture: { ...info, alt: part.picture.alt, caption: part.picture.caption } } : part;
+        return info ? { image: { ...info, alt: part.image.alt, caption: part.image.caption } } : part;
       });
       yield { ...line, number, parts };
       number++;
     }
   }
 
-  /** Keys of pictures that stand in more pages than the preset allows. */
-  private async commonPictures(): Promise<NumberSet> {
+  /** Keys of images that stand in more pages than the preset allows. */
+  private async commonImages(): Promise<NumberSet> {
     if (!Number.isFinite(this.preset.maxRepeats)) return new NumberSet();
-    const table = new KeyTable(path.join(this.work.spill, 'pictures'));
+    const table = new KeyTable(path.join(this.work.spill, 'images'));
     for await (const { number, parts } of this.pages()) {
-      const files = picturesOf(parts).flatMap(([, { picture }]) => ('file' in picture ? picture.file : []));
+      const files = imagesOf(parts).flatMap(([, { image }]) => ('file' in image ? image.file : []));
       for (const file of new Set(files)) table.add(plainKey(file), number);
     }
     return table.keysAbove(this.preset.maxRepeats);
@@ -256,7 +256,7 @@ export class Assembly {
     };
   }
 
-  /** The page's parts without pictures that are to be had nowhere or everywhere, or why nothing is left of it. */
+  /** The page's parts without images that are to be had nowhere or everywhere, or why nothing is left of it. */
   private keptParts(
     parts: readonly UnitPart[],
     common: NumberSet,
@@ -267,30 +267,30 @@ export class Assembly {
       parts.filter((part): part is KnownPart => {
         if ('text' in part) return true;
         if (!isKnown(part)) drop('image: not available');
-        else if (common.has(plainKey(part.picture.file))) drop('image: repeated in many pages');
-        else if (files.has(part.picture.file)) drop('image: duplicate on the page');
+        else if (common.has(plainKey(part.image.file))) drop('image: repeated in many pages');
+        else if (files.has(part.image.file)) drop('image: duplicate on the page');
         else {
-          files.add(part.picture.file);
+          files.add(part.image.file);
           return true;
         }
         return false;
       }),
     ) as KnownPart[];
     if (files.size === 0) return 'no images left';
-    if (files.size > this.preset.maxPictures) return 'too many images';
+    if (files.size > this.preset.maxImages) return 'too many images';
     return kept.some((part) => 'text' in part) ? kept : 'no text';
   }
 }
 
-type PicturePart = Extract<UnitPart, { picture: unknown }>;
+type ImagePart = Extract<UnitPart, { image: unknown }>;
 
 /** With their numbers among all parts. */
-function picturesOf(parts: readonly UnitPart[]): [number, PicturePart][] {
-  return parts.flatMap((part, i): [number, PicturePart][] => ('picture' in part ? [[i, part]] : []));
+function imagesOf(parts: readonly UnitPart[]): [number, ImagePart][] {
+  return parts.flatMap((part, i): [number, ImagePart][] => ('image' in part ? [[i, part]] : []));
 }
 
-function isKnown(part: PicturePart): part is Extract<KnownPart, { picture: unknown }> {
-  return 'file' in part.picture;
+function isKnown(part: ImagePart): part is Extract<KnownPart, { image: unknown }> {
+  return 'file' in part.image;
 }
 
 function serverOf([first]: readonly string[]): string {

@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { comparable } from '../pages/text';
-import { examinePicture, lookDistance, sniffFormat, type PictureInfo } from '../pictures/picture-info';
+import { examineImage, lookDistance, sniffFormat, type ImageInfo } from '../images/image-info';
 import { filesBelow } from './sources';
 
-/** Texts and pictures that models are tested on, and must not be trained on. */
+/** Texts and images that models are tested on, and must not be trained on. */
 export interface BenchmarkData {
   readonly texts: readonly string[];
   /** Perceptual hashes. */
@@ -18,7 +18,7 @@ const MAX_WORDS = 13;
 const MAX_DISTANCE = 4;
 
 /**
- * Reads a folder of benchmark data: every picture, every line of `.txt`, every string in `.json` and `.jsonl`.
+ * Reads a folder of benchmark data: every image, every line of `.txt`, every string in `.json` and `.jsonl`.
  *
  * @throws Error naming a file that is not what its name says
  */
@@ -46,7 +46,7 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
   for await (const file of filesBelow(folder)) {
     const bytes = await readFile(file);
     if (sniffFormat(bytes)) {
-      const info: PictureInfo | string = await examinePicture(bytes, any);
+      const info: ImageInfo | string = await examineImage(bytes, any);
       if (typeof info !== 'string') looks.add(info.look);
     } else if (/\.txt$/i.test(file)) bytes.toString('utf8').split('\n').forEach(addText);
     else if (/\.jsonl?$/i.test(file)) {
@@ -65,7 +65,7 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
   }
   if (texts.size + looks.size === 0) {
     throw new Error(
-      `Benchmark ${folder}: expected pictures, .txt, .json or .jsonl, got none with a picture or a text of ${MIN_WORDS} words.`,
+      `Benchmark ${folder}: expected images, .txt, .json or .jsonl, got none with an image or a text of ${MIN_WORDS} words.`,
     );
   }
   return { texts: [...texts].sort(), looks: [...looks].sort() };
@@ -98,7 +98,7 @@ export class Decontamination {
     return false;
   }
 
-  hasPicture(look: string): boolean {
+  hasImage(look: string): boolean {
     return this.data.looks.some((other) => lookDistance(look, other) <= MAX_DISTANCE);
   }
 }

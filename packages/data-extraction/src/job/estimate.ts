@@ -101,7 +101,7 @@ function sizeOf(unit: Unit, before: { files: number; bytes: number }): { files: 
 
 async function bytesBelow(folder: string): Promise<number> {
   let bytes = 0;
-  // Where no page became a document there is no folder of pictures.
+  // Where no page became a document there is no folder of images.
   if (existsSync(folder)) for await (const file of filesBelow(folder)) bytes += (await stat(file)).size;
   return bytes;
 }

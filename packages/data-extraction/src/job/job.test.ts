@@ -10,9 +10,9 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { contents, gather, html, pageOf, picture, prose, THINGS, warcRecord } from '../../test/sample-pages';
+import { contents, gather, html, pageOf, image, prose, THINGS, warcRecord } from '../../test/sample-pages';
 import { presets } from '../filters/presets';
-import { PictureFetcher } from '../pictures/picture-fetcher';
+import { ImageFetcher } from '../images/image-fetcher';
 import { Assembly } from './assemble';
 import { extractPages, type ExtractPagesOptions } from './job';
 import { planUnits } from './sources';
@@ -46,11 +46,11 @@ describe('extractPages on a folder', () => {
   let input: string;
   beforeAll(async () => {
     input = folder();
-    for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
-    writeFileSync(path.join(input, 'wide.png'), await picture(9, 800, 100));
-    writeFileSync(path.join(input, 'tiny.png'), await picture(9, 40, 40));
+    for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `p${i}.png`), await image(i));
+    writeFileSync(path.join(input, 'wide.png'), await image(9, 800, 100));
+    writeFileSync(path.join(input, 'tiny.png'), await image(9, 40, 40));
     writeFileSync(path.join(input, 'svg.png'), '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"/>');
-    writeFileSync(path.join(input, 'cut.png'), (await picture(9)).subarray(0, 900));
+    writeFileSync(path.join(input, 'cut.png'), (await image(9)).subarray(0, 900));
     const grey = sharp({ create: { width: 200, height: 200, channels: 3, background: '#808080' } });
     writeFileSync(path.join(input, 'grey.jpg'), await grey.jpeg().toBuffer());
     for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i}.png`));
@@ -64,7 +64,7 @@ describe('extractPages on a folder', () => {
     }
   };
 
-  it('gives documents, pairs, pictures and a manifest that agree', async () => {
+  it('gives documents, pairs, images and a manifest that agree', async () => {
     const { out, manifest, pages } = await extract([input]);
     expect(manifest).toMatchObject({
       preset: 'm3w',
@@ -109,7 +109,7 @@ describe('extractPages on a folder', () => {
     ['m3w', 'Press the button that glows.\n\nOne.\n\nTwo.\n\n- Three.\n- Four.'],
     // Its lines: five words and an end, at least.
     ['mmc4', ''],
-  ] as const)('keeps words and paragraphs apart where %s drops a picture between them', async (preset, short) => {
+  ] as const)('keeps words and paragraphs apart where %s drops an image between them', async (preset, short) => {
     const icon = (name = 'tiny.png') => `<img src="${name}">`;
     const [first, second, third] = [50, 51, 52].map(prose);
     const page = html(`<img src="p0.png"><p>${first}</p>${icon('absent.png')}<p>${second}</p>${icon('wide.png')}
@@ -167,7 +167,7 @@ describe('extractPages on a folder', () => {
 
   it('reads nothing outside the folder and writes nothing outside the output', async () => {
     const outside = path.join(scratch, 'secret.png');
-    writeFileSync(outside, await picture(77));
+    writeFileSync(outside, await image(77));
     symlinkSync(outside, path.join(input, 'link.png'));
     const before = readdirSync(scratch).length;
     const sources = [
@@ -190,7 +190,7 @@ describe('extractPages on a folder', () => {
 
   it('drops copies of benchmarks, scaled and recompressed or quoted', async () => {
     const benchmark = folder();
-    const smaller = sharp(await picture(1))
+    const smaller = sharp(await image(1))
       .resize(120, 96)
       .jpeg({ quality: 70 });
     writeFileSync(path.join(benchmark, 'test.jpg'), await smaller.toBuffer());
@@ -205,7 +205,7 @@ describe('extractPages on a folder', () => {
     const hook = path.join(folder(), 'hook.mjs');
     writeFileSync(
       hook,
-      `export const text = (text) => text.includes('of 2'); export const picture = (bytes) => bytes.length < 0;`,
+      `export const text = (text) => text.includes('of 2'); export const image = (bytes) => bytes.length < 0;`,
     );
     expect((await extract([input], { explicitHook: hook })).manifest.dropped).toEqual({ 'page: explicit': 1 });
     writeFileSync(hook, 'export const words = 1;');
@@ -230,7 +230,7 @@ describe('extractPages on a folder', () => {
 
 it('killed again and again it ends with the same bytes', async () => {
   const input = folder();
-  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
+  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await image(i));
   for (let i = 0; i < 400; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
   const { out: undisturbed, manifest } = await extract([input], { workers: 2 });
   expect(manifest.documents).toBeGreaterThan(20);
@@ -265,7 +265,7 @@ describe('extractPages on archives', () => {
     const all: Buffer[] = [];
     for (let i = 0; i < count; i++) {
       all.push(warcRecord(`https://example.org/${i}/`, 'text/html', Buffer.from(pageOf(i, `/p${i}.png`))));
-      all.push(warcRecord(`https://example.org/p${i}.png`, 'image/png', await picture(i)));
+      all.push(warcRecord(`https://example.org/p${i}.png`, 'image/png', await image(i)));
     }
     return all;
   };
@@ -279,7 +279,7 @@ describe('extractPages on archives', () => {
     ['gzipped by record', 'a.warc.gz', (all: Buffer[]) => Buffer.concat(all.map((r) => gzipSync(r)))],
     ['gzipped as a whole', 'a.warc.gz', (all: Buffer[]) => gzipSync(Buffer.concat(all))],
     ['plain', 'a.warc', (all: Buffer[]) => Buffer.concat(all)],
-  ])('joins pages with pictures that come later: %s', async (_, name, pack) => {
+  ])('joins pages with images that come later: %s', async (_, name, pack) => {
     const file = write(name, pack(await records(3)));
     const { manifest, pages } = await extract([file]);
     expect(manifest).toMatchObject({ pages: 3, documents: 3, images: 3, dropped: {} });
@@ -339,7 +339,7 @@ describe('extractPages on archives', () => {
   });
 });
 
-describe('pictures that the input does not hold', () => {
+describe('images that the input does not hold', () => {
   const serve = async (answers: Record<string, { body: Buffer; headers?: Record<string, string> }>) => {
     const asked: string[] = [];
     const server = createServer((request, response) => {
@@ -354,7 +354,7 @@ describe('pictures that the input does not hold', () => {
   };
 
   it('are fetched only when that is asked for, and never from this machine or its network', async () => {
-    const server = await serve({ '/a.png': { body: await picture(1) } });
+    const server = await serve({ '/a.png': { body: await image(1) } });
     const input = folder();
     writeFileSync(path.join(input, 'a.html'), pageOf(1, `${server.host}/a.png`));
     const without = await extract([input]);
@@ -371,10 +371,10 @@ describe('pictures that the input does not hold', () => {
 
   it('join their pages, and what servers refuse is counted', async () => {
     const server = await serve({
-      '/a.png': { body: await picture(1) },
-      '/closed.png': { body: await picture(2), headers: { 'x-robots-tag': 'noai' } },
-      '/small.png': { body: await picture(3, 20, 20) },
-      '/small-2x.png': { body: await picture(4) },
+      '/a.png': { body: await image(1) },
+      '/closed.png': { body: await image(2), headers: { 'x-robots-tag': 'noai' } },
+      '/small.png': { body: await image(3, 20, 20) },
+      '/small-2x.png': { body: await image(4) },
     });
     const work = new WorkFolder(folder());
     const input = folder();
@@ -382,7 +382,7 @@ describe('pictures that the input does not hold', () => {
     const sizes = `<img src="${server.host}/small.png" srcset="${server.host}/small.png 2x, ${server.host}/small-2x.png 1x">`;
     writeFileSync(path.join(input, 'a.html'), html(`<p>${prose(1)}</p>${images}`));
     writeFileSync(path.join(input, 'b.html'), html(`<p>${prose(2)}</p>${sizes}<img src="${server.host}/a.png">`));
-    const fetcher = new PictureFetcher({ isPublic: (address) => address === '127.0.0.1' });
+    const fetcher = new ImageFetcher({ isPublic: (address) => address === '127.0.0.1' });
     const extractor = await UnitExtractor.open({ preset: 'm3w', fetchImages: true }, work, fetcher);
     const [unit] = await gather(planUnits([input]));
     await extractor.extract(unit!, work.unit(0, 0));
@@ -390,7 +390,7 @@ describe('pictures that the input does not hold', () => {
     expect(missing).toEqual([
       {
         kind: 'fetch',
-        pictures: [['a.png'], ['closed.png'], ['gone.png'], ['small.png', 'small-2x.png']].map((names) =>
+        images: [['a.png'], ['closed.png'], ['gone.png'], ['small.png', 'small-2x.png']].map((names) =>
           names.map((name) => `${server.host}/${name}`),
         ),
       },

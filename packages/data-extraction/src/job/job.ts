@@ -27,11 +27,11 @@ export interface ExtractPagesOptions {
    * the same output folder.
    */
   readonly redis?: string;
-  /** Folder of benchmark texts and pictures that must not come through. */
+  /** Folder of benchmark texts and images that must not come through. */
   readonly benchmark?: string;
   /** Path of a module that says what is explicit; see `ExplicitContentHook`. */
   readonly explicitHook?: string;
-  /** Whether pictures that are not among the input are asked of their servers. Default false. */
+  /** Whether images that are not among the input are asked of their servers. Default false. */
   readonly fetchImages?: boolean;
   /** Whether to leave out units that failed again and again, counted as `unit: failed`, rather than end with an error. */
   readonly skipFailed?: boolean;

@@ -9,7 +9,7 @@ import { pathToFileURL } from 'node:url';
 import { Queue } from 'bullmq';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redisServer, TestRedis } from '../../test/redis';
-import { contents, pageOf, picture } from '../../test/sample-pages';
+import { contents, pageOf, image } from '../../test/sample-pages';
 import { extractPages } from './job';
 import { dispatch, workOnPages } from './queue';
 import { WorkFolder } from './work-folder';
@@ -36,7 +36,7 @@ const kill = async (child: ChildProcess) => {
 
 async function folderOfPages(count: number): Promise<string> {
   const input = mkdtempSync(path.join(scratch, 'pages-'));
-  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await picture(i));
+  for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await image(i));
   for (let i = 0; i < count; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
   return input;
 }

@@ -7,8 +7,8 @@ export type Unit =
   | { readonly kind: 'files'; readonly root: string; readonly files: readonly string[] }
   /** Bytes `start` to `end` of an archive, whole records. */
   | { readonly kind: 'warc'; readonly file: string; readonly start: number; readonly end: number }
-  /** Pictures of one server; of each, addresses of which one is enough, the best first. */
-  | { readonly kind: 'fetch'; readonly pictures: readonly (readonly string[])[] };
+  /** Images of one server; of each, addresses of which one is enough, the best first. */
+  | { readonly kind: 'fetch'; readonly images: readonly (readonly string[])[] };
 
 const PAGES_PER_UNIT = 16;
 const PAGE = /\.x?html?$/i;

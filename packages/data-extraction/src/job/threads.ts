@@ -3,7 +3,7 @@ import type { Unit } from './sources';
 import type { UnitSettings } from './unit';
 import type { UnitReport, WorkFolder } from './work-folder';
 
-/** A unit takes seconds, one of pictures of a slow server minutes; one that takes this long hangs. */
+/** A unit takes seconds, one of images of a slow server minutes; one that takes this long hangs. */
 const TIME_LIMIT_MS = 30 * 60_000;
 /** A unit holds one page at a time; a page that needs more than this is a bomb that got past its limits. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 2048, stackSizeMb: 8 };
@@ -89,5 +89,5 @@ export class UnitThreads {
 
 export function nameOf(unit: Unit): string {
   if (unit.kind === 'files') return `${unit.root}, ${unit.files[0]} and following`;
-  return unit.kind === 'warc' ? `${unit.file}, byte ${unit.start}` : `${unit.pictures[0]?.[0]} and following`;
+  return unit.kind === 'warc' ? `${unit.file}, byte ${unit.start}` : `${unit.images[0]?.[0]} and following`;
 }

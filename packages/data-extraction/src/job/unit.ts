@@ -8,10 +8,10 @@ import { presetOf, type Preset } from '../filters/presets';
 import { extractPage, tidyParts, type PagePart } from '../pages/extract';
 import { PAGE_LIMITS, PageError } from '../pages/html';
 import { optedOut } from '../pages/opt-out';
-import type { PictureRef } from '../pages/pictures';
-import { dataOf, isOfTheMachine, isOnServer, LocalPictures, pageUrl } from '../pictures/local-pictures';
-import { PictureFetcher } from '../pictures/picture-fetcher';
-import { examinePicture, type PictureInfo } from '../pictures/picture-info';
+import type { ImageRef } from '../pages/images';
+import { dataOf, isOfTheMachine, isOnServer, LocalImages, pageUrl } from '../images/local-images';
+import { ImageFetcher } from '../images/image-fetcher';
+import { examineImage, type ImageInfo } from '../images/image-info';
 import { Decontamination, type BenchmarkData } from './benchmark';
 import { LineWriter } from './json-lines';
 import type { Unit } from './sources';
@@ -22,8 +22,8 @@ import type { UnitReport, WorkFolder } from './work-folder';
 export interface ExplicitContentHook {
   /** Whether a page is to be dropped for what it says. */
   text?(text: string, url: string): boolean | Promise<boolean>;
-  /** Whether a picture is to be dropped for what it shows. @param bytes encoded, of a format that the preset keeps */
-  picture?(bytes: Uint8Array): boolean | Promise<boolean>;
+  /** Whether an image is to be dropped for what it shows. @param bytes encoded, of a format that the preset keeps */
+  image?(bytes: Uint8Array): boolean | Promise<boolean>;
 }
 
 /** What every worker needs to know; it can be posted, and kept as JSON. */
@@ -32,23 +32,23 @@ export interface UnitSettings {
   readonly benchmark?: BenchmarkData;
   /** Path of an `ExplicitContentHook`. */
   readonly explicitHook?: string;
-  /** Whether pictures that are not among the input are asked of their servers. */
+  /** Whether images that are not among the input are asked of their servers. */
   readonly fetchImages?: boolean;
 }
 
-export interface UnitPicture extends PictureInfo {
+export interface UnitImage extends ImageInfo {
   readonly alt: string;
   readonly caption: string;
 }
 
-/** A picture that may lie elsewhere in the archives, or be fetched. */
-export interface WantedPicture {
+/** An image that may lie elsewhere in the archives, or be fetched. */
+export interface WantedImage {
   readonly wanted: readonly string[];
   readonly alt: string;
   readonly caption: string;
 }
 
-export type UnitPart = { readonly text: string } | { readonly picture: UnitPicture | WantedPicture };
+export type UnitPart = { readonly text: string } | { readonly image: UnitImage | WantedImage };
 
 /** Lines of a unit's file; `end` is the last one. */
 export type UnitLine =
@@ -56,15 +56,15 @@ export type UnitLine =
       readonly page: { readonly url: string; readonly title: string; readonly parts: readonly UnitPart[] };
       readonly keys: { readonly url: number; readonly text: number; readonly bands: readonly number[] };
     }
-  | { readonly picture: { readonly url: string; readonly info: PictureInfo } }
+  | { readonly image: { readonly url: string; readonly info: ImageInfo } }
   | { readonly end: UnitReport };
 
 const MAX_FAILURES_KEPT = 10;
 /** A server that gives nothing so many times in a row is left alone. */
 const MAX_SILENCES = 5;
 
-/** A picture's figures; why it is dropped; or under which addresses it may lie elsewhere. */
-type FoundPicture = PictureInfo | string | readonly string[];
+/** An image's figures; why it is dropped; or under which addresses it may lie elsewhere. */
+type FoundImage = ImageInfo | string | readonly string[];
 
 /** Extracts and filters units; what concerns several pages (duplicates, counts over the whole set) comes after. */
 export class UnitExtractor {
@@ -76,7 +76,7 @@ export class UnitExtractor {
   private constructor(
     private readonly settings: UnitSettings,
     private readonly work: WorkFolder,
-    private readonly fetcher: PictureFetcher,
+    private readonly fetcher: ImageFetcher,
     private readonly detect: LanguageDetector,
     private readonly hook: ExplicitContentHook,
   ) {
@@ -85,7 +85,7 @@ export class UnitExtractor {
   }
 
   /** @throws Error for a hook that cannot be loaded */
-  static async open(settings: UnitSettings, work: WorkFolder, fetcher = new PictureFetcher()): Promise<UnitExtractor> {
+  static async open(settings: UnitSettings, work: WorkFolder, fetcher = new ImageFetcher()): Promise<UnitExtractor> {
     return new UnitExtractor(
       settings,
       work,
@@ -95,7 +95,7 @@ export class UnitExtractor {
     );
   }
 
-  /** Writes the unit's file whole or not at all; pictures first, so that a file never names one that is not there. */
+  /** Writes the unit's file whole or not at all; images first, so that a file never names one that is not there. */
   async extract(unit: Unit, file: string): Promise<UnitReport> {
     this.dropped = {};
     this.failures = [];
@@ -116,13 +116,13 @@ export class UnitExtractor {
     { root, files }: Unit & { kind: 'files' },
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
-    const pictures = new LocalPictures(root);
-    // Pages of a folder share pictures; one unit looks at each once.
-    const known = new Map<string, Promise<FoundPicture>>();
-    const find = (ref: PictureRef) => {
+    const images = new LocalImages(root);
+    // Pages of a folder share images; one unit looks at each once.
+    const known = new Map<string, Promise<FoundImage>>();
+    const find = (ref: ImageRef) => {
       const key = ref.sources[0]!;
       let found = known.get(key);
-      if (!found) known.set(key, (found = this.findPicture(ref, pictures)));
+      if (!found) known.set(key, (found = this.findImage(ref, images)));
       return found;
     };
     for (const name of files) {
@@ -140,7 +140,7 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     let pages = 0;
-    const want = async ({ sources }: PictureRef): Promise<FoundPicture> => {
+    const want = async ({ sources }: ImageRef): Promise<FoundImage> => {
       const inline = sources.map((source) => source.startsWith('data:') && dataOf(source)).find((bytes) => bytes);
       return inline ? this.keep(inline) : sources.filter((source) => !source.startsWith('data:')).map(plainUrl);
     };
@@ -154,8 +154,8 @@ export class UnitExtractor {
             await this.page(url, bytes, contentType, want, write);
           } else if (bytes && !optedOut(header)) {
             const info = await this.keep(bytes);
-            // Of pictures that no page shows, reasons say nothing; those that one shows are counted as not available.
-            if (typeof info !== 'string') await write({ picture: { url: plainUrl(url), info } });
+            // Of images that no page shows, reasons say nothing; those that one shows are counted as not available.
+            if (typeof info !== 'string') await write({ image: { url: plainUrl(url), info } });
           }
         });
       }
@@ -168,24 +168,24 @@ export class UnitExtractor {
     return pages;
   }
 
-  /** Several pictures of a server are asked for one after the other; see `PictureFetcher`. */
+  /** Several images of a server are asked for one after the other; see `ImageFetcher`. */
   private async fetchAll(
-    { pictures }: Unit & { kind: 'fetch' },
+    { images }: Unit & { kind: 'fetch' },
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
     let silences = 0;
-    const ask = async (url: string): Promise<PictureInfo | string> => {
+    const ask = async (url: string): Promise<ImageInfo | string> => {
       if (silences === MAX_SILENCES) return 'server does not answer';
       const answer = await this.fetcher.fetch(url);
       silences = answer === 'failed' || answer === 'too slow' ? silences + 1 : 0;
       return typeof answer === 'string' ? answer : this.keep(answer);
     };
-    for (const sources of pictures) {
+    for (const sources of images) {
       const reasons: string[] = [];
       for (const url of sources) {
         const info = await ask(url);
         if (typeof info !== 'string') {
-          await write({ picture: { url, info } });
+          await write({ image: { url, info } });
           break;
         }
         reasons.push(info);
@@ -211,13 +211,13 @@ export class UnitExtractor {
     url: string,
     bytes: Uint8Array,
     contentType: string,
-    find: (ref: PictureRef) => Promise<FoundPicture>,
+    find: (ref: ImageRef) => Promise<FoundImage>,
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
-    const { minSide, addressWords } = this.preset.picture;
+    const { minSide, addressWords } = this.preset.image;
     const extracted = extractPage(bytes, { url, contentType, minSide });
     for (const [reason, count] of Object.entries(extracted.dropped)) this.drop(reason, count);
-    if (!extracted.parts.some((part) => 'picture' in part)) throw new PageError('no images');
+    if (!extracted.parts.some((part) => 'image' in part)) throw new PageError('no images');
     const parts = this.filterPieces(extracted.parts);
     const text = tidyParts(parts)
       .flatMap((part) => ('text' in part ? part.text : []))
@@ -237,18 +237,18 @@ export class UnitExtractor {
         kept.push(part);
         continue;
       }
-      const { sources, alt, caption } = part.picture;
+      const { sources, alt, caption } = part.image;
       const address = sources[0]!.startsWith('data:') ? '' : sources[0]!.toLowerCase();
       const found = addressWords.some((word) => address.includes(word))
         ? 'word in the address'
-        : await find(part.picture);
+        : await find(part.image);
       if (typeof found === 'string') this.drop(`image: ${found}`);
-      else if ('file' in found) kept.push({ picture: { ...found, alt, caption } });
-      else kept.push({ picture: { wanted: found, alt, caption } });
+      else if ('file' in found) kept.push({ image: { ...found, alt, caption } });
+      else kept.push({ image: { wanted: found, alt, caption } });
     }
-    if (!kept.some((part) => 'picture' in part)) throw new PageError('no images left');
+    if (!kept.some((part) => 'image' in part)) throw new PageError('no images left');
     await write({
-      // Not tidy yet: where more pictures are left out, the white space beside them keeps words and paragraphs apart.
+      // Not tidy yet: where more images are left out, the white space beside them keeps words and paragraphs apart.
       page: { url, title: extracted.title, parts: kept },
       keys: { url: urlKey(url), text: textKey(text), bands: minHashBands(text) },
     });
@@ -271,20 +271,20 @@ export class UnitExtractor {
     });
   }
 
-  private async findPicture({ sources }: PictureRef, pictures: LocalPictures): Promise<FoundPicture> {
-    const bytes = await pictures.read(sources);
+  private async findImage({ sources }: ImageRef, images: LocalImages): Promise<FoundImage> {
+    const bytes = await images.read(sources);
     if (bytes) return this.keep(bytes);
     const elsewhere = this.settings.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
     return elsewhere.length > 0 ? elsewhere : 'not available';
   }
 
-  /** Stores a picture under the name of its content. @returns its figures, or why it is dropped */
-  private async keep(bytes: Uint8Array): Promise<PictureInfo | string> {
-    const info = await examinePicture(bytes, this.preset.picture);
+  /** Stores an image under the name of its content. @returns its figures, or why it is dropped */
+  private async keep(bytes: Uint8Array): Promise<ImageInfo | string> {
+    const info = await examineImage(bytes, this.preset.image);
     if (typeof info === 'string') return info;
-    if (this.decontamination?.hasPicture(info.look)) return 'benchmark';
-    if (await this.hook.picture?.(bytes)) return 'explicit';
-    const file = this.work.picture(info.file);
+    if (this.decontamination?.hasImage(info.look)) return 'benchmark';
+    if (await this.hook.image?.(bytes)) return 'explicit';
+    const file = this.work.image(info.file);
     const there = await access(file).then(
       () => true,
       () => false,
@@ -307,7 +307,7 @@ export class UnitExtractor {
   }
 }
 
-/** A name beside the file that nobody else writes under: several workers may write the same picture, or do the same unit. */
+/** A name beside the file that nobody else writes under: several workers may write the same image, or do the same unit. */
 function temporaryName(file: string): string {
   return `${file}.${randomUUID()}.tmp`;
 }
@@ -336,9 +336,9 @@ async function readBounded(file: string): Promise<Uint8Array> {
 async function loadHook(file: string | undefined): Promise<ExplicitContentHook> {
   if (file === undefined) return {};
   const hook = (await import(pathToFileURL(path.resolve(file)).href)) as ExplicitContentHook;
-  if (typeof hook.text !== 'function' && typeof hook.picture !== 'function') {
+  if (typeof hook.text !== 'function' && typeof hook.image !== 'function') {
     throw new Error(
-      `Explicit-content hook ${file}: expected a module that exports the function text or picture, got ${Object.keys(hook).join(', ') || 'no exports'}.`,
+      `Explicit-content hook ${file}: expected a module that exports the function text or image, got ${Object.keys(hook).join(', ') || 'no exports'}.`,
     );
   }
   return hook;

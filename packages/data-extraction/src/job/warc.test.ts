@@ -5,7 +5,7 @@ import { gzipSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { afterAll, expect, it, vi } from 'vitest';
 import { gather, warcRecord } from '../../test/sample-pages';
-import { PICTURE_LIMITS } from '../pictures/picture-info';
+import { IMAGE_LIMITS } from '../images/image-info';
 import { planUnits } from './sources';
 import { readWarc } from './warc';
 
@@ -52,7 +52,7 @@ it('mutated archives come to an end, and give no more than they hold', { timeout
           expect(error).toBeInstanceOf(Error);
           return [];
         });
-        for (const { bytes: body } of answers) expect(body!.length).toBeLessThan(PICTURE_LIMITS.bytes);
+        for (const { bytes: body } of answers) expect(body!.length).toBeLessThan(IMAGE_LIMITS.bytes);
       }
     }),
     { numRuns: Number(process.env['FLAMINGO_FUZZ_RUNS'] ?? 300) },

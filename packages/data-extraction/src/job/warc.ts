@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { createGunzip } from 'node:zlib';
 import { WARCParser, type WARCRecord } from 'warcio';
 import { PAGE_LIMITS } from '../pages/html';
-import { PICTURE_LIMITS } from '../pictures/picture-info';
+import { IMAGE_LIMITS } from '../images/image-info';
 
 /** What a server answered. */
 export interface Response {
@@ -11,15 +11,15 @@ export interface Response {
   readonly contentType: string;
   /** A header of the answer, undefined where it is absent. */
   readonly header: (name: string) => string | undefined;
-  /** Undefined for one that is larger than a page or a picture may be. */
+  /** Undefined for one that is larger than a page or an image may be. */
   readonly bytes: Uint8Array | undefined;
 }
 
 /** An archive that unfolds to this much without a record, or a piece of one, is a bomb or none. */
-const MAX_BETWEEN_RECORDS = PICTURE_LIMITS.bytes + PAGE_LIMITS.bytes;
+const MAX_BETWEEN_RECORDS = IMAGE_LIMITS.bytes + PAGE_LIMITS.bytes;
 
 /**
- * Pages and pictures of bytes `start` to `end` of a WARC file, gzipped or not, one at a time. Whatever they unfold to,
+ * Pages and images of bytes `start` to `end` of a WARC file, gzipped or not, one at a time. Whatever they unfold to,
  * memory holds no more than one.
  *
  * @throws Error where the archive is damaged; records before have been given by then
@@ -42,7 +42,7 @@ async function readRecord(record: WARCRecord, progress: { bytes: number }): Prom
   const contentType = headers?.get('content-type')?.toLowerCase() ?? '';
   const isPage = /html/.test(contentType);
   const wanted = url && (isAnswer || record.warcType === 'resource') && (isPage || contentType.startsWith('image/'));
-  const limit = isPage ? PAGE_LIMITS.bytes : PICTURE_LIMITS.bytes;
+  const limit = isPage ? PAGE_LIMITS.bytes : IMAGE_LIMITS.bytes;
   const chunks: Uint8Array[] = [];
   let length = 0;
   // A record that is not wanted is read to its end too, piece by piece: the next one begins there.

@@ -13,7 +13,7 @@ export interface UnitReport {
 }
 
 /**
- * Where a job keeps what is not finished. Work is done in stages (pages and archives, then pictures that are fetched), each
+ * Where a job keeps what is not finished. Work is done in stages (pages and archives, then images that are fetched), each
  * a list of units; a unit is done when its file is there.
  */
 export class WorkFolder {
@@ -40,8 +40,8 @@ export class WorkFolder {
     return path.join(this.path, `stage-${stage}`, folder!, `${name}.jsonl`);
   }
 
-  picture(file: string): string {
-    return path.join(this.path, 'pictures', file.slice(0, 2), file);
+  image(file: string): string {
+    return path.join(this.path, 'images', file.slice(0, 2), file);
   }
 }
 

@@ -5,7 +5,7 @@ export interface Measure {
   text: number;
   linkText: number;
   links: number;
-  pictures: number;
+  images: number;
   /** Longest text outside links that stands in one block. */
   longestPlain: number;
   buttons: number;
@@ -51,7 +51,7 @@ export function measure(root: Element): Map<Element, Measure> {
   const measures = new Map<Element, Measure>();
   // `plain` gives the text outside links of the block around: inline elements add to it, blocks start their own.
   const visit = (element: Element, inLink: boolean): { own: Measure; plain: number } => {
-    const own: Measure = { text: 0, linkText: 0, links: 0, pictures: 0, longestPlain: 0, buttons: 0, cookies: false };
+    const own: Measure = { text: 0, linkText: 0, links: 0, images: 0, longestPlain: 0, buttons: 0, cookies: false };
     let plain = 0;
     for (const child of element.children) {
       if (typeof child === 'string') {
@@ -63,14 +63,14 @@ export function measure(root: Element): Map<Element, Measure> {
         continue;
       }
       if (child.name === 'button') own.buttons++;
-      if (child.name === 'img') own.pictures++;
+      if (child.name === 'img') own.images++;
       if (isUnread(child) || child.name === 'noscript') continue;
       const isLink = child.name === 'a' && child.attributes['href'] !== undefined;
       const { own: below, plain: belowPlain } = visit(child, inLink || isLink);
       own.text += below.text;
       own.linkText += below.linkText;
       own.links += below.links + (isLink ? 1 : 0);
-      own.pictures += below.pictures;
+      own.images += below.images;
       own.buttons += below.buttons;
       own.cookies ||= below.cookies;
       own.longestPlain = Math.max(own.longestPlain, below.longestPlain);

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { extracted, goldenPages, readExpected, readPage } from '../../test/golden-pages';
 import { extractPage, tidyParts, type ExtractedPage } from './extract';
 import { decodeHtml, PAGE_LIMITS } from './html';
-import { parseSrcset } from './pictures';
+import { parseSrcset } from './images';
 
 const url = 'https://example.org/';
 const textOf = (page: ExtractedPage) => page.parts.map((part) => ('text' in part ? part.text : '<image>')).join('');
@@ -39,7 +39,7 @@ describe('extractPage', () => {
       <table><tr><th>Month${mark('🔗')}</th><th>Honey</th></tr><tr><td>May</td><td>9 kg</td></tr></table>`;
     expect(tidyParts(extractPage(page, { url: 'https://a.example/' }).parts)).toMatchObject([
       { text: 'Bees\n\nThey sleep in #flowers, and by § 4 may; see #.' },
-      { picture: { caption: 'A hive' } },
+      { image: { caption: 'A hive' } },
       { text: 'Month | Honey\nMay | 9 kg' },
     ]);
   });
@@ -121,7 +121,7 @@ describe('mutated pages', () => {
         expect(extractPage(page, { url })).toEqual(first);
         const parts = tidyParts(first.parts);
         parts.forEach((part, i) => {
-          if (!('text' in part)) return expect(part.picture.sources.length).toBeGreaterThan(0);
+          if (!('text' in part)) return expect(part.image.sources.length).toBeGreaterThan(0);
           expect(part.text).toMatch(/\S$/);
           expect(part.text).not.toMatch(/\n{3}/);
           expect(i > 0 && 'text' in parts[i - 1]!).toBe(false);
@@ -144,23 +144,23 @@ describe.skipIf(!given)('pages of gimp-help-en (FLAMINGO_GIMP_HELP names where i
   it('have the text of their sections and none of their navigation', () => {
     const names = readdirSync(help).filter((name) => name.endsWith('.html'));
     expect(names.length).toBeGreaterThan(600);
-    let pictures = 0;
+    let images = 0;
     for (const name of names) {
       const page = read(name);
       expect(textOf(page), name).not.toMatch(/^(?:Prev|Next|Up|Home)$|Report a bug/m);
-      pictures += page.parts.filter((part) => 'picture' in part).length;
+      images += page.parts.filter((part) => 'image' in part).length;
     }
-    expect(pictures).toBeGreaterThan(1500);
+    expect(images).toBeGreaterThan(1500);
   }, 120_000);
 
-  it('keep captions apart and pictures at their place', () => {
+  it('keep captions apart and images at their place', () => {
     const parts = read('gimp-filter-emboss.html').parts;
     const [heading, first, second, overview] = parts;
     expect(heading).toEqual({ text: expect.stringMatching(/5\.3\. Emboss\s+5\.3\.1\. Overview\s+$/) });
     expect(first).toMatchObject({
-      picture: { alt: 'Applying example for the Emboss filter', caption: expect.stringMatching(/Original image$/) },
+      image: { alt: 'Applying example for the Emboss filter', caption: expect.stringMatching(/Original image$/) },
     });
-    expect(second).toMatchObject({ picture: { caption: 'Filter “Emboss” applied' } });
+    expect(second).toMatchObject({ image: { caption: 'Filter “Emboss” applied' } });
     expect(overview).toEqual({ text: expect.stringMatching(/^\s+This filter stamps and carves/) });
   });
 });

@@ -10,10 +10,10 @@ import {
 } from './boilerplate';
 import { decodeHtml, PageError, parseHtml, type Element } from './html';
 import { optedOut } from './opt-out';
-import { declaredSize, pictureSources, type PictureRef } from './pictures';
+import { declaredSize, imageSources, type ImageRef } from './images';
 import { cleanText, collapse, comparable, wordsOf } from './text';
 
-export type PagePart = { readonly text: string } | { readonly picture: PictureRef };
+export type PagePart = { readonly text: string } | { readonly image: ImageRef };
 
 /** What a reader came for, in the order of the page. */
 export interface ExtractedPage {
@@ -30,11 +30,11 @@ export interface ExtractOptions {
   readonly url: string;
   /** `Content-Type` header that came with it. */
   readonly contentType?: string;
-  /** A picture that the page shows smaller than this on either side is an icon. Default 64, the paper's smallest. */
+  /** An image that the page shows smaller than this on either side is an icon. Default 64, the paper's smallest. */
   readonly minSide?: number;
 }
 
-type Piece = string | PictureRef;
+type Piece = string | ImageRef;
 
 interface Block {
   readonly kind: 'text' | 'heading' | 'row' | 'pre';
@@ -59,8 +59,8 @@ interface Context {
 }
 
 /**
- * Extracts text and pictures of a page in the order of its markup. Navigation, footers, banners and lists of links go;
- * so does what the page says or shows twice. Captions and alternative texts stay with their pictures.
+ * Extracts text and images of a page in the order of its markup. Navigation, footers, banners and lists of links go;
+ * so does what the page says or shows twice. Captions and alternative texts stay with their images.
  *
  * @param page bytes as they came, or text
  * @throws PageError for a page that is too large or nested too deeply, and for one that does not want to be used
@@ -80,7 +80,7 @@ class Extraction {
   private language = '';
   private title = '';
   private block: Block | undefined;
-  private picturesSeen = new Set<string>();
+  private imagesSeen = new Set<string>();
 
   constructor(
     private readonly root: Element,
@@ -136,7 +136,7 @@ class Extraction {
     if (size) {
       const reason = boilerplateReason(element, size, this.pageText, context.inContent);
       if (reason) {
-        if (size.text + size.pictures > 0) this.drop(`block: ${reason}`);
+        if (size.text + size.images > 0) this.drop(`block: ${reason}`);
         // Words on both sides of what was taken out do not grow together.
         if (BLOCKS.has(name)) this.endBlock();
         else this.text(' ', context);
@@ -147,11 +147,11 @@ class Extraction {
     switch (name) {
       case 'br':
         return this.lineBreak();
-      // What stands for people without scripts is the picture that a script would load; its words ask for scripts.
+      // What stands for people without scripts is the image that a script would load; its words ask for scripts.
       case 'noscript':
       case 'img':
       case 'picture':
-        return this.pictures(element);
+        return this.images(element);
       case 'a':
         return this.children(element, {
           ...context,
@@ -233,17 +233,17 @@ class Extraction {
     }
   }
 
-  /** Pictures of a figure, each with the text that follows it; what precedes all of them belongs to the first. */
+  /** Images of a figure, each with the text that follows it; what precedes all of them belongs to the first. */
   private figure(element: Element, context: Context): void {
     this.endBlock();
-    const found: { picture: PictureRef; words: string[] }[] = [];
+    const found: { image: ImageRef; words: string[] }[] = [];
     let before: string[] = [];
     const visit = (e: Element) => {
       for (const child of e.children) {
         if (typeof child === 'string') (found[found.length - 1]?.words ?? before).push(child);
         else if (child.name === 'img' || child.name === 'picture' || child.name === 'noscript') {
-          for (const picture of this.picturesIn(child)) {
-            found.push({ picture, words: before });
+          for (const image of this.imagesIn(child)) {
+            found.push({ image, words: before });
             before = [];
           }
         } else if (!isUnread(child)) {
@@ -255,20 +255,20 @@ class Extraction {
       }
     };
     visit(element);
-    // All its pictures were icons or duplicates: what it says is plain text.
+    // All its images were icons or duplicates: what it says is plain text.
     if (found.length === 0) {
       this.startBlock({}, context);
       this.text(before.join(''), context);
       return this.endBlock();
     }
     this.startBlock({}, context);
-    for (const { picture, words } of found) {
-      this.block!.pieces.push({ ...picture, caption: collapse(cleanText(words.join(''))).trim() });
+    for (const { image, words } of found) {
+      this.block!.pieces.push({ ...image, caption: collapse(cleanText(words.join(''))).trim() });
     }
     this.endBlock();
   }
 
-  /** Gives the text to the picture right before it. @returns whether there is one */
+  /** Gives the text to the image right before it. @returns whether there is one */
   private caption(element: Element): boolean {
     this.endBlock();
     const last = this.blocks[this.blocks.length - 1];
@@ -280,32 +280,32 @@ class Extraction {
     return true;
   }
 
-  private pictures(element: Element): void {
-    for (const picture of this.picturesIn(element)) {
+  private images(element: Element): void {
+    for (const image of this.imagesIn(element)) {
       this.block ??= newBlock({});
-      this.block.pieces.push(picture);
+      this.block.pieces.push(image);
     }
   }
 
-  /** Pictures of an `<img>`, of a `<picture>` with its variants, or of all below another element. */
-  private picturesIn(element: Element, variants: readonly Element[] = []): PictureRef[] {
+  /** Images of an `<img>`, of a `<picture>` with its variants, or of all below another element. */
+  private imagesIn(element: Element, variants: readonly Element[] = []): ImageRef[] {
     if (element.name === 'img') {
-      const picture = this.readPicture(element, variants);
-      return picture ? [picture] : [];
+      const image = this.readImage(element, variants);
+      return image ? [image] : [];
     }
     const below = element.children.filter((child) => typeof child !== 'string' && !isUnread(child)) as Element[];
     const sources = element.name === 'picture' ? below.filter(({ name }) => name === 'source') : [];
-    return below.flatMap((child) => this.picturesIn(child, sources));
+    return below.flatMap((child) => this.imagesIn(child, sources));
   }
 
   /** `undefined`, and counted, for icons, spacers and what the page has shown already. */
-  private readPicture(img: Element, variants: readonly Element[]): PictureRef | undefined {
-    const sources = pictureSources(img, variants, this.base);
+  private readImage(img: Element, variants: readonly Element[]): ImageRef | undefined {
+    const sources = imageSources(img, variants, this.base);
     if (sources.length === 0) return void this.drop('image: no address');
     const { width = Infinity, height = Infinity } = declaredSize(img);
     if (width < this.minSide || height < this.minSide) return void this.drop('image: icon');
-    if (sources.some((source) => this.picturesSeen.has(source))) return void this.drop('image: duplicate on the page');
-    for (const source of sources) this.picturesSeen.add(source);
+    if (sources.some((source) => this.imagesSeen.has(source))) return void this.drop('image: duplicate on the page');
+    for (const source of sources) this.imagesSeen.add(source);
     return { sources, alt: collapse(cleanText(img.attributes['alt'] ?? '')).trim(), caption: '' };
   }
 
@@ -417,9 +417,9 @@ const HEADINGS = new Map([1, 2, 3, 4, 5, 6].map((level) => [`h${level}`, level])
 const FIGURES = /(?:^|\s)(?:figure|informalfigure|mediaobject|screenshot|thumb|wp-caption|image-container)(?:\s|$)/i;
 const CAPTIONS = /(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-caption-text)(?:\s|$)/i;
 
-/** Pictures with a caption and no more: not a table, not a good part of the page. */
+/** Images with a caption and no more: not a table, not a good part of the page. */
 function isFigure({ name, attributes, children }: Element, size: Measure, pageText: number): boolean {
-  if (size.pictures === 0 || size.text > 800 || (size.text > 200 && size.text > 0.5 * pageText)) return false;
+  if (size.images === 0 || size.text > 800 || (size.text > 200 && size.text > 0.5 * pageText)) return false;
   if (name !== 'figure' && !FIGURES.test(attributes['class'] ?? '')) return false;
   const holdsBlocks = (e: Element | string): boolean =>
     typeof e !== 'string' && (/^(?:table|pre|ul|ol|dl|h[1-6])$/.test(e.name) || e.children.some(holdsBlocks));
@@ -431,7 +431,7 @@ function isCaption({ name, attributes }: Element): boolean {
   return name === 'figcaption' || (names !== undefined && name !== 'caption' && CAPTIONS.test(names));
 }
 
-/** Rows of cells of a table of data; undefined for one that lays out a page: a single column, blocks or pictures in its cells. */
+/** Rows of cells of a table of data; undefined for one that lays out a page: a single column, blocks or images in its cells. */
 function dataRows(table: Element): Element[][] | undefined {
   if (table.attributes['role'] === 'presentation') return undefined;
   const rows: Element[][] = [];
@@ -460,14 +460,14 @@ function holdsLayout(cell: Element): boolean {
     element.children.some(
       (child) =>
         typeof child !== 'string' &&
-        (/^(?:table|img|picture|ul|ol|dl|pre|h[1-6]|figure)$/.test(child.name) ||
+        (/^(?:table|img|image|ul|ol|dl|pre|h[1-6]|figure)$/.test(child.name) ||
           (child.name === 'p' && ++paragraphs > 1) ||
           visit(child)),
     );
   return visit(cell);
 }
 
-/** White space as a reader sees it; nothing left of a block without words and pictures. */
+/** White space as a reader sees it; nothing left of a block without words and images. */
 function tidyPieces(pieces: readonly Piece[], preformatted: boolean): Piece[] {
   const merged: Piece[] = [];
   for (const piece of pieces) {
@@ -507,7 +507,7 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
       } else {
         if (text !== '') parts.push({ text });
         text = '';
-        parts.push({ picture: piece });
+        parts.push({ image: piece });
       }
     }
   });
@@ -517,7 +517,7 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
 
 /**
  * Neighbouring texts as one, without white space at either end and without texts of nothing else: what remains when
- * pictures have been taken out.
+ * images have been taken out.
  */
 export function tidyParts<P extends object>(
   parts: readonly (P | { readonly text: string })[],

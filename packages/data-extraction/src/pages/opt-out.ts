@@ -6,7 +6,7 @@ export const AGENT = 'flamingo-ts';
  * `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all agents or for `flamingo-ts`.
  *
  * Another agent's name covers the one directive that it stands before. Several headers come joined by commas, so how
- * much more it was meant to cover cannot be told, and one picture too few is better than one against its owner's will.
+ * much more it was meant to cover cannot be told, and one image too few is better than one against its owner's will.
  *
  * @param header gives a header by its name in lower case, several of a name joined by commas
  */

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { Random } from '@flamingo-ts/kernels';
 
-/** The nine groups of the emoji standard that hold pictures of things, each in one word. */
+/** The nine groups of the emoji standard that hold images of things, each in one word. */
 export const GROUPS = [
   'smileys',
   'people',
@@ -44,7 +44,7 @@ interface Annotation {
   readonly group?: number;
 }
 
-/** emojibase's group numbers to ours; 2 (components such as skin tones) has no pictures of its own. */
+/** emojibase's group numbers to ours; 2 (components such as skin tones) has no images of its own. */
 const GROUP_OF: Readonly<Record<number, number>> = { 0: 0, 1: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8 };
 const HELD_OUT_SHARE = 0.15;
 const CHOOSING_SHARE = 0.05;

@@ -3,12 +3,12 @@ import { Random } from '@flamingo-ts/kernels';
 import type { DatasetName } from '../../config/config';
 import type { Frames, MediaKey, TrainingData } from '../../data/training-data';
 import { emojiDocuments, parseClipKey } from './documents';
-import { drawClip, SIDE } from './pictures';
+import { drawClip, SIDE } from './images';
 import { BLANK } from './tasks';
 import { altText, altTextVocabulary, pick, textPage } from './texts';
 import type { EmojiWorld } from './world';
 
-/** The emoji world as training data. A picture's key is its number; a clip's names its drawing and action. */
+/** The emoji world as training data. An image's key is its number; a clip's names its drawing and action. */
 export class EmojiData implements TrainingData {
   readonly imageSize = SIDE;
   readonly skipped: readonly string[] = [];
@@ -23,7 +23,7 @@ export class EmojiData implements TrainingData {
   }
 
   altTextPair(random: Random) {
-    const key = this.trainingPicture(random);
+    const key = this.trainingImage(random);
     return { key, words: altText(this.world, key, random) };
   }
 
@@ -40,8 +40,8 @@ export class EmojiData implements TrainingData {
     return emojiDocuments(this.world, dataset, seed, batch);
   }
 
-  trainingPicture(random: Random): number {
-    return pick(this.world.pictures('train'), random);
+  trainingImage(random: Random): number {
+    return pick(this.world.images('train'), random);
   }
 
   frames(keys: readonly MediaKey[]): Promise<Frames[]> {
@@ -57,7 +57,7 @@ export class EmojiData implements TrainingData {
   }
 
   private framesOf(key: MediaKey): Frames {
-    if (typeof key === 'number') return this.world.picture(key);
+    if (typeof key === 'number') return this.world.image(key);
     if (key === BLANK) return new Uint8Array(SIDE * SIDE * 3).fill(255);
     const { drawing, action } = parseClipKey(key);
     const frames = new Uint8Array(this.framesPerClip * SIDE * SIDE * 3);

@@ -1,11 +1,11 @@
 import type { Document, DocumentSource } from '@flamingo-ts/data-mixtures';
 import { Random } from '@flamingo-ts/kernels';
 import type { DatasetName } from '../../config/config';
-import { CLIP_ACTIONS, VARIANTS } from './pictures';
-import { describe, nameOf, pick, picturePage } from './texts';
+import { CLIP_ACTIONS, VARIANTS } from './images';
+import { describe, nameOf, pick, imagePage } from './texts';
 import type { EmojiWorld } from './world';
 
-/** Pictures on a page; all pages of one batch have the same number, so that none is padded. */
+/** Images on a page; all pages of one batch have the same number, so that none is padded. */
 const PAGE_LENGTHS = [3, 4, 5, 5, 6, 9] as const;
 
 /** Clips are named by their drawing and what happens in them, and drawn when they are asked for. */
@@ -34,34 +34,34 @@ export function emojiDocuments(world: EmojiWorld, dataset: DatasetName, seed: nu
 }
 
 const DOCUMENTS: Readonly<Record<DatasetName, (world: EmojiWorld, random: Random, batch: number) => Document>> = {
-  /** "<image>Output: {answer}<EOC>" for each picture; one question throughout, told by the answers alone. */
+  /** "<image>Output: {answer}<EOC>" for each image; one question throughout, told by the answers alone. */
   pages(world, random, batch) {
-    const { pictures, answers } = picturePage(world, PAGE_LENGTHS[batch % PAGE_LENGTHS.length]!, random);
-    const parts = pictures.flatMap((key, i) => [
+    const { images, answers } = imagePage(world, PAGE_LENGTHS[batch % PAGE_LENGTHS.length]!, random);
+    const parts = images.flatMap((key, i) => [
       { media: { key } },
       { text: 'Output:', learn: false },
       { text: ` ${answers[i]}` },
     ]);
     return { kind: 'page', parts };
   },
-  /** A picture and its name alone, as noisy alt text has it. */
+  /** An image and its name alone, as noisy alt text has it. */
   pairs(world, random) {
-    const key = pick(world.pictures('train'), random);
+    const key = pick(world.images('train'), random);
     return {
       kind: 'pair',
       parts: [{ media: { key } }, { text: 'Output:', learn: false }, { text: ` ${nameOf(world.conceptOf(key))}` }],
     };
   },
   descriptions(world, random) {
-    const key = pick(world.pictures('train'), random);
+    const key = pick(world.images('train'), random);
     return { kind: 'pair', parts: [{ media: { key } }, { text: ` ${describe(world, key, random)}` }] };
   },
   /** A drawing that does something, and a sentence that says what. */
   clips(world, random) {
-    const picture = pick(world.pictures('train'), random);
-    const drawing = Math.floor(picture / VARIANTS);
+    const image = pick(world.images('train'), random);
+    const drawing = Math.floor(image / VARIANTS);
     const action = random.int(CLIP_ACTIONS.length);
-    const text = ` The ${nameOf(world.conceptOf(picture))} ${CLIP_ACTIONS[action]}.`;
+    const text = ` The ${nameOf(world.conceptOf(image))} ${CLIP_ACTIONS[action]}.`;
     return { kind: 'clip', parts: [{ media: { key: clipKey({ drawing, action }) } }, { text }] };
   },
 };

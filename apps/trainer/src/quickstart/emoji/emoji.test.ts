@@ -3,7 +3,7 @@ import { Random } from '@flamingo-ts/kernels';
 import { COUNTS, GROUPS, loadConcepts, STYLES, type Split } from './concepts';
 import { EmojiData } from './data';
 import { clipKey, emojiDocuments } from './documents';
-import { dominantColour, COLOURS, SIDE, VARIANTS } from './pictures';
+import { dominantColour, COLOURS, SIDE, VARIANTS } from './images';
 import { attributeTask, bindingTask, CONDITIONS } from './tasks';
 import { textPage } from './texts';
 import { ANSWERS, ATTRIBUTES, EmojiWorld } from './world';
@@ -73,11 +73,11 @@ describe('colours', () => {
   });
 });
 
-describe('pictures', () => {
+describe('images', () => {
   it('are there for every concept, style and view', () => {
-    expect(world.pictureCount).toBe(world.concepts.length * STYLES.length * VARIANTS);
-    for (let p = 0; p < world.pictureCount; p += 37) {
-      const pixels = world.picture(p);
+    expect(world.imageCount).toBe(world.concepts.length * STYLES.length * VARIANTS);
+    for (let p = 0; p < world.imageCount; p += 37) {
+      const pixels = world.image(p);
       expect(new Set(pixels).size).toBeGreaterThan(3);
     }
   });
@@ -126,8 +126,8 @@ describe('training data', () => {
         for (const part of (source.get(i) as unknown as { parts: object[] }).parts) {
           if (!('media' in part)) continue;
           const key = (part.media as { key: number | string }).key;
-          const picture = typeof key === 'number' ? key : Number(key.split(' ')[1]) * VARIANTS;
-          expect(world.conceptOf(picture).split).toBe('train');
+          const image = typeof key === 'number' ? key : Number(key.split(' ')[1]) * VARIANTS;
+          expect(world.conceptOf(image).split).toBe('train');
         }
       }
     }
@@ -139,11 +139,11 @@ describe('training data', () => {
       const { parts } = source.get(i) as unknown as {
         parts: { media?: { key: number }; text?: string; learn?: boolean }[];
       };
-      const pictures = parts.flatMap((p) => p.media?.key ?? []);
+      const images = parts.flatMap((p) => p.media?.key ?? []);
       const answers = parts.filter((p) => p.text && p.learn !== false).map((p) => p.text!.trim());
       const asked = ATTRIBUTES.filter((a) => ANSWERS[a].includes(answers[0]!));
       expect(asked).toHaveLength(1);
-      expect(answers).toEqual(pictures.map((p) => world.answer(p, asked[0]!)));
+      expect(answers).toEqual(images.map((p) => world.answer(p, asked[0]!)));
     }
   });
 
@@ -156,9 +156,9 @@ describe('training data', () => {
 
   it('never show a style that is kept out', async () => {
     const without = await EmojiWorld.create({ seed: 0, maxConcepts: 40, unseenStyle: 'flat' });
-    const seen = without.pictures('train');
+    const seen = without.images('train');
     expect(seen.some((p) => STYLES[without.styleOf(p)] === 'flat')).toBe(false);
-    expect(without.pictures('train', 'unseen').length).toBe(seen.length / 2);
+    expect(without.images('train', 'unseen').length).toBe(seen.length / 2);
   }, 60_000);
 
   it('never name the marks in text', () => {
@@ -170,7 +170,7 @@ describe('training data', () => {
 describe('tasks', () => {
   const options = { split: 'heldOut', style: 'seen', prompts: 20, seed: 9 } as const;
 
-  it('differ between conditions in their pictures alone', () => {
+  it('differ between conditions in their images alone', () => {
     const [real, blank, swapped] = CONDITIONS.map((c) => attributeTask(world, 'style', c, options));
     const answers = (t: typeof real) => t!.queries.map((q) => q.answer);
     expect(answers(blank)).toEqual(answers(real));
@@ -198,7 +198,7 @@ describe('tasks', () => {
   it('of a split with too few concepts are refused, not looked for without end', async () => {
     const few = await EmojiWorld.create({ seed: 3, maxConcepts: 40 });
     expect(() => attributeTask(few, 'colour', 'real', { ...options, split: 'choosing' })).toThrow(
-      /eval: to ask for colour, the choosing split needs pictures of two concepts.*got \d and \d of 40.*data\.maxConcepts/,
+      /eval: to ask for colour, the choosing split needs images of two concepts.*got \d and \d of 40.*data\.maxConcepts/,
     );
   }, 60_000);
 

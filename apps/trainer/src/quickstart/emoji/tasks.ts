@@ -5,19 +5,19 @@ import { wordsOf, type Split } from './concepts';
 import { inAnotherStyle, MADE_UP_WORDS, nameOf, pick, pickSeveral } from './texts';
 import { ALL_ANSWERS, ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
 
-/** A picture with nothing on it. */
+/** An image with nothing on it. */
 export const BLANK = 'blank';
 
 /**
- * What is done to the pictures of a prompt: nothing; all of them blanked; or the query's replaced by one with another
- * answer while the old answer stays the one that counts. The last two must score low, or the pictures do not matter.
+ * What is done to the images of a prompt: nothing; all of them blanked; or the query's replaced by one with another
+ * answer while the old answer stays the one that counts. The last two must score low, or the images do not matter.
  */
 export const CONDITIONS = ['real', 'blank', 'swapped'] as const;
 export type Condition = (typeof CONDITIONS)[number];
 
 type Example = FewShotExample<MediaKey>;
 
-/** What is asked, of which pictures, how often. */
+/** What is asked, of which images, how often. */
 export interface TaskOptions {
   readonly split: Split;
   readonly style: 'seen' | 'unseen';
@@ -31,7 +31,7 @@ export function askable(options: TaskOptions): readonly Attribute[] {
 }
 
 /**
- * One question about pictures of a split. Answers are drawn evenly, then a picture for each; examples ask the same
+ * One question about images of a split. Answers are drawn evenly, then an image for each; examples ask the same
  * question of other concepts of the split. The choice is among all answers of all questions.
  */
 export function attributeTask(
@@ -41,26 +41,26 @@ export function attributeTask(
   options: TaskOptions,
 ): FewShotTask<MediaKey> {
   const { split, style, prompts, seed } = options;
-  const pool = (answer: string) => world.picturesWith(split, attribute, answer, style);
+  const pool = (answer: string) => world.imagesWith(split, attribute, answer, style);
   const answers = ANSWERS[attribute].filter((answer) => pool(answer).length > 0);
   const concepts = new Set(answers.flatMap((answer) => Array.from(pool(answer), (p) => world.conceptOf(p))));
   if (answers.length < 2 || concepts.size < 2) {
     throw new Error(
-      `eval: to ask for ${attribute}, the ${split} split needs pictures of two concepts and with two answers, got ` +
+      `eval: to ask for ${attribute}, the ${split} split needs images of two concepts and with two answers, got ` +
         `${concepts.size} and ${answers.length} of ${world.concepts.length} concepts in all. Raise data.maxConcepts and train again.`,
     );
   }
-  const shown = (picture: number): MediaKey => (condition === 'blank' ? BLANK : picture);
-  const queries = Array.from({ length: prompts }, (_, i): Example & { readonly picture: number } => {
+  const shown = (subject: number): MediaKey => (condition === 'blank' ? BLANK : subject);
+  const queries = Array.from({ length: prompts }, (_, i): Example & { readonly subject: number } => {
     const random = new Random(seed).fork(`${attribute} query ${i}`);
     const answer = pick(answers, random);
-    const picture = pick(pool(answer), random);
-    if (condition !== 'swapped') return { picture, image: shown(picture), answer };
+    const subject = pick(pool(answer), random);
+    if (condition !== 'swapped') return { subject, image: shown(subject), answer };
     const other = pick(
       answers.filter((a) => a !== answer),
       random,
     );
-    return { picture, image: pick(pool(other), random), answer };
+    return { subject, image: pick(pool(other), random), answer };
   });
   return {
     name: attribute,
@@ -68,13 +68,13 @@ export function attributeTask(
     queries,
     candidates: ALL_ANSWERS,
     support: (_, shots, random, index) => {
-      const asked = world.conceptOf(queries[index]!.picture);
+      const asked = world.conceptOf(queries[index]!.subject);
       const examples: Example[] = [];
       while (examples.length < shots) {
         const answer = answers[random.int(answers.length)]!;
-        const pictures = pool(answer);
-        const picture = pictures[random.int(pictures.length)]!;
-        if (world.conceptOf(picture) !== asked) examples.push({ image: shown(picture), answer });
+        const images = pool(answer);
+        const image = images[random.int(images.length)]!;
+        if (world.conceptOf(image) !== asked) examples.push({ image: shown(image), answer });
       }
       return examples;
     },
@@ -90,13 +90,13 @@ export function bindingTask(
   k: number,
   { split, prompts, seed }: TaskOptions,
 ): FewShotTask<MediaKey> {
-  const pictures = world.pictures(split);
+  const images = world.images(split);
   const cases = Array.from({ length: prompts }, (_, i) => {
     const random = new Random(seed).fork(`binding ${k} ${i}`);
     const words = pickSeveral(MADE_UP_WORDS, 2, random);
-    const first = pick(pictures, random);
-    let second = pick(pictures, random);
-    while (world.conceptOf(second) === world.conceptOf(first)) second = pick(pictures, random);
+    const first = pick(images, random);
+    let second = pick(images, random);
+    while (world.conceptOf(second) === world.conceptOf(first)) second = pick(images, random);
     const bound = [first, second];
     const asked = random.int(2);
     const examples: Example[] = [];
@@ -119,18 +119,18 @@ export function bindingTask(
  * label, its tags or its group, fully if it is the label.
  */
 export function namingTask(world: EmojiWorld, { split, prompts, seed }: TaskOptions): FewShotTask<MediaKey> {
-  const pictures = world.pictures(split);
-  const example = (picture: number): Example => ({
-    image: picture,
-    answer: nameOf(world.conceptOf(picture)),
-    id: world.conceptOf(picture).hexcode,
+  const images = world.images(split);
+  const example = (image: number): Example => ({
+    image,
+    answer: nameOf(world.conceptOf(image)),
+    id: world.conceptOf(image).hexcode,
   });
   const random = new Random(seed).fork('naming');
   return {
     name: 'naming',
     template: paperTemplates.caption,
-    queries: Array.from({ length: prompts }, () => example(pick(pictures, random))),
-    support: Array.from({ length: 4 * prompts }, () => example(pick(pictures, random))),
+    queries: Array.from({ length: prompts }, () => example(pick(images, random))),
+    support: Array.from({ length: 4 * prompts }, () => example(pick(images, random))),
     metric: (prediction, query) => {
       const concept = world.conceptOf(query.image as number);
       if (prediction === query.answer) return 1;

@@ -1,6 +1,6 @@
 import type { Random } from '@flamingo-ts/kernels';
 import { COUNTS, shuffled, STYLES, wordsOf, type Concept } from './concepts';
-import { VARIANTS } from './pictures';
+import { VARIANTS } from './images';
 import { ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
 
 /** Words that mean nothing until a prompt binds them. */
@@ -21,20 +21,20 @@ export function nameOf(concept: Concept): string {
   return wordsOf(concept.label).join(' ');
 }
 
-/** What is known of a picture, the attributes that are asked of it in words. */
-function factsOf(world: EmojiWorld, picture: number): Partial<Record<Attribute, string>> {
+/** What is known of an image, the attributes that are asked of it in words. */
+function factsOf(world: EmojiWorld, image: number): Partial<Record<Attribute, string>> {
   const facts: Partial<Record<Attribute, string>> = {};
   for (const a of ATTRIBUTES) {
-    const answer = world.answer(picture, a);
+    const answer = world.answer(image, a);
     if (answer !== undefined) facts[a] = answer;
   }
   return facts;
 }
 
 /** A description in sentences: what the longer captions say. */
-export function describe(world: EmojiWorld, picture: number, random: Random): string {
-  const concept = world.conceptOf(picture);
-  const facts = factsOf(world, picture);
+export function describe(world: EmojiWorld, image: number, random: Random): string {
+  const concept = world.conceptOf(image);
+  const facts = factsOf(world, image);
   const sentences = [
     facts.colour && `The colour is ${facts.colour}.`,
     `It belongs to ${facts.group}.`,
@@ -48,32 +48,32 @@ export function describe(world: EmojiWorld, picture: number, random: Random): st
 /**
  * One page of text for the language model, from training concepts only. It stands in for the text a language model is
  * pretrained on: lists that keep to one question, names bound to made-up words, and descriptions. A newline stands
- * where `<EOC>` will be once pictures join.
+ * where `<EOC>` will be once images join.
  */
 export function textPage(world: EmojiWorld, random: Random): string {
-  const pictures = world.pictures('train');
+  const images = world.images('train');
   const kind = random.uniform();
-  if (kind < 0.25) return attributePage(world, pictures, random);
+  if (kind < 0.25) return attributePage(world, images, random);
   if (kind < 0.4) return answersPage(random);
-  if (kind < 0.85) return bindingPage(world, pictures, random);
-  const picture = pick(pictures, random);
-  const text = describe(world, picture, random);
-  return random.uniform() < 0.5 ? `${text}\n` : `${text}\nOutput: ${nameOf(world.conceptOf(picture))}\n`;
+  if (kind < 0.85) return bindingPage(world, images, random);
+  const image = pick(images, random);
+  const text = describe(world, image, random);
+  return random.uniform() < 0.5 ? `${text}\n` : `${text}\nOutput: ${nameOf(world.conceptOf(image))}\n`;
 }
 
 /** "flat grinning face yellow smileys one Output: yellow", a few times with one question. */
-function attributePage(world: EmojiWorld, pictures: Int32Array, random: Random): string {
+function attributePage(world: EmojiWorld, images: Int32Array, random: Random): string {
   const attribute = pick(ATTRIBUTES, random);
   const lines: string[] = [];
   const count = 3 + random.int(4);
   while (lines.length < count) {
     const answer = pick(ANSWERS[attribute], random);
-    const pool = world.picturesWith('train', attribute, answer);
-    const picture = pool.length > 0 ? pick(pool, random) : pick(pictures, random);
-    const facts = factsOf(world, picture);
+    const pool = world.imagesWith('train', attribute, answer);
+    const image = pool.length > 0 ? pick(pool, random) : pick(images, random);
+    const facts = factsOf(world, image);
     const truth = facts[attribute];
     if (truth === undefined) continue;
-    const words = shuffled([nameOf(world.conceptOf(picture)), ...Object.values(facts)], random);
+    const words = shuffled([nameOf(world.conceptOf(image)), ...Object.values(facts)], random);
     lines.push(`${words.join(' ')} Output: ${truth}\n`);
   }
   return lines.join('');
@@ -86,11 +86,11 @@ function answersPage(random: Random): string {
 }
 
 /** Names and made-up words that belong together for the length of the page. */
-function bindingPage(world: EmojiWorld, pictures: Int32Array, random: Random): string {
+function bindingPage(world: EmojiWorld, images: Int32Array, random: Random): string {
   const n = 2 + random.int(2);
   const words = pickSeveral(MADE_UP_WORDS, n, random);
   const names = words.map(() => {
-    const name = nameOf(world.conceptOf(pick(pictures, random)));
+    const name = nameOf(world.conceptOf(pick(images, random)));
     return random.uniform() < 0.5 ? name : name.split(' ')[0]!;
   });
   return Array.from({ length: 5 + random.int(6) }, () => {
@@ -100,14 +100,14 @@ function bindingPage(world: EmojiWorld, pictures: Int32Array, random: Random): s
 }
 
 /**
- * What people write beside a picture, as the contrastive stage reads it: words of the label, some tags, and each known
+ * What people write beside an image, as the contrastive stage reads it: words of the label, some tags, and each known
  * attribute with probability 0.6.
  */
-export function altText(world: EmojiWorld, picture: number, random: Random): string[] {
-  const concept = world.conceptOf(picture);
+export function altText(world: EmojiWorld, image: number, random: Random): string[] {
+  const concept = world.conceptOf(image);
   const words = wordsOf(concept.label);
   for (const tag of pickSeveral(concept.tags, random.int(5), random)) words.push(...wordsOf(tag));
-  for (const [attribute, answer] of Object.entries(factsOf(world, picture))) {
+  for (const [attribute, answer] of Object.entries(factsOf(world, image))) {
     if (random.uniform() < 0.6) words.push(`${attribute}:${answer}`);
   }
   return words;
@@ -124,28 +124,28 @@ export function altTextVocabulary(world: EmojiWorld): string[] {
   return [...words].sort();
 }
 
-/** A page of pictures that asks one question throughout: the answers drawn first, then a picture for each. */
-export function picturePage(
+/** A page of images that asks one question throughout: the answers drawn first, then an image for each. */
+export function imagePage(
   world: EmojiWorld,
   count: number,
   random: Random,
-): { readonly attribute: Attribute; readonly pictures: number[]; readonly answers: string[] } {
+): { readonly attribute: Attribute; readonly images: number[]; readonly answers: string[] } {
   const attribute = pick(ATTRIBUTES, random);
-  const pictures: number[] = [];
+  const images: number[] = [];
   const answers: string[] = [];
-  while (pictures.length < count) {
+  while (images.length < count) {
     const answer = pick(ANSWERS[attribute], random);
-    const pool = world.picturesWith('train', attribute, answer);
+    const pool = world.imagesWith('train', attribute, answer);
     if (pool.length === 0) continue;
-    pictures.push(pick(pool, random));
+    images.push(pick(pool, random));
     answers.push(answer);
   }
-  return { attribute, pictures, answers };
+  return { attribute, images, answers };
 }
 
-/** The pictures of the same concept and number of copies in another style. */
-export function inAnotherStyle(picture: number, random: Random): number {
-  const drawing = Math.floor(picture / VARIANTS);
+/** The images of the same concept and number of copies in another style. */
+export function inAnotherStyle(image: number, random: Random): number {
+  const drawing = Math.floor(image / VARIANTS);
   const concept = Math.floor(drawing / STYLES.length);
   const style = (drawing + 1 + random.int(STYLES.length - 1)) % STYLES.length;
   return (concept * STYLES.length + style) * VARIANTS + random.int(VARIANTS - COUNTS.length + 1);

@@ -1,8 +1,8 @@
 import { Random } from '@flamingo-ts/kernels';
 import { COUNTS, GROUPS, loadConcepts, STYLES, type Concept, type Split, type Style } from './concepts';
-import { COLOURS, countOf, drawConcepts, drawVariant, SIDE, VARIANTS, type Drawings } from './pictures';
+import { COLOURS, countOf, drawConcepts, drawVariant, SIDE, VARIANTS, type Drawings } from './images';
 
-/** What can be asked of a picture; which one is meant is told only by the examples in a prompt. */
+/** What can be asked of an image; which one is meant is told only by the examples in a prompt. */
 export const ATTRIBUTES = ['group', 'colour', 'style', 'count'] as const;
 export type Attribute = (typeof ATTRIBUTES)[number];
 
@@ -17,11 +17,11 @@ export const ANSWERS: Readonly<Record<Attribute, readonly string[]>> = {
 export const ALL_ANSWERS: readonly string[] = ATTRIBUTES.flatMap((a) => ANSWERS[a]);
 
 const DRAWING = 64 * 64 * 4;
-const PICTURE = SIDE * SIDE * 3;
+const IMAGE = SIDE * SIDE * 3;
 
 /**
- * All pictures and what is known of them. A picture is a number: `(concept * styles + style) * variants + variant`.
- * Pictures are drawn on this machine from the artwork of OpenMoji and Twemoji and kept in memory only.
+ * All images and what is known of them. An image is a number: `(concept * styles + style) * variants + variant`.
+ * Images are drawn on this machine from the artwork of OpenMoji and Twemoji and kept in memory only.
  */
 export class EmojiWorld {
   private readonly pools = new Map<string, Int32Array>();
@@ -29,7 +29,7 @@ export class EmojiWorld {
   private constructor(
     readonly concepts: readonly Concept[],
     readonly drawings: Drawings,
-    /** uint8 [pictures, 48, 48, 3] */
+    /** uint8 [images, 48, 48, 3] */
     readonly pixels: Uint8Array,
     /** A style that no training stage sees, if one is kept back. */
     readonly unseenStyle: Style | undefined,
@@ -41,7 +41,7 @@ export class EmojiWorld {
    * @param options.seed        of the split and of the variants
    * @param options.unseenStyle a style kept out of all training
    * @param options.maxConcepts so many concepts only, evenly taken from all, for short runs
-   * @param options.onDrawn     called with the number of pictures drawn so far and of all
+   * @param options.onDrawn     called with the number of images drawn so far and of all
    */
   static async create(options: {
     readonly seed: number;
@@ -55,51 +55,51 @@ export class EmojiWorld {
       concepts = concepts.filter((_, i) => Math.floor(i / every) !== Math.floor((i - 1) / every));
     }
     const all = concepts.length * STYLES.length * VARIANTS;
-    const pixels = new Uint8Array(all * PICTURE);
+    const pixels = new Uint8Array(all * IMAGE);
     const random = new Random(options.seed).fork('variants');
     const drawings = await drawConcepts(concepts, (drawing, source) => {
       for (let v = 0; v < VARIANTS; v++) {
-        const at = (drawing * VARIANTS + v) * PICTURE;
-        drawVariant(source, v, random, pixels.subarray(at, at + PICTURE));
+        const at = (drawing * VARIANTS + v) * IMAGE;
+        drawVariant(source, v, random, pixels.subarray(at, at + IMAGE));
       }
       options.onDrawn?.((drawing + 1) * VARIANTS, all);
     });
     const world = new EmojiWorld(concepts, drawings, pixels, options.unseenStyle);
     const blind = ATTRIBUTES.find((a) =>
-      ANSWERS[a].every((answer) => world.picturesWith('train', a, answer).length === 0),
+      ANSWERS[a].every((answer) => world.imagesWith('train', a, answer).length === 0),
     );
     if (blind) {
       throw new Error(
-        `Emoji data: training needs pictures whose ${blind} can be told, got none among ${concepts.length} concepts. ` +
+        `Emoji data: training needs images whose ${blind} can be told, got none among ${concepts.length} concepts. ` +
           'Raise data.maxConcepts; from 40 on there are enough.',
       );
     }
     return world;
   }
 
-  get pictureCount(): number {
+  get imageCount(): number {
     return this.concepts.length * STYLES.length * VARIANTS;
   }
 
-  conceptOf(picture: number): Concept {
-    return this.concepts[Math.floor(picture / (STYLES.length * VARIANTS))]!;
+  conceptOf(image: number): Concept {
+    return this.concepts[Math.floor(image / (STYLES.length * VARIANTS))]!;
   }
 
-  styleOf(picture: number): number {
-    return Math.floor(picture / VARIANTS) % STYLES.length;
+  styleOf(image: number): number {
+    return Math.floor(image / VARIANTS) % STYLES.length;
   }
 
-  /** The answer to a question about a picture, or undefined where it is not asked (a drawing without a main colour). */
-  answer(picture: number, attribute: Attribute): string | undefined {
+  /** The answer to a question about an image, or undefined where it is not asked (a drawing without a main colour). */
+  answer(image: number, attribute: Attribute): string | undefined {
     switch (attribute) {
       case 'group':
-        return GROUPS[this.conceptOf(picture).group];
+        return GROUPS[this.conceptOf(image).group];
       case 'colour':
-        return COLOURS[this.drawings.colour[Math.floor(picture / VARIANTS)]!];
+        return COLOURS[this.drawings.colour[Math.floor(image / VARIANTS)]!];
       case 'style':
-        return STYLES[this.styleOf(picture)];
+        return STYLES[this.styleOf(image)];
       case 'count':
-        return COUNTS[countOf(picture % VARIANTS)];
+        return COUNTS[countOf(image % VARIANTS)];
     }
   }
 
@@ -108,35 +108,35 @@ export class EmojiWorld {
     return this.drawings.pixels.subarray(drawing * DRAWING, (drawing + 1) * DRAWING);
   }
 
-  /** RGB bytes [48, 48, 3] of a picture. */
-  picture(picture: number): Uint8Array {
-    return this.pixels.subarray(picture * PICTURE, (picture + 1) * PICTURE);
+  /** RGB bytes [48, 48, 3] of an image. */
+  image(image: number): Uint8Array {
+    return this.pixels.subarray(image * IMAGE, (image + 1) * IMAGE);
   }
 
-  /** Pictures of a split, in order. Training never sees the unseen style; `onlyUnseen` asks for nothing else. */
-  pictures(split: Split, style: 'seen' | 'unseen' = 'seen'): Int32Array {
+  /** Images of a split, in order. Training never sees the unseen style; `onlyUnseen` asks for nothing else. */
+  images(split: Split, style: 'seen' | 'unseen' = 'seen'): Int32Array {
     return this.pool(`${split} ${style}`, (p) => this.belongs(p, split, style));
   }
 
-  /** Pictures of a split whose answer to a question is the given one. */
-  picturesWith(split: Split, attribute: Attribute, answer: string, style: 'seen' | 'unseen' = 'seen'): Int32Array {
+  /** Images of a split whose answer to a question is the given one. */
+  imagesWith(split: Split, attribute: Attribute, answer: string, style: 'seen' | 'unseen' = 'seen'): Int32Array {
     return this.pool(
       `${split} ${style} ${attribute} ${answer}`,
       (p) => this.belongs(p, split, style) && this.answer(p, attribute) === answer,
     );
   }
 
-  private belongs(picture: number, split: Split, style: 'seen' | 'unseen'): boolean {
-    if (this.conceptOf(picture).split !== split) return false;
-    const unseen = this.unseenStyle !== undefined && STYLES[this.styleOf(picture)] === this.unseenStyle;
+  private belongs(image: number, split: Split, style: 'seen' | 'unseen'): boolean {
+    if (this.conceptOf(image).split !== split) return false;
+    const unseen = this.unseenStyle !== undefined && STYLES[this.styleOf(image)] === this.unseenStyle;
     return unseen === (style === 'unseen');
   }
 
-  private pool(key: string, belongs: (picture: number) => boolean): Int32Array {
+  private pool(key: string, belongs: (image: number) => boolean): Int32Array {
     let pool = this.pools.get(key);
     if (!pool) {
       const found: number[] = [];
-      for (let p = 0; p < this.pictureCount; p++) if (belongs(p)) found.push(p);
+      for (let p = 0; p < this.imageCount; p++) if (belongs(p)) found.push(p);
       pool = Int32Array.from(found);
       this.pools.set(key, pool);
     }

@@ -1,17 +1,17 @@
 import type { Element } from './html';
 
-/** A picture of a page, as the page names it. */
-export interface PictureRef {
-  /** Absolute addresses (or `data:`) under which the same picture may be found, the best first. */
+/** An image of a page, as the page names it. */
+export interface ImageRef {
+  /** Absolute addresses (or `data:`) under which the same image may be found, the best first. */
   readonly sources: readonly string[];
   readonly alt: string;
   readonly caption: string;
 }
 
-/** Attributes in which scripts look for the picture that they load late, the usual ones first. */
+/** Attributes in which scripts look for the image that they load late, the usual ones first. */
 const LAZY = ['data-src', 'data-original', 'data-lazy-src', 'data-lazy', 'data-url', 'data-image', 'data-hi-res-src'];
 const LAZY_SETS = ['data-srcset', 'data-lazy-srcset', 'data-original-set'];
-/** A `data:` picture of fewer characters is a spacer that a script replaces. */
+/** A `data:` image of fewer characters is a spacer that a script replaces. */
 const PLACEHOLDER_LENGTH = 400;
 const MAX_SOURCES = 16;
 
@@ -22,7 +22,7 @@ const MAX_SOURCES = 16;
  * @param variants `<source>` elements of the `<picture>` around it
  * @param base     address that relative ones start from
  */
-export function pictureSources(img: Element, variants: readonly Element[], base: string): string[] {
+export function imageSources(img: Element, variants: readonly Element[], base: string): string[] {
   const a = img.attributes;
   const named = (keys: readonly string[]) => keys.flatMap((key) => a[key]?.trim() || []);
   const sets = [...variants, img].flatMap((element) =>
@@ -31,7 +31,7 @@ export function pictureSources(img: Element, variants: readonly Element[], base:
   sets.sort((x, y) => y.size - x.size);
   const lazy = named(LAZY);
   const isLazy = lazy.length > 0 || LAZY_SETS.some((key) => a[key] !== undefined);
-  // Beside a picture that is loaded late, `src` is a spacer, often the same one for all.
+  // Beside an image that is loaded late, `src` is a spacer, often the same one for all.
   const all = [...sets.map(({ url }) => url), ...lazy, ...(isLazy ? [] : named(['src']))];
   const sources = new Set<string>();
   for (const url of all) {
@@ -41,7 +41,7 @@ export function pictureSources(img: Element, variants: readonly Element[], base:
   return [...sources];
 }
 
-/** `undefined` for what is no picture to be had: spacers, scripts, other schemes. */
+/** `undefined` for what is no image to be had: spacers, scripts, other schemes. */
 function resolveSource(source: string, base: string): string | undefined {
   if (/^data:/i.test(source)) {
     return /^data:image\//i.test(source) && source.length >= PLACEHOLDER_LENGTH ? source : undefined;

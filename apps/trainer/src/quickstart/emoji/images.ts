@@ -7,7 +7,7 @@ import { COUNTS, STYLES, type Concept } from './concepts';
 const DRAWN = 64;
 /** Drawings under way at a time: enough that sharp's threads never wait for this one. */
 const DRAWN_AHEAD = 16;
-/** Side of the pictures the vision encoder sees. */
+/** Side of the images the vision encoder sees. */
 export const SIDE = 48;
 /** Six single copies, then two copies, then three. */
 export const VARIANTS = 8;
@@ -130,7 +130,7 @@ function premultiply(rgba: Uint8Array): void {
   }
 }
 
-/** Where one copy of a drawing lands in a picture; lengths in sides of the picture. */
+/** Where one copy of a drawing lands in an image; lengths in sides of the image. */
 interface Placement {
   readonly x: number;
   readonly y: number;

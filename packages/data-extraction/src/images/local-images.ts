@@ -1,6 +1,6 @@
 import { open, realpath } from 'node:fs/promises';
 import path from 'node:path';
-import { PICTURE_LIMITS } from './picture-info';
+import { IMAGE_LIMITS } from './image-info';
 
 /** Stands for the server of a folder that names none. */
 const NO_HOST = 'folder.invalid';
@@ -24,8 +24,8 @@ export function isOnServer(url: string): boolean {
   return /^https?:/.test(url) && !url.startsWith(`https://${NO_HOST}/`);
 }
 
-/** Pictures of a folder of pages, by their addresses. Nothing outside the folder is ever read. */
-export class LocalPictures {
+/** Images of a folder of pages, by their addresses. Nothing outside the folder is ever read. */
+export class LocalImages {
   constructor(private readonly root: string) {}
 
   /** @returns bytes of the first of `sources` that is there; undefined without one, and for one that is too large */
@@ -64,7 +64,7 @@ export class LocalPictures {
       const handle = await open(file);
       try {
         const info = await handle.stat();
-        if (!info.isFile() || info.size > PICTURE_LIMITS.bytes) return undefined;
+        if (!info.isFile() || info.size > IMAGE_LIMITS.bytes) return undefined;
         return await handle.readFile();
       } finally {
         await handle.close();
@@ -79,7 +79,7 @@ export class LocalPictures {
 /** Bytes of a `data:` address; undefined for one that is not base64 or too large. */
 export function dataOf(source: string): Uint8Array | undefined {
   const encoded = /^data:image\/[\w.+-]+;base64,/i.exec(source.slice(0, 100))?.[0];
-  if (!encoded || source.length > (PICTURE_LIMITS.bytes * 4) / 3) return undefined;
+  if (!encoded || source.length > (IMAGE_LIMITS.bytes * 4) / 3) return undefined;
   return Buffer.from(source.slice(encoded.length), 'base64');
 }
 

@@ -10,8 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, it } from 'vitest';
 import { optedOut } from '../pages/opt-out';
-import { isPublicAddress, PictureFetcher } from './picture-fetcher';
-import { PICTURE_LIMITS } from './picture-info';
+import { isPublicAddress, ImageFetcher } from './image-fetcher';
+import { IMAGE_LIMITS } from './image-info';
 
 const PNG = Buffer.from(
   'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg==',
@@ -63,18 +63,18 @@ async function serve(handler: RequestListener, robots?: string | RequestListener
   return seen;
 }
 
-function fetcher(options: ConstructorParameters<typeof PictureFetcher>[0] = {}): PictureFetcher {
-  const made = new PictureFetcher({ isPublic: (address) => address === '127.0.0.1', ...options });
+function fetcher(options: ConstructorParameters<typeof ImageFetcher>[0] = {}): ImageFetcher {
+  const made = new ImageFetcher({ isPublic: (address) => address === '127.0.0.1', ...options });
   endings.push(() => made.close());
   return made;
 }
 
-describe('PictureFetcher', () => {
-  it('fetches a picture with nothing but our name and the address', async () => {
+describe('ImageFetcher', () => {
+  it('fetches an image with nothing but our name and the address', async () => {
     const server = await serve((_, response) => png(response, { 'set-cookie': 'a=b' }), 'user-agent: *');
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/a.png?b=c#d`)).toEqual(PNG);
-    expect(await pictures.fetch(`${server.url}/a.png`)).toEqual(PNG);
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/a.png?b=c#d`)).toEqual(PNG);
+    expect(await images.fetch(`${server.url}/a.png`)).toEqual(PNG);
     expect(server.requests.map((request) => request.url)).toEqual(['/a.png?b=c', '/a.png']);
     for (const { headers } of server.requests) {
       expect(Object.keys(headers).sort()).toEqual(['accept', 'accept-encoding', 'connection', 'host', 'user-agent']);
@@ -84,7 +84,7 @@ describe('PictureFetcher', () => {
     expect(server.connections).toBe(1);
   });
 
-  it('takes pictures whose type is not told, and no others', async () => {
+  it('takes images whose type is not told, and no others', async () => {
     const types: Record<string, string | undefined> = {
       '/none': undefined,
       '/bytes': 'application/octet-stream',
@@ -96,30 +96,30 @@ describe('PictureFetcher', () => {
       const type = types[request.url!];
       response.writeHead(200, type ? { 'content-type': type } : {}).end(PNG);
     });
-    const pictures = fetcher();
-    for (const name of ['/none', '/bytes', '/jpeg']) expect(await pictures.fetch(server.url + name)).toEqual(PNG);
-    for (const name of ['/svg', '/html']) expect(await pictures.fetch(server.url + name)).toBe('not a picture');
+    const images = fetcher();
+    for (const name of ['/none', '/bytes', '/jpeg']) expect(await images.fetch(server.url + name)).toEqual(PNG);
+    for (const name of ['/svg', '/html']) expect(await images.fetch(server.url + name)).toBe('not an image');
   });
 
-  it('stops where the first bytes are no picture', async () => {
+  it('stops where the first bytes are no image', async () => {
     const server = await serve((request, response) => {
       response.writeHead(200, { 'content-type': 'image/png' });
       if (request.url === '/short') return void response.end('GIF89a');
       // Never ended: a fetcher that read on would be too slow.
       response.write('<html> this goes on');
     });
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/html`)).toBe('not a picture');
-    expect(await pictures.fetch(`${server.url}/short`)).toBe('not a picture');
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/html`)).toBe('not an image');
+    expect(await images.fetch(`${server.url}/short`)).toBe('not an image');
   });
 
   it('tells the status of what is not there', async () => {
     const server = await serve((request, response) => {
       response.writeHead(Number(request.url!.slice(1)), { 'content-type': 'image/png' }).end();
     });
-    const pictures = fetcher();
+    const images = fetcher();
     for (const status of [204, 304, 403, 404, 410, 500, 503]) {
-      expect(await pictures.fetch(`${server.url}/${status}`)).toBe(`status ${status}`);
+      expect(await images.fetch(`${server.url}/${status}`)).toBe(`status ${status}`);
     }
   });
 
@@ -138,22 +138,22 @@ describe('PictureFetcher', () => {
     await once(gone, 'listening');
     const { port } = gone.address() as AddressInfo;
     gone.close();
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/a.png`)).toBe('failed');
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/a.png`)).toBe('failed');
     for (const other of [garbage, upgrading, talkative, port]) {
-      expect(await pictures.fetch(`http://127.0.0.1:${other}/a.png`)).toBe('failed');
+      expect(await images.fetch(`http://127.0.0.1:${other}/a.png`)).toBe('failed');
     }
-    expect(await pictures.fetch('http://no-such-host.invalid/a.png')).toBe('failed');
+    expect(await images.fetch('http://no-such-host.invalid/a.png')).toBe('failed');
   });
 });
 
 describe('addresses', () => {
   it('refuses what is no address of a web server', async () => {
-    const pictures = new PictureFetcher();
-    endings.push(() => pictures.close());
+    const images = new ImageFetcher();
+    endings.push(() => images.close());
     const long = `http://example.org/${'a'.repeat(3000)}`;
     for (const url of ['', 'a.png', 'ftp://example.org/a', 'file:///etc/passwd', 'data:image/png,a', 'http://', long]) {
-      expect(await pictures.fetch(url), url).toBe('address');
+      expect(await images.fetch(url), url).toBe('address');
     }
     for (const url of [
       'http://a:b@example.org/',
@@ -161,7 +161,7 @@ describe('addresses', () => {
       'http://example.org:25/',
       'https://1.1.1.1:22/',
     ])
-      expect(await pictures.fetch(url), url).toBe('address');
+      expect(await images.fetch(url), url).toBe('address');
   });
 
   const PRIVATE =
@@ -172,12 +172,12 @@ describe('addresses', () => {
   it('connects to the internet only', async () => {
     const server = await serve((_, response) => png(response));
     // The rule of the default, on a port where a connection would be noticed.
-    const pictures = fetcher({ isPublic: isPublicAddress });
-    const byDefault = new PictureFetcher();
+    const images = fetcher({ isPublic: isPublicAddress });
+    const byDefault = new ImageFetcher();
     endings.push(() => byDefault.close());
     for (const host of [...PRIVATE, 'localhost', 'localhost.', 'LOCALHOST']) {
-      expect(await pictures.fetch(`http://${host}:${server.port}/a.png`), host).toBe('private address');
-      expect(await pictures.fetch(`https://${host}:${server.port}/a.png`), host).toBe('private address');
+      expect(await images.fetch(`http://${host}:${server.port}/a.png`), host).toBe('private address');
+      expect(await images.fetch(`https://${host}:${server.port}/a.png`), host).toBe('private address');
       expect(await byDefault.fetch(`http://${host}/a.png`), host).toBe('private address');
     }
     expect(server.connections).toBe(0);
@@ -198,34 +198,34 @@ describe('addresses', () => {
         .writeHead(302, { location: `http://${targets[Number(request.url!.slice(1))]}:${inner.port}/a.png` })
         .end();
     const server = await serve(redirect);
-    const pictures = fetcher();
-    for (const i of targets.keys()) expect(await pictures.fetch(`${server.url}/${i}`)).toBe('private address');
+    const images = fetcher();
+    for (const i of targets.keys()) expect(await images.fetch(`${server.url}/${i}`)).toBe('private address');
     const outer = await serve(
       (_, response) => png(response),
       (_, response) => response.writeHead(301, { location: `http://127.0.0.2:${inner.port}/robots.txt` }).end(),
     );
-    expect(await pictures.fetch(`${outer.url}/a.png`)).toBe('private address');
+    expect(await images.fetch(`${outer.url}/a.png`)).toBe('private address');
     expect([inner.connections, outer.requests.length]).toEqual([0, 0]);
   });
 
   it('checks names at each connection, however often they resolve', async () => {
     const server = await serve((_, response) => png(response, { connection: 'close' }));
     let isPublic = true;
-    const pictures = fetcher({ isPublic: () => isPublic });
-    expect(await pictures.fetch(`http://localhost:${server.port}/a.png`)).toEqual(PNG);
+    const images = fetcher({ isPublic: () => isPublic });
+    expect(await images.fetch(`http://localhost:${server.port}/a.png`)).toEqual(PNG);
     isPublic = false;
-    expect(await pictures.fetch(`http://localhost:${server.port}/b.png`)).toBe('private address');
+    expect(await images.fetch(`http://localhost:${server.port}/b.png`)).toBe('private address');
     expect(server.requests).toHaveLength(1);
   });
 });
 
 describe('limits', () => {
-  it('refuses large pictures by what the header says and by what comes', async () => {
+  it('refuses large images by what the header says and by what comes', async () => {
     const piece = Buffer.alloc(2 ** 20);
     let sent = 0;
     const server = await serve((request, response) => {
       if (request.url === '/told') {
-        const length = String(PICTURE_LIMITS.bytes + 1);
+        const length = String(IMAGE_LIMITS.bytes + 1);
         return void response.writeHead(200, { 'content-type': 'image/png', 'content-length': length }).write(PNG);
       }
       response.writeHead(200, { 'content-type': 'image/png' }).write(PNG);
@@ -236,10 +236,10 @@ describe('limits', () => {
       response.on('drain', more);
       more();
     });
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/told`)).toBe('too large');
-    expect(await pictures.fetch(`${server.url}/endless`)).toBe('too large');
-    expect(sent).toBeLessThan(2 * PICTURE_LIMITS.bytes);
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/told`)).toBe('too large');
+    expect(await images.fetch(`${server.url}/endless`)).toBe('too large');
+    expect(sent).toBeLessThan(2 * IMAGE_LIMITS.bytes);
   });
 
   it('does not unfold what is encoded', async () => {
@@ -260,19 +260,19 @@ describe('limits', () => {
       const after = request.url!.startsWith('/turn') ? 150 : undefined;
       if (after) setTimeout(() => response.writeHead(302, { location: `${request.url}+` }).end(), after);
     });
-    const pictures = fetcher({ timeoutMs: 400 });
-    for (const name of ['/drip', '/silent', '/turn']) expect(await pictures.fetch(server.url + name)).toBe('too slow');
+    const images = fetcher({ timeoutMs: 400 });
+    for (const name of ['/drip', '/silent', '/turn']) expect(await images.fetch(server.url + name)).toBe('too slow');
     const silent = await serve(
       (_, response) => png(response),
       () => {},
     );
-    expect(await pictures.fetch(`${silent.url}/a.png`)).toBe('too slow');
+    expect(await images.fetch(`${silent.url}/a.png`)).toBe('too slow');
   });
 
-  it('does not count waiting for other pictures of a host', async () => {
+  it('does not count waiting for other images of a host', async () => {
     const server = await serve((_, response) => setTimeout(() => png(response), 150));
-    const pictures = fetcher({ timeoutMs: 1000 });
-    const names = Array.from({ length: 10 }, (_, i) => pictures.fetch(`${server.url}/${i}`));
+    const images = fetcher({ timeoutMs: 1000 });
+    const names = Array.from({ length: 10 }, (_, i) => images.fetch(`${server.url}/${i}`));
     expect(await Promise.all(names)).toEqual(names.map(() => PNG));
   });
 
@@ -282,15 +282,15 @@ describe('limits', () => {
       if (left === 0) return void png(response);
       response.writeHead([301, 302, 303, 307, 308][left % 5]!, { location: String(left - 1) }).end();
     });
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/5`)).toEqual(PNG);
-    expect(await pictures.fetch(`${server.url}/6`)).toBe('too many redirects');
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/5`)).toEqual(PNG);
+    expect(await images.fetch(`${server.url}/6`)).toBe('too many redirects');
     const loop = await serve((_, response) => response.writeHead(302, { location: '/again' }).end());
-    expect(await pictures.fetch(`${loop.url}/again`)).toBe('too many redirects');
+    expect(await images.fetch(`${loop.url}/again`)).toBe('too many redirects');
     expect(loop.requests).toHaveLength(6);
     for (const location of ['http://', 'ftp://127.0.0.1/a', 'http://a:b@127.0.0.1/a', 'javascript:alert(1)']) {
       const away = await serve((_, response) => response.writeHead(302, { location }).end());
-      expect(await pictures.fetch(`${away.url}/a`)).toBe('address');
+      expect(await images.fetch(`${away.url}/a`)).toBe('address');
     }
   });
 });
@@ -300,18 +300,18 @@ describe('robots.txt', () => {
     const ours =
       'User-agent: *\nDisallow: /\n\nUser-agent: other\nUser-Agent: Flamingo-TS/2\nDisallow: /no # why\nAllow: /no/b';
     const server = await serve((_, response) => png(response), `\ufeff${ours}\nSitemap: x\nDisallow: /a*z.png$`);
-    const pictures = fetcher();
+    const images = fetcher();
     const allowed = ['/yes', '/no/b', '/a/z.png?c', '/NO'];
-    for (const name of allowed) expect(await pictures.fetch(server.url + name), name).toEqual(PNG);
+    for (const name of allowed) expect(await images.fetch(server.url + name), name).toEqual(PNG);
     for (const name of ['/no', '/nothing', '/%6eo', '/yes/../no', '/a/b/z.png'])
-      expect(await pictures.fetch(server.url + name), name).toBe('robots');
+      expect(await images.fetch(server.url + name), name).toBe('robots');
     expect([server.robots, server.requests.length]).toEqual([1, allowed.length]);
     const all = await serve(
       (_, response) => png(response),
       'user-agent: *\r\ndisallow: /%70rivate\r\n\r\nuser-agent: b\r\ndisallow: /',
     );
-    expect(await pictures.fetch(`${all.url}/private/a`)).toBe('robots');
-    expect(await pictures.fetch(`${all.url}/public`)).toEqual(PNG);
+    expect(await images.fetch(`${all.url}/private/a`)).toBe('robots');
+    expect(await images.fetch(`${all.url}/public`)).toEqual(PNG);
   });
 
   it.each([
@@ -325,9 +325,9 @@ describe('robots.txt', () => {
       (_, response) => png(response),
       (_, response) => response.writeHead(status).end(),
     );
-    const pictures = fetcher();
+    const images = fetcher();
     for (const name of ['/a', '/b']) {
-      expect(await pictures.fetch(server.url + name)).toEqual(isAllowed ? PNG : 'robots');
+      expect(await images.fetch(server.url + name)).toEqual(isAllowed ? PNG : 'robots');
     }
     expect([server.robots, server.requests.length]).toEqual([1, isAllowed ? 2 : 0]);
   });
@@ -338,33 +338,33 @@ describe('robots.txt', () => {
       (request, response) => response.writeHead(302, { location: target.url + request.url }).end(),
       (_, response) => response.writeHead(301, { location: `${target.url}/robots.txt` }).end(),
     );
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/a`)).toEqual(PNG);
-    expect(await pictures.fetch(`${server.url}/private`)).toBe('robots');
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/a`)).toEqual(PNG);
+    expect(await images.fetch(`${server.url}/private`)).toBe('robots');
     expect([server.requests.length, target.requests.length]).toEqual([1, 1]);
     const strict = await serve((_, response) => png(response), 'User-agent: flamingo-ts\nDisallow: /');
     const leading = await serve((_, response) => response.writeHead(302, { location: `${strict.url}/a` }).end());
-    expect(await pictures.fetch(`${leading.url}/a`)).toBe('robots');
+    expect(await images.fetch(`${leading.url}/a`)).toBe('robots');
     const loop = await serve(
       (_, response) => png(response),
       (_, response) => response.writeHead(302, { location: '/robots.txt' }).end(),
     );
-    expect(await pictures.fetch(`${loop.url}/a`)).toBe('robots');
+    expect(await images.fetch(`${loop.url}/a`)).toBe('robots');
     expect(strict.requests.length + loop.requests.length).toBe(0);
   });
 
   it('waits as long as it asks, within bounds', async () => {
     const server = await serve((_, response) => png(response), 'User-agent: *\nCrawl-delay: 0.3');
-    const pictures = fetcher();
+    const images = fetcher();
     const started = performance.now();
-    expect(await Promise.all(['/a', '/b', '/c'].map((name) => pictures.fetch(server.url + name)))).toEqual([
+    expect(await Promise.all(['/a', '/b', '/c'].map((name) => images.fetch(server.url + name)))).toEqual([
       PNG,
       PNG,
       PNG,
     ]);
     expect(performance.now() - started).toBeGreaterThan(580);
     const late = await serve((_, response) => png(response), 'User-agent: *\nCrawl-delay: 11');
-    expect(await pictures.fetch(`${late.url}/a`)).toBe('robots');
+    expect(await images.fetch(`${late.url}/a`)).toBe('robots');
   });
 
   it('reads the start of a large one', async () => {
@@ -378,9 +378,9 @@ describe('robots.txt', () => {
       more();
     };
     const server = await serve((_, response) => png(response), endless);
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/no`)).toBe('robots');
-    expect(await pictures.fetch(`${server.url}/yes`)).toEqual(PNG);
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/no`)).toBe('robots');
+    expect(await images.fetch(`${server.url}/yes`)).toEqual(PNG);
   });
 
   it('takes one with endless wildcards for a no', async () => {
@@ -394,9 +394,9 @@ describe('robots.txt', () => {
     // Copied to each name, these rules would be 400 million.
     const names = Array.from({ length: 16_000 }, (_, i) => `User-agent: *${i % 2 ? '' : '/'}\n\n#\n`).join('');
     const server = await serve((_, response) => png(response), `${names}${'Allow:/\n'.repeat(25_000)}Disallow:/no`);
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/no`)).toBe('robots');
-    expect(await pictures.fetch(`${server.url}/yes`)).toEqual(PNG);
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/no`)).toBe('robots');
+    expect(await images.fetch(`${server.url}/yes`)).toEqual(PNG);
   });
 });
 
@@ -441,14 +441,14 @@ describe('politeness', () => {
     };
     const server = await serve(handler);
     const second = await serve(handler);
-    const pictures = fetcher({ isPublic: () => true });
+    const images = fetcher({ isPublic: () => true });
     // Two ports of a host are one host.
     const urls = Array.from({ length: 12 }, (_, i) => `${(i % 2 ? server : second).url}/${i}`);
-    expect(await Promise.all(urls.map((url) => pictures.fetch(url)))).toEqual(urls.map(() => PNG));
+    expect(await Promise.all(urls.map((url) => images.fetch(url)))).toEqual(urls.map(() => PNG));
     expect(most).toBe(1);
     // Each answer waits for the other host's request.
     seen.clear();
-    const together = ['127.0.0.1', 'localhost'].map((host) => pictures.fetch(`http://${host}:${server.port}/together`));
+    const together = ['127.0.0.1', 'localhost'].map((host) => images.fetch(`http://${host}:${server.port}/together`));
     expect(await Promise.all(together)).toEqual([PNG, PNG]);
   });
 
@@ -458,15 +458,15 @@ describe('politeness', () => {
       if (tries++ === 0) return void response.writeHead(503, { 'retry-after': '1' }).end();
       png(response);
     });
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${server.url}/a`)).toEqual(PNG);
+    const images = fetcher();
+    expect(await images.fetch(`${server.url}/a`)).toEqual(PNG);
     const busy = await serve((_, response) => response.writeHead(429, { 'retry-after': '0' }).end());
-    expect(await pictures.fetch(`${busy.url}/a`)).toBe('status 429');
+    expect(await images.fetch(`${busy.url}/a`)).toBe('status 429');
     expect(busy.requests).toHaveLength(2);
     const date = new Date(Date.now() + 3_600_000).toUTCString();
     const closed = await serve((_, response) => response.writeHead(429, { 'retry-after': date }).end());
-    expect(await pictures.fetch(`${closed.url}/a`)).toBe('status 429');
-    expect(await pictures.fetch(`${closed.url}/b`)).toBe('status 429');
+    expect(await images.fetch(`${closed.url}/a`)).toBe('status 429');
+    expect(await images.fetch(`${closed.url}/b`)).toBe('status 429');
     expect(closed.requests).toHaveLength(1);
   });
 
@@ -483,23 +483,23 @@ describe('politeness', () => {
         );
       }),
     );
-    const pictures = fetcher();
-    for (const name of ['a', 'b', 'c']) expect(await pictures.fetch(`http://127.0.0.1:${port}/${name}`)).toEqual(PNG);
+    const images = fetcher();
+    for (const name of ['a', 'b', 'c']) expect(await images.fetch(`http://127.0.0.1:${port}/${name}`)).toEqual(PNG);
     expect(connections).toBe(4);
   });
 
   it('ends what is under way and what is kept when it is closed', async () => {
     const server = await serve(() => {});
     const done = await serve((_, response) => png(response));
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${done.url}/a`)).toEqual(PNG);
-    const waiting = ['/a', '/b', '/c'].map((name) => pictures.fetch(server.url + name));
+    const images = fetcher();
+    expect(await images.fetch(`${done.url}/a`)).toEqual(PNG);
+    const waiting = ['/a', '/b', '/c'].map((name) => images.fetch(server.url + name));
     while (server.requests.length === 0) await sleep(5);
     expect(done.open).toBe(1);
-    await pictures.close();
+    await images.close();
     await expect.poll(() => done.open + server.open, { timeout: 2000 }).toBe(0);
     expect(await Promise.all(waiting)).toEqual(['failed', 'failed', 'failed']);
-    expect(await pictures.fetch(`${server.url}/d`)).toBe('failed');
+    expect(await images.fetch(`${server.url}/d`)).toBe('failed');
     expect(server.requests).toHaveLength(1);
   });
 });
@@ -533,8 +533,8 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('https', () => {
     // The one way to make a running Node trust it.
     process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = '0';
     endings.push(async () => delete process.env['NODE_TLS_REJECT_UNAUTHORIZED']);
-    const pictures = fetcher();
-    expect(await pictures.fetch(`${url}/a.png`)).toEqual(PNG);
-    expect(await pictures.fetch(`${url}/away`)).toEqual(PNG);
+    const images = fetcher();
+    expect(await images.fetch(`${url}/a.png`)).toEqual(PNG);
+    expect(await images.fetch(`${url}/away`)).toEqual(PNG);
   });
 });

@@ -1,16 +1,16 @@
 import { createHash } from 'node:crypto';
 import sharp from 'sharp';
-import type { PictureFormat, Preset } from '../filters/presets';
+import type { ImageFormat, Preset } from '../filters/presets';
 
-export const PICTURE_LIMITS = {
-  /** An encoded picture. */
+export const IMAGE_LIMITS = {
+  /** An encoded image. */
   bytes: 32 * 2 ** 20,
   /** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
   pixels: 2 ** 26,
 } as const;
 
-/** What filters ask of a picture. */
-export interface PictureInfo {
+/** What filters ask of an image. */
+export interface ImageInfo {
   /** Name of its content: SHA-256, and an ending that tells its format. */
   readonly file: string;
   readonly width: number;
@@ -19,12 +19,12 @@ export interface PictureInfo {
   readonly look: string;
 }
 
-// One thread a picture: the number of workers decides how many cores are used.
+// One thread an image: the number of workers decides how many cores are used.
 sharp.concurrency(1);
 sharp.cache(false);
 
 /** The format by the first bytes, whatever the name or the header says; undefined for anything that is not decoded. */
-export function sniffFormat(bytes: Uint8Array): PictureFormat | undefined {
+export function sniffFormat(bytes: Uint8Array): ImageFormat | undefined {
   const ascii = (from: number, to: number) => String.fromCharCode(...bytes.subarray(from, to));
   if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return 'jpeg';
   if (ascii(0, 8) === '\x89PNG\r\n\x1a\n') return 'png';
@@ -34,14 +34,14 @@ export function sniffFormat(bytes: Uint8Array): PictureFormat | undefined {
   return undefined;
 }
 
-/** @returns the picture's figures, or why the preset drops it */
-export async function examinePicture(bytes: Uint8Array, rules: Preset['picture']): Promise<PictureInfo | string> {
-  if (bytes.length > PICTURE_LIMITS.bytes) return 'too large a file';
+/** @returns the image's figures, or why the preset drops it */
+export async function examineImage(bytes: Uint8Array, rules: Preset['image']): Promise<ImageInfo | string> {
+  if (bytes.length > IMAGE_LIMITS.bytes) return 'too large a file';
   const format = sniffFormat(bytes);
   if (!format || !rules.formats.includes(format)) return 'format';
   try {
-    // Colour profiles take longer to apply than most pictures take to decode, and change next to nothing of the look.
-    const image = sharp(bytes, { limitInputPixels: PICTURE_LIMITS.pixels, failOn: 'error', ignoreIcc: true });
+    // Colour profiles take longer to apply than most images take to decode, and change next to nothing of the look.
+    const image = sharp(bytes, { limitInputPixels: IMAGE_LIMITS.pixels, failOn: 'error', ignoreIcc: true });
     const { width = 0, height = 0, autoOrient } = pngSize(bytes) ?? (await image.metadata());
     const reason = sizeReason(width, height, rules);
     if (reason) return reason;
@@ -74,14 +74,14 @@ function pngSize(bytes: Uint8Array): { width: number; height: number; autoOrient
 /** IHDR, IDAT and eXIf. */
 const CHUNKS = { header: 0x49484452, data: 0x49444154, exif: 0x65584966 } as const;
 
-function sizeReason(width: number, height: number, rules: Preset['picture']): string | undefined {
+function sizeReason(width: number, height: number, rules: Preset['image']): string | undefined {
   const [small, large] = width < height ? [width, height] : [height, width];
-  if (width * height > PICTURE_LIMITS.pixels || large > rules.maxSide) return 'too many pixels';
+  if (width * height > IMAGE_LIMITS.pixels || large > rules.maxSide) return 'too many pixels';
   if (small < rules.minSide) return 'too small';
   return large > rules.maxRatio * small ? 'aspect ratio' : undefined;
 }
 
-/** Pictures are compared at this size. */
+/** Images are compared at this size. */
 const SIDE = 32;
 const KEPT = 8;
 
@@ -103,7 +103,7 @@ const COSINES = Float64Array.from({ length: KEPT * SIDE }, (_, i) =>
 );
 
 /**
- * Perceptual hash: which of the 64 lowest cosine frequencies of the picture's brightness lie above their median. Scaling,
+ * Perceptual hash: which of the 64 lowest cosine frequencies of the image's brightness lie above their median. Scaling,
  * recompression and a little noise change few bits.
  *
  * @param rgb uint8 [32, 32, 3]

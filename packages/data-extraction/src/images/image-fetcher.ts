@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import ipaddr from 'ipaddr.js';
 import robotsParser from 'robots-parser';
 import { AGENT, optedOut } from '../pages/opt-out';
-import { PICTURE_LIMITS, sniffFormat } from './picture-info';
+import { IMAGE_LIMITS, sniffFormat } from './image-info';
 
 const LIMITS = {
   addressLength: 2048,
@@ -63,12 +63,12 @@ interface Robots {
 }
 
 /**
- * Fetches pictures as a polite crawler: robots.txt (RFC 9309) and opt-out headers are obeyed, a host gets one request
+ * Fetches images as a polite crawler: robots.txt (RFC 9309) and opt-out headers are obeyed, a host gets one request
  * at a time, and nothing is sent but the address and our name. Pages are hostile input, so only the internet is
  * reached: every address is checked when it is connected to, after each redirect too. Proxies are not used, since a
  * proxy would look up names by itself.
  */
-export class PictureFetcher {
+export class ImageFetcher {
   private readonly isPublic: (address: string) => boolean;
   private readonly anyPort: boolean;
   private readonly timeoutMs: number;
@@ -82,7 +82,7 @@ export class PictureFetcher {
 
   /**
    * @param options.isPublic for tests: which addresses may be connected to, on any port then. Default: the internet's
-   * @param options.timeoutMs for a picture with its redirects, not counting waits for the host's turn. Default 20,000
+   * @param options.timeoutMs for an image with its redirects, not counting waits for the host's turn. Default 20,000
    */
   constructor(options: { isPublic?(address: string): boolean; timeoutMs?: number } = {}) {
     this.isPublic = options.isPublic ?? isPublicAddress;
@@ -94,16 +94,16 @@ export class PictureFetcher {
   }
 
   /**
-   * A picture, or why there is none: `address`, `private address`, `robots`, `opted out`, `not a picture`, `encoded`,
+   * An image, or why there is none: `address`, `private address`, `robots`, `opted out`, `not an image`, `encoded`,
    * `too large`, `too slow`, `too many redirects`, `failed`, `status 404` and the like. Never throws for what the
    * network does.
    */
   async fetch(url: string): Promise<Uint8Array | string> {
     const start = URL.canParse(url) ? new URL(url) : undefined;
-    return start ? this.follow(start, { accept: 'image/*', obeysRobots: true, read: readPicture }) : 'address';
+    return start ? this.follow(start, { accept: 'image/*', obeysRobots: true, read: readImage }) : 'address';
   }
 
-  /** Ends what is under way and the kept connections; pictures asked for afterwards are `failed`. */
+  /** Ends what is under way and the kept connections; images asked for afterwards are `failed`. */
   async close(): Promise<void> {
     this.ending.abort();
     await Promise.all(this.turns.values());
@@ -205,7 +205,7 @@ export class PictureFetcher {
       headers: {
         'user-agent': `${AGENT} (dataset builder; respects robots.txt)`,
         accept: errand.accept,
-        // Pictures are compressed already; what unfolds may be a bomb.
+        // Images are compressed already; what unfolds may be a bomb.
         'accept-encoding': 'identity',
       },
       lookup: this.lookup,
@@ -273,26 +273,26 @@ async function answerOf(
   return /^(identity)?$/i.test(encoding) ? errand.read(response) : 'encoded';
 }
 
-async function readPicture(response: IncomingMessage): Promise<Uint8Array | string> {
+async function readImage(response: IncomingMessage): Promise<Uint8Array | string> {
   const { headers } = response;
   if (optedOut((name) => headers[name]?.toString())) return 'opted out';
   const type = headers['content-type'] ?? '';
-  if (!/^(image\/(?!svg)|(application|binary)\/octet-stream|$)/i.test(type)) return 'not a picture';
-  if (Number(headers['content-length'] ?? 0) > PICTURE_LIMITS.bytes) return 'too large';
+  if (!/^(image\/(?!svg)|(application|binary)\/octet-stream|$)/i.test(type)) return 'not an image';
+  if (Number(headers['content-length'] ?? 0) > IMAGE_LIMITS.bytes) return 'too large';
   const chunks: Uint8Array[] = [];
   let length = 0;
   let isKnown = false;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     chunks.push(chunk);
     length += chunk.length;
-    if (length > PICTURE_LIMITS.bytes) return 'too large';
+    if (length > IMAGE_LIMITS.bytes) return 'too large';
     // Formats are told by 12 bytes.
     if (!isKnown && length >= 12) {
       isKnown = sniffFormat(Buffer.concat(chunks)) !== undefined;
-      if (!isKnown) return 'not a picture';
+      if (!isKnown) return 'not an image';
     }
   }
-  return isKnown ? Buffer.concat(chunks) : 'not a picture';
+  return isKnown ? Buffer.concat(chunks) : 'not an image';
 }
 
 /** As much of robots.txt as is looked at; a line that is cut in two is left out. */
