@@ -10,5 +10,8 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // Test files run side by side, each with OpenMP threads for every core. Threads that spin while they wait would
+    // take the cores from one another: training tests take ten times as long.
+    env: { OMP_WAIT_POLICY: 'passive' },
   },
 });
