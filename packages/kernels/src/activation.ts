@@ -2,16 +2,20 @@ import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
 
 /** `scaled-*` are NFNet's: multiplied by the constant that makes the output's variance 1 for normal input. */
-export type Activation =
-  | 'relu'
-  | 'gelu'
-  | 'gelu-tanh'
-  | 'scaled-gelu'
-  | 'scaled-gelu-tanh'
-  | 'scaled-relu'
-  | 'quick-gelu'
-  | 'squared-relu'
-  | 'silu';
+export const ACTIVATIONS = [
+  'relu',
+  'gelu',
+  'gelu-tanh',
+  'scaled-gelu',
+  'scaled-gelu-tanh',
+  'scaled-relu',
+  'quick-gelu',
+  'squared-relu',
+  'silu',
+] as const;
+
+/** One of `ACTIVATIONS`. */
+export type Activation = (typeof ACTIVATIONS)[number];
 
 /** Variance-preserving factors (Brock et al. 2021, table of activations). */
 const SCALE: Partial<Record<Activation, number>> = {

@@ -3,10 +3,13 @@ import { widened } from './bfloat16';
 import { matMul } from './mat-mul';
 
 /**
- * How a frozen matrix is held. `bfloat16` halves memory; `int8` quarters it: each output's row of weights is 127 steps to
- * either side, as wide as its largest weight asks for. Arithmetic accumulates in float32.
+ * How a frozen matrix is held. `bfloat16` halves memory. `int8` quarters it: each output's row of weights is rounded to 127
+ * steps on either side of 0, scaled by the largest weight of the row. Arithmetic accumulates in float32.
  */
-export type FrozenPrecision = 'float32' | 'bfloat16' | 'int8';
+export const FROZEN_PRECISIONS = ['float32', 'bfloat16', 'int8'] as const;
+
+/** One of `FROZEN_PRECISIONS`. */
+export type FrozenPrecision = (typeof FROZEN_PRECISIONS)[number];
 
 /** Weights as they come: float32, or the bits of bfloat16, which are widened only where they must be. */
 export type FrozenValues = Float32Array | Uint16Array;

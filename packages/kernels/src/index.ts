@@ -1,9 +1,11 @@
 export { useBackend, type BackendChoice, type BackendName, type RejectedBackend } from './backend';
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
+export { checkConfig, checkValue, rule, type ConfigRule, type ConfigRules } from './check-config';
 export { expectKeys, expectSizes } from './expect-config';
 export { expectShape } from './shape';
 export { FrozenFilter, type FilterPackingBackend, type FilterPrecision, type PackedFilter } from './frozen-filter';
 export {
+  FROZEN_PRECISIONS,
   FrozenMatrix,
   type FrozenPrecision,
   type FrozenValues,
@@ -15,6 +17,7 @@ export { widened } from './bfloat16';
 export {
   countParams,
   disposeParams,
+  expectParams,
   expectState,
   freezeParams,
   loadState,
@@ -44,8 +47,8 @@ export {
   type ParamsOf,
   type SpecTree,
 } from './param-spec';
-export { constantVariable, normalVariable, Random } from './random';
-export { activation, type Activation } from './activation';
+export { constantVariable, expectRandom, normalVariable, Random } from './random';
+export { activation, ACTIVATIONS, type Activation } from './activation';
 export { adamWStep, type AdamWOptions } from './adamw-step';
 export { attention, type AttentionOptions } from './attention';
 export { avgPool2d } from './avg-pool2d';

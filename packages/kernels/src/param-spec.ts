@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
 import { expectState, mapTree, type LoadOptions, type Parameter, type StateTensor, type Tree } from './params';
-import { constantVariable, normalVariable, type Random } from './random';
+import { constantVariable, expectRandom, normalVariable, type Random } from './random';
 
 type Shape = readonly number[];
 type RankOf<S extends Shape> = (typeof tf.Rank)[`R${S['length']}` & keyof typeof tf.Rank];
@@ -62,6 +62,7 @@ export interface Packing {
  * @param packing what becomes a frozen matrix at once, so that a large model is never there as a whole in float32
  */
 export function freshParams<T extends SpecTree>(specs: T, random: Random, packing?: Packing): ParamsOf<T> {
+  expectRandom('freshParams', random);
   return makeParams(specs, (spec, name) => {
     const variable = spec.fresh(random.fork(name));
     if (!packing?.chosen(name, spec.shape)) return variable;

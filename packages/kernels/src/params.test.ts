@@ -5,6 +5,7 @@ import { FrozenMatrix } from './frozen-matrix';
 import {
   countParams,
   disposeParams,
+  expectParams,
   freezeParams,
   loadState,
   namedParams,
@@ -59,6 +60,21 @@ describeBackends('parameter trees', () => {
     expect([...tree.norm.weight.dataSync()]).toEqual([1, 1]);
     const lenient = { what: 'tiny model', allowMissing: /^layers\.1/, ignoreUnexpected: /^stray$/ };
     loadState(tree, { ...state, stray: state['layers.0.gate']! }, lenient);
+    disposeParams(tree);
+  });
+
+  it('must fit the shapes of a config: none too few, none too many', () => {
+    const tree = make();
+    const shapes = { 'norm.weight': [2], 'layers.0.gate': [], 'layers.1.gate': [] };
+    expect(() => expectParams('Tower', tree, shapes)).not.toThrow();
+    expect(() => expectParams('Tower', { ...tree, layers: tree.layers.slice(1) }, shapes)).toThrow(
+      'Tower: the parameters do not fit the config. missing (1): layers.1.gate. Make or load them with the same config.',
+    );
+    expect(() => expectParams('Tower', { ...tree, layers: [...tree.layers, ...tree.layers] }, shapes)).toThrow(
+      'unexpected (2): layers.2.gate; layers.3.gate',
+    );
+    expect(() => expectParams('Tower', tree, { ...shapes, 'norm.weight': [3] })).toThrow('expected [3], got [2]');
+    expect(() => expectParams('Tower', 7 as never, shapes)).toThrow('missing (3): norm.weight');
     disposeParams(tree);
   });
 

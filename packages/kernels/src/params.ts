@@ -86,40 +86,65 @@ export interface LoadOptions {
 }
 
 /**
- * Checks that a state has what parameters of these shapes need.
+ * Checks that a state fits parameters of these shapes.
  *
- * @throws Error listing, together, the names missing, unexpected and of another shape
+ * @throws Error listing, together, the names that are missing, unexpected and of another shape
  */
 export function expectState(
   shapes: Readonly<Record<string, readonly number[]>>,
   state: Readonly<Record<string, StateTensor>>,
   { what, ignoreUnexpected, allowMissing }: LoadOptions,
 ): void {
+  const differences = compareShapes(shapes, state, allowMissing, ignoreUnexpected);
+  if (differences) {
+    throw new Error(
+      `${what}: the state does not fit the model. ${differences}. ` +
+        'Check that the configuration belongs to this checkpoint, or map the names first.',
+    );
+  }
+}
+
+/**
+ * Checks that a module got the parameters that its config describes; call it in the constructor.
+ *
+ * @param shapes what `shapesOf` returns for the config
+ * @throws Error listing, together, the names that are missing, unexpected and of another shape
+ */
+export function expectParams(
+  what: string,
+  params: ParamTree,
+  shapes: Readonly<Record<string, readonly number[]>>,
+): void {
+  const differences = compareShapes(shapes, Object.fromEntries(namedParams(params)));
+  if (differences) {
+    throw new Error(
+      `${what}: the parameters do not fit the config. ${differences}. Make or load them with the same config.`,
+    );
+  }
+}
+
+function compareShapes(
+  shapes: Readonly<Record<string, readonly number[]>>,
+  given: Readonly<Record<string, { readonly shape: readonly number[] }>>,
+  allowMissing?: RegExp,
+  ignoreUnexpected?: RegExp,
+): string {
   const missing: string[] = [];
   const misshapen: string[] = [];
   for (const [name, want] of Object.entries(shapes)) {
-    const got = state[name]?.shape;
+    const got = given[name]?.shape;
     if (!got) {
       if (!allowMissing?.test(name)) missing.push(name);
     } else if (got.length !== want.length || got.some((n, i) => n !== want[i])) {
       misshapen.push(`${name}: expected [${want.join(', ')}], got [${got.join(', ')}]`);
     }
   }
-  const unexpected = Object.keys(state).filter((n) => !Object.hasOwn(shapes, n) && !ignoreUnexpected?.test(n));
-  const lines: string[] = [];
-  const list = (title: string, names: string[]) => {
-    if (names.length)
-      lines.push(`${title} (${names.length}): ${names.slice(0, 8).join('; ')}${names.length > 8 ? '; ...' : ''}`);
-  };
-  list('missing', missing);
-  list('unexpected', unexpected);
-  list('wrong shape', misshapen);
-  if (lines.length) {
-    throw new Error(
-      `${what}: the state does not fit the model. ${lines.join('. ')}. ` +
-        'Check that the configuration belongs to this checkpoint, or map the names first.',
-    );
-  }
+  const unexpected = Object.keys(given).filter((n) => !Object.hasOwn(shapes, n) && !ignoreUnexpected?.test(n));
+  const list = (title: string, names: string[]) =>
+    names.length
+      ? [`${title} (${names.length}): ${names.slice(0, 8).join('; ')}${names.length > 8 ? '; ...' : ''}`]
+      : [];
+  return [...list('missing', missing), ...list('unexpected', unexpected), ...list('wrong shape', misshapen)].join('. ');
 }
 
 /**

@@ -2,7 +2,8 @@ import { expectClose } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import { describe, expect, it } from 'vitest';
-import { constantVariable, normalVariable, Random } from './random';
+import { freshParams, linearSpec } from './param-spec';
+import { constantVariable, expectRandom, normalVariable, Random } from './random';
 
 const draws = <T>(n: number, f: () => T): T[] => Array.from({ length: n }, f);
 
@@ -48,5 +49,14 @@ describe('Random', () => {
     expectClose(constant, [3, 3], { atol: 0 });
     expect([normal.trainable, constant.trainable]).toEqual([true, true]);
     tf.dispose([normal, constant]);
+  });
+
+  it('is not a number: what draws from it says how to make one', () => {
+    const seven = 7 as unknown as Random;
+    expect(() => expectRandom('initTower', seven)).toThrow(
+      'initTower: random must be a Random, got 7. Pass new Random(7).',
+    );
+    expect(() => freshParams({ up: linearSpec(2, 2) }, seven)).toThrow('Pass new Random(7)');
+    expect(() => normalVariable(undefined as never, [2], 1)).toThrow('got undefined. Pass new Random(seed)');
   });
 });
