@@ -10,7 +10,7 @@ import {
 } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
 import { counted, imagesOf } from './data-check';
-import { escapeHtml } from '../quickstart/report';
+import { escapeHtml } from '../report/html-page';
 import { type ReadableTokenizer } from './word-tokenizer';
 
 /** Longer side of the images on the page. */

@@ -1,7 +1,7 @@
 import { openDataset, type OpenDatasetOptions } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
 import { droppedBefore, imagesOf } from './data-check';
-import { escapeHtml } from '../quickstart/report';
+import { escapeHtml } from '../report/html-page';
 import type { ReadableTokenizer } from './word-tokenizer';
 
 const MAX_PIXELS = 2 ** 26;

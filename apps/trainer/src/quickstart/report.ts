@@ -1,130 +1,317 @@
-/** One line of a chart: points in data units. */
-export interface Series {
-  readonly name: string;
-  readonly points: readonly (readonly [x: number, y: number])[];
-  readonly dashed?: boolean;
-}
+import { fewShotPrompt, paperTemplates, seededStream } from '@flamingo-ts/evaluation';
+import sharp from 'sharp';
+import type { Config } from '../config/config';
+import { answering, findRow, type Evaluation } from '../eval/evaluate';
+import { lineChart, type Series } from '../report/charts';
+import { escapeHtml, htmlPage, table } from '../report/html-page';
+import type { JointModel } from '../stages/joint';
+import { readSummary, stageMetrics, STAGES, type StageName } from '../stages/recipe';
+import type { StepMetrics } from '../stages/stage';
+import type { EmojiData } from './emoji/data';
+import { SIDE } from './emoji/images';
+import { attributeTask } from './emoji/tasks';
+import { ALL_ANSWERS, ATTRIBUTES } from './emoji/world';
+import type { QuickstartResults } from './quickstart';
 
-/** Colours that stay apart for readers who do not see all of them. */
-const INK = ['#0b6e99', '#d9730d', '#0f7b6c', '#ad1a72', '#6940a5', '#8a6d3b'];
+const STYLE = `
+.row{display:flex;flex-wrap:wrap;gap:.6rem}
+.card{width:96px;text-align:center;font-size:.85rem;border:2px solid #ddd;border-radius:6px;padding:4px;background:#fff}
+.card img{width:84px;height:84px;display:block;margin:0 auto 2px}
+.card.right{border-color:#0f7b6c}.card.wrong{border-color:#c0392b}
+.goals td:last-child{font-weight:600}
+`;
 
-export interface ChartOptions {
-  readonly title: string;
-  readonly x: string;
-  readonly y: string;
-  readonly yMin?: number;
-  readonly yMax?: number;
-  /** Marks on the x axis; by default five even ones. */
-  readonly xTicks?: readonly number[];
-}
+const ATTRIBUTION =
+  '<p class="note">Artwork: OpenMoji, the open-source emoji and icon project (CC BY-SA 4.0, openmoji.org), in colour and black; Twemoji graphics (CC BY 4.0, copyright Twitter, Inc and other contributors). ' +
+  'Both were rotated, scaled, tinted and placed on plain backgrounds. Names, tags and groups: emojibase-data (MIT). The images on this page are adaptations of that artwork under the same licences.</p>';
 
-/** A line chart as an SVG string. */
-export function lineChart(series: readonly Series[], options: ChartOptions): string {
-  const [w, h, left, right, top, bottom] = [460, 270, 48, 12, 30, 44];
-  const xs = series.flatMap((s) => s.points.map((p) => p[0]));
-  const ys = series.flatMap((s) => s.points.map((p) => p[1]));
-  const x0 = Math.min(...xs);
-  const x1 = Math.max(...xs, x0 + 1e-9);
-  const y0 = options.yMin ?? Math.min(...ys);
-  const y1 = Math.max(options.yMax ?? Math.max(...ys), y0 + 1e-9);
-  const px = (x: number) => left + ((x - x0) / (x1 - x0)) * (w - left - right);
-  const py = (y: number) => h - bottom - ((Math.min(y, y1) - y0) / (y1 - y0)) * (h - top - bottom);
-  const even = (a: number, b: number) => Array.from({ length: 5 }, (_, i) => a + ((b - a) * i) / 4);
-  const label = (v: number) => (Math.abs(v) >= 100 ? v.toFixed(0) : String(+v.toPrecision(2)));
+/** Points drawn per line; more would not be visible. */
+const MAX_POINTS = 200;
+/** Steps that a smoothed loss averages over. */
+const SMOOTHING = 20;
 
-  const parts = [
-    `<svg viewBox="0 0 ${w} ${h}" role="img" aria-label="${escapeHtml(options.title)}">`,
-    `<text x="${left}" y="16" class="chart-title">${escapeHtml(options.title)}</text>`,
+/** The report of a quickstart as one HTML page. `others` are results with other seeds. */
+export async function reportPage(
+  config: Config,
+  model: JointModel,
+  data: EmojiData,
+  results: QuickstartResults,
+  others: readonly QuickstartResults[],
+): Promise<string> {
+  const { evaluation, unseenEvaluation, unseenStyle } = results;
+  const stages: readonly StageName[] = ['vision', 'lm', 'flamingo'];
+  const summaries = stages.map((stage) => readSummary(config, stage));
+  const metrics = Object.fromEntries(stages.map((stage) => [stage, stageMetrics(config, stage)])) as Record<
+    StageName,
+    StepMetrics[]
+  >;
+  const conceptCount = (split: 'train' | 'choosing' | 'heldOut') =>
+    data.world.concepts.filter((concept) => concept.split === split).length;
+
+  const body = [
+    '<h1>Flamingo in miniature</h1>',
+    `<p>A vision encoder, a language model and the layers that connect them, trained from scratch in ${results.seconds['total']!.toFixed(0)} seconds on ` +
+      `${results.machine}, backend ${results.backend}. Seed ${results.seed}. This run measured every number on this page.</p>`,
+    '<h2>Goals</h2>',
+    `<p class="note">Questions about ${conceptCount('heldOut')} concepts that no stage has seen. The prompt never states the question: only its shots show it. ` +
+      `The model chooses among all ${ALL_ANSWERS.length} answers of all four questions.</p>`,
+    table([['', 'goal', 'measured', ''], ...goals(evaluation, results.closedGatesExact)], { className: 'goals' }),
+    '<h2>Accuracy by number of shots</h2>',
+    `<div class="charts">${accuracyChart(evaluation)}${conditionChart(evaluation)}</div>`,
+    evaluationTable(
+      evaluation,
+      'Accuracy. Blank: every image of the prompt is white. Swapped: the query shows an image with another answer, and the old answer counts as correct.',
+    ),
+    ...(others.length > 0 ? [seedTable([results, ...others])] : []),
+    '<h2>Prompts and answers</h2>',
+    ...(await samplePrompts(model, data, config)).map(promptHtml),
+    '<h2>Naming and binding</h2>',
+    '<p class="note">Naming: the model writes a name after four named images, and has never seen the correct names. Binding: k shots bind a made-up word to each of two unseen concepts; guessing between the two words gives 0.5.</p>',
+    table([
+      ['made-up words, k', 'accuracy', 'prompts'],
+      ...evaluation.binding.map(({ k, score, count }) => [k, score.toFixed(3), count]),
+    ]),
+    await namingSection(evaluation, data),
+    ...(unseenEvaluation
+      ? [
+          `<h2>A style that training never saw: ${unseenStyle}</h2>`,
+          evaluationTable(unseenEvaluation, 'The same questions, except for the name of the style.'),
+        ]
+      : []),
+    '<h2>Training</h2>',
+    `<div class="charts">${lossCharts(metrics)}</div>`,
+    table([
+      ['stage', 'steps', 'trained parameters', 'seconds', 'waiting for data', 'final loss', 'measured'],
+      ...stages.map((stage, i) => [
+        STAGES[stage],
+        summaries[i]!.steps,
+        summaries[i]!.trained.toLocaleString('en'),
+        summaries[i]!.seconds.toFixed(0),
+        `${(100 * summaries[i]!.waitedShare).toFixed(1)}%`,
+        smooth(metrics[stage].map(({ loss }) => loss))
+          .at(-1)
+          ?.toFixed(3) ?? '',
+        Object.entries(summaries[i]!.measured)
+          .map(([name, value]) => `${name} ${value.toFixed(2)}`)
+          .join(', '),
+      ]),
+    ]),
+    table([
+      ['part', 'seconds'],
+      ...Object.entries(results.seconds).map(([part, seconds]) => [part, seconds.toFixed(1)]),
+    ]),
+    '<h2>Data</h2>',
+    `<p>${data.world.concepts.length} concepts in three styles and eight views each: ${data.world.imageCount.toLocaleString('en')} images of ${SIDE} x ${SIDE} pixels. ` +
+      `The split keeps families of concepts together: ${conceptCount('train')} concepts for training, ${conceptCount('choosing')} for tuning the configuration, ${conceptCount('heldOut')} held out for this page.</p>`,
+    ATTRIBUTION,
   ];
-  for (const y of even(y0, y1)) {
-    parts.push(`<line class="grid" x1="${left}" x2="${w - right}" y1="${py(y)}" y2="${py(y)}"/>`);
-    parts.push(`<text class="tick" x="${left - 6}" y="${py(y) + 4}" text-anchor="end">${label(y)}</text>`);
-  }
-  for (const x of options.xTicks ?? even(x0, x1)) {
-    parts.push(`<text class="tick" x="${px(x)}" y="${h - bottom + 16}" text-anchor="middle">${label(x)}</text>`);
-  }
-  parts.push(
-    `<text class="axis" x="${(left + w - right) / 2}" y="${h - 8}" text-anchor="middle">${escapeHtml(options.x)}</text>`,
-  );
-  parts.push(
-    `<text class="axis" transform="translate(12 ${(top + h - bottom) / 2}) rotate(-90)" text-anchor="middle">${escapeHtml(options.y)}</text>`,
-  );
-  series.forEach((s, i) => {
-    const points = s.points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(' ');
-    const dash = s.dashed ? ' stroke-dasharray="5 4"' : '';
-    parts.push(`<polyline fill="none" stroke="${INK[i % INK.length]}" stroke-width="2"${dash} points="${points}"/>`);
-  });
-  parts.push('</svg>');
-  const legend = series
-    .map((s, i) => `<span><i style="background:${INK[i % INK.length]}"></i>${escapeHtml(s.name)}</span>`)
-    .join('');
-  return `<figure>${parts.join('')}<figcaption>${legend}</figcaption></figure>`;
+  return htmlPage({ title: 'Flamingo quickstart', body, style: STYLE });
 }
 
-/** A table; the first row is the head, cells are text. */
-export function table(rows: readonly (readonly (string | number)[])[], caption?: string): string {
-  const [head, ...body] = rows;
-  const cells = (row: readonly (string | number)[], tag: string) =>
-    row.map((c) => `<${tag}>${escapeHtml(String(c))}</${tag}>`).join('');
-  return (
-    `<table>${caption ? `<caption>${escapeHtml(caption)}</caption>` : ''}<thead><tr>${cells(head ?? [], 'th')}</tr></thead>` +
-    `<tbody>${body.map((row) => `<tr>${cells(row, 'td')}</tr>`).join('')}</tbody></table>`
+/** Rows of the table of goals: what, the goal, the measured value, whether it is met. */
+function goals(evaluation: Evaluation, closedGatesExact: boolean): [string, string, string, string][] {
+  const at = (condition: 'real' | 'blank' | 'swapped', shots: number) =>
+    findRow(evaluation, condition, shots)?.mean ?? NaN;
+  const fourShots = at('real', 4);
+  const row = (what: string, goal: string, measured: string, isMet: boolean): [string, string, string, string] => [
+    what,
+    goal,
+    measured,
+    isMet ? 'met' : 'missed',
+  ];
+  const gain = (what: string, goal: number, base: number) =>
+    row(what, `at least ${goal.toFixed(2)}`, (fourShots - base).toFixed(3), fourShots - base >= goal);
+  return [
+    row('accuracy at 4 shots', 'at least 0.70', fourShots.toFixed(3), fourShots >= 0.7),
+    gain('gain over 0 shots', 0.3, at('real', 0)),
+    gain('gain over blank images', 0.4, at('blank', 4)),
+    row('old answer when the image is swapped', 'at most 0.10', at('swapped', 4).toFixed(3), at('swapped', 4) <= 0.1),
+    row(
+      'with gates at 0, equal to the language model bit for bit',
+      'yes',
+      closedGatesExact ? 'yes' : 'no',
+      closedGatesExact,
+    ),
+  ];
+}
+
+function accuracyChart(evaluation: Evaluation): string {
+  const rows = evaluation.rows.filter((row) => row.condition === 'real');
+  const series = Object.keys(rows[0]?.scores ?? {}).map((name): Series => ({
+    name,
+    points: rows.map((row) => [row.shots, row.scores[name]!]),
+  }));
+  return accuracyLines('By question, real images', series, evaluation);
+}
+
+function conditionChart(evaluation: Evaluation): string {
+  const series = (['real', 'blank', 'swapped'] as const).map((condition): Series => ({
+    name: condition,
+    dashed: condition !== 'real',
+    points: evaluation.rows.filter((row) => row.condition === condition).map((row) => [row.shots, row.mean]),
+  }));
+  return accuracyLines('Mean over the questions', series, evaluation);
+}
+
+function accuracyLines(title: string, series: readonly Series[], { rows }: Evaluation): string {
+  const xTicks = rows.filter((row) => row.condition === 'real').map((row) => row.shots);
+  return lineChart(series, { title, x: 'shots', y: 'accuracy', yMin: 0, yMax: 1, xTicks });
+}
+
+function evaluationTable({ rows }: Evaluation, caption: string): string {
+  const names = Object.keys(rows[0]?.scores ?? {});
+  return table(
+    [
+      ['images, shots', ...names, 'mean', '±', 'prompts'],
+      ...rows.map((row) => [
+        `${row.condition}, ${row.shots}`,
+        ...names.map((name) => row.scores[name]!.toFixed(2)),
+        row.mean.toFixed(3),
+        row.standardError.toFixed(3),
+        row.count,
+      ]),
+    ],
+    { caption },
   );
 }
 
-/** One image of a prompt as shown to a reader. */
-export interface ShownImage {
+/** The main figures for every seed, and their spread. */
+function seedTable(runs: readonly QuickstartResults[]): string {
+  const columns = [
+    ['real, 0', 'real', 0],
+    ['real, 4', 'real', 4],
+    ['blank, 4', 'blank', 4],
+    ['swapped, 4', 'swapped', 4],
+  ] as const;
+  const values = columns.map(([, condition, shots]) =>
+    runs.map(({ evaluation }) => findRow(evaluation, condition, shots)?.mean ?? NaN),
+  );
+  const spread = values.map((column) => (Math.max(...column) - Math.min(...column)).toFixed(3));
+  return table(
+    [
+      ['seed', ...columns.map(([name]) => name), 'seconds'],
+      ...runs.map(({ seed, seconds }, i) => [
+        seed,
+        ...values.map((column) => column[i]!.toFixed(3)),
+        seconds['total']!.toFixed(0),
+      ]),
+      ['largest minus smallest', ...spread, ''],
+    ],
+    { caption: 'The whole recipe with other seeds: other splits, other images, other weights.' },
+  );
+}
+
+/** One image with its text. */
+interface Card {
   /** data: URI */
   readonly src: string;
   readonly text: string;
 }
 
-/** A prompt with its images, the answer that came and the right one. */
+/** A prompt with the model's answer and the correct one. */
 export interface ShownPrompt {
   readonly title: string;
-  readonly examples: readonly ShownImage[];
+  readonly shots: readonly Card[];
+  /** data: URI of the query's image */
   readonly query: string;
   readonly answer: string;
   readonly truth: string;
 }
 
-/** Prompts as rows of images with what the model said. */
-export function promptGallery(prompts: readonly ShownPrompt[]): string {
-  const card = (src: string, text: string, kind: string) =>
-    `<div class="card ${kind}"><img src="${src}" alt=""><span>${escapeHtml(text)}</span></div>`;
-  return prompts
-    .map((p) => {
-      const right = p.answer === p.truth;
-      const said = right ? p.answer : `${p.answer} (right: ${p.truth})`;
-      const cards = p.examples.map((e) => card(e.src, e.text, 'example')).join('');
-      return `<div class="prompt"><h4>${escapeHtml(p.title)}</h4><div class="row">${cards}${card(p.query, said, right ? 'right' : 'wrong')}</div></div>`;
-    })
-    .join('');
+/** A prompt as a row of images, the last one with the model's answer. */
+export function promptHtml({ title, shots, query, answer, truth }: ShownPrompt): string {
+  const cards = shots.map((shot) => cardHtml(shot, 'shot'));
+  return `<h3>${escapeHtml(title)}</h3><div class="row">${cards.join('')}${answerHtml(query, answer, truth)}</div>`;
 }
 
-/** A page that needs nothing but itself. */
-export function page(title: string, sections: readonly string[]): string {
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${escapeHtml(title)}</title>
-<style>
-body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:0 auto;padding:1.5rem}
-h1{margin:.2em 0}h2{margin:2em 0 .4em;border-bottom:1px solid #ddd}h4{margin:.6em 0 .2em;font-weight:600}
-table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
-th,td{padding:.25em .8em;border-bottom:1px solid #e5e5e5;text-align:right}th:first-child,td:first-child{text-align:left}
-caption{text-align:left;color:#555;padding-bottom:.3em}
-figure{margin:0}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:1rem}
-figcaption{font-size:.85rem}figcaption span{margin-right:1em;white-space:nowrap}figcaption i{display:inline-block;width:.9em;height:.25em;margin:0 .4em .2em 0}
-svg{width:100%;height:auto}.grid{stroke:#e8e8e8}.tick{font-size:11px;fill:#666}.axis{font-size:12px;fill:#444}.chart-title{font-size:13px;font-weight:600}
-.row{display:flex;flex-wrap:wrap;gap:.6rem}.card{width:96px;text-align:center;font-size:.85rem;border:2px solid #ddd;border-radius:6px;padding:4px;background:#fff}
-.card img{width:84px;height:84px;image-rendering:auto;display:block;margin:0 auto 2px}.card.right{border-color:#0f7b6c}.card.wrong{border-color:#c0392b}
-.goals td:last-child{font-weight:600}.note{color:#555;font-size:.92rem}
-</style></head><body>
-${sections.join('\n')}
-</body></html>
-`;
+function answerHtml(src: string, answer: string, truth: string): string {
+  const isRight = answer === truth;
+  return cardHtml({ src, text: isRight ? answer : `${answer} (correct: ${truth})` }, isRight ? 'right' : 'wrong');
 }
 
-export function escapeHtml(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
+function cardHtml({ src, text }: Card, kind: 'shot' | 'right' | 'wrong'): string {
+  return `<div class="card ${kind}"><img src="${src}" alt=""><span>${escapeHtml(text)}</span></div>`;
+}
+
+async function samplePrompts(model: JointModel, data: EmojiData, config: Config): Promise<ShownPrompt[]> {
+  const { scorer } = answering(model);
+  const shown: ShownPrompt[] = [];
+  for (const attribute of ATTRIBUTES) {
+    const task = attributeTask(data.world, attribute, 'real', {
+      split: 'heldOut',
+      style: 'seen',
+      prompts: 3,
+      seed: config.eval.seed + 1,
+    });
+    for (const [i, query] of task.queries.entries()) {
+      const select = task.support as Exclude<typeof task.support, readonly unknown[]>;
+      const shots = select(query, 3, seededStream(config.eval.seed, i), i);
+      const [scores] = await scorer!(
+        [fewShotPrompt(task.template, shots, query)],
+        ALL_ANSWERS.map((answer) => paperTemplates.caption.answer(answer)),
+      );
+      const best = ALL_ANSWERS[Array.from(scores!).indexOf(Math.max(...Array.from(scores!)))]!;
+      shown.push({
+        title: attribute,
+        shots: await Promise.all(
+          shots.map(async (shot) => ({ src: await dataUri(data, shot.image as number), text: shot.answer })),
+        ),
+        query: await dataUri(data, query.image as number),
+        answer: best,
+        truth: query.answer,
+      });
+    }
+  }
+  return shown;
+}
+
+async function namingSection({ naming }: Evaluation, data: EmojiData): Promise<string> {
+  if (!naming) return '';
+  const cards = await Promise.all(
+    naming.samples
+      .slice(0, 16)
+      .map(async ({ key, said, label }) => answerHtml(await dataUri(data, key as number), said || '(nothing)', label)),
+  );
+  const note = `Exact: ${naming.exact.toFixed(3)} of ${naming.count}. Counting an answer that shares a word with the label or tags as half: ${naming.score.toFixed(3)}.`;
+  return `<p>${note}</p><div class="row">${cards.join('')}</div>`;
+}
+
+async function dataUri(data: EmojiData, image: number): Promise<string> {
+  const raw = { width: SIDE, height: SIDE, channels: 3 } as const;
+  const png = await sharp(data.world.image(image), { raw }).resize(96, 96).png().toBuffer();
+  return `data:image/png;base64,${png.toString('base64')}`;
+}
+
+function lossCharts({ vision, lm, flamingo }: Record<StageName, StepMetrics[]>): string {
+  const loss = (name: string, points: readonly StepMetrics[], value: (m: StepMetrics) => number): Series => {
+    const values = smooth(points.map(value));
+    return { name, points: thin(values.map((v, i) => [points[i]!.step, v] as const)) };
+  };
+  const gate = (name: string): Series => ({
+    name,
+    points: thin(flamingo.map(({ step, figures }) => [step, figures![name]!] as const)),
+  });
+  const datasets = Object.keys(flamingo[0]?.losses ?? {});
+  const gates = Object.keys(flamingo[0]?.figures ?? {}).filter((name) => name.startsWith('attn'));
+  const lossAxes = { x: 'step', y: 'loss' };
+  return [
+    lineChart([loss('contrastive', vision, (m) => m.loss)], { title: 'Vision: contrastive loss', ...lossAxes }),
+    lineChart([loss('text', lm, (m) => m.loss)], { title: 'Language: loss per token', ...lossAxes }),
+    lineChart(
+      datasets.map((name) => loss(name, flamingo, (m) => m.losses[name]!)),
+      { title: 'Flamingo: loss by dataset', ...lossAxes },
+    ),
+    lineChart(gates.map(gate), { title: 'Flamingo: tanh of the attention gates', x: 'step', y: 'tanh(gate)' }),
+  ].join('');
+}
+
+/** A running mean over about `SMOOTHING` steps. */
+function smooth(values: readonly number[]): number[] {
+  let mean = values[0] ?? 0;
+  return values.map((value, i) => (mean += (value - mean) / Math.min(i + 1, SMOOTHING)));
+}
+
+function thin<T>(points: readonly T[]): T[] {
+  const every = Math.max(1, Math.floor(points.length / MAX_POINTS));
+  return points.filter((_, i) => i % every === 0 || i === points.length - 1);
 }
