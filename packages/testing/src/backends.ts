@@ -3,14 +3,14 @@ import { useBackend, type BackendName } from '@flamingo-ts/kernels';
 import { beforeAll, describe } from 'vitest';
 
 /**
- * Runs a suite once on every backend present, as `name > cpu > ...`. `FLAMINGO_TEST_BACKENDS=cpu,wasm,native,tensorflow`
- * names the backends that must run; without it cpu and wasm do, and native and tensorflow where they start.
+ * Runs a suite once on each backend, as `name > cpu > ...`. The environment variable `FLAMINGO_TEST_BACKENDS` names the
+ * backends, and each of them must start: `cpu,wasm,native,tensorflow`, or `fastest` for the one that `auto` chooses.
  *
- * Make tensors inside the tests or in `beforeAll`, not in the body: there the backend is not chosen yet.
+ * Create tensors inside the tests or in `beforeAll`, not in the body: no backend is chosen there yet.
  */
 export function describeBackends(name: string, body: (backend: BackendName) => void): void {
   describe(name, async () => {
-    for (const backend of await presentBackends()) {
+    for (const backend of await backendNames()) {
       describe(backend, () => {
         beforeAll(async () => {
           await useBackend(backend);
@@ -34,22 +34,14 @@ export async function expectNoLeak(
   if (leaked !== 0) throw new Error(`expectNoLeak: ${leaked} tensors are left behind. Wrap the work in tf.tidy.`);
 }
 
-let present: Promise<BackendName[]> | undefined;
+let names: Promise<BackendName[]> | undefined;
 
-function presentBackends(): Promise<BackendName[]> {
-  return (present ??= findBackends());
+function backendNames(): Promise<BackendName[]> {
+  return (names ??= readBackendNames());
 }
 
-async function findBackends(): Promise<BackendName[]> {
-  const asked = process.env['FLAMINGO_TEST_BACKENDS'];
-  if (asked) return asked.split(',').map((name) => name.trim() as BackendName);
-  const found: BackendName[] = ['cpu', 'wasm'];
-  for (const name of ['native', 'tensorflow'] as const) {
-    const starts = await useBackend(name).then(
-      () => true,
-      () => false,
-    );
-    if (starts) found.push(name);
-  }
-  return found;
+async function readBackendNames(): Promise<BackendName[]> {
+  const asked = process.env['FLAMINGO_TEST_BACKENDS'] ?? 'fastest';
+  if (asked === 'fastest') return [(await useBackend('auto')).name];
+  return asked.split(',').map((name) => name.trim() as BackendName);
 }
