@@ -294,7 +294,8 @@ async function checkTokenizer(c: GoldenCase): Promise<GoldenResult> {
   const tokenizer = loadTokenizer(c.sibling('tokenizer.json').meta, c.name);
   for (const { text, ids, add_special_tokens, decoded, decoded_skipping_special } of c.meta.cases) {
     const shown = JSON.stringify(text);
-    comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens: add_special_tokens }), ids);
+    const options = { addSpecialTokens: add_special_tokens, parseSpecialTokens: true };
+    comparison.same(`ids of ${shown}`, tokenizer.encode(text, options), ids);
     comparison.same(`text of ${shown}`, tokenizer.decode(ids), decoded);
     const plain = tokenizer.decode(ids, { skipSpecialTokens: true });
     comparison.same(`text of ${shown} without special tokens`, plain, decoded_skipping_special);
@@ -317,7 +318,7 @@ async function checkSentencePiece(c: GoldenCase): Promise<GoldenResult> {
     const shown = JSON.stringify(text);
     // The file has no template, so that both ways of asking give the ids of the text.
     for (const addSpecialTokens of [false, true]) {
-      comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens }), ids);
+      comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens, parseSpecialTokens: true }), ids);
     }
     comparison.same(`text of ${shown}`, tokenizer.decode(ids), decoded);
   }

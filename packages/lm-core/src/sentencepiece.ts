@@ -1,3 +1,4 @@
+import { escapeRegExp } from './added-tokens';
 import { specialToken, type AddedTokenJson, type TokenizerJson } from './tokenizer';
 
 /** What SentencePiece writes for a blank. */
@@ -23,9 +24,9 @@ interface Piece {
  * The content of a tokenizer.json that cuts text as a SentencePiece model does (Kudo and Richardson 2018), for
  * `loadTokenizer` and `withSpecialTokens`. BPE models, LLaMA's among them, and unigram models without byte fallback.
  *
- * The unknown piece and control pieces (`<s>`) become special tokens. As in Hugging Face's LlamaTokenizer, special tokens
- * written in a text count, and what stands between them is encoded as a text of its own. An unknown piece is decoded as
- * itself (`<unk>`), not as SentencePiece's `⁇`.
+ * The unknown piece and control pieces (`<s>`) become special tokens. With `parseSpecialTokens` the text between two special
+ * tokens is encoded as a text of its own, as Hugging Face's LlamaTokenizer does. An unknown piece is decoded as itself
+ * (`<unk>`), not as SentencePiece's `⁇`.
  *
  * User-defined pieces become added tokens. Two of their corners differ from SentencePiece: no blank goes before one that
  * is the whole text, and a unigram model too takes the first of two that overlap (`▁▁` in a run of blanks).
@@ -134,7 +135,7 @@ function normalizerJson({ addDummyPrefix, removeExtraWhitespaces }: Model, userD
   if (addDummyPrefix) {
     // Nothing goes before an empty text, nor before a user-defined token, which goes through here too before it is
     // looked for and has to come out as it is.
-    const tokens = userDefined.map(({ text }) => text.replace(/[\^$\\.*+?()[\]{}|]/g, '\\$&'));
+    const tokens = userDefined.map(({ text }) => escapeRegExp(text));
     normalizers.push(replace({ Regex: `${START}(?!(?:${[...tokens, ''].join('|')})${END})` }, BLANK));
   }
   normalizers.push(replace({ String: ' ' }, BLANK));

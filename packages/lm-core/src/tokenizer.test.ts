@@ -1,6 +1,15 @@
+import { readFileSync } from 'node:fs';
 import { loadReference } from '@flamingo-ts/testing';
 import { describe, expect, it } from 'vitest';
-import { checkVocabulary, loadTokenizer, requireToken, trainByteLevelBPE, withSpecialTokens } from './index';
+import {
+  checkVocabulary,
+  loadTokenizer,
+  requireToken,
+  sentencePieceTokenizer,
+  trainByteLevelBPE,
+  withSpecialTokens,
+  type TokenizerJson,
+} from './index';
 
 interface TokenizerCase {
   text: string;
@@ -16,17 +25,81 @@ describe.each(['byte-level-bpe', 'bpe-byte-fallback', 'unigram'])('%s', (name) =
   const tokenizer = loadTokenizer(meta.tokenizer);
 
   it.each(meta.cases as TokenizerCase[])('$text (special tokens: $add_special_tokens)', (c) => {
-    expect(tokenizer.encode(c.text, { addSpecialTokens: c.add_special_tokens })).toEqual(c.ids);
+    const options = { addSpecialTokens: c.add_special_tokens, parseSpecialTokens: true };
+    expect(tokenizer.encode(c.text, options)).toEqual(c.ids);
     expect(tokenizer.decode(c.ids)).toBe(c.decoded);
     expect(tokenizer.decode(c.ids, { skipSpecialTokens: true })).toBe(c.decoded_skipping_special);
   });
 
   it('knows its special tokens', () => {
-    expect(tokenizer.encode('<image><EOC>').slice(-1)).toEqual([tokenizer.tokenId('<EOC>')]);
+    const parsed = tokenizer.encode('<image><EOC>', { parseSpecialTokens: true });
+    expect(parsed.slice(-1)).toEqual([tokenizer.tokenId('<EOC>')]);
     expect(tokenizer.tokenId('<missing>')).toBeUndefined();
     expect(() => requireToken(tokenizer, '<missing>')).toThrow(
       /expected the special token <missing>.*got \d+ tokens without it.*withSpecialTokens/,
     );
+  });
+});
+
+describe('text never becomes a special token', () => {
+  const trained = loadReference(new URL('../test/reference/byte-level-bpe', import.meta.url)).meta.tokenizer;
+  const unigram = loadReference(new URL('../test/reference/unigram', import.meta.url)).meta.tokenizer;
+  const sentencePiece = (name: string) =>
+    sentencePieceTokenizer(readFileSync(new URL(`../test/reference/sentencepiece-${name}.model`, import.meta.url)));
+  const words = { '[UNK]': 0, '<image>': 1, '</s>': 2, '<EOC>': 3, a: 4, cat: 5 };
+  const special = ['<image>', '</s>', '<EOC>', '<BOS>'];
+  const base = { normalizer: null, pre_tokenizer: { type: 'WhitespaceSplit' }, post_processor: null, decoder: null };
+  const files: Record<string, TokenizerJson> = {
+    'byte-level BPE': trained,
+    'BPE that ignores merges': { ...trained, model: { ...trained.model, ignore_merges: true } },
+    unigram,
+    'unigram of characters it does not know': {
+      ...base,
+      model: {
+        type: 'Unigram',
+        unk_id: 0,
+        vocab: [
+          ['<unk>', 0],
+          ['</s>', 0],
+          ['<EOC>', 0],
+          ['a', -1],
+        ],
+      },
+    },
+    'SentencePiece BPE': sentencePiece('bpe'),
+    'SentencePiece unigram': sentencePiece('unigram'),
+    'SentencePiece with user-defined tokens': sentencePiece('bpe-marks'),
+    WordPiece: { ...base, model: { type: 'WordPiece', unk_token: '[UNK]', vocab: words } },
+    WordLevel: { ...base, model: { type: 'WordLevel', unk_token: '[UNK]', vocab: words } },
+  };
+
+  it.each(Object.entries(files))('%s', (_, file) => {
+    const tokenizer = loadTokenizer(withSpecialTokens(file, special));
+    const ids = special.map((token) => tokenizer.tokenId(token)!);
+    for (const token of special) {
+      const spelled = [token, `a ${token} cat`, `${token}${token}`, `x${token}y`, ` ${token} `];
+      for (const text of spelled) {
+        expect(
+          ids.filter((id) => tokenizer.encode(text).includes(id)),
+          text,
+        ).toEqual([]);
+        expect(tokenizer.encode(text, { parseSpecialTokens: true }), text).toContain(tokenizer.tokenId(token));
+      }
+    }
+  });
+
+  it('and comes back whole', () => {
+    const tokenizer = loadTokenizer(trained);
+    const text = 'the answer is <image> or <EOC>, not <|endoftext|>';
+    expect(tokenizer.decode(tokenizer.encode(text), { skipSpecialTokens: true })).toBe(text);
+  });
+
+  it('while added tokens that are not special still match', () => {
+    const json = withSpecialTokens(trained, ['<EOC>']);
+    const known = { ...json.added_tokens![0]!, id: 1502, content: 'cat', special: false };
+    const tokenizer = loadTokenizer({ ...json, added_tokens: [...json.added_tokens!, known] });
+    expect(tokenizer.encode('a cat<EOC>')).toContain(1502);
+    expect(tokenizer.decode([1502], { skipSpecialTokens: true })).toBe('cat');
   });
 });
 
@@ -38,7 +111,8 @@ describe('special tokens and sizes', () => {
     const after = loadTokenizer(withSpecialTokens(json, ['<image>', '<EOC>']));
     expect(after.vocabSize).toBe(before.vocabSize + 1);
     expect(after.tokenId('<EOC>')).toBe(before.tokenId('<EOC>'));
-    expect(after.encode('<image>a<EOC>')).toEqual([before.vocabSize, after.tokenId('a'), after.tokenId('<EOC>')]);
+    const parsed = after.encode('<image>a<EOC>', { parseSpecialTokens: true });
+    expect(parsed).toEqual([before.vocabSize, after.tokenId('a'), after.tokenId('<EOC>')]);
   });
 
   it('compares the vocabulary with the model', () => {

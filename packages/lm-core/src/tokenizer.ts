@@ -1,19 +1,33 @@
-import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { Tokenizer as HuggingFaceTokenizer, Unigram } from '@huggingface/tokenizers';
+import { addedTokenSplitter, type Spelling } from './added-tokens';
+import { unigramEncoder } from './unigram';
 
-/** Text to token ids and back. Anything of this shape serves; `loadTokenizer` reads the ecosystem's file format. */
+/** Converts text to token ids and back. Any object with this shape will do; `loadTokenizer` reads a tokenizer.json. */
 export interface Tokenizer {
-  /** Every id is below it. */
+  /** All ids are below this number. */
   readonly vocabSize: number;
   /**
-   * Ids of a text. Special tokens written in the text (`<image>`) become their ids; with `addSpecialTokens` the file's
-   * own template is applied too, such as a beginning-of-text token. Default: without, because prompts are put together
-   * from pieces.
+   * Ids of a text. By default text is only text: a special token that the text spells out (`<image>`, `</s>`) is encoded
+   * like any other characters, so that no text from outside can forge one. Insert special tokens by their ids.
    */
-  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
-  /** Text of the ids; with `skipSpecialTokens` special ones are left out. Default: everything is written. */
+  encode(text: string, options?: EncodeOptions): number[];
+  /** Text of the ids. Special tokens are written out by default; `skipSpecialTokens` leaves them out. */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
   /** Id of exactly this token, or undefined. */
   tokenId(token: string): number | undefined;
+}
+
+export interface EncodeOptions {
+  /**
+   * Applies the file's template, such as a beginning-of-text token. Default false, because prompts are assembled from
+   * several texts.
+   */
+  readonly addSpecialTokens?: boolean;
+  /**
+   * Turns special tokens that the text spells out into their ids, as Hugging Face's tokenizers do. Default false. Use it
+   * only for text that you wrote yourself.
+   */
+  readonly parseSpecialTokens?: boolean;
 }
 
 /** An entry of `added_tokens` in a tokenizer.json. */
@@ -32,6 +46,9 @@ export interface TokenizerJson {
   readonly added_tokens?: readonly AddedTokenJson[] | null;
   readonly model: {
     readonly type?: string;
+    readonly unk_id?: number | null;
+    readonly unk_token?: string | null;
+    readonly byte_fallback?: boolean;
     readonly vocab: Readonly<Record<string, number>> | readonly (readonly [string, number])[];
   };
 }
@@ -40,23 +57,67 @@ export interface TokenizerJson {
  * A tokenizer from the content of a tokenizer.json.
  *
  * @param json the parsed file
- * @param what named in errors: where it came from
+ * @param what where it came from, for error messages
  */
 export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer {
   const file = checkTokenizerJson(json, what);
-  const tokenizer = new HuggingFaceTokenizer(file, {});
+  const { normalizer, pre_tokenizer, model, post_processor, decoder } = new HuggingFaceTokenizer(
+    { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...file, added_tokens: added(file) },
+    {},
+  );
   const ids = vocabulary(file);
+  const names = new Map(Array.from(ids, ([token, id]) => [id, token]));
+  const special = new Set(added(file).flatMap((token) => (token.special ? [token.id] : [])));
+
+  // The model must not find special tokens in words, except those that unknown characters become.
+  const textIds = model!.tokens_to_ids;
+  const unknown = file.model.unk_id ?? ids.get(file.model.unk_token ?? '');
+  for (const [token, id] of textIds) {
+    const isForUnknown = id === unknown || (file.model.byte_fallback && /^<0x[0-9A-F]{2}>$/.test(token));
+    if (special.has(id) && !isForUnknown) textIds.delete(token);
+  }
+  const encodeUnigram =
+    model instanceof Unigram && unigramEncoder(model, textIds, unknown, file.model.byte_fallback ?? false);
+  const encodeWord = (word: string): number[] =>
+    encodeUnigram ? encodeUnigram(word) : model!([word]).flatMap((token) => textIds.get(token) ?? unknown ?? []);
+
+  const spellings = added(file).map((token) => {
+    const isNormalized = token.normalized ?? !token.special;
+    return { token, isNormalized, spelling: isNormalized && normalizer ? normalizer(token.content) : token.content };
+  });
+  const splitters = (kept: (spelling: Spelling) => boolean) =>
+    [false, true].map((normalized) =>
+      addedTokenSplitter(spellings.filter((s) => s.isNormalized === normalized && kept(s))),
+    ) as [ReturnType<typeof addedTokenSplitter>, ReturnType<typeof addedTokenSplitter>];
+  const [allTokens, ordinaryTokens] = [splitters(() => true), splitters(({ token }) => !token.special)];
+
+  // One that is not normalised is found in the text as it is, the others in the normalised text between them.
+  const encodeText = (text: string, [split, splitNormalized]: typeof allTokens): number[] =>
+    split(text).flatMap((section, i) => {
+      if (typeof section === 'number') return [section];
+      return splitNormalized(normalizer ? normalizer(section) : section).flatMap((part, j) => {
+        if (typeof part === 'number') return [part];
+        const words = pre_tokenizer ? pre_tokenizer(part, { section_index: i + j }) : [part];
+        return words.flatMap(encodeWord);
+      });
+    });
+
+  const TEXT = '\0text';
+  const template = (post_processor?.([TEXT], null, true).tokens ?? [TEXT]).map((token) => {
+    if (token === TEXT) return undefined;
+    return ids.get(token) ?? missingInTemplate(token, what);
+  });
+
   return {
     vocabSize: highestId(file) + 1,
-    encode: (text, { addSpecialTokens = false } = {}) =>
-      tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids,
-    decode: (tokens, { skipSpecialTokens = false } = {}) => {
-      // The library throws on an empty list; the text of no tokens is no text.
-      if (tokens.length === 0) return '';
-      return tokenizer.decode([...tokens], {
-        skip_special_tokens: skipSpecialTokens,
-        clean_up_tokenization_spaces: false,
-      });
+    encode(text, { addSpecialTokens = false, parseSpecialTokens = false } = {}) {
+      const tokens = encodeText(text, parseSpecialTokens ? allTokens : ordinaryTokens);
+      return addSpecialTokens ? template.flatMap((id) => id ?? tokens) : tokens;
+    },
+    decode(tokens, { skipSpecialTokens = false } = {}) {
+      // Models may have more rows than the tokenizer has tokens: such ids have no text.
+      const texts = tokens.flatMap((id) => (skipSpecialTokens && special.has(id) ? [] : (names.get(id) ?? [])));
+      return decoder ? decoder.decode(texts) : texts.join(' ');
     },
     tokenId: (token) => ids.get(token),
   };
@@ -78,19 +139,26 @@ export function requireToken(tokenizer: Tokenizer, token: string): number {
   return id;
 }
 
-/** A tokenizer.json with more special tokens, numbered after all that is there; those it knows keep their ids. */
+/**
+ * A tokenizer.json with more special tokens, whose ids follow those of all other tokens. A token that the file already
+ * has keeps its id, and becomes special.
+ */
 export function withSpecialTokens<T extends TokenizerJson>(json: T, tokens: readonly string[]): T {
   const known = vocabulary(json);
+  const there = added(json);
+  const isThere = new Set(there.map(({ content }) => content));
+  const missing = [...new Set(tokens)].filter((token) => !isThere.has(token));
   let id = highestId(json) + 1;
-  const added = [...(json.added_tokens ?? [])];
-  for (const content of tokens) {
-    if (added.some((token) => token.content === content)) continue;
-    added.push(specialToken(known.get(content) ?? id++, content));
-  }
-  return { ...json, added_tokens: added };
+  return {
+    ...json,
+    added_tokens: [
+      ...there.map((token) => (tokens.includes(token.content) ? { ...token, special: true } : token)),
+      ...missing.map((content) => specialToken(known.get(content) ?? id++, content)),
+    ],
+  };
 }
 
-/** A complete entry for a token that is never split and never normalised. */
+/** A complete entry for a special token: never split, never normalized. */
 export function specialToken(id: number, content: string): AddedTokenJson {
   return { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
 }
@@ -121,13 +189,24 @@ function checkTokenizerJson(json: object, what: string): TokenizerJson {
   return json as TokenizerJson;
 }
 
+function missingInTemplate(token: string, what: string): never {
+  throw new Error(
+    `${what}: the post-processor adds ${token}, which the vocabulary does not have. ` +
+      'Use a tokenizer.json as the tokenizers library writes it.',
+  );
+}
+
+function added({ added_tokens }: TokenizerJson): readonly AddedTokenJson[] {
+  return added_tokens ?? [];
+}
+
 /** All tokens by name; a unigram vocabulary is a list whose positions are the ids. */
-function vocabulary({ model, added_tokens }: TokenizerJson): Map<string, number> {
-  const { vocab } = model;
+function vocabulary(json: TokenizerJson): Map<string, number> {
+  const { vocab } = json.model;
   const ids = new Map(
     Array.isArray(vocab) ? vocab.map(([token], id): [string, number] => [token, id]) : Object.entries(vocab),
   );
-  for (const { content, id } of added_tokens ?? []) ids.set(content, id);
+  for (const { content, id } of added(json)) ids.set(content, id);
   return ids;
 }
 

@@ -1,0 +1,52 @@
+import type { AddedTokenJson } from './tokenizer';
+
+/** A section of a text: the id of an added token, or text between added tokens. */
+export type Section = number | string;
+
+/** An added token and how it is spelled in the text that is searched. */
+export interface Spelling {
+  readonly token: AddedTokenJson;
+  readonly spelling: string;
+}
+
+// As Rust's \w and \s, which `tokenizers` uses here.
+const ENDS_WITH_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
+const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
+const SPACE = /\p{White_Space}/u;
+
+/**
+ * Finds added tokens in a text, as the `tokenizers` library does: the leftmost first, the longest of those that start at
+ * the same place. `single_word`, `lstrip` and `rstrip` apply.
+ */
+export function addedTokenSplitter(spellings: readonly Spelling[]): (text: string) => Section[] {
+  const tokens = new Map(spellings.filter(({ spelling }) => spelling).map((s) => [s.spelling, s.token]));
+  if (tokens.size === 0) return (text) => (text ? [text] : []);
+  const longestFirst = [...tokens.keys()].sort((a, b) => b.length - a.length);
+  const pattern = new RegExp(longestFirst.map(escapeRegExp).join('|'), 'g');
+  return (text) => {
+    const sections: Section[] = [];
+    let done = 0;
+    for (const { 0: spelling, index } of text.matchAll(pattern)) {
+      const { id, single_word, lstrip, rstrip } = tokens.get(spelling)!;
+      let begin = index;
+      let end = index + spelling.length;
+      // Two code units hold the character before, or the one after, whole.
+      const isPartOfWord =
+        ENDS_WITH_WORD.test(text.slice(Math.max(0, begin - 2), begin)) ||
+        STARTS_WITH_WORD.test(text.slice(end, end + 2));
+      if (single_word && isPartOfWord) continue;
+      if (lstrip) while (begin > done && SPACE.test(text[begin - 1]!)) begin--;
+      if (rstrip) while (end < text.length && SPACE.test(text[end]!)) end++;
+      if (begin > done) sections.push(text.slice(done, begin));
+      sections.push(id);
+      done = end;
+    }
+    if (done < text.length) sections.push(text.slice(done));
+    return sections;
+  };
+}
+
+/** A pattern that matches exactly this text. */
+export function escapeRegExp(text: string): string {
+  return text.replace(/[\^$\\.*+?()[\]{}|]/g, '\\$&');
+}
