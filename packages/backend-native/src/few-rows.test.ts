@@ -1,10 +1,12 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
-import { fewRows, MOST_ROWS } from './few-rows';
-import { loadLibrary, nativeThreads, setThreads } from './library';
+import { fewRows, machineCodeOn, MOST_ROWS, multipliesRight } from './few-rows';
+import { loadLibrary, nativeThreads, openMpRuntime, setThreads } from './library';
 import { oneDnn } from './onednn';
 import { BufferPool } from './pool';
 
-const isHere = (() => {
+const isPresent = (() => {
   try {
     loadLibrary();
     return process.platform === 'linux' && process.arch === 'x64' && /^avx(2|512)/.test(oneDnn().cpuIsa());
@@ -13,14 +15,14 @@ const isHere = (() => {
   }
 })();
 
-describe.runIf(isHere)('fewRows', () => {
-  const isa = isHere ? oneDnn().cpuIsa() : '';
-  const threads = isHere ? nativeThreads() : 1;
+describe.runIf(isPresent)('fewRows', () => {
+  const isa = isPresent ? oneDnn().cpuIsa() : '';
+  const threads = isPresent ? nativeThreads() : 1;
   afterEach(() => setThreads(threads));
   const pool = new BufferPool();
   const [out, inputs] = [83, 96] as const;
 
-  /** The product by plain loops, of whole numbers: every sum is exact, in whatever order. */
+  /** Compares with plain loops over whole numbers, whose sums are exact in any order. */
   function check(width: 1 | 2, m: number): void {
     const codes = Array.from({ length: out * inputs }, (_, i) => ((i * 37) % 255) - 127);
     const weight = width === 1 ? Int8Array.from(codes) : Uint16Array.from(codes, bfloat16);
@@ -52,12 +54,64 @@ describe.runIf(isHere)('fewRows', () => {
     }
   });
 
-  it('is not there for other sizes and processors', () => {
+  it('is undefined for other sizes and processors', () => {
     expect(fewRows(isa, 1, MOST_ROWS + 1, [8, 32])).toBeUndefined();
     expect(fewRows(isa, 1, 1, [8, 48])).toBeUndefined();
     expect(fewRows(isa, 2, 1, [8, 0])).toBeUndefined();
     expect(fewRows('sse41', 2, 1, [8, 32])).toBeUndefined();
   });
+
+  it('is checked before its first use: threads that all take themselves for the first fail the check', () => {
+    setThreads(2);
+    const openMp = openMpRuntime()!;
+    const code = machineCodeOn(openMp)!;
+    expect(multipliesRight(code)).toBe(true);
+    // What omp_get_thread_num of another runtime returns to threads that it did not start.
+    const zero = openMp.addressOf('omp_in_final');
+    expect(zero).not.toBe(0n);
+    expect(multipliesRight({ ...code, threadNumber: zero })).toBe(false);
+  });
+
+  /** Values of frozen products of a few rows in a process of its own, and whether machine code computes them. */
+  function decode(env: Record<string, string>): { sums: number[]; machineCode: boolean } {
+    const script = `
+      import * as tf from '@tensorflow/tfjs-core';
+      import { registerNativeBackend } from '@flamingo-ts/backend-native';
+      import { fewRows } from './few-rows';
+      registerNativeBackend();
+      await tf.setBackend('native');
+      const backend = tf.backend();
+      const weight = Float32Array.from({ length: 83 * 96 }, (_, i) => ((i * 37) % 255) - 127);
+      // The largest magnitude of each row is 127, so that int8 holds every weight exactly.
+      for (let o = 0; o < 83; o++) weight[o * 96] = 127;
+      const sums = ['int8', 'bfloat16'].map((precision) => {
+        const packed = backend.packMatrix(weight, [83, 96], precision);
+        const y = packed.multiply(tf.reshape(tf.range(-96, 96), [2, 96]), false);
+        return Array.from(backend.readSync(y.dataId)).reduce((sum, value, i) => sum + (i + 1) * value, 0);
+      });
+      console.log(JSON.stringify({ sums, machineCode: fewRows(backend.cpuIsa, 1, 1, [83, 96]) !== undefined }));`;
+    const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', '--input-type=module', '-e', script];
+    const options = { env: { ...process.env, ...env }, encoding: 'utf8', cwd: import.meta.dirname } as const;
+    return JSON.parse(execFileSync(process.execPath, args, options)) as { sums: number[]; machineCode: boolean };
+  }
+
+  it('FLAMINGO_MACHINE_CODE=0 turns it off; products stay the same', () => {
+    const usual = decode({ OMP_NUM_THREADS: '2' });
+    expect(usual.machineCode).toBe(true);
+    expect(decode({ OMP_NUM_THREADS: '2', FLAMINGO_MACHINE_CODE: '0' })).toEqual({
+      sums: usual.sums,
+      machineCode: false,
+    });
+  });
+
+  const folders = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/llvm-14/lib', '/usr/local/lib'];
+  for (const name of ['libomp.so.5', 'libiomp5.so']) {
+    const file = folders.map((folder) => `${folder}/${name}`).find((path) => existsSync(path));
+    it.runIf(file)(`computes the same with ${name} preloaded`, () => {
+      const threads = { OMP_NUM_THREADS: '2' };
+      expect(decode({ ...threads, LD_PRELOAD: file! })).toEqual(decode(threads));
+    });
+  }
 });
 
 /** Bits of a small whole number in bfloat16, which holds it exactly. */

@@ -3,6 +3,7 @@ import { availableParallelism, constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import koffi, { type LibraryHandle } from 'koffi';
+import { findOpenMp, type OpenMp } from './open-mp';
 
 /** What `nativeLibrary()` tells: enough to say in a report or an issue what ran. */
 export interface NativeLibrary {
@@ -26,15 +27,12 @@ export interface LoadedLibrary {
 /** RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE, as the two systems number them. */
 const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 0x1000;
 
-/** RTLD_NOW | RTLD_NOLOAD */
-const IF_LOADED = process.platform === 'darwin' ? 0x2 | 0x10 : 0x2 | 0x4;
-
 /** Of Linux. */
 const SIG_BLOCK = 0;
 const SIGSET_BYTES = 128;
 
 let loaded: LoadedLibrary | undefined;
-let openMp: { set: (n: number) => void; get: () => number } | undefined;
+let openMp: { readonly runtime: OpenMp; set: (n: number) => void; get: () => number } | undefined;
 
 /** Sets OpenMP's number of threads for calls from this thread. */
 export function setThreads(threads: number): void {
@@ -51,9 +49,9 @@ export function setThreads(threads: number): void {
   openMp.set(threads);
 }
 
-/** Threads of OpenMP; nothing where oneDNN does not run on it. */
-export function openMpThreads(): number | undefined {
-  return openMp?.get();
+/** The OpenMP runtime under oneDNN; undefined where oneDNN does not run on OpenMP. */
+export function openMpRuntime(): OpenMp | undefined {
+  return openMp?.runtime;
 }
 
 /** Threads in use by operations called from this thread. */
@@ -143,7 +141,7 @@ function open(path: string): LoadedLibrary {
     throw new Error(`version ${version.join('.')}, and this package knows 2.6 and later 2.x, and 3.x`);
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
-  openMp = findOpenMp();
+  openMp = threadControl();
   shieldFromSignals();
   return { path, version, handle };
 }
@@ -168,11 +166,7 @@ function shieldFromSignals(): void {
 
 /** Keeps a library in memory to the very end: unloading it under OpenMP's sleeping threads crashes the process at exit. */
 function pin(path: string): void {
-  if (process.platform !== 'win32') dlopen(path, PINNED);
-}
-
-function dlopen(path: string, flags: number): bigint | null {
-  return koffi.load(null).func('dlopen', 'void *', ['str', 'int'])(path, flags) as bigint | null;
+  if (process.platform !== 'win32') koffi.load(null).func('dlopen', 'void *', ['str', 'int'])(path, PINNED);
 }
 
 function readVersion(handle: LibraryHandle): [number, number, number] {
@@ -181,16 +175,14 @@ function readVersion(handle: LibraryHandle): [number, number, number] {
   return [major!, minor!, patch!];
 }
 
-/** The OpenMP that oneDNN brought with it: of the known ones, the one that is in memory now. */
-function findOpenMp(): typeof openMp {
-  if (process.platform === 'win32') return undefined;
-  const names = ['libgomp.so.1', 'libiomp5.so', 'libomp.so.5', 'libomp.dylib'];
-  const name = names.find((candidate) => dlopen(candidate, IF_LOADED));
-  if (!name) return undefined;
-  const handle = koffi.load(name);
+/** Functions of OpenMP for its number of threads; undefined where oneDNN does not run on OpenMP. */
+function threadControl(): typeof openMp {
+  const runtime = findOpenMp();
+  if (!runtime) return undefined;
   return {
-    set: handle.func('omp_set_num_threads', 'void', ['int']) as (n: number) => void,
-    get: handle.func('omp_get_max_threads', 'int', []) as () => number,
+    runtime,
+    set: runtime.library.func('omp_set_num_threads', 'void', ['int']) as (n: number) => void,
+    get: runtime.library.func('omp_get_max_threads', 'int', []) as () => number,
   };
 }
 

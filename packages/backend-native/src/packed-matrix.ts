@@ -1,4 +1,5 @@
 import type * as tf from '@tensorflow/tfjs-core';
+import { roundToBits, widenBits } from './bfloat16-bits';
 import { fewRows, MOST_ROWS } from './few-rows';
 import { factor, inHalves, product, type Operand, type ProductOptions } from './kernels/product';
 import type { NativeBackend } from './native-backend';
@@ -170,7 +171,7 @@ export class BlockedMatrix implements NativePackedMatrix {
     // What the other rows hold does not matter, save that odd numbers are slow.
     x.fill(0);
     // So few numbers are rounded here before oneDNN has been called for it.
-    if (type === BF16) toHalves(from, new Uint16Array(x.buffer, x.byteOffset, from.length));
+    if (type === BF16) roundToBits(from, new Uint16Array(x.buffer, x.byteOffset, from.length));
     else x.set(from);
     const { bias, post = [], operands = [] } = options;
     const key = `few ${inputs},${out} ${type} ${bias !== undefined} ${post.length ? JSON.stringify(post) : ''}`;
@@ -197,7 +198,7 @@ export class BlockedMatrix implements NativePackedMatrix {
     else {
       const halves = pool.allocate(Math.ceil(values.length / 2));
       this.reorder([pool.address(data), layout], [pool.address(halves), this.plain]);
-      widen(new Uint16Array(halves.buffer, halves.byteOffset, values.length), values);
+      widenBits(new Uint16Array(halves.buffer, halves.byteOffset, values.length), values);
       pool.release(halves);
     }
     return values;
@@ -301,7 +302,7 @@ class PanelMatrix implements NativePackedMatrix {
     const { data } = held;
     const [out, inputs] = this.shape;
     const n = out * inputs;
-    if (width === 2) return widen(new Uint16Array(data.buffer, data.byteOffset, n), new Float32Array(n));
+    if (width === 2) return widenBits(new Uint16Array(data.buffer, data.byteOffset, n), new Float32Array(n));
     const codes = new Int8Array(data.buffer, data.byteOffset, n);
     return Float32Array.from(codes, (code, i) => code * scales![Math.floor(i / inputs)]!);
   }
@@ -352,7 +353,7 @@ class PanelMatrix implements NativePackedMatrix {
 function halved(backend: NativeBackend, values: Given): Narrow {
   const held = fromPool(backend, 2 * values.length);
   const halves = new Uint16Array(held.data.buffer, held.data.byteOffset, values.length);
-  if (values instanceof Float32Array) toHalves(values, halves);
+  if (values instanceof Float32Array) roundToBits(values, halves);
   else halves.set(values);
   return { held, width: 2 };
 }
@@ -419,24 +420,6 @@ function expandHalves(backend: NativeBackend, from: number, n: number): number {
 
 function gone(): never {
   throw new Error('FrozenMatrix: used after dispose(). Load the weight again before applying it.');
-}
-
-/** bfloat16 to float32. */
-function widen(halves: Uint16Array, values: Float32Array): Float32Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) bits[i] = halves[i]! << 16;
-  return values;
-}
-
-/** float32 to bfloat16, to nearest and ties to even. */
-function toHalves(values: Float32Array, halves: Uint16Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
-    const x = bits[i]!;
-    // Rounding would carry a NaN over to infinity or to 0.
-    halves[i] = Number.isNaN(values[i]) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
-  }
-  return halves;
 }
 
 /**
