@@ -1,17 +1,30 @@
 import { checkGradient, describeBackends, expectClose } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
-import { it } from 'vitest';
+import { expect, it } from 'vitest';
 import { gatedAdd } from './gated-add';
 
 const tensor = (seed: number): tf.Tensor => tf.randomNormal([2, 3, 5], 0, 1, 'float32', seed);
 
 describeBackends('gatedAdd', () => {
-  it('adds what the gate lets through', () => {
+  it('adds the branch times tanh(gate)', () => {
     const [x, y] = [tensor(1), tensor(2)];
     const [xs, ys] = [x.dataSync(), y.dataSync()];
     const expected = Float64Array.from(xs, (value, i) => value + Math.tanh(0.6) * ys[i]!);
     expectClose(tf.reshape(gatedAdd(x, y, tf.tensor1d([0.6])), [30]), Array.from(expected), { atol: 1e-6 });
     expectClose(gatedAdd(x, y, tf.tensor1d([0])), x, { atol: 0 });
+  });
+
+  it.each([
+    ['small', [2, 5]],
+    // Large enough for the fast path of a backend.
+    ['large', [3, 50, 64]],
+  ] as const)('hides NaN and infinity behind a closed gate: %s tensors', (_, shape) => {
+    const x = tf.randomNormal([...shape], 0, 1, 'float32', 3);
+    for (const bad of [NaN, Infinity, -Infinity]) {
+      expectClose(gatedAdd(x, tf.fill([...shape], bad), tf.tensor1d([0])), x, { atol: 0 });
+    }
+    const open = gatedAdd(x, tf.fill([...shape], NaN), tf.tensor1d([0.5])).dataSync();
+    expect(open.every(Number.isNaN)).toBe(true);
   });
 
   it('does the same for large tensors', () => {
@@ -22,7 +35,7 @@ describeBackends('gatedAdd', () => {
     expectClose(gatedAdd(x, y, tf.tensor1d([0])), x, { atol: 0 });
   });
 
-  it('has the gradient that differences give', () => {
+  it('has the gradient of finite differences', () => {
     const f = (x: tf.Tensor, y: tf.Tensor, gate: tf.Tensor) => gatedAdd(x, y, gate as tf.Tensor1D);
     checkGradient(f, [tensor(1), tensor(2), tf.tensor1d([0.6])], { rtol: 2e-3 });
   });

@@ -1,16 +1,17 @@
 import { fusedOp } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) * y]` */
+/** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) * y]`, or `x` where the gate is 0. */
 const gatedAddOp = fusedOp<object>({
   name: 'FlamingoGatedAdd',
-  forward: ({ x, y, gate }) => [tf.add(x!, tf.mul(tf.tanh(gate!), y!))],
+  // 0 * NaN is NaN: a closed gate must hide such a branch too.
+  forward: ({ x, y, gate }) => [tf.where(tf.equal(gate!, 0), x!, tf.add(x!, tf.mul(tf.tanh(gate!), y!)))],
   saveInputs: ['y', 'gate'],
   gradient: ([dy], { y, gate }) => ({
     x: () => tf.clone(dy!),
     y: () => tf.mul(dy!, tf.tanh(gate!)),
     gate: () => {
-      // One number from two large tensors: as a product of matrices it needs no third.
+      // As a matrix product, this sum needs no large intermediate tensor.
       const along = tf.matMul(tf.reshape(dy!, [1, -1]), tf.reshape(y!, [-1, 1]));
       return tf.mul(tf.reshape(along, [1]), tf.sub(1, tf.square(tf.tanh(gate!))));
     },
@@ -18,10 +19,11 @@ const gatedAddOp = fusedOp<object>({
 });
 
 /**
- * A residual branch behind a tanh gate (Flamingo, figure 4). With the gate at 0 the result is `x`, bit for bit.
+ * Adds a residual branch through a tanh gate (Flamingo, figure 4). With the gate at 0 the result is `x`, bit for bit,
+ * even where `y` is NaN or infinite.
  *
  * @param x    float32, any shape
- * @param y    float32, that shape: what the branch gives
+ * @param y    float32, same shape: output of the branch
  * @param gate float32 `[1]`
  */
 export function gatedAdd<T extends tf.Tensor>(x: T, y: tf.Tensor, gate: tf.Tensor1D): T {
