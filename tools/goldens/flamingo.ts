@@ -164,7 +164,7 @@ function mediaContext(c: GoldenCase, media: tf.Tensor4D): MediaContext {
   const index = c.tensors['media_locations']
     ? mediaIndex(numbers(c, 'media_locations'), batch, text, c.meta.call.use_cached_media ?? false)
     : new Array<number>(batch * text).fill(0);
-  return new MediaContext(media, index, text);
+  return new MediaContext(media, index, text, { allowMissingImages: true });
 }
 
 /** A class of cross-attention; `make` builds ours. */
@@ -211,7 +211,10 @@ function attentionPerImage(entry: any): number[] {
   const module = new CrossAttention(config, { norm, query: nothing, key: nothing, value: eye, output: eye });
   const index = mediaIndex(locations?.flat() ?? [], rows, text, entry.use_cached_media);
   const media = tf.tile(tf.reshape(tf.eye(n), [1, n, 1, n]), [rows, 1, 1, 1]) as tf.Tensor4D;
-  const weights = module.apply(tf.zeros([rows, text, n]) as tf.Tensor3D, new MediaContext(media, index, text));
+  const weights = module.apply(
+    tf.zeros([rows, text, n]) as tf.Tensor3D,
+    new MediaContext(media, index, text, { allowMissingImages: true }),
+  );
   return Array.from(weights.dataSync());
 }
 

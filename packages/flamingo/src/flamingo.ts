@@ -35,35 +35,45 @@ import {
   type ResamplerParams,
 } from '@flamingo-ts/perceiver-resampler';
 import * as tf from '@tensorflow/tfjs-core';
+import {
+  expectBatch,
+  expectMediaBatch,
+  nextTokens,
+  promptMediaIndex,
+  stackVisuals,
+  type FlamingoBatch,
+  type FlamingoPrompt,
+  type MediaBatch,
+} from './inputs';
 import { TrainedTokens } from './trained-tokens';
 import { visualFeatures, type VisionEncoder, type Visual } from './vision';
 
 // --- Config and params ---
 
-/** What joins a vision encoder and a language model. */
+/** Sizes of the trained layers between a vision encoder and a language model. */
 export interface FlamingoConfig {
   readonly resampler: ResamplerConfig;
   readonly xattn: InterleaveConfig;
-  /** Ids of the two marks in the language model's vocabulary. */
+  /** Ids of `<image>` and `<EOC>` in the language model's vocabulary. */
   readonly tokens: { readonly image: number; readonly endOfChunk: number };
   /**
-   * Whether the marks learn on the side of a head that is not the embedding too, without which the model hardly comes to end an
-   * answer by `<EOC>`. For a language model that is a `SeparateHead`. Default false.
+   * Trains the special tokens' rows of a head that is not tied to the embedding. Without it the model hardly learns to
+   * end an answer with `<EOC>`. Requires a language model that is a `SeparateHead`. Defaults to false.
    */
   readonly separateHead?: boolean;
 }
 
-/** All that is trained; encoder and language model stay as they are. Paths joined by dots are names in a checkpoint. */
+/** All trained parameters; encoder and language model stay frozen. Paths joined by dots are names in a checkpoint. */
 export type FlamingoParams = {
   readonly resampler: ResamplerParams;
   readonly xattn: InterleaveParams;
-  /** `[2, hiddenSize]`, what training adds to the vectors of `<image>` and `<EOC>`. */
+  /** `[2, hiddenSize]`: added to the embeddings of `<image>` and `<EOC>`. */
   readonly tokenOffsets: tf.Variable<tf.Rank.R2>;
-  /** The same for their rows of a head that is apart. */
+  /** `[2, hiddenSize]`: added to their rows of a separate head. */
   readonly headOffsets?: tf.Variable<tf.Rank.R2>;
 };
 
-/** Fresh parameters for a language model of so many blocks. All gates are 0, so its output is at first unchanged. */
+/** Fresh parameters for a language model of `numLayers` blocks. All gates are 0, so its output is unchanged at first. */
 export function initFlamingo(config: FlamingoConfig, numLayers: number, random: Random): FlamingoParams {
   return {
     resampler: initResampler(config.resampler, random.fork('resampler')),
@@ -75,52 +85,25 @@ export function initFlamingo(config: FlamingoConfig, numLayers: number, random: 
 
 const zeros = (shape: readonly [number, number]) => constantVariable(shape, 0) as tf.Variable<tf.Rank.R2>;
 
-/** The frozen parts that Flamingo stands on. */
+/** The frozen models that Flamingo builds on. */
 export interface FlamingoParts<C extends LMContext = LMContext> {
   readonly lm: CausalLM<C>;
-  /** Needed only where images come as pixels. */
+  /** Required for images given as pixels. */
   readonly vision?: VisionEncoder;
-}
-
-// --- Data ---
-
-/** Training data of one step; data-mixtures' `Batch` is of this shape. Rows are padded on the right. */
-export interface FlamingoBatch {
-  /** Number of rows. */
-  readonly size: number;
-  /** Tokens per row. */
-  readonly text: number;
-  /** Row-major `[size, text]`, as are the next two. */
-  readonly tokens: Int32Array;
-  /** How much each token counts as one to be predicted from those before it; 0: not at all. */
-  readonly lossMask: ArrayLike<number>;
-  /** The number of each token's image in its row, from 1; 0: none. */
-  readonly mediaIndex: ArrayLike<number>;
-  /** Absent: text alone. */
-  readonly visual?: Visual;
-}
-
-/** What a prompt shows and says. */
-export interface FlamingoPrompt {
-  readonly tokens: readonly number[];
-  /** Images in the order of the `<image>` tokens: a `Visual` without its batch axis. Absent: text alone. */
-  readonly visual?: Visual;
-  /** Each token's image, from 1; absent: that of the last `<image>` up to and including the token. */
-  readonly mediaIndex?: ArrayLike<number>;
-}
-
-/** Images of some prompts, encoded once for all steps of decoding. */
-export interface PreparedMedia<C extends LMContext = LMContext> {
-  /** Makes the context of each call of `model.lm` on these prompts. */
-  readonly context: ContextFactory<MediaLMContext<C>>;
-  dispose(): void;
 }
 
 // --- Model ---
 
-/** A language model that sees (Alayrac et al. 2022): encoder, resampler and a language model with gated blocks in it. */
+/** Images of prompts, encoded once for all steps of decoding. */
+export interface PreparedMedia<C extends LMContext = LMContext> {
+  /** Makes the context of each call of `model.lm` for these prompts. */
+  readonly context: ContextFactory<MediaLMContext<C>>;
+  dispose(): void;
+}
+
+/** A visual language model (Alayrac et al. 2022): vision encoder, resampler, and a language model with gated blocks. */
 export class Flamingo<C extends LMContext = LMContext> {
-  /** The language model with gated blocks and trained marks: any tool for a `CausalLM` takes it. */
+  /** The language model with gated blocks and trained special tokens; works with every tool for a `CausalLM`. */
   readonly lm: InterleavedLM<C>;
   readonly resampler: PerceiverResampler;
   readonly vision: VisionEncoder | undefined;
@@ -128,7 +111,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   constructor(
     readonly config: FlamingoConfig,
     readonly params: FlamingoParams,
-    private readonly parts: FlamingoParts<C>,
+    readonly parts: FlamingoParts<C>,
   ) {
     checkWidths(config, parts.vision);
     const { image, endOfChunk } = config.tokens;
@@ -139,7 +122,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   }
 
   /**
-   * The images as the gated blocks take them, from pixels or features to projected latents.
+   * Turns images into the input of the gated blocks: features, latents, and projected latents.
    *
    * @returns float32 `[batch, media, numLatents, xattn.visualSize]`
    */
@@ -147,42 +130,45 @@ export class Flamingo<C extends LMContext = LMContext> {
     return tf.tidy(() => this.lm.projectMedia(this.resampler.apply(visualFeatures(visual, this.vision))));
   }
 
-  /** The images of a batch with the index of its text: what a call of `lm` wants in its context. */
-  encodeMedia(batch: Pick<FlamingoBatch, 'text' | 'mediaIndex' | 'visual'>): MediaContext | undefined {
-    if (!batch.visual) return undefined;
-    return new MediaContext(this.latents(batch.visual), batch.mediaIndex, batch.text);
+  /**
+   * Encodes the images of a batch for the context of a call of `lm`; undefined without images.
+   *
+   * @throws Error if images and media index do not fit each other
+   */
+  encodeMedia(batch: MediaBatch): MediaContext | undefined {
+    expectMediaBatch('Flamingo.encodeMedia', batch);
+    const { text, mediaIndex, visual } = batch;
+    return visual?.shape[1] ? new MediaContext(this.latents(visual), mediaIndex, text) : undefined;
   }
 
   /**
-   * Mean cross-entropy of the tokens that count, 0 when none does: the term of one dataset in the paper's objective
+   * Mean cross-entropy over the tokens that count, or 0 if none does: the term of one dataset in the paper's objective
    * (equation 2). For `tf.variableGrads(() => model.loss(batch), ...)` over the variables of `params`.
    *
-   * The head sees only the positions that count, in pieces, so full logits never exist; of what is in the head, only the
-   * trained marks get gradients.
+   * The head runs on the counted positions only, in chunks, so the full logits never exist. Of the head's parameters,
+   * only the offsets of the special tokens get gradients.
    *
-   * @param head variables of the language model's final norm and head that shall get gradients too, where those are trained
+   * @param head variables of the language model's final norm and head that are trained too
+   * @throws Error if the batch is malformed, or has more `<image>` tokens than images
    */
   loss(batch: FlamingoBatch, head: Readonly<Record<string, tf.Variable>> = {}): tf.Scalar {
+    expectBatch('Flamingo.loss', batch, this.config.tokens.image);
     const { size, text } = batch;
-    for (const name of ['tokens', 'lossMask', 'mediaIndex'] as const) {
-      if (batch[name].length !== size * text) {
-        throw new Error(
-          `Flamingo.loss: ${name} must hold ${size} rows x ${text} tokens = ${size * text} entries, got ${batch[name].length}. ` +
-            'Pad all rows to one length.',
-        );
-      }
-    }
     return tf.tidy(() => {
       const tokens = tf.tensor2d(batch.tokens, [size, text], 'int32');
       const context = { media: this.encodeMedia(batch) } as MediaLMContext<C>;
       const hidden = tf.reshape(hiddenStates(this.lm, tokens, context), [size * text, this.lm.hiddenSize]);
       const { tokenOffsets, headOffsets } = this.params;
-      const marks = { tokenOffsets, ...(headOffsets && { headOffsets }) };
-      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), { ...head, ...marks });
+      const offsets = { tokenOffsets, ...(headOffsets && { headOffsets }) };
+      return countedLoss(this.lm, hidden, countedRows(nextTokens(batch)), { ...head, ...offsets });
     });
   }
 
-  /** Continues each prompt, up to its first `<EOC>` unless `stopTokens` says otherwise. The stop token is included. */
+  /**
+   * Continues each prompt up to and including its first stop token, by default `<EOC>`.
+   *
+   * @throws Error if a prompt does not have one image for each `<image>` token
+   */
   async generate(prompts: readonly FlamingoPrompt[], options: GenerateOptions): Promise<Hypothesis[]> {
     const media = this.prepare(prompts);
     const stopTokens = options.stopTokens ?? [this.config.tokens.endOfChunk];
@@ -195,9 +181,10 @@ export class Flamingo<C extends LMContext = LMContext> {
   }
 
   /**
-   * How likely each candidate answer is after its prompt (sum and mean log-likelihood); the prompt is read once.
+   * Sum and mean log-likelihood of each candidate answer after its prompt. Each prompt is read once.
    *
-   * @param candidates for each prompt the token ids of its candidates
+   * @param candidates token ids of the candidates, by prompt
+   * @throws Error if a prompt does not have one image for each `<image>` token
    */
   async score(
     prompts: readonly FlamingoPrompt[],
@@ -214,12 +201,14 @@ export class Flamingo<C extends LMContext = LMContext> {
 
   /**
    * Encodes the images of prompts and computes their keys and values for all gated blocks, once for a whole decoding.
-   * What is generated looks at the last image of its prompt. For decoding by hand, with lm-core's `DecodingSession`.
+   * Generated tokens see the last image of their prompt. For use with `DecodingSession` of lm-core.
+   *
+   * @throws Error if a prompt does not have one image for each `<image>` token
    */
   prepare(prompts: readonly FlamingoPrompt[]): PreparedMedia<C> {
+    const indices = prompts.map((prompt, i) => promptMediaIndex(prompt, i, this.config.tokens.image));
     const visual = stackVisuals(prompts);
     if (!visual) return { context: ({ base }) => base as MediaLMContext<C>, dispose: () => undefined };
-    const indices = prompts.map((prompt) => this.mediaIndexOf(prompt));
     const latents = this.latents(visual);
     const keysValues = this.lm.mediaKeysValues(latents);
     return {
@@ -238,45 +227,32 @@ export class Flamingo<C extends LMContext = LMContext> {
   }
 
   /**
-   * The same model for answering without training: the matrices of resampler and gated blocks packed by the backend, which
-   * for single tokens is what decides the speed. Variables that it replaces are freed, so this object must not be used any
-   * more. (Encoder and language model have a `freeze` of their own.)
+   * Packs the matrices of resampler and gated blocks for inference, which decides the speed for single tokens. Frees the
+   * variables that it replaces: use the returned model only. Encoder and language model have their own `freeze`.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Flamingo<C>> {
-    const { resampler, xattn, ...marks } = this.params;
+    const { resampler, xattn, ...offsets } = this.params;
     const isMatrix = (name: string, { rank }: tf.Variable) => rank === 2 && name.endsWith('.weight');
     const params = {
       resampler: await freezeParams(resampler, isMatrix, precision),
       xattn: await freezeParams(xattn, isMatrix, precision),
-      ...marks,
+      ...offsets,
     };
     return new Flamingo(this.config, params, this.parts);
   }
 
-  /** Values of everything trained, by name. */
+  /** Values of all trained parameters, by name. */
   state(): Promise<Record<string, StateTensor>> {
     return stateOf(this.params);
   }
 
-  /** Sets everything trained. @param what named in errors: the file */
+  /**
+   * Sets all trained parameters.
+   *
+   * @param what named in errors, such as the file
+   */
   load(state: Readonly<Record<string, StateTensor>>, what = 'Flamingo.load'): void {
     loadState(this.params, state, { what });
-  }
-
-  private mediaIndexOf({ tokens, mediaIndex, visual }: FlamingoPrompt): number[] {
-    let seen = 0;
-    const index = mediaIndex
-      ? Array.from(mediaIndex)
-      : tokens.map((token) => (token === this.config.tokens.image ? ++seen : seen));
-    const media = visual?.shape[0] ?? 0;
-    const last = Math.max(0, ...index);
-    if (index.length !== tokens.length || last > media) {
-      throw new Error(
-        `Flamingo: a prompt of ${tokens.length} tokens needs as many media indices, none above its ${media} images, ` +
-          `got ${index.length} up to ${last}. Give one image for each <image> token.`,
-      );
-    }
-    return index;
   }
 }
 
@@ -291,45 +267,12 @@ function checkWidths({ resampler, xattn }: FlamingoConfig, vision: VisionEncoder
   const features = resampler.inputSize ?? resampler.visualSize;
   if (vision && vision.featureDim !== features) {
     throw new Error(
-      `Flamingo: the resampler takes features of width ${features}, but the vision encoder gives ${vision.featureDim}. ` +
+      `Flamingo: the resampler takes features of width ${features}, but those of the vision encoder have ${vision.featureDim}. ` +
         `Set resampler.inputSize: ${vision.featureDim}.`,
     );
   }
 }
 
-/** For each position the token to be predicted there, the next one, and what it counts. */
-function nextTokens({ tokens, lossMask, text }: FlamingoBatch): { targets: Int32Array; weights: Float32Array } {
-  const targets = new Int32Array(tokens.length);
-  const weights = new Float32Array(tokens.length);
-  for (let i = 1; i < tokens.length; i++) {
-    if (i % text === 0) continue; // The first token of a row follows nothing.
-    targets[i - 1] = tokens[i]!;
-    weights[i - 1] = lossMask[i]!;
-  }
-  return { targets, weights };
-}
-
 function tokensOf(prompts: readonly FlamingoPrompt[]): (readonly number[])[] {
   return prompts.map(({ tokens }) => tokens);
-}
-
-/** Images of all prompts as one batch, filled up with zeros; undefined when there are none. */
-function stackVisuals(prompts: readonly FlamingoPrompt[]): Visual | undefined {
-  const first = prompts.find(({ visual }) => visual)?.visual;
-  if (!first) return undefined;
-  const each = first.shape.slice(1);
-  const size = each.reduce((a, b) => a * b, 1);
-  const media = Math.max(...prompts.map(({ visual }) => visual?.shape[0] ?? 0));
-  const data = new Float32Array(prompts.length * media * size);
-  prompts.forEach(({ visual }, i) => {
-    if (!visual) return;
-    if (visual.kind !== first.kind || visual.shape.slice(1).join() !== each.join()) {
-      throw new Error(
-        `Flamingo: the images of prompts that run together must be of one kind and size, got ${first.kind} [media, ${each.join(', ')}] ` +
-          `and ${visual.kind} [${visual.shape.join(', ')}]. Run such prompts one by one.`,
-      );
-    }
-    data.set(visual.data, i * media * size);
-  });
-  return { kind: first.kind, shape: [prompts.length, media, ...each], data };
 }

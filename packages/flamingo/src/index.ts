@@ -1,13 +1,13 @@
+export { countClosedGateDifferences } from './closed-gates';
 export {
   Flamingo,
   initFlamingo,
-  type FlamingoBatch,
   type FlamingoConfig,
   type FlamingoParams,
   type FlamingoParts,
-  type FlamingoPrompt,
   type PreparedMedia,
 } from './flamingo';
+export { type FlamingoBatch, type FlamingoPrompt, type MediaBatch } from './inputs';
 export {
   loadOpenFlamingo,
   openFlamingoForm,

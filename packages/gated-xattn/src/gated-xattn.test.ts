@@ -82,7 +82,9 @@ describeBackends('GatedXAttn', () => {
     loadState(module.params, ours(reference, 'param.'), { what: name });
     const x = tf.variable(reference.tensor('x') as tf.Tensor3D);
     const media = tf.variable(reference.tensor('media') as tf.Tensor4D);
-    const run = () => module.apply(x, new MediaContext(media, indexOf(reference, x.shape[1]), x.shape[1]));
+    const index = indexOf(reference, x.shape[1]);
+    const allowMissingImages = name === 'xattn_immediate_more_tokens_than_images';
+    const run = () => module.apply(x, new MediaContext(media, index, x.shape[1], { allowMissingImages }));
     expectClose(run(), reference.tensors['out.y'] as never, { rtol: 1e-5 });
 
     const trained: Record<string, tf.Variable> = { ...variables(module.params), x, media };
@@ -184,6 +186,12 @@ describeBackends('GatedXAttn', () => {
       /x must be \[rows, text, 8\], got \[2, 6, 9\]/,
     );
     expect(() => new MediaContext(latents(), [0, 1], 6)).toThrow(/2 rows x 6 tokens = 12 entries, got 2/);
+    for (const stray of [3, -1, 1.5, NaN]) {
+      expect(() => new MediaContext(latents(), [...INDEX.slice(1), stray], 6)).toThrow(
+        `from 0 (no image) to 2 (the number of images), got ${stray} at position 11`,
+      );
+    }
+    expect(() => new MediaContext(latents(), [...INDEX.slice(1), NaN], 6, { allowMissingImages: true })).toThrow(/NaN/);
     expect(() => new MediaContext(tf.zeros([2, 3, 6]) as never, INDEX, 6)).toThrow(/\[batch, media, latents, visual/);
     expect(() => new MediaContext(latents(), INDEX, 6, { owners: [0, 2] })).toThrow(/owners.*batch of 2, got 2/);
     expect(() => block.apply(text(2, 5), new MediaContext(latents(), INDEX, 6))).toThrow(/must be \[2, 6, 8\]/);

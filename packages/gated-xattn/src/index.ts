@@ -18,6 +18,7 @@ export {
   type InterleaveParams,
 } from './interleave';
 export {
+  expectMediaIndex,
   MediaContext,
   type MediaAware,
   type MediaContextOptions,

@@ -8,18 +8,23 @@ export interface MediaKeysValues {
   readonly values: tf.Tensor4D;
 }
 
-/** What a media context may bring besides the latents and the index. */
+/** Optional parts of a media context. */
 export interface MediaContextOptions {
   /**
-   * For each row of text the batch entry whose images it is about. Absent: row i belongs to entry i. While decoding,
-   * several beams or candidates share the images of their prompt this way, without a copy.
+   * For each row of text, the batch entry that holds its images. Defaults to entry i for row i. During decoding it lets
+   * several beams or candidates share the images of their prompt without a copy.
    */
   readonly owners?: readonly number[];
-  /** Keys and values by gated layer, from `InterleavedLM.mediaKeysValues`; absent: every layer projects the latents. */
+  /** Keys and values by gated layer, from `InterleavedLM.mediaKeysValues`. By default every layer projects the latents. */
   readonly keysValues?: readonly MediaKeysValues[];
+  /**
+   * Accepts an index above the number of images, as OpenFlamingo does for text with more `<image>` tokens than images.
+   * Such a token sees no image; see `emptyRows`. Defaults to false: such an index is an error.
+   */
+  readonly allowMissingImages?: boolean;
 }
 
-/** The images that a call of the model may look at, and which text token belongs to which of them. */
+/** The images available to one call of the model, and the image that each text token belongs to. */
 export class MediaContext {
   /** Rows of text. */
   readonly rows: number;
@@ -30,52 +35,71 @@ export class MediaContext {
 
   /**
    * @param latents    float32 `[batch, media, latents, visualSize]`
-   * @param mediaIndex row-major `[rows, text]`: the number of the token's image in its sequence, 1 for the first; 0: none
+   * @param mediaIndex row-major `[rows, text]`: the number of the token's image in its sequence, from 1; 0: none
    * @param text       tokens per row in this call of the model
+   * @throws Error if the index does not fit the text or the images
    */
   constructor(
     readonly latents: tf.Tensor4D,
     readonly mediaIndex: ArrayLike<number>,
     readonly text: number,
-    options: MediaContextOptions = {},
+    { owners, keysValues, allowMissingImages = false }: MediaContextOptions = {},
   ) {
     expectShape(
       'MediaContext: latents',
       latents,
       ['batch', 'media', 'latents', 'visualSize'],
-      'Pass what the resampler gives; text without any image needs no MediaContext.',
+      'Pass the output of the resampler; text without images needs no MediaContext.',
     );
     const [batch, media] = latents.shape;
-    this.owners = options.owners;
-    this.keysValues = options.keysValues;
-    this.rows = this.owners?.length ?? batch;
+    this.owners = owners;
+    this.keysValues = keysValues;
+    this.rows = owners?.length ?? batch;
     if (mediaIndex.length !== this.rows * text) {
       throw new Error(
         `MediaContext: mediaIndex must hold ${this.rows} rows x ${text} tokens = ${this.rows * text} entries, got ${mediaIndex.length}. ` +
           'Give one entry for each text token of the call, padding included.',
       );
     }
-    const stray = this.owners?.find((owner) => !Number.isInteger(owner) || owner < 0 || owner >= batch);
+    const stray = owners?.find((owner) => !Number.isInteger(owner) || owner < 0 || owner >= batch);
     if (stray !== undefined) {
       throw new Error(`MediaContext: owners must be entries of a batch of ${batch}, got ${stray}. Count from 0.`);
     }
-    // One list of all images: a row's images start where its owner's do, and an index beyond them sees nothing.
-    const flat = Int32Array.from(mediaIndex, (index, i) => {
-      if (index < 1) return 0;
-      return index > media ? batch * media + 1 : this.owner(Math.floor(i / text)) * media + index;
-    });
+    expectMediaIndex('MediaContext', mediaIndex, allowMissingImages ? Infinity : media);
+    // All images form one list, in which the images of a row start where those of its owner do.
+    const flat = Int32Array.from(mediaIndex, (index, i) =>
+      index === 0 || index > media ? 0 : this.owner(Math.floor(i / text)) * media + index,
+    );
     this.segments = new MediaSegments(flat, 1, flat.length, batch * media);
   }
 
-  /** The batch entry whose images a row of text is about. */
+  /** The batch entry that holds the images of a row of text. */
   owner(row: number): number {
     return this.owners?.[row] ?? row;
   }
 }
 
-/** What the context of a language model with gated layers holds besides its own. */
+/**
+ * Checks the image number of every text token.
+ *
+ * @param what  the caller, named in the error
+ * @param media number of images
+ * @throws Error naming the first entry that is not a whole number from 0 (no image) to `media`
+ */
+export function expectMediaIndex(what: string, mediaIndex: ArrayLike<number>, media: number): void {
+  for (let i = 0; i < mediaIndex.length; i++) {
+    const index = mediaIndex[i]!;
+    if (Number.isInteger(index) && index >= 0 && index <= media) continue;
+    throw new Error(
+      `${what}: mediaIndex must hold whole numbers from 0 (no image) to ${media} (the number of images), got ${index} at position ${i}. ` +
+        'Give one image for each <image> token.',
+    );
+  }
+}
+
+/** What the context of a language model with gated layers holds besides its own fields. */
 export interface MediaAware {
-  /** Absent: text alone; no token sees an image. */
+  /** Absent for text alone: no token sees an image. */
   readonly media?: MediaContext;
 }
 

@@ -128,6 +128,9 @@ describeBackends('PerceiverResampler', () => {
       /features must be \[batch, media, frames, patches, 12\], got \[2, 9, 12\]/,
     );
     expect(() => make({ inputSize: 5 }).apply(tf.zeros([1, 1, 1, 2, 12]) as tf.Tensor5D)).toThrow(/patches, 5\]/);
+    expect(() => make().apply(tf.zeros([1, 0, 1, 2, 12]) as tf.Tensor5D)).toThrow(
+      /at least one image.*got \[1, 0, 1, 2/,
+    );
     expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 images.*embeddings for 1/);
     expect(() => new PerceiverResampler({ ...config, numHeads: 0 }, make().params)).toThrow(/numHeads.*got 0/);
     expect(() => make({ depth: 2 } as never)).toThrow(/config keys visualSize, .*got depth/);

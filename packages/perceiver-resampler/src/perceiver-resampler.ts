@@ -121,6 +121,12 @@ export class PerceiverResampler {
       ['batch', 'media', 'frames', 'patches', inputSize],
       'Flatten the feature map to patches, and give a single image media = 1 and frames = 1.',
     );
+    if (features.size === 0) {
+      throw new Error(
+        `PerceiverResampler.apply: features must hold at least one image, frame and patch, got [${features.shape.join(', ')}]. ` +
+          'Text without images needs no resampler.',
+      );
+    }
     const [batch, media] = features.shape;
     if (numMedia && media > numMedia) {
       throw new Error(
