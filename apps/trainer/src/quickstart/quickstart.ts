@@ -1,11 +1,10 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { countClosedGateDifferences } from '@flamingo-ts/flamingo';
 import type { BackendChoice } from '@flamingo-ts/kernels';
-import * as tf from '@tensorflow/tfjs-core';
 import type { Config } from '../config/config';
 import { machineSummary } from '../cli/doctor';
 import { EmojiData } from './emoji/data';
-import { ALL_ANSWERS } from './emoji/world';
 import { evaluate, type Evaluation } from '../eval/evaluate';
 import type { JointModel } from '../stages/joint';
 import { openData, pretrainLanguage, pretrainVision, trainJoint } from '../stages/recipe';
@@ -82,31 +81,13 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
   return { results, report };
 }
 
-/** With every gate at 0 the logits must be the language model's, bit for bit, whatever the images. */
+/** Whether closed gates leave the logits of the bare language model, bit for bit, for a prompt with an image. */
 export async function closedGatesAreExact(model: JointModel, data: EmojiData): Promise<boolean> {
-  const { flamingo, language, features } = model;
+  const { flamingo, language, features, tower } = model;
   const [feature] = await features.get([data.world.images('heldOut')[0]!]);
-  const { image } = flamingo.config.tokens;
-  const prompt = [image, ...language.tokenizer.encode('Output: red\nOutput:')];
-  const gates = flamingo.params.xattn.blocks.flatMap((b) => [b.attnGate, b.mlpGate]);
-  const learned = [...gates, flamingo.params.tokenOffsets];
-  const values = learned.map((v) => v.dataSync().slice());
-  const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
-  try {
-    tf.tidy(() => learned.forEach((v) => v.assign(tf.zerosLike(v) as never)));
-    const visual = { kind: 'features' as const, shape: [1, 1, patches, width], data: feature! };
-    const seeing = await flamingo.score(
-      [{ tokens: prompt, visual }],
-      [ALL_ANSWERS.map((a) => language.tokenizer.encode(` ${a}`))],
-    );
-    const blind = await flamingo.score(
-      [{ tokens: prompt, mediaIndex: prompt.map(() => 0) }],
-      [ALL_ANSWERS.map((a) => language.tokenizer.encode(` ${a}`))],
-    );
-    return seeing[0]!.every((s, i) => s.sum === blind[0]![i]!.sum);
-  } finally {
-    tf.tidy(() => learned.forEach((v, i) => v.assign(tf.tensor(values[i]!, v.shape) as never)));
-  }
+  const tokens = [flamingo.config.tokens.image, ...language.tokenizer.encode('Output: red\nOutput:')];
+  const visual = { kind: 'features' as const, shape: [1, 1, tower.patches, tower.encoder.featureDim], data: feature! };
+  return (await countClosedGateDifferences(flamingo, { tokens, visual })) === 0;
 }
 
 /** Results that an earlier run left in a folder. */
