@@ -57,6 +57,14 @@ const missingBackend = `
   console.log((await useBackend('auto')).summary);
 `;
 
+/** tfjs-core alone registers none; kernels brings them. */
+const registeredGradients = `
+  import '@flamingo-ts/kernels';
+  import * as tf from '@tensorflow/tfjs-core';
+  const count = Object.values(tf).filter((name) => typeof name === 'string' && tf.getGradient(name)).length;
+  if (count < 101) throw new Error('expected the 101 gradients of TensorFlow.js 4.22, got ' + count);
+`;
+
 let passed = 0;
 let failed = 0;
 
@@ -172,6 +180,10 @@ function install(packages: readonly Packed[], project: string): string[] {
 
 function runEverything(packages: readonly Packed[], project: string, node: string): void {
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim();
+  for (const [form, file, code] of forms(registeredGradients)) {
+    writeFileSync(path.join(project, file), code);
+    report(`gradients of TensorFlow.js are registered as ${form} on Node ${version}`, run(node, project, [file]));
+  }
   for (const [form, file, code] of forms(missingBackend)) {
     writeFileSync(path.join(project, file), code);
     report(`a backend that is not installed is named as ${form} on Node ${version}`, run(node, project, [file]));
@@ -203,15 +215,19 @@ function layerOf({ nx }: Manifest): string {
 async function bundle(name: string, project: string): Promise<string[]> {
   const contents = `import * as all from '${name}';\nconsole.log(all);\n`;
   try {
-    await build({
+    const { metafile } = await build({
       stdin: { contents, resolveDir: project },
       bundle: true,
+      metafile: true,
       write: false,
       format: 'esm',
       platform: 'browser',
       logLevel: 'silent',
     });
-    return [];
+    const layers = Object.keys(metafile.inputs).find((file) => file.includes('tfjs-layers'));
+    return layers
+      ? [`${layers} is in the bundle: only its registration of gradients is needed, which kernels bundles`]
+      : [];
   } catch (error) {
     return [(error as Error).message];
   }

@@ -56,6 +56,8 @@ export function forbidden(packages, file, specifier) {
     if (owner && !isBelow(owner.folder, target)) return 'leaves its package: a published package has nothing beside it';
     return undefined;
   }
+  // A subpath import: the package.json of the file's own package says what it is.
+  if (specifier.startsWith('#')) return undefined;
   if (specifier.startsWith('node:') || builtinModules.includes(specifier)) return undefined;
 
   const name = specifier.split('/', specifier.startsWith('@') ? 2 : 1).join('/');
