@@ -14,7 +14,6 @@ import {
   readFileSync,
   realpathSync,
   rmSync,
-  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -157,12 +156,6 @@ function install(packages: readonly Packed[], project: string): string[] {
   }
   mkdirSync(project);
   writeFileSync(path.join(project, 'package.json'), '{ "private": true }\n');
-  // Where the system has no oneDNN, the one that setup:onednn unpacked stands in for it.
-  const unpacked = path.join(root, '.cache', 'onednn');
-  if (existsSync(unpacked)) {
-    mkdirSync(path.join(project, '.cache'));
-    symlinkSync(unpacked, path.join(project, '.cache', 'onednn'));
-  }
   const { status, stdout, stderr } = npm(
     [
       'install',

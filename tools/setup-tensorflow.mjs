@@ -13,6 +13,7 @@ import path from 'node:path';
 
 const root = path.resolve(import.meta.dirname, '..');
 const cache = path.join(root, '.cache', 'tensorflow');
+// Python imports modules from its working directory: all calls run in the root folder, where only root can place any.
 const python = process.env.PYTHON ?? 'python3';
 const headers = ['tensorflow/c/c_api.h', 'tensorflow/c/eager/c_api.h', 'tensorflow/core/platform/ctstring_internal.h'];
 
@@ -95,7 +96,7 @@ function libraryIn(folder) {
 function installedTensorFlow() {
   const script =
     'import importlib.util as u; s = u.find_spec("tensorflow"); print(s.submodule_search_locations[0] if s else "")';
-  const { stdout } = spawnSync(python, ['-c', script], { encoding: 'utf8' });
+  const { stdout } = spawnSync(python, ['-c', script], { encoding: 'utf8', cwd: '/' });
   return stdout?.trim() || undefined;
 }
 
@@ -105,17 +106,11 @@ function downloaded() {
   rmSync(part, { recursive: true, force: true });
   mkdirSync(part, { recursive: true });
   console.log('Downloading the tensorflow-cpu wheel by pip (270 MB, 850 MB unpacked into .cache/tensorflow)');
-  run(python, [
-    '-m',
-    'pip',
-    'download',
-    '--quiet',
-    '--no-deps',
-    '--only-binary=:all:',
-    '--dest',
-    part,
-    'tensorflow-cpu',
-  ]);
+  run(
+    python,
+    ['-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary=:all:', '--dest', part, 'tensorflow-cpu'],
+    { cwd: '/' },
+  );
   const wheel = readdirSync(part).find((file) => file.endsWith('.whl'));
   if (!wheel) fail('pip downloaded no wheel.');
   const unpack = [
@@ -124,7 +119,7 @@ function downloaded() {
     'wanted = ("tensorflow/libtensorflow", "tensorflow/include/tensorflow/", "tensorflow/include/tsl/", "tensorflow/include/xla/")',
     'z.extractall(sys.argv[2], [n for n in z.namelist() if n.startswith(wanted)])',
   ].join('\n');
-  run(python, ['-c', unpack, path.join(part, wheel), part]);
+  run(python, ['-c', unpack, path.join(part, wheel), part], { cwd: '/' });
   rmSync(path.join(part, wheel));
   rmSync(cache, { recursive: true, force: true });
   renameSync(part, cache); // whole or not at all: a broken download leaves no half library behind

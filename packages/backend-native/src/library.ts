@@ -1,7 +1,6 @@
-import { existsSync, readdirSync } from 'node:fs';
-import { availableParallelism, constants } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { availableParallelism, constants, homedir } from 'node:os';
+import { delimiter, dirname, isAbsolute, join } from 'node:path';
 import koffi, { type LibraryHandle } from 'koffi';
 import { findOpenMp, type OpenMp } from './open-mp';
 
@@ -71,8 +70,9 @@ export function loadLibrary(): LoadedLibrary {
   // from one small operation to the next, so that decoding need not wake them each time, and after it they sleep.
   if (!process.env['OMP_WAIT_POLICY']) process.env['GOMP_SPINCOUNT'] ??= '15000';
   const tried: string[] = [];
-  for (const path of candidates()) {
+  for (const { path, refused } of candidates()) {
     try {
+      if (refused) throw new Error(refused);
       loaded = open(path);
       return loaded;
     } catch (error) {
@@ -81,41 +81,60 @@ export function loadLibrary(): LoadedLibrary {
   }
   throw new Error(
     `oneDNN was not found. Looked at: ${tried.join('; ')}. ` +
-      'Run `npm run setup:onednn` in the workspace, install it by the package manager ' +
+      'Run `npm run setup:onednn` in the workspace, install it with the package manager ' +
       '(Debian and Ubuntu: libdnnl2 or libdnnl3; macOS: brew install onednn), ' +
       'or set FLAMINGO_ONEDNN to the full path of the library.',
   );
 }
 
-/** Paths and names to try, best first. A path named by FLAMINGO_ONEDNN is the only one tried. */
-function candidates(): string[] {
+/** A library to try, or the reason why it must not be loaded. */
+interface Candidate {
+  readonly path: string;
+  readonly refused?: string;
+}
+
+/**
+ * Libraries to try, best first. Loading a library runs its code, so only places count that the user chose: the path in
+ * FLAMINGO_ONEDNN, which is then the only one, the user's own cache, and the system. Never the working directory.
+ */
+export function candidates(): Candidate[] {
   const named = process.env['FLAMINGO_ONEDNN'];
-  if (named) return [named];
-  const names =
-    process.platform === 'darwin'
-      ? ['libdnnl.3.dylib', 'libdnnl.2.dylib', 'libdnnl.dylib', '/opt/homebrew/lib/libdnnl.dylib']
-      : process.platform === 'win32'
-        ? ['dnnl.dll']
-        : ['libdnnl.so.3', 'libdnnl.so.2', 'libdnnl.so'];
-  return [...cacheFolders().flatMap((folder) => matching(folder, /^libdnnl\.so\.[0-9.]+$/)), ...names, ...versioned()];
+  if (named) return [{ path: named }];
+  return [...cached(), ...ofSystem().map((path) => ({ path }))];
 }
 
-/** `.cache/onednn/lib` of every folder from the working directory and from this package upwards. */
-function cacheFolders(): string[] {
-  const here = fileURLToPath(import.meta.url);
-  const folders = new Set<string>();
-  for (let start of [process.cwd(), dirname(here)]) {
-    for (;;) {
-      folders.add(join(start, '.cache', 'onednn', 'lib'));
-      const up = dirname(start);
-      if (up === start) break;
-      start = up;
-    }
+/** What `npm run setup:onednn` unpacked, in `flamingo-ts/onednn/lib` of the user's cache folder. */
+function cached(): Candidate[] {
+  const named = process.env['XDG_CACHE_HOME'];
+  // The XDG specification ignores relative paths.
+  const cache = named && isAbsolute(named) ? named : join(homedir(), '.cache');
+  const folder = join(cache, 'flamingo-ts', 'onednn', 'lib');
+  return matching(folder, /^libdnnl\.so\.[0-9.]+$/).map((path) => ({ path, refused: distrust(folder) }));
+}
+
+/** Why the libraries in a folder must not be loaded: others could have put them there. */
+function distrust(folder: string): string | undefined {
+  const { uid, mode } = statSync(folder);
+  const user = process.getuid?.();
+  if (user === undefined) return undefined;
+  if (uid !== user) return `refused: ${folder} belongs to another user`;
+  return mode & 0o022 ? `refused: other users can write to ${folder}, run chmod go-w on it` : undefined;
+}
+
+/** Libraries of the system: names that its loader looks up, or full paths where the loader would search the working directory. */
+function ofSystem(): string[] {
+  if (process.platform === 'darwin') {
+    const names = ['libdnnl.3.dylib', 'libdnnl.2.dylib', 'libdnnl.dylib'];
+    return ['/opt/homebrew/lib', '/usr/local/lib'].flatMap((folder) => names.map((name) => join(folder, name)));
   }
-  return [...folders];
+  if (process.platform === 'win32') {
+    const folders = (process.env['PATH'] ?? '').split(delimiter).filter(isAbsolute);
+    return folders.flatMap((folder) => matching(folder, /^dnnl\.dll$/i));
+  }
+  return ['libdnnl.so.3', 'libdnnl.so.2', 'libdnnl.so', ...versioned()];
 }
 
-/** Some distributions put the minor version into the library's own name (`libdnnl.so.3.6`), which no fixed list knows. */
+/** Some distributions put the minor version into the library's own name (`libdnnl.so.3.6`), which no fixed list contains. */
 function versioned(): string[] {
   const bases = ['/usr/lib', '/usr/lib64', '/usr/local/lib', '/usr/local/lib64'];
   const folders = bases.flatMap((base) => [base, ...matching(base, /-linux-gnu/)]);
@@ -130,10 +149,10 @@ function matching(folder: string, pattern: RegExp): string[] {
 }
 
 function open(path: string): LoadedLibrary {
-  // Libraries unpacked beside oneDNN go first: the system's loader would not look for them there.
+  // Libraries unpacked next to oneDNN load first: the system's loader would not look for them there.
   const folder = dirname(path);
-  const beside = folder === '.' ? [] : matching(folder, /^lib(gomp|OpenCL)\.so\.1$/);
-  for (const dependency of beside) pin(dependency);
+  const dependencies = folder === '.' ? [] : matching(folder, /^lib(gomp|OpenCL)\.so\.1$/);
+  for (const dependency of dependencies) pin(dependency);
   pin(path);
   const handle = koffi.load(path);
   const version = readVersion(handle);
