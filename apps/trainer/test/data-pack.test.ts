@@ -119,9 +119,14 @@ describe('packing', () => {
     await expect(packData(file, { out: file })).rejects.toThrow(/one\.jsonl: expected a folder for the shards/);
     const bad = lines('bad.jsonl', 'x', '1');
     await expect(packData(bad, { out: at('bad') })).rejects.toThrow(
-      /expected at least one whole document, got 2 and none of them whole \(not JSON 1, unknown form 1\)\. Look with: flamingo data check/,
+      /expected at least one good line, got 2 and none of them good \(not JSON 1, unknown form 1\)\. The first: .*bad\.jsonl, line 1: not JSON/,
+    );
+    const unreadable = lines('my-data/unreadable.jsonl', { image: 'p/cut.png', text: 'x' });
+    await expect(packData(unreadable, { out: at('bad') })).rejects.toThrow(
+      /expected at least one whole document, got 1 and none of them whole \(unreadable image 1, no readable image 1\)\. Look with: flamingo data check/,
     );
     expect(readdirSync(at('bad'))).toEqual([]);
+    rmSync(unreadable);
   });
 
   it('is a command; tokens are counted by a tokenizer that knows no marks', async () => {

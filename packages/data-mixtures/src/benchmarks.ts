@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import type { Dataset } from './dataset';
-import type { Broken, Document } from './document';
+import type { BrokenDocument, Document } from './document';
 import { Faults } from './faults';
 import { isInside } from './tar';
 
@@ -21,7 +21,7 @@ const answers = z.object({
 });
 
 /** Pairs whose text is known beforehand; the images are files. */
-export class PairSet implements Dataset {
+export class PairDataset implements Dataset {
   readonly faults = new Faults();
 
   constructor(
@@ -39,9 +39,9 @@ export class PairSet implements Dataset {
     return `${this.file}, annotation ${index}`;
   }
 
-  get(index: number): Promise<Document | Broken> {
+  get(index: number): Promise<Document | BrokenDocument> {
     const { image, given, text } = this.pairs[index]!;
-    const result: Document | Broken = isInside(image)
+    const result: Document | BrokenDocument = isInside(image)
       ? {
           kind: 'pair',
           parts: [
@@ -57,7 +57,7 @@ export class PairSet implements Dataset {
 }
 
 /** COCO captions, `captions_train2014.json` and its like: one pair for each caption. */
-export async function openCocoCaptions(path: string, images?: string): Promise<PairSet> {
+export async function openCocoCaptions(path: string, images?: string): Promise<PairDataset> {
   const data = await readJson(path, captions);
   const names = new Map(data.images.map((image) => [image.id, image.file_name]));
   const pairs = data.annotations.map(({ image_id, caption }, i) => {
@@ -65,14 +65,14 @@ export async function openCocoCaptions(path: string, images?: string): Promise<P
     if (image === undefined) throw new Error(`${path}: annotations.${i}: there is no image of id ${image_id}.`);
     return { image, text: caption.trim() };
   });
-  return new PairSet('coco-captions', path, pairs, images ?? imagesBeside(path));
+  return new PairDataset('coco-captions', path, pairs, images ?? imagesBeside(path));
 }
 
 /**
  * VQAv2: the file of questions, with that of the answers beside it. A pair for each question in the paper's words
  * (`Question: {question} Answer: {answer}`); of the answers the most frequent, which alone is learned.
  */
-export async function openVqa(path: string, images?: string): Promise<PairSet> {
+export async function openVqa(path: string, images?: string): Promise<PairDataset> {
   const data = await readJson(path, questions);
   const name = basename(path).replace('OpenEnded_', '').replace('questions', 'annotations');
   const answerFile = join(dirname(path), name);
@@ -88,7 +88,7 @@ export async function openVqa(path: string, images?: string): Promise<PairSet> {
     const image = `COCO_${data.data_subtype}_${String(image_id).padStart(12, '0')}.jpg`;
     return { image, given: `Question: ${question} Answer:`, text: ` ${answer}` };
   });
-  return new PairSet('vqav2', path, pairs, images ?? imagesBeside(path));
+  return new PairDataset('vqav2', path, pairs, images ?? imagesBeside(path));
 }
 
 async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {

@@ -1,13 +1,13 @@
-import type { Broken, Document, DocumentSource } from './document';
+import type { BrokenDocument, Document, DocumentSource } from './document';
 import type { Faults } from './faults';
 
-/** A set of documents on disk. */
+/** Documents on disk. */
 export interface Dataset extends DocumentSource {
-  /** What kind of files it was read from. */
+  /** Format of the files: `jsonl`, `shards`, `obelics`, `coco-captions`, `vqav2` or `videos`. */
   readonly format: string;
-  /** What was broken in what has been read so far; counted again when it is read again. */
+  /** Problems in what has been read so far. Reading a broken document again counts it again. */
   readonly faults: Faults;
-  get(index: number): Promise<Document | Broken>;
-  /** The file, and the line, row or member in it. */
+  get(index: number): Promise<Document | BrokenDocument>;
+  /** Location of a document: the file and the line, row or member in it. */
   where(index: number): string;
 }

@@ -1,23 +1,23 @@
-/** An encoded image: the path of its file, or its bytes. */
+/** An encoded image: the path of a file, or its bytes. */
 export type EncodedImage = string | Uint8Array;
 
-/** One visual input of a document; the media loader in use says which of the forms it can read. */
+/** One visual input of a document. The media loader in use determines which forms are valid. */
 export type MediaRef = (
   | { readonly image: EncodedImage }
-  /** A clip: its frames in the order of time. */
+  /** A clip: its frames in temporal order. */
   | { readonly frames: readonly EncodedImage[] }
-  /** Whatever the loader understands: the number of a cached feature, the key of a store. */
+  /** An identifier that the loader resolves, such as the index of a cached feature. */
   | { readonly key: string | number }
 ) & {
-  /** What reports call it; a file's path or the key where left out. */
+  /** Name in reports. Defaults to the path of the file or the key. */
   readonly name?: string;
-  /** Alternative text or caption that stood with it; kept in shards, never learned. */
+  /** Alternative text or caption from the source. Stored in shards, never trained on. */
   readonly alt?: string;
 };
 
 export interface TextPart {
   readonly text: string;
-  /** False: the text is given, not learned (the `Output:` of a prompt, a question). Default true. */
+  /** Whether the loss covers this text. False for given text, such as a question. Defaults to true. */
   readonly learn?: boolean;
 }
 
@@ -26,22 +26,24 @@ export interface MediaPart {
 }
 
 /**
- * A unit of training data: text and images in the order a reader meets them.
+ * A unit of data: text and images in reading order.
  *
- * - `page`: any interleaving (the paper's M3W)
+ * - `page`: any interleaving of text and images (M3W in the paper)
  * - `pair`: one image and its text (ALIGN, LTIP)
  * - `clip`: one clip and its text (VTP)
+ * - `question`: one image and the expected answer, in this order (a line of `eval.jsonl`). Questions are for few-shot
+ *   evaluation: `buildSample` rejects them and `ShardWriter` does not store them.
  */
 export interface Document {
-  readonly kind: 'page' | 'pair' | 'clip';
+  readonly kind: 'page' | 'pair' | 'clip' | 'question';
   readonly parts: readonly (TextPart | MediaPart)[];
-  /** What else is known of it, as JSON: its address, its licence. Kept in shards, never learned. */
+  /** Metadata as JSON, such as the URL or the licence. Stored in shards, never trained on. */
   readonly about?: Readonly<Record<string, unknown>>;
 }
 
 /**
- * Parts without those that are missing. Texts that a missing image stood between are kept apart by a space: as
- * neighbours they are one text.
+ * Removes missing parts. Adjacent texts are tokenized as one, so two texts that a missing image separated get a space
+ * between them.
  */
 export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]): (TextPart | MediaPart)[] {
   const closed: (TextPart | MediaPart)[] = [];
@@ -55,27 +57,28 @@ export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]):
   return closed;
 }
 
-/** Why there is no document, in a few words that reports count. */
-export interface Broken {
+/** Why a document cannot be read. */
+export interface BrokenDocument {
+  /** The reason in a few words. Reports count equal reasons. */
   readonly rejected: string;
-  /** What exactly is wrong, for a person who can mend it. */
+  /** What exactly is wrong, for whoever fixes it. */
   readonly detail?: string;
 }
 
-/** An indexable set of documents. `get(i)` gives the same document whenever it is asked. */
+/** Indexable documents. `get(i)` always returns the same document for the same index. */
 export interface DocumentSource {
-  /** Documents in one epoch; Infinity for a generator that has a new document for every index. */
+  /** Documents in one epoch; Infinity for a generator with a new document for every index. */
   readonly length: number;
-  /** Undefined or a reason for a document that turns out to be broken: it is counted and left out. */
-  get(index: number): Document | Broken | undefined | Promise<Document | Broken | undefined>;
+  /** Returns undefined or a reason for a broken document, which the mixture counts and skips. */
+  get(index: number): Document | BrokenDocument | undefined | Promise<Document | BrokenDocument | undefined>;
   /**
-   * Which document stands at `place` of the order that the keys (seed, name, epoch) seed: a permutation of all. Left out,
-   * any may follow any; a source that is read best in some order gives one of its own.
+   * Index of the document at `place` of a permutation seeded by the keys (seed, name, epoch). Implement it if some orders
+   * are faster to read than others; without it the mixture shuffles all documents uniformly.
    */
   shuffled?(place: number, ...keys: readonly (number | string)[]): number;
 }
 
-/** A name that a person can find the image by. */
+/** Returns a name by which a person can find the image. */
 export function mediaName(media: MediaRef): string {
   if (media.name !== undefined) return media.name;
   if ('key' in media) return `key ${media.key}`;

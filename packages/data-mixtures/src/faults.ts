@@ -7,13 +7,13 @@ export interface Fault {
   readonly detail?: string | undefined;
 }
 
-/** Counts what was left out, by reason, and keeps the first hundred places. */
+/** Counts problems by reason and keeps the first hundred examples. */
 export class Faults {
   private readonly tally = new Map<string, number>();
   private readonly kept: Fault[] = [];
 
-  /** The counts and places of several. */
-  static together(all: readonly Faults[]): Faults {
+  /** Adds up the counts of several and joins their examples. */
+  static merge(all: readonly Faults[]): Faults {
     const sum = new Faults();
     for (const { tally, kept } of all) {
       for (const [reason, count] of tally) sum.tally.set(reason, (sum.tally.get(reason) ?? 0) + count);
@@ -27,7 +27,7 @@ export class Faults {
     if (this.kept.length < MAX_EXAMPLES) this.kept.push({ where, reason, detail });
   }
 
-  /** How often each reason came. */
+  /** How often each reason occurred. */
   get counts(): Readonly<Record<string, number>> {
     return Object.fromEntries(this.tally);
   }
@@ -36,3 +36,9 @@ export class Faults {
     return this.kept;
   }
 }
+
+/** Formats counts for a message: `not JSON 2, no text 1`. */
+export const summarise = (counts: Readonly<Record<string, number>>) =>
+  Object.entries(counts)
+    .map(([reason, count]) => `${reason} ${count}`)
+    .join(', ');

@@ -3,7 +3,7 @@ export type { Dataset } from './dataset';
 export {
   closeGaps,
   mediaName,
-  type Broken,
+  type BrokenDocument,
   type Document,
   type DocumentSource,
   type EncodedImage,
@@ -13,7 +13,7 @@ export {
 } from './document';
 export { Faults, type Fault } from './faults';
 export { ImageDecoder, type DecodeReport, type ImageDecoderOptions, type ImageFormat } from './image-decoder';
-export { evenlySpread, featureLoader, imageLoader, type MediaLoader } from './media';
+export { evenlySpaced, featureLoader, imageLoader, type MediaLoader } from './media';
 export {
   Mixture,
   type DatasetConfig,
@@ -32,10 +32,10 @@ export {
   type OpenFlamingoPageOptions,
   type ScoredPage,
 } from './open-flamingo';
-export { openDataset, type OpenDatasetOptions } from './open-dataset';
+export { openDataset, QUESTIONS, type OpenDatasetOptions } from './open-dataset';
 export { prefetch, type Prefetchable } from './prefetch';
 export { seededStream, shuffledIndex, type RandomStream } from './random';
-export { Reading } from './reading';
+export { PendingReads } from './pending-reads';
 export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
 export {
   buildSample,
@@ -47,11 +47,11 @@ export {
   type SampleOptions,
 } from './sample';
 export type { Manifest, ShardEntry } from './shard-format';
-export { readManifest, ShardSet, verifyShards } from './shard-reader';
+export { readManifest, ShardDataset, verifyShards } from './shard-reader';
 export {
   ShardWriter,
-  UnfitForShard,
-  wordsAndMarks,
+  DocumentTooLarge,
+  wordCounter,
   writeManifest,
   writeShard,
   type ShardWriterOptions,

@@ -3,18 +3,23 @@ import { open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import type { Dataset } from './dataset';
-import type { Broken, Document, MediaPart, TextPart } from './document';
-import { Faults } from './faults';
+import type { BrokenDocument, Document, MediaPart, TextPart } from './document';
+import { Faults, summarise } from './faults';
 import { isInside, readBytes } from './tar';
+import { decodeUtf8, jsonProblem } from './text';
 import { MissingFfmpeg, videoFrames } from './video';
 
-/** A page with its images' bytes in it is long; more than this is not one. */
+/** A page may embed its images as base64, so lines can be long. */
 const MAX_LINE_BYTES = 2 ** 28;
+const LINE_FEED = 10;
+const WHITESPACE = [9, 13, 32];
+const BYTE_ORDER_MARK = Buffer.of(0xef, 0xbb, 0xbf);
 
 const file = z.string().min(1);
 const text = z.string().min(1);
-const SHAPES = {
-  /** Where a page comes from, and what stands beside its images, is kept for people. */
+/** The schema of every line that this package reads. Unknown keys are errors, except in MMC4's published files. */
+const LINES = {
+  /** `url`, `title`, `alt` and `caption` are metadata, as `flamingo data extract` writes them. They are not trained on. */
   page: z.strictObject({
     url: z.string().optional(),
     title: z.string().optional(),
@@ -30,64 +35,56 @@ const SHAPES = {
   pair: z.strictObject({ image: file, text }),
   clip: z.strictObject({ frames: z.array(file).min(1), text }),
   video: z.strictObject({ video: file, text }),
-  /** As published: other keys are left alone. */
-  mmc4: z.object({
-    text_list: z.array(z.string()).min(1),
-    image_info: z.array(
-      z.object({
-        image_name: file.nullish(),
-        matched_text_index: z.number().int().min(0),
-        matched_sim: z.number().optional(),
-        /** OpenFlamingo's conversion holds the images too. */
-        image_base64: z.string().nullish(),
-      }),
-    ),
-    url: z.string().optional(),
-  }),
+  question: z.strictObject({ image: file, answer: text }),
+  mmc4: z
+    .object({
+      text_list: z.array(z.string()).min(1),
+      image_info: z.array(
+        z.object({
+          image_name: file.nullish(),
+          matched_text_index: z.number().int().min(0),
+          matched_sim: z.number().optional(),
+          /** OpenFlamingo's conversion embeds the images. */
+          image_base64: z.string().nullish(),
+        }),
+      ),
+      url: z.string().optional(),
+    })
+    .superRefine(({ text_list: sentences, image_info: images }, context) => {
+      images.forEach(({ matched_text_index: index }, i) => {
+        if (index < sentences.length) return;
+        const message = `expected a number below ${sentences.length}, the number of sentences, received ${index}`;
+        context.addIssue({ code: 'custom', path: ['image_info', i, 'matched_text_index'], message });
+      });
+    }),
 } as const;
 
+type Line = z.infer<(typeof LINES)[keyof typeof LINES]>;
+
 /**
- * Documents of a JSONL file, one in each line: `{parts}`, `{image, text}`, `{frames, text}`, `{video, text}`, or MMC4's
- * `{text_list, image_info}`. Where the lines begin is all that is kept of them.
+ * Documents of a JSONL file, one per line: `{parts}`, `{image, text}`, `{frames, text}`, `{video, text}`, MMC4's
+ * `{text_list, image_info}`, or `{image, answer}` (a question of `eval.jsonl`). Memory holds only the offsets of the
+ * lines. A bad line is rejected when it is read, and counted in `faults` with its line number.
  */
-export class LineSet implements Dataset {
+export class LineDataset implements Dataset {
   readonly format = 'jsonl';
   readonly faults = new Faults();
 
   private constructor(
     readonly file: string,
     private readonly images: string,
-    /** Of lines that are not blank: byte where each begins, its length, its number from 1. */
+    /** Offset, size in bytes, and 1-based number of each line that is not blank. */
     private readonly lines: readonly { readonly at: number; readonly size: number; readonly number: number }[],
   ) {}
 
-  /** @param images folder that the lines' file names start from; by default that of the file */
-  static async open(path: string, images = dirname(path)): Promise<LineSet> {
-    const lines: { at: number; size: number; number: number }[] = [];
-    let at = 0;
-    let start = 0;
-    let number = 1;
-    let isBlank = true;
-    const close = (end: number) => {
-      if (!isBlank) lines.push({ at: start, size: end - start, number });
-      start = end + 1;
-      number++;
-      isBlank = true;
-    };
-    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
-      const bytes = chunk as Buffer;
-      for (let from = 0; from < bytes.length;) {
-        const found = bytes.indexOf(10, from);
-        const end = found < 0 ? bytes.length : found;
-        // Blanks, tabs and what Windows ends lines with; a line of JSON shows at its first byte that it is none of these.
-        for (let i = from; isBlank && i < end; i++) isBlank = [9, 13, 32].includes(bytes[i]!);
-        if (found >= 0) close(at + found);
-        from = end + 1;
-      }
-      at += bytes.length;
-    }
-    close(at);
-    return new LineSet(path, images, lines);
+  /**
+   * @param images folder that image names are relative to; defaults to the folder of the file
+   * @throws Error if the file has lines and none of them is good
+   */
+  static async open(path: string, images = dirname(path)): Promise<LineDataset> {
+    const dataset = new LineDataset(path, images, await findLines(path));
+    await dataset.expectGoodLine();
+    return dataset;
   }
 
   get length(): number {
@@ -98,50 +95,102 @@ export class LineSet implements Dataset {
     return `${this.file}, line ${this.lines[index]!.number}`;
   }
 
-  async get(index: number): Promise<Document | Broken> {
-    const { at, size } = this.lines[index]!;
-    const result = size > MAX_LINE_BYTES ? broken('line too long', `${size} bytes`) : await this.parse(at, size);
+  async get(index: number): Promise<Document | BrokenDocument> {
+    const line = await this.read(index);
+    const result = 'rejected' in line ? line : await documentOf(line, this.images);
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 
-  private async parse(at: number, size: number): Promise<Document | Broken> {
+  private async expectGoodLine(): Promise<void> {
+    const bad = new Faults();
+    for (let i = 0; i < this.length; i++) {
+      const line = await this.read(i);
+      if (!('rejected' in line)) return;
+      bad.add(line.rejected, this.where(i), line.detail);
+    }
+    if (this.length === 0) return;
+    const [first] = bad.examples;
+    throw new Error(
+      `${this.file}: expected at least one good line, got ${this.length} and none of them good ` +
+        `(${summarise(bad.counts)}). The first: ${first!.where}: ${first!.reason} (${first!.detail}).`,
+    );
+  }
+
+  private async read(index: number): Promise<Line | BrokenDocument> {
+    const { at, size } = this.lines[index]!;
+    if (size > MAX_LINE_BYTES) return broken('line too long', `${size} bytes`);
     const handle = await open(this.file);
-    let line: string;
+    let bytes: Buffer;
     try {
-      line = (await readBytes(handle, at, size)).toString('utf8');
+      bytes = await readBytes(handle, at, size);
     } finally {
       await handle.close();
     }
+    const line = decodeUtf8(bytes);
+    if (line === undefined) return broken('text is not UTF-8', 'save the file as UTF-8');
     let value: unknown;
     try {
       value = JSON.parse(line);
     } catch (error) {
-      return broken('not JSON', `${(error as Error).message}, got ${line.slice(0, 60)}`);
+      return broken('not JSON', `${jsonProblem(error, line)}, got ${line.slice(0, 60)}`);
     }
-    return documentOfLine(value, this.images);
+    return parseLine(value);
   }
 }
 
-/** The document that a line describes, its images as paths in a folder; or what is wrong with the line. */
-async function documentOfLine(value: unknown, folder: string): Promise<Document | Broken> {
-  const shape = shapeOf(value);
-  if (!shape) {
-    const keys = 'parts; image, text; frames, text; video, text; or text_list, image_info';
+/** The lines of a file that are not blank. */
+async function findLines(path: string) {
+  const lines: { at: number; size: number; number: number }[] = [];
+  let at = 0;
+  let start = 0;
+  let number = 1;
+  let isBlank = true;
+  const close = (end: number) => {
+    if (!isBlank) lines.push({ at: start, size: end - start, number });
+    start = end + 1;
+    number++;
+    isBlank = true;
+  };
+  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+    const bytes = chunk as Buffer;
+    const skipped = at === 0 && bytes.indexOf(BYTE_ORDER_MARK) === 0 ? BYTE_ORDER_MARK.length : 0;
+    start += skipped;
+    for (let from = skipped; from < bytes.length;) {
+      const found = bytes.indexOf(LINE_FEED, from);
+      const end = found < 0 ? bytes.length : found;
+      // Stops at the first byte that is not whitespace, so this does not scan whole lines.
+      for (let i = from; isBlank && i < end; i++) isBlank = WHITESPACE.includes(bytes[i]!);
+      if (found >= 0) close(at + found);
+      from = end + 1;
+    }
+    at += bytes.length;
+  }
+  close(at);
+  return lines;
+}
+
+/** Checks the JSON value of a line against its schema. */
+function parseLine(value: unknown): Line | BrokenDocument {
+  const schema = schemaOf(value);
+  if (!schema) {
+    const keys = 'parts; image, text; frames, text; video, text; image, answer; or text_list, image_info';
     return broken('unknown form', `expected an object with ${keys}, got ${JSON.stringify(value).slice(0, 60)}`);
   }
-  const result = SHAPES[shape].safeParse(value);
+  const result = LINES[schema].safeParse(value);
   if (!result.success) {
     const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the line'}: ${issue.message}`);
     return broken('unknown form', problems.slice(0, 3).join('; '));
   }
-  const line = result.data;
-  const outside = namesIn(line).find((name) => !isInside(name));
-  if (outside !== undefined) return broken('file outside the folder', outside);
+  const outside = namesIn(result.data).find((name) => !isInside(name));
+  return outside === undefined ? result.data : broken('file outside the folder', outside);
+}
+
+/** The document of a line. File names become paths in a folder. */
+async function documentOf(line: Line, folder: string): Promise<Document | BrokenDocument> {
   const image = (name: string, alt?: string): MediaPart => ({
     media: { image: join(folder, name), name, ...(alt !== undefined && { alt }) },
   });
-
   if ('parts' in line) {
     const parts = line.parts.map((part) =>
       'image' in part ? image(part.image, part.alt ?? part.caption) : textPart(part),
@@ -150,6 +199,7 @@ async function documentOfLine(value: unknown, folder: string): Promise<Document 
     const about = { ...(url !== undefined && { url }), ...(title !== undefined && { title }) };
     return { kind: 'page', parts, ...(Object.keys(about).length > 0 && { about }) };
   }
+  if ('answer' in line) return { kind: 'question', parts: [image(line.image), { text: line.answer }] };
   if ('image' in line) return { kind: 'pair', parts: [image(line.image), { text: line.text }] };
   if ('frames' in line) {
     const frames = line.frames.map((name) => join(folder, name));
@@ -164,16 +214,17 @@ const textPart = ({ text, learn }: { text: string; learn?: boolean | undefined }
   ...(learn !== undefined && { learn }),
 });
 
-function shapeOf(value: unknown): keyof typeof SHAPES | undefined {
+function schemaOf(value: unknown): keyof typeof LINES | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   if ('text_list' in value) return 'mmc4';
   if ('parts' in value) return 'page';
   if ('video' in value) return 'video';
   if ('frames' in value) return 'clip';
+  if ('answer' in value) return 'question';
   return 'image' in value ? 'pair' : undefined;
 }
 
-function namesIn(line: z.infer<(typeof SHAPES)[keyof typeof SHAPES]>): string[] {
+function namesIn(line: Line): string[] {
   if ('parts' in line) return line.parts.flatMap((part) => ('image' in part ? [part.image] : []));
   if ('image' in line) return [line.image];
   if ('frames' in line) return line.frames;
@@ -181,13 +232,9 @@ function namesIn(line: z.infer<(typeof SHAPES)[keyof typeof SHAPES]>): string[] 
   return line.image_info.flatMap((info) => (info.image_base64 ? [] : (info.image_name ?? [])));
 }
 
-/** Each image before the sentence that it is matched to. */
-function mmc4Document(page: z.infer<typeof SHAPES.mmc4>, image: (name: string) => MediaPart): Document | Broken {
+/** Puts each image before the sentence that it is matched to. */
+function mmc4Document(page: z.infer<typeof LINES.mmc4>, image: (name: string) => MediaPart): Document {
   const { text_list: sentences, image_info: images, url } = page;
-  const beyond = images.find((image) => image.matched_text_index >= sentences.length);
-  if (beyond) {
-    return broken('unknown form', `matched_text_index ${beyond.matched_text_index} of ${sentences.length} sentences`);
-  }
   const parts: (TextPart | MediaPart)[] = [];
   sentences.forEach((sentence, i) => {
     for (const { image_name: name, image_base64: data, matched_text_index: index } of images) {
@@ -200,8 +247,8 @@ function mmc4Document(page: z.infer<typeof SHAPES.mmc4>, image: (name: string) =
   return { kind: 'page', parts, ...(url !== undefined && { about: { url } }) };
 }
 
-/** A clip of a video file. */
-export async function videoDocument(path: string, name: string, text: string): Promise<Document | Broken> {
+/** The clip of a video file. */
+export async function videoDocument(path: string, name: string, text: string): Promise<Document | BrokenDocument> {
   try {
     return { kind: 'clip', parts: [{ media: { frames: await videoFrames(path), name } }, { text }] };
   } catch (error) {
@@ -210,4 +257,4 @@ export async function videoDocument(path: string, name: string, text: string): P
   }
 }
 
-const broken = (rejected: string, detail: string): Broken => ({ rejected, detail });
+const broken = (rejected: string, detail: string): BrokenDocument => ({ rejected, detail });

@@ -28,7 +28,7 @@ export function imageLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
       }
       const all = 'image' in media ? [media.image] : media.frames;
       const names = (i: number) => (all.length > 1 ? `${mediaName(media)} frame ${i}` : mediaName(media));
-      const chosen = evenlySpread(all.length, frames);
+      const chosen = evenlySpaced(all.length, frames);
       const decoded = await Promise.all(chosen.map((i) => decoder.decode(all[i]!, names(i))));
       if (decoded.length === 0 || decoded.includes(undefined)) return undefined;
       if (frames === 1) return decoded[0];
@@ -64,7 +64,7 @@ export function featureLoader(
 }
 
 /** At most `count` of 0..length-1, the first and the last among them. */
-export function evenlySpread(length: number, count: number): number[] {
+export function evenlySpaced(length: number, count: number): number[] {
   if (length <= count) return Array.from({ length }, (_, i) => i);
   if (count === 1) return [Math.floor(length / 2)];
   return Array.from({ length: count }, (_, i) => Math.round((i * (length - 1)) / (count - 1)));

@@ -2,7 +2,7 @@ import { makeBatch, type Batch, type LoadedSample } from './batch';
 import { closeGaps, mediaName, type Document, type DocumentSource, type MediaRef } from './document';
 import type { MediaLoader } from './media';
 import { seededStream, shuffledIndex } from './random';
-import { Reading } from './reading';
+import { PendingReads } from './pending-reads';
 import { buildSample, checkSampleOptions, type SampleOptions } from './sample';
 import type { TextTokenizer } from './tokenizer';
 
@@ -110,7 +110,7 @@ interface DatasetState {
  */
 export class Mixture implements AsyncIterable<MixtureStep> {
   private readonly datasets: readonly DatasetState[];
-  private readonly reading = new Reading();
+  private readonly reading = new PendingReads();
   private step = 0;
 
   constructor(

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Dataset } from './dataset';
-import { closeGaps, type Broken, type Document, type MediaPart, type TextPart } from './document';
+import { closeGaps, type BrokenDocument, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
 import { ParquetReader, type ParquetRow } from './parquet';
@@ -27,12 +27,14 @@ interface RowGroup {
  * An image is its bytes where the file has them, else the file in the folder of images that is named by the SHA-256 of
  * its address in hexadecimal digits: nothing is fetched. What is not there is left out of its page and counted.
  */
-export class ObelicsSet implements Dataset {
+export class ObelicsDataset implements Dataset {
   readonly format = 'obelics';
   readonly faults = new Faults();
   readonly length: number;
   private readonly order: GroupedOrder;
-  private readonly read = new RecentlyUsed<RowGroup, Promise<readonly ParquetRow[] | Broken>>(2 * SHUFFLED_GROUPS);
+  private readonly read = new RecentlyUsed<RowGroup, Promise<readonly ParquetRow[] | BrokenDocument>>(
+    2 * SHUFFLED_GROUPS,
+  );
 
   private constructor(
     private readonly reader: ParquetReader,
@@ -47,7 +49,7 @@ export class ObelicsSet implements Dataset {
   }
 
   /** @throws Error naming a file that is no parquet, or lacks the two columns */
-  static async open(paths: readonly string[], images: string, reader = new ParquetReader()): Promise<ObelicsSet> {
+  static async open(paths: readonly string[], images: string, reader = new ParquetReader()): Promise<ObelicsDataset> {
     const groups: RowGroup[] = [];
     for (const path of paths) {
       const {
@@ -79,7 +81,7 @@ export class ObelicsSet implements Dataset {
         start += rows;
       }
     }
-    return new ObelicsSet(reader, groups, images);
+    return new ObelicsDataset(reader, groups, images);
   }
 
   where(index: number): string {
@@ -92,7 +94,7 @@ export class ObelicsSet implements Dataset {
     return this.order.shuffled(place, ...keys);
   }
 
-  async get(index: number): Promise<Document | Broken> {
+  async get(index: number): Promise<Document | BrokenDocument> {
     const { group, number } = this.order.locate(index);
     const rows = await this.read.get(this.groups[group]!, () => this.readGroup(this.groups[group]!));
     const result = 'rejected' in rows ? rows : this.page(rows[number] ?? {}, this.where(index));
@@ -100,7 +102,13 @@ export class ObelicsSet implements Dataset {
     return result;
   }
 
-  private async readGroup({ path, columns, start, rows, bytes }: RowGroup): Promise<readonly ParquetRow[] | Broken> {
+  private async readGroup({
+    path,
+    columns,
+    start,
+    rows,
+    bytes,
+  }: RowGroup): Promise<readonly ParquetRow[] | BrokenDocument> {
     if (bytes > MAX_GROUP_BYTES) return { rejected: 'row group too large', detail: `${bytes} bytes` };
     try {
       return await this.reader.read(path, columns, start, start + rows);
@@ -109,7 +117,7 @@ export class ObelicsSet implements Dataset {
     }
   }
 
-  private page({ images, texts, general_metadata: general }: ParquetRow, where: string): Document | Broken {
+  private page({ images, texts, general_metadata: general }: ParquetRow, where: string): Document | BrokenDocument {
     if (!Array.isArray(images) || !Array.isArray(texts) || images.length !== texts.length) {
       return { rejected: 'unknown form', detail: 'images and texts must be lists of equal length' };
     }

@@ -10,7 +10,7 @@ import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Dataset } from './dataset';
 import type { Document } from './document';
-import { ObelicsSet } from './obelics';
+import { ObelicsDataset } from './obelics';
 import { openDataset } from './open-dataset';
 import { ParquetReader } from './parquet';
 import { writeShard } from './shard-writer';
@@ -35,7 +35,7 @@ afterAll(() => rmSync(root, { recursive: true }));
 const all = (set: Dataset) => Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
 const stored = (name: string, from = root) => ({ media: { image: join(from, name), name } });
 
-describe('a JSONL file of one\u2019s own', () => {
+describe('a JSONL file', () => {
   it('holds pages, pairs and clips, with images beside it', async () => {
     const file = put(
       'own.jsonl',
@@ -82,7 +82,7 @@ describe('a JSONL file of one\u2019s own', () => {
     ]);
   });
 
-  it('passes over blank lines and nothing else', async () => {
+  it('skips blank lines and nothing else', async () => {
     const set = await openDataset(put('blank.jsonl', '', ' \t\r', '1', '\r', '{"image":"a.png","text":"x"}\r', ''));
     expect((await all(set)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['unknown form', 'pair']);
     expect([0, 1].map((i) => set.where(i))).toEqual([`${at('blank.jsonl')}, line 3`, `${at('blank.jsonl')}, line 5`]);
@@ -119,7 +119,50 @@ describe('a JSONL file of one\u2019s own', () => {
     expect(set.faults.examples[0]!.where).toMatch(/bad\.jsonl, line 2$/);
   });
 
-  it('may be several in a folder; few-shot questions are not among them', async () => {
+  it('reads questions of eval.jsonl as documents of their own kind', async () => {
+    mkdirSync(at('questions'));
+    const file = put('questions/eval.jsonl', { image: 'a.png', answer: 'red' }, { image: '../a.png', answer: 'x' });
+    const questions = await openDataset(file);
+    expect(await all(questions)).toEqual([
+      { kind: 'question', parts: [stored('a.png', at('questions')), { text: 'red' }] },
+      { rejected: 'file outside the folder', detail: '../a.png' },
+    ]);
+    await expect(openDataset(at('questions'))).rejects.toThrow(/expected shards .*got eval\.jsonl/);
+  });
+
+  it('skips a UTF-8 byte order mark', async () => {
+    const line = JSON.stringify({ image: 'p/red.png', text: 'r\u00e9d' });
+    const set = await openDataset(put('bom.jsonl', `\ufeff${line}`, `\ufeff${line}`));
+    expect(await all(set)).toEqual(Array(2).fill({ kind: 'pair', parts: [stored('p/red.png'), { text: 'r\u00e9d' }] }));
+    const blank = await openDataset(put('bom-blank.jsonl', '\ufeff', line));
+    expect([blank.length, blank.where(0)]).toEqual([1, `${at('bom-blank.jsonl')}, line 2`]);
+  });
+
+  it('counts lines that are not UTF-8, and names NaN', async () => {
+    const file = at('latin1.jsonl');
+    const line = JSON.stringify({ image: 'p/red.png', text: 'ros\u00e9' });
+    const nan = '{"image": "p/red.png", "text": NaN}';
+    writeFileSync(file, Buffer.concat([Buffer.from(`${line}\n`, 'latin1'), Buffer.from(`${line}\n${nan}\n`)]));
+    const set = await openDataset(file);
+    const [first, second, third] = await all(set);
+    expect(first).toEqual({ rejected: 'text is not UTF-8', detail: 'save the file as UTF-8' });
+    expect(second).toMatchObject({ parts: [{}, { text: 'ros\u00e9' }] });
+    expect(third).toMatchObject({
+      rejected: 'not JSON',
+      detail: expect.stringContaining('JSON has no NaN, write null'),
+    });
+    expect(set.faults.counts).toEqual({ 'text is not UTF-8': 1, 'not JSON': 1 });
+  });
+
+  it('throws if no line is good, with the reasons and the first line', async () => {
+    const file = put('none.jsonl', 'x', '1', '{"image": "../a.png", "text": "x"}', 'y');
+    await expect(openDataset(file)).rejects.toThrow(
+      /none\.jsonl: expected at least one good line, got 4 and none of them good \(not JSON 2, unknown form 1, file outside the folder 1\)\. The first: .*none\.jsonl, line 1: not JSON \(Unexpected token/,
+    );
+    expect((await openDataset(put('empty.jsonl', ''))).length).toBe(0);
+  });
+
+  it('may be one of several in a folder; eval.jsonl is not part of it', async () => {
     mkdirSync(at('folder'));
     put('folder/pairs.jsonl', { image: 'a.png', text: 'x' });
     put('folder/pages.jsonl', { parts: [{ text: 'y' }] }, 'broken');
@@ -162,7 +205,10 @@ describe('MMC4', () => {
         about: { url: 'http://example.org/' },
       },
       { rejected: 'file outside the folder', detail: '../x.png' },
-      { rejected: 'unknown form', detail: 'matched_text_index 1 of 1 sentences' },
+      {
+        rejected: 'unknown form',
+        detail: 'image_info.0.matched_text_index: expected a number below 1, the number of sentences, received 1',
+      },
     ]);
   });
 });
@@ -260,7 +306,7 @@ describe('OBELICS', () => {
         // A parser that hangs is ended sooner than it would be in earnest.
         const reader = new ParquetReader(1000);
         const file = at('obelics', 'train-0.parquet');
-        const set = await ObelicsSet.open([file], at('obelics', 'images'), reader).catch((error: Error) => {
+        const set = await ObelicsDataset.open([file], at('obelics', 'images'), reader).catch((error: Error) => {
           expect(error.message).toMatch(/train-0\.parquet: expected/);
           return undefined;
         });

@@ -3,30 +3,41 @@ import { open, readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
 import { openCocoCaptions, openVqa } from './benchmarks';
 import type { Dataset } from './dataset';
-import type { Broken, Document } from './document';
+import type { BrokenDocument, Document } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
-import { LineSet, videoDocument } from './lines';
-import { ObelicsSet } from './obelics';
+import { LineDataset, videoDocument } from './lines';
+import { ObelicsDataset } from './obelics';
 import { MANIFEST } from './shard-format';
-import { ShardSet } from './shard-reader';
+import { ShardDataset } from './shard-reader';
+import { decodeUtf8 } from './text';
 import { VIDEO_EXTENSIONS } from './video';
 
+/** File name of the questions for few-shot evaluation in a folder of JSONL files. */
+export const QUESTIONS = 'eval.jsonl';
+
 export interface OpenDatasetOptions {
-  /** Folder of the images that the data name; by default where each kind of data usually has it. */
+  /** Folder that image names are relative to. Defaults to where each format usually keeps its images. */
   readonly images?: string;
 }
 
 /**
- * Opens documents on disk, by what is there:
+ * Opens documents on disk. The path determines the format:
  *
- * - a `.tar` shard, or a folder of them: ours, or img2dataset's (LAION, COYO)
- * - a `.jsonl` file, or a folder of them: documents of one's own, or MMC4
- * - a `.parquet` file, or a folder of them: OBELICS
+ * - a `.tar` shard or a folder of them: written by `ShardWriter`, or by img2dataset (LAION, COYO)
+ * - a `.jsonl` file or a folder of them: pages, pairs, clips, videos and MMC4, one document per line
+ * - a `.parquet` file or a folder of them: OBELICS
  * - a `.json` file: COCO captions, or the questions of VQAv2
- * - a folder of videos, each with its text in a `.txt` of the same name
+ * - a folder of videos, each with its text in a `.txt` file of the same name
  *
- * @throws Error saying what was expected and what is there
+ * A folder's `eval.jsonl` holds questions for few-shot evaluation and is not part of the folder's dataset. Open it by its
+ * own path; its lines `{"image", "answer"}` become documents of kind `question`. To mix the files of a folder with
+ * different weights, open each by its path: `openDataset('my-data/pages.jsonl')`, `openDataset('my-data/pairs.jsonl')`.
+ *
+ * Opening reads no documents except of JSONL, where it looks for the first good line. `get` returns the reason for a
+ * document that is broken, and `faults` counts and locates it.
+ *
+ * @throws Error if nothing readable is there, or if no line of a JSONL file is good
  */
 export async function openDataset(path: string, { images }: OpenDatasetOptions = {}): Promise<Dataset> {
   const info = await stat(path).catch(() => undefined);
@@ -36,14 +47,13 @@ export async function openDataset(path: string, { images }: OpenDatasetOptions =
   const names = (await readdir(path)).filter((name) => !name.startsWith('.')).sort();
   const having = (...extensions: string[]) =>
     names.filter((name) => extensions.includes(extname(name).slice(1).toLowerCase())).map((name) => join(path, name));
-  // Documents that were extracted from pages have a manifest of their own beside their lines.
+  // `flamingo data extract` writes another kind of manifest next to its .jsonl files.
   const isShards = names.includes(MANIFEST) && having('jsonl').length === 0;
-  if (isShards || having('tar').length > 0) return ShardSet.open(path);
-  // The questions of few-shot evaluation are not for training.
-  const lines = having('jsonl').filter((file) => basename(file) !== 'eval.jsonl');
-  if (lines.length > 0) return new Several(await Promise.all(lines.map((file) => LineSet.open(file, images))));
+  if (isShards || having('tar').length > 0) return ShardDataset.open(path);
+  const lines = having('jsonl').filter((file) => basename(file) !== QUESTIONS);
+  if (lines.length > 0) return new CombinedDataset(await Promise.all(lines.map((f) => LineDataset.open(f, images))));
   const parquet = having('parquet');
-  if (parquet.length > 0) return ObelicsSet.open(parquet, images ?? join(path, 'images'));
+  if (parquet.length > 0) return ObelicsDataset.open(parquet, images ?? join(path, 'images'));
   const videos = having(...VIDEO_EXTENSIONS);
   if (videos.length > 0) return new VideoFolder(videos);
   throw new Error(
@@ -53,9 +63,9 @@ export async function openDataset(path: string, { images }: OpenDatasetOptions =
 
 async function openFile(path: string, images: string | undefined): Promise<Dataset> {
   const extension = extname(path).slice(1).toLowerCase();
-  if (extension === 'tar') return ShardSet.open(path);
-  if (extension === 'jsonl') return LineSet.open(path, images);
-  if (extension === 'parquet') return ObelicsSet.open([path], images ?? join(dirname(path), 'images'));
+  if (extension === 'tar') return ShardDataset.open(path);
+  if (extension === 'jsonl') return LineDataset.open(path, images);
+  if (extension === 'parquet') return ObelicsDataset.open([path], images ?? join(dirname(path), 'images'));
   if (extension === 'json') {
     return (await startOf(path)).includes('"questions"') ? openVqa(path, images) : openCocoCaptions(path, images);
   }
@@ -63,7 +73,7 @@ async function openFile(path: string, images: string | undefined): Promise<Datas
   throw new Error(`${path}: expected .tar, .jsonl, .parquet or .json, got ${got}. Unpack what is compressed.`);
 }
 
-/** Enough of a file to see the names of its first keys: VQAv2's files begin with a licence. */
+/** Reads enough of a file to see its first keys: VQAv2's files begin with a licence. */
 async function startOf(path: string): Promise<string> {
   const file = await open(path);
   try {
@@ -74,37 +84,37 @@ async function startOf(path: string): Promise<string> {
   }
 }
 
-/** Several files as one set. */
-class Several implements Dataset {
+/** Several files as one dataset. */
+class CombinedDataset implements Dataset {
   readonly format: string;
   readonly length: number;
   private readonly order: GroupedOrder;
 
-  constructor(private readonly sets: readonly Dataset[]) {
-    this.format = sets[0]!.format;
+  constructor(private readonly datasets: readonly Dataset[]) {
+    this.format = datasets[0]!.format;
     this.order = new GroupedOrder(
-      sets.map((set) => set.length),
-      sets.length,
+      datasets.map((dataset) => dataset.length),
+      datasets.length,
     );
     this.length = this.order.length;
   }
 
   get faults(): Faults {
-    return Faults.together(this.sets.map((set) => set.faults));
+    return Faults.merge(this.datasets.map((dataset) => dataset.faults));
   }
 
   where(index: number): string {
     const { group, number } = this.order.locate(index);
-    return this.sets[group]!.where(number);
+    return this.datasets[group]!.where(number);
   }
 
-  get(index: number): Promise<Document | Broken> {
+  get(index: number): Promise<Document | BrokenDocument> {
     const { group, number } = this.order.locate(index);
-    return this.sets[group]!.get(number);
+    return this.datasets[group]!.get(number);
   }
 }
 
-/** Videos, each with its text in a file of the same name. */
+/** Videos, each with its text in a `.txt` file of the same name. */
 class VideoFolder implements Dataset {
   readonly format = 'videos';
   readonly faults = new Faults();
@@ -119,16 +129,17 @@ class VideoFolder implements Dataset {
     return this.videos[index]!;
   }
 
-  async get(index: number): Promise<Document | Broken> {
+  async get(index: number): Promise<Document | BrokenDocument> {
     const result = await this.read(this.videos[index]!);
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
   }
 
-  private async read(video: string): Promise<Document | Broken> {
+  private async read(video: string): Promise<Document | BrokenDocument> {
     const file = `${video.slice(0, -extname(video).length)}.txt`;
-    const text = existsSync(file) ? (await readFile(file, 'utf8')).trim() : '';
-    if (text === '') return { rejected: 'no caption', detail: `expected its text in ${basename(file)}` };
-    return videoDocument(video, basename(video), text);
+    const text = existsSync(file) ? decodeUtf8(await readFile(file)) : '';
+    if (text === undefined) return { rejected: 'text is not UTF-8', detail: basename(file) };
+    if (text.trim() === '') return { rejected: 'no caption', detail: `expected its text in ${basename(file)}` };
+    return videoDocument(video, basename(video), text.trim());
   }
 }

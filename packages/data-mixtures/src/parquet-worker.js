@@ -1,4 +1,4 @@
-// Reads parquet for ObelicsSet. Plain JavaScript, as decode-worker.js is and for the same reason. Here because a damaged
+// Reads parquet for ObelicsDataset. Plain JavaScript, as decode-worker.js is and for the same reason. Here because a damaged
 // file can keep the parser busy for ever: a worker can be ended.
 import { parentPort } from 'node:worker_threads';
 import * as zlib from 'node:zlib';

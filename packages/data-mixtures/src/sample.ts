@@ -39,7 +39,7 @@ export interface Sample {
 
 /** Why a document gave no sample; the words are what reports count. */
 export interface Rejection {
-  readonly rejected: 'no media' | 'not exactly one medium' | 'no text to learn';
+  readonly rejected: 'question for evaluation' | 'no media' | 'not exactly one medium' | 'no text to learn';
 }
 
 /** @throws Error naming the option, what it must be and what came */
@@ -74,6 +74,7 @@ export function buildSample(
   const looksAhead = random.uniform() < pNext && isPage;
   const addsSpace = random.uniform() < leadingSpace && !isPage;
 
+  if (document.kind === 'question') return { rejected: 'question for evaluation' };
   const count = document.parts.filter((part) => 'media' in part).length;
   if (count === 0) return { rejected: 'no media' };
   if (!isPage && count > 1) return { rejected: 'not exactly one medium' };

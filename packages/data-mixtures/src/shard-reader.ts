@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { basename, dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Dataset } from './dataset';
-import { closeGaps, type Broken, type Document, type MediaPart, type TextPart } from './document';
+import { closeGaps, type BrokenDocument, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
 import { RecentlyUsed } from './recently-used';
@@ -54,7 +54,7 @@ export async function readManifest(folder: string): Promise<Manifest | undefined
  * LAION and COYO. Only headers are read before a document is asked for. A document that is broken is given as the reason;
  * a broken image is left out of its page. Both are counted in `faults`.
  */
-export class ShardSet implements Dataset {
+export class ShardDataset implements Dataset {
   readonly format = 'shards';
   readonly length: number;
   private readonly order: GroupedOrder;
@@ -74,14 +74,14 @@ export class ShardSet implements Dataset {
    * @param path a shard, or a folder of them. Where a manifest says what they hold they are opened when needed; others
    *             are listed first, once
    */
-  static async open(path: string): Promise<ShardSet> {
+  static async open(path: string): Promise<ShardDataset> {
     const isOne = path.endsWith('.tar');
     const folder = isOne ? dirname(path) : path;
     const manifest = await readManifest(folder);
     const listed = manifest?.shards.filter((shard) => !isOne || shard.name === basename(path));
     if (listed && listed.length > 0) {
       const files = listed.map((shard) => join(folder, shard.name));
-      return new ShardSet(files, listed.map((shard) => shard.documents), manifest); // prettier-ignore
+      return new ShardDataset(files, listed.map((shard) => shard.documents), manifest); // prettier-ignore
     }
     const names = isOne ? [basename(path)] : (await readdir(folder)).filter(isShard).sort();
     if (names.length === 0) throw new Error(`${folder}: expected shards (*.tar), got none.`);
@@ -97,7 +97,7 @@ export class ShardSet implements Dataset {
       faults.add('shard without documents', file);
       lost.push(faults);
     }
-    return new ShardSet(files, counts, undefined, Faults.together(lost));
+    return new ShardDataset(files, counts, undefined, Faults.merge(lost));
   }
 
   where(index: number): string {
@@ -105,7 +105,7 @@ export class ShardSet implements Dataset {
     return `${this.files[group]}, document ${number}`;
   }
 
-  async get(index: number): Promise<Document | Broken> {
+  async get(index: number): Promise<Document | BrokenDocument> {
     const { group, number } = this.order.locate(index);
     const result = await this.read(this.files[group]!, number, this.where(index));
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
@@ -116,7 +116,7 @@ export class ShardSet implements Dataset {
     return this.order.shuffled(place, ...keys);
   }
 
-  private async read(file: string, number: number, where: string): Promise<Document | Broken> {
+  private async read(file: string, number: number, where: string): Promise<Document | BrokenDocument> {
     let list: readonly Members[];
     try {
       list = await this.lists.get(file, () => listDocuments(file, this.faults));
@@ -179,7 +179,7 @@ async function readDocument(
   file: FileHandle,
   members: Members,
   fault: (reason: string) => void,
-): Promise<Document | Broken> {
+): Promise<Document | BrokenDocument> {
   const json = members.get('json');
   if (json && json.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
   const text = json && (await readBytes(file, json.offset, json.size)).toString('utf8');
@@ -192,7 +192,7 @@ async function readOwn(
   members: Members,
   text: string,
   fault: (reason: string) => void,
-): Promise<Document | Broken> {
+): Promise<Document | BrokenDocument> {
   let value: unknown;
   try {
     value = unseal(text);
@@ -237,7 +237,11 @@ async function readOwn(
 }
 
 /** An image with a caption: `txt`, or `caption` in the `json`. */
-async function readPair(file: FileHandle, members: Members, json: string | undefined): Promise<Document | Broken> {
+async function readPair(
+  file: FileHandle,
+  members: Members,
+  json: string | undefined,
+): Promise<Document | BrokenDocument> {
   const member = IMAGE_EXTENSIONS.map((extension) => members.get(extension)).find((m) => m);
   if (!member) return { rejected: 'no image' };
   const txt = members.get('txt');

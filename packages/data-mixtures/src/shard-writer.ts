@@ -25,7 +25,7 @@ export interface TokenCounter {
 }
 
 /** A count that needs no tokenizer, and is within a third of what most of them give for English. */
-export const wordsAndMarks: TokenCounter = {
+export const wordCounter: TokenCounter = {
   name: 'words and punctuation marks',
   count: (text) => text.match(/[\p{L}\p{M}\p{N}]+|[^\s\p{L}\p{M}\p{N}]/gu)?.length ?? 0,
 };
@@ -40,7 +40,7 @@ export interface ShardWriterOptions {
 }
 
 /** A document that no shard holds: larger than a reader takes. Nothing of it is written, and others can follow. */
-export class UnfitForShard extends Error {
+export class DocumentTooLarge extends Error {
   /** @param reason in a few words, as `dropped` counts them */
   constructor(
     readonly reason: string,
@@ -66,7 +66,7 @@ export class ShardWriter {
 
   /** @throws Error where the folder holds a manifest already: what is there would be mixed with what comes */
   static async create(folder: string, options: ShardWriterOptions = {}): Promise<ShardWriter> {
-    const { prefix = 'shard', maxDocuments = 1000, maxBytes = 2 ** 29, tokens = wordsAndMarks } = options;
+    const { prefix = 'shard', maxDocuments = 1000, maxBytes = 2 ** 29, tokens = wordCounter } = options;
     if (!/^[\w-]{1,60}$/.test(prefix)) {
       throw new Error(`ShardWriter: prefix must be 1 to 60 letters, digits, - and _, got ${JSON.stringify(prefix)}.`);
     }
@@ -82,7 +82,7 @@ export class ShardWriter {
   /**
    * One call at a time.
    *
-   * @throws UnfitForShard where the document is too large; the writer goes on with the next
+   * @throws DocumentTooLarge where the document is too large; the writer goes on with the next
    */
   async add(document: Document): Promise<void> {
     const { prefix, maxDocuments, maxBytes, tokens } = this.options;
@@ -125,7 +125,7 @@ export class ShardWriter {
 export async function writeShard(
   path: string,
   documents: Iterable<Document> | AsyncIterable<Document>,
-  tokens = wordsAndMarks,
+  tokens = wordCounter,
 ): Promise<ShardEntry> {
   const shard = await OpenShard.create(path, tokens);
   try {
@@ -142,7 +142,7 @@ export async function writeManifest(
   folder: string,
   shards: readonly ShardEntry[],
   dropped: Readonly<Record<string, number>>,
-  tokens = wordsAndMarks,
+  tokens = wordCounter,
 ): Promise<Manifest> {
   const sum = (key: 'documents' | 'images' | 'tokens') => shards.reduce((n, shard) => n + shard[key], 0);
   const manifest: Manifest = {
@@ -222,18 +222,23 @@ class OpenShard {
   }
 
   async add(document: Document): Promise<void> {
+    if (document.kind === 'question') {
+      throw new Error(
+        `Shard ${this.path}: shards store pages, pairs and clips, got a question. Keep it in eval.jsonl.`,
+      );
+    }
     const key = String(this.documents).padStart(8, '0');
     const members: Buffer[] = [];
     let budget = MAX_DOCUMENT_BYTES;
     const store = async (image: EncodedImage, media: MediaRef): Promise<StoredImage> => {
       const bytes = typeof image === 'string' ? await readImage(image) : image;
       if (bytes.length > MAX_MEMBER_BYTES) {
-        throw new UnfitForShard('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
+        throw new DocumentTooLarge('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
       }
       budget -= bytes.length;
       if (budget < 0) {
         const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
-        throw new UnfitForShard('images too large', `${mediaName(media)}: images of more than ${most}.`);
+        throw new DocumentTooLarge('images too large', `${mediaName(media)}: images of more than ${most}.`);
       }
       const member = `${members.length}.${imageExtension(bytes)}`;
       members.push(tarMember(`${key}.${member}`, bytes));
@@ -241,7 +246,7 @@ class OpenShard {
     };
     const most = document.parts.reduce((n, part) => Math.max(n, framesOf(part)), document.parts.length);
     if (most > MAX_PARTS) {
-      throw new UnfitForShard('too many parts', `A document may have ${MAX_PARTS} parts or frames, got ${most}.`);
+      throw new DocumentTooLarge('too many parts', `A document may have ${MAX_PARTS} parts or frames, got ${most}.`);
     }
     const parts: object[] = [];
     let tokens = 0;
@@ -264,7 +269,7 @@ class OpenShard {
     }
     const text = Buffer.from(seal({ flamingo: 1, kind: document.kind, parts, about: document.about }));
     if (text.length > MAX_TEXT_BYTES) {
-      throw new UnfitForShard(
+      throw new DocumentTooLarge(
         'text too large',
         `A document may have ${MAX_TEXT_BYTES} bytes of text, got ${text.length}.`,
       );
@@ -301,7 +306,7 @@ async function readImage(path: string): Promise<Buffer> {
   const info = await stat(path);
   if (!info.isFile()) throw new Error(`${path}: expected a file, got something else.`);
   if (info.size > MAX_MEMBER_BYTES) {
-    throw new UnfitForShard('image too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
+    throw new DocumentTooLarge('image too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
   }
   return readFile(path);
 }

@@ -12,7 +12,7 @@ import { Faults } from './faults';
 import { ImageDecoder } from './image-decoder';
 import { imageLoader } from './media';
 import { Mixture } from './mixture';
-import { readManifest, ShardSet, verifyShards } from './shard-reader';
+import { readManifest, ShardDataset, verifyShards } from './shard-reader';
 import { ShardWriter, writeManifest, writeShard } from './shard-writer';
 import { isInside, listTar, TAR_END, tarMember } from './tar';
 
@@ -46,16 +46,16 @@ const clip = (): Document => ({
   parts: [{ media: { frames: [images[0]!, images[2]!] } }, { text: 'flash' }],
 });
 
-async function written(folder: string, count: number, maxDocuments = 4): Promise<ShardSet> {
+async function written(folder: string, count: number, maxDocuments = 4): Promise<ShardDataset> {
   const writer = await ShardWriter.create(folder, { prefix: 'pages', maxDocuments });
   for (let i = 0; i < count; i++) await writer.add(i === 5 ? clip() : page(i));
   writer.drop('no image', 3);
   await writer.close();
-  return ShardSet.open(folder);
+  return ShardDataset.open(folder);
 }
 
 /** Every document, or why there is none. */
-async function all(set: ShardSet) {
+async function all(set: ShardDataset) {
   return Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
 }
 
@@ -144,7 +144,7 @@ describe('documents that no reader would take', () => {
     // Nothing of it is left, not even the shard that it would have begun.
     expect((await writer.close()).shards.map((shard) => shard.name)).toEqual(['shard-000000.tar']);
     expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'shard-000000.tar']);
-    expect(await all(await ShardSet.open(folder))).toEqual([page(0)]);
+    expect(await all(await ShardDataset.open(folder))).toEqual([page(0)]);
   });
 });
 
@@ -162,7 +162,7 @@ describe('broken shards', () => {
     const first = join(folder, 'pages-000000.tar');
     damage(first, 'Page 1.');
     damage(first, images[2]!, 100);
-    const set = await ShardSet.open(folder);
+    const set = await ShardDataset.open(folder);
     const documents = await all(set);
     expect(documents[0]).toEqual(page(0));
     expect(documents[1]).toEqual({ rejected: 'wrong checksum' });
@@ -179,13 +179,13 @@ describe('broken shards', () => {
     const file = join(folder, 'pages-000000.tar');
     const whole = readFileSync(file);
     writeFileSync(file, whole.subarray(0, whole.indexOf('00000003.json') + 600));
-    const cut = await ShardSet.open(folder);
+    const cut = await ShardDataset.open(folder);
     expect(await all(cut)).toEqual([page(0), page(1), page(2), { rejected: 'missing document' }]);
     expect(cut.faults.counts).toEqual({ 'truncated member': 1, 'missing document': 1 });
 
     writeFileSync(file, whole);
     damage(file, '00000001.0.png', 3);
-    const set = await ShardSet.open(folder);
+    const set = await ShardDataset.open(folder);
     expect((await set.get(3)) as Document).toEqual(page(3));
     expect(((await set.get(1)) as Document).parts).toHaveLength(4);
     expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
@@ -196,7 +196,7 @@ describe('broken shards', () => {
     mkdirSync(folder);
     const broken = join(folder, '00000.tar');
     writeFileSync(broken, Buffer.alloc(5000, 7));
-    const set = await ShardSet.open(folder);
+    const set = await ShardDataset.open(folder);
     expect([set.length, set.faults.counts]).toEqual([0, { 'broken header': 1, 'shard without documents': 1 }]);
     const ours = fresh();
     await written(ours, 1);
@@ -210,7 +210,7 @@ describe('broken shards', () => {
     const folder = fresh();
     await written(folder, 8);
     rmSync(join(folder, 'pages-000001.tar'));
-    const set = await ShardSet.open(folder);
+    const set = await ShardDataset.open(folder);
     expect((await all(set)).slice(4)).toEqual(Array(4).fill({ rejected: 'missing shard' }));
     expect(await verifyShards(folder, set.manifest!)).toEqual([expect.stringContaining('not there')]);
   });
@@ -221,9 +221,9 @@ describe('broken shards', () => {
     const file = join(folder, 'manifest.json');
     const text = readFileSync(file, 'utf8');
     writeFileSync(file, text.replace('pages-000000.tar', '../pages.tar'));
-    await expect(ShardSet.open(folder)).rejects.toThrow(/manifest\.json: shards\.0\.name/);
+    await expect(ShardDataset.open(folder)).rejects.toThrow(/manifest\.json: shards\.0\.name/);
     writeFileSync(file, text.slice(0, 20));
-    await expect(ShardSet.open(folder)).rejects.toThrow(/manifest\.json: expected JSON/);
+    await expect(ShardDataset.open(folder)).rejects.toThrow(/manifest\.json: expected JSON/);
   });
 
   it('never crash, hang or give what was not written', { timeout: 3_600_000 }, async () => {
@@ -252,7 +252,7 @@ describe('broken shards', () => {
         // Listed when it is opened, and as the manifest of before says.
         for (const place of [file, join(folder, 'pages-000000.tar')]) {
           writeFileSync(place, bytes);
-          const set = await ShardSet.open(place);
+          const set = await ShardDataset.open(place);
           for (const document of await all(set)) {
             if ('rejected' in document || document.about === undefined) continue;
             expect(want).toContain(JSON.stringify(document.parts.at(-1)));
@@ -283,7 +283,7 @@ describe('shards of others', () => {
       const file = join(folder, `${format}.tar`);
       const names = format === 'ustar' ? made.filter((name) => name.length < 100) : made;
       tar('cf', file, `--format=${format}`, '-C', join(folder, 'made'), ...names);
-      const set = await ShardSet.open(file);
+      const set = await ShardDataset.open(file);
       const documents = await all(set);
       expect(documents.slice(0, 4)).toEqual([
         {
@@ -345,7 +345,7 @@ describe('order of shards', () => {
       entries.push(await writeShard(join(folder, `${i}.tar`), texts));
     }
     await writeManifest(folder, entries, {});
-    const set = await ShardSet.open(folder);
+    const set = await ShardDataset.open(folder);
     const shardOf = (index: number) => set.where(index).split(',')[0]!;
     const epochs = [0, 1].map((epoch) => Array.from({ length: set.length }, (_, i) => set.shuffled(i, 7, 'x', epoch)));
     for (const order of epochs) {

@@ -9,7 +9,7 @@ import {
   readManifest,
   seededStream,
   verifyShards,
-  type Broken,
+  type BrokenDocument,
   type Dataset,
   type Document,
   type EncodedImage,
@@ -62,7 +62,8 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
     const sample = buildSample(document, tokenizer, { maxTokens: 256 }, seededStream(index));
     const isWhole = faults.length === 0;
     if (isWhole && isTextAlone(document)) textAlone++;
-    else if ('rejected' in sample) problems.add('gives no sample', where, sample.rejected);
+    else if ('rejected' in sample && document.kind !== 'question')
+      problems.add('gives no sample', where, sample.rejected);
     for (const [{ name }, why] of unreadable) problems.add('unreadable image', where, `${name}: ${why}`);
   }
   // A data set keeps a hundred examples, and counts the rest too.
@@ -77,7 +78,7 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
 export interface Examined {
   readonly index: number;
   readonly where: string;
-  readonly document: Document | Broken;
+  readonly document: Document | BrokenDocument;
   /** What the data set says is broken in it. */
   readonly faults: readonly Fault[];
   /** Those of its images that cannot be decoded, and why. */

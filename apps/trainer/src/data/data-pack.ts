@@ -4,8 +4,8 @@ import {
   closeGaps,
   openDataset,
   ShardWriter,
-  UnfitForShard,
-  wordsAndMarks,
+  DocumentTooLarge,
+  wordCounter,
   type Document,
   type OpenDatasetOptions,
   type TokenCounter,
@@ -67,7 +67,7 @@ export interface PackedData {
 export async function packData(path: string, options: PackOptions): Promise<PackedData> {
   const { out, tokenizer, maxDocuments, images, onProgress } = options;
   await expectEmpty(out);
-  const tokens = tokenizer === undefined ? wordsAndMarks : await countedBy(tokenizer);
+  const tokens = tokenizer === undefined ? wordCounter : await countedBy(tokenizer);
   const dataset = await openDataset(path, { ...(images !== undefined && { images }) });
   const writer = await ShardWriter.create(out, { tokens, ...(maxDocuments !== undefined && { maxDocuments }) });
   const kinds: Record<string, number> = {};
@@ -81,6 +81,10 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
       if (unreadable.size > 0) drop('unreadable image', unreadable.size);
       // Those that the data set rejects are in its own counts, with the images that it misses.
       if ('rejected' in document) continue;
+      if (document.kind === 'question') {
+        drop('question for evaluation');
+        continue;
+      }
       const fit = withoutUnreadable(document, examined);
       if (typeof fit === 'string') {
         drop(fit);
@@ -89,7 +93,7 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
       try {
         await writer.add(fit);
       } catch (error) {
-        if (!(error instanceof UnfitForShard)) throw error;
+        if (!(error instanceof DocumentTooLarge)) throw error;
         drop(error.reason);
         continue;
       }

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { evenlySpread, ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import { evenlySpaced, ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import { z } from 'zod';
 import { datasetNames, type DatasetName } from '../config/config';
@@ -182,7 +182,7 @@ function documentOf(name: DatasetName, line: object, framesPerClip: number): Doc
   }
   if (name === 'clips') {
     const { frames, text } = line as z.infer<typeof clip>;
-    const chosen = evenlySpread(frames.length, framesPerClip).map((i) => frames[i]!);
+    const chosen = evenlySpaced(frames.length, framesPerClip).map((i) => frames[i]!);
     while (chosen.length < framesPerClip) chosen.push(chosen.at(-1)!);
     return { kind: 'clip', parts: [{ media: { key: chosen.join('\n') } }, { text }] };
   }

@@ -1,9 +1,9 @@
 import {
-  evenlySpread,
+  evenlySpaced,
   ImageDecoder,
   openDataset,
-  Reading,
-  type Broken,
+  PendingReads,
+  type BrokenDocument,
   type Dataset,
   type Document,
   type DocumentSource,
@@ -28,9 +28,9 @@ type ShardsConfig = Extract<Config['data'], { kind: 'shards' }>;
  */
 export class ShardData implements TrainingData {
   private readonly decoder: ImageDecoder;
-  private readonly reading = new Reading();
+  private readonly reading = new PendingReads();
   /** Documents on their way from the disk, and those that have just come: their images are asked for at once. */
-  private readonly recent = new Map<string, Promise<Document | Broken>>();
+  private readonly recent = new Map<string, Promise<Document | BrokenDocument>>();
 
   private constructor(
     private readonly sets: Readonly<Partial<Record<DatasetName, Dataset>>>,
@@ -150,7 +150,7 @@ export class ShardData implements TrainingData {
     return this.decoder.close();
   }
 
-  private read(dataset: DatasetName, index: number): Promise<Document | Broken> {
+  private read(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
     const name = `${dataset} ${index}`;
     const known = this.recent.get(name);
     if (known) return known;
@@ -167,7 +167,7 @@ export class ShardData implements TrainingData {
     const images = 'rejected' in document ? [] : imagesOf(document, Number(number));
     if (images.length === 0) return undefined;
     const count = name === 'clips' ? this.framesPerClip : 1;
-    const chosen = evenlySpread(images.length, count);
+    const chosen = evenlySpaced(images.length, count);
     const where = `${this.sets[name]!.where(Number(index))}, image ${number}`;
     const decoded = await Promise.all(chosen.map((i) => this.decoder.decodeBytes(images[i]!, where)));
     if (decoded.includes(undefined)) return undefined;

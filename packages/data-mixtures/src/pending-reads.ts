@@ -1,5 +1,5 @@
 /** What this thread is reading from a disk: it must stay free for it, whereas workers go on by themselves. */
-export class Reading {
+export class PendingReads {
   private readonly promises = new Set<Promise<unknown>>();
 
   /** Gives the promise back. */
