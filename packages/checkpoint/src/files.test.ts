@@ -1,12 +1,12 @@
-import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { openCheckpoint, readState, writeSafetensors, writeSharded } from './files';
 import { serializeSafetensors } from './safetensors';
 
-const floats = (...values: number[]) => ({ shape: [values.length], data: Float32Array.from(values) });
-const tensors = { a: floats(1, 2, 3), b: floats(4, 5), c: floats(6) };
+const tensorOf = (...values: number[]) => ({ shape: [values.length], data: Float32Array.from(values) });
+const tensors = { a: tensorOf(1, 2, 3), b: tensorOf(4, 5), c: tensorOf(6) };
 
 let folder: string;
 beforeEach(async () => {
@@ -38,6 +38,43 @@ describe('one file', () => {
     expect([await readdir(folder), await readFile(path)]).toEqual([['model.safetensors'], before]);
   });
 
+  it.each([
+    ['F32', NaN],
+    ['F32', -Infinity],
+    ['BF16', 3.4e38],
+  ] as const)('is not written as %s with the value %d', async (floats, value) => {
+    const path = join(folder, 'model.safetensors');
+    const bad = { ...tensors, d: tensorOf(1, value) };
+    await expect(writeSafetensors(path, bad, { floats })).rejects.toThrow(
+      /model\.safetensors: tensor d must hold finite (F32|BF16) values, got .* at index 1 of 2\. The file was not written/,
+    );
+    await expect(writeSharded(folder, bad, { floats })).rejects.toThrow(/tensor d must hold finite/);
+    expect(await readdir(folder)).toEqual([]);
+    const largest = new Float32Array(Uint32Array.of(floats === 'F32' ? 0x7f7fffff : 0x7f7f7fff).buffer);
+    await writeSafetensors(path, { x: { shape: [1], data: largest } }, { floats });
+    expect((await readState(path))['x']!.data[0]).toBeLessThan(Infinity);
+  });
+
+  it.skipIf(process.platform !== 'linux')(
+    'names the file when the disk is full, and keeps the earlier one',
+    async () => {
+      const path = join(folder, 'model.safetensors');
+      // What is written to the temporary file ends in a device that is always full.
+      const fill = () => symlink('/dev/full', join(folder, `.model.safetensors.${process.pid}.tmp`));
+      await fill();
+      await expect(writeSafetensors(path, tensors)).rejects.toThrow(
+        /model\.safetensors could not be written: the disk is full \(ENOSPC.*\)\. Nothing of it is left\. Free some space/,
+      );
+      expect(await readdir(folder)).toEqual([]);
+      await writeSafetensors(path, tensors);
+      await fill();
+      await expect(writeSafetensors(path, { a: tensors.b })).rejects.toThrow(
+        /The earlier file of this name is unchanged/,
+      );
+      expect([await readdir(folder), await readState(path)]).toEqual([['model.safetensors'], tensors]);
+    },
+  );
+
   it('as a state everything is float32, and names can be left out', async () => {
     const path = join(folder, 'x.safetensors');
     await writeSafetensors(
@@ -45,7 +82,7 @@ describe('one file', () => {
       { ids: { shape: [2], data: BigInt64Array.of(3n, -4n) }, ...tensors },
       { floats: 'BF16' },
     );
-    expect(await readState(path, (name) => name !== 'a')).toEqual({ ids: floats(3, -4), b: tensors.b, c: tensors.c });
+    expect(await readState(path, (name) => name !== 'a')).toEqual({ ids: tensorOf(3, -4), b: tensors.b, c: tensors.c });
   });
 
   it('missing or truncated, it is named and the reason given', async () => {
@@ -85,7 +122,7 @@ describe('shards', () => {
 
   const index = (text: string) => writeFile(join(folder, 'model.safetensors.index.json'), text);
   const shard = (name: string, names: string[]) =>
-    writeFile(join(folder, name), serializeSafetensors(Object.fromEntries(names.map((n) => [n, floats(1)]))));
+    writeFile(join(folder, name), serializeSafetensors(Object.fromEntries(names.map((n) => [n, tensorOf(1)]))));
 
   it.each<[string, string, RegExp]>([
     ['broken JSON', '{', /index\.json is not valid JSON/],

@@ -1,5 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { decode, type Dtype } from './dtypes';
+import { expectFinite } from './finite';
+import { parseJson } from './json';
 import { nodeModules } from './node';
 import {
   fileParts,
@@ -90,18 +92,25 @@ export async function readState(
   }
 }
 
-/** Writes one file so that it is there whole or not at all: beside it first, then renamed. */
+/**
+ * Writes one file atomically: a temporary file next to it, then a rename.
+ *
+ * @throws Error for a NaN or an infinity, naming the tensor, index and value; and when the file cannot be written. Either
+ *   way a file that was there before stays as it was, and no temporary file is left.
+ */
 export async function writeSafetensors(
   path: string,
   tensors: Readonly<Record<string, TensorToStore>>,
   options: WriteOptions = {},
 ): Promise<void> {
-  await writeAtomically(path, fileParts(tensors, options));
+  const check = (name: string, { data }: TensorToStore) =>
+    expectFinite(`${path}: tensor ${name}`, data, options.floats ?? 'F32', 'The file was not written.');
+  await writeAtomically(path, fileParts(tensors, options, check));
 }
 
 /**
- * Writes a folder of files of about `maxShardBytes` (a tensor is never split) and their `model.safetensors.index.json`,
- * which comes last.
+ * Writes a folder of files of about `maxShardBytes` (a tensor is never split), then their `model.safetensors.index.json`.
+ * Each file is written as by `writeSafetensors`.
  */
 export async function writeSharded(
   folder: string,
@@ -122,7 +131,11 @@ export async function writeSharded(
   await writeAtomically(join(folder, indexFile), [new TextEncoder().encode(JSON.stringify(index, null, 2))]);
 }
 
-/** Writes pieces to a temporary file, makes sure they are on the disk, and renames it. */
+/**
+ * Writes a temporary file, flushes it to the disk and renames it.
+ *
+ * @throws Error naming the file and what is left when the system refuses (a full disk, a read-only folder)
+ */
 export async function writeAtomically(path: string, parts: Iterable<Uint8Array>): Promise<void> {
   const { fs, join, dirname, basename } = nodeModules('writeAtomically');
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
@@ -136,9 +149,33 @@ export async function writeAtomically(path: string, parts: Iterable<Uint8Array>)
     }
     await fs.rename(temporary, path);
   } catch (error) {
-    await fs.rm(temporary, { force: true });
-    throw error;
+    await fs.rm(temporary, { force: true }).catch(() => undefined);
+    const there = await fs.stat(path).then(
+      () => 'The earlier file of this name is unchanged.',
+      () => 'Nothing of it is left.',
+    );
+    throw systemError(`${path} could not be written`, error, there);
   }
+}
+
+const REASONS: Readonly<Record<string, readonly [reason: string, fix: string]>> = {
+  ENOSPC: ['the disk is full', 'Free some space, or write to another disk.'],
+  EDQUOT: ['the disk quota is used up', 'Free some space, or write to another disk.'],
+  EROFS: ['the file system is read-only', 'Write to another folder, or mount it writable.'],
+  EACCES: ['permission is denied', 'Write to another folder, or change its permissions.'],
+  EPERM: ['permission is denied', 'Write to another folder, or change its permissions.'],
+};
+
+/**
+ * A system's refusal to write, in words; any other error stays as it is.
+ *
+ * @param what what failed
+ * @param kept what is lost or kept
+ */
+export function systemError(what: string, error: unknown, kept: string): unknown {
+  const { code = '', message } = error as NodeJS.ErrnoException;
+  const known = REASONS[code];
+  return known ? new Error(`${what}: ${known[0]} (${message}). ${kept} ${known[1]}`, { cause: error }) : error;
 }
 
 interface OpenFile extends Header {
@@ -213,7 +250,7 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
 
 async function openShards(folder: string, index: string, options: OpenOptions): Promise<OpenCheckpoint> {
   const { fs, join, basename } = nodeModules('openCheckpoint');
-  const weightMap = parseIndex(await fs.readFile(index, 'utf8'), index);
+  const weightMap = parseIndex(await fs.readFile(index), index);
   const files = [...new Set(Object.values(weightMap))];
   const outside = files.find((file) => file !== basename(file) || file === '..' || file.includes('\\'));
   if (outside !== undefined) {
@@ -234,15 +271,8 @@ async function openShards(folder: string, index: string, options: OpenOptions): 
   return checkpoint;
 }
 
-function parseIndex(text: string, path: string): Record<string, string> {
-  let index: { weight_map?: unknown } | null;
-  try {
-    index = JSON.parse(text) as { weight_map?: unknown } | null;
-  } catch (cause) {
-    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch or write the file again.`, {
-      cause,
-    });
-  }
+function parseIndex(bytes: Uint8Array, path: string): Record<string, string> {
+  const index = parseJson(bytes, path) as { weight_map?: unknown } | null;
   const map = index?.weight_map;
   if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string')) {
     throw new Error(`${path}: weight_map must give a file name for each tensor name. Fetch or write the file again.`);

@@ -1,38 +1,51 @@
-import { openCheckpoint, readState, writeAtomically, writeSafetensors, type FloatTensor } from './files';
+import { expectFinite } from './finite';
+import { openCheckpoint, readState, systemError, writeAtomically, type FloatTensor } from './files';
+import { parseJson } from './json';
 import { nodeModules } from './node';
+import { fileParts } from './safetensors';
 
 /** A training run's whole state at one step. */
 export interface SavedCheckpoint<State> {
   readonly step: number;
   readonly path: string;
-  /** What was saved beside the tensors: configuration, seed, position in the data. */
+  /** What was saved with the tensors: configuration, seed, position in the data. */
   readonly state: State;
-  /** Newer checkpoints that were passed over because they are not whole, and why. */
+  /** Newer checkpoints that are damaged and were skipped, newest first: the file of each and what is wrong with it. */
   readonly skipped: readonly string[];
-  /** Reads one part, `model` or `optimizer` for example. */
+  /** Reads one part, such as `model` or `optimizer`. */
   read(part: string): Promise<Record<string, FloatTensor>>;
 }
 
 export interface CheckpointFolderOptions {
-  /** How many of the newest checkpoints are kept. Default all. */
+  /** How many of the newest checkpoints to keep. Defaults to all. */
   readonly keep?: number;
 }
 
-/** What `checkpoint.json` says: enough to tell whether a checkpoint is whole. */
+interface PartSum {
+  readonly bytes: number;
+  /** SHA-256 of the part's file, in hexadecimal. */
+  readonly sha256: string;
+}
+
+/** Content of `checkpoint.json`: enough to tell whether a checkpoint is whole. */
 interface Manifest<State> {
   readonly step: number;
-  /** Size in bytes of each part's file. */
-  readonly parts: Readonly<Record<string, number>>;
+  /** Size and hash of each part's file. Checkpoints of earlier versions have the size alone. */
+  readonly parts: Readonly<Record<string, PartSum | number>>;
   readonly state: State;
+  /** SHA-256 of the manifest without this key; missing in checkpoints of earlier versions. */
+  readonly sha256?: string;
 }
 
 const manifestFile = 'checkpoint.json';
-const fixIt = 'Remove that folder to go on from the one before, or restore it from a copy.';
+const fixIt = 'Remove that folder to resume from the checkpoint before it, or restore it from a copy.';
+/** How much is hashed at a time; `Hash.update` refuses 2 GiB and more. */
+const hashChunk = 2 ** 24;
 
 /**
- * The checkpoints of a training run: `step-000123/` with one safetensors file a part and a `checkpoint.json`. A
- * checkpoint is written beside its place and renamed when it is complete, so a run killed at any moment leaves whole
- * ones only. One process writes at a time.
+ * The checkpoints of a training run: `step-000123/` with one safetensors file per part and a `checkpoint.json`, which has
+ * a SHA-256 hash of each. A checkpoint is written to a temporary folder and renamed when it is complete, so that a run
+ * killed at any moment leaves only whole ones. Only one process may write at a time.
  */
 export class CheckpointFolder<State> {
   constructor(
@@ -40,17 +53,18 @@ export class CheckpointFolder<State> {
     private readonly options: CheckpointFolderOptions = {},
   ) {
     const { keep = 1 } = options;
-    if (!(keep >= 1))
-      throw new Error(`CheckpointFolder: keep must be 1 or more, got ${keep}. Leave it out to keep all.`);
+    if (!(keep >= 1)) throw new Error(`CheckpointFolder: keep must be 1 or more, got ${keep}. Omit it to keep all.`);
   }
 
   /**
    * Saves a checkpoint and removes those beyond `keep`.
    *
-   * @param step  steps done
+   * @param step  number of finished steps
    * @param parts tensors by part and name: `{ model, optimizer }`
-   * @param state anything that JSON can hold
+   * @param state any JSON value
    * @returns     the checkpoint's path
+   * @throws Error before anything is written for a NaN or an infinity, naming the part, tensor, index and value; and when
+   *   the checkpoint cannot be written. Earlier checkpoints stay as they are.
    */
   async save(
     step: number,
@@ -60,32 +74,37 @@ export class CheckpointFolder<State> {
     const { fs, join } = nodeModules('CheckpointFolder.save');
     const name = `step-${String(step).padStart(6, '0')}`;
     const [path, temporary] = [join(this.path, name), join(this.path, `.${name}.tmp`)];
-    await fs.mkdir(this.path, { recursive: true });
-    // What a killed run left half written goes first.
-    await this.remove((await fs.readdir(this.path)).filter((file) => /^\.step-\d+\.tmp$/.test(file)));
-    await fs.mkdir(temporary);
-    const sizes: Record<string, number> = {};
     for (const [part, tensors] of Object.entries(parts)) {
-      const file = join(temporary, `${part}.safetensors`);
-      await writeSafetensors(file, tensors);
-      sizes[part] = (await fs.stat(file)).size;
+      for (const [tensor, { data }] of Object.entries(tensors)) {
+        expectFinite(`${path}: ${part} ${tensor}`, data, 'F32', 'The checkpoint was not saved.');
+      }
     }
-    const manifest: Manifest<State> = { step, parts: sizes, state };
-    const json = new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`);
-    await writeAtomically(join(temporary, manifestFile), [json]);
-    // A checkpoint of the same step stays readable under its second name until the new one has the first.
-    const replaced = `${path}.replaced`;
-    if (await exists(path)) await fs.rename(path, replaced);
-    await fs.rename(temporary, path);
-    await fs.rm(replaced, { recursive: true, force: true });
+    try {
+      await fs.mkdir(this.path, { recursive: true });
+      // Remove what a killed run left unfinished.
+      await this.remove((await fs.readdir(this.path)).filter((file) => /^\.step-\d+\.tmp$/.test(file)));
+      await fs.mkdir(temporary);
+      await this.write(temporary, step, parts, state);
+      // While a checkpoint of the same step is replaced, the old one stays readable under a second name.
+      const replaced = `${path}.replaced`;
+      if (await exists(path)) await fs.rename(path, replaced);
+      await fs.rename(temporary, path);
+      await fs.rm(replaced, { recursive: true, force: true });
+    } catch (error) {
+      await fs.rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+      const [newest] = await this.names().catch(() => []);
+      const kept = newest ? `The newest checkpoint is still ${newest}.` : 'There is no earlier checkpoint.';
+      throw systemError(`${path}: the checkpoint of step ${step} could not be saved`, causeOf(error), kept);
+    }
     await this.remove((await this.names()).slice(this.options.keep ?? Infinity));
     return path;
   }
 
   /**
-   * The newest whole checkpoint; undefined when there is none at all.
+   * The newest checkpoint that is whole, or undefined when there is none at all. Every byte of it is read and compared
+   * with the hashes that were saved; `skipped` of the result names newer checkpoints that are damaged.
    *
-   * @throws Error when there are checkpoints but none of them is whole
+   * @throws Error when there are checkpoints but all are damaged
    */
   async latest(): Promise<SavedCheckpoint<State> | undefined> {
     const skipped: string[] = [];
@@ -97,22 +116,44 @@ export class CheckpointFolder<State> {
       }
     }
     if (skipped.length === 0) return undefined;
-    throw new Error(`${this.path}: no checkpoint is whole. ${skipped.join(' ')}`);
+    throw new Error(`${this.path}: all checkpoints are damaged. ${skipped.join(' ')}`);
   }
 
-  /** Checks one checkpoint: its manifest, and the size and header of every part. */
+  private async write(
+    folder: string,
+    step: number,
+    parts: Readonly<Record<string, Readonly<Record<string, FloatTensor>>>>,
+    state: State,
+  ): Promise<void> {
+    const { join, createHash } = nodeModules('CheckpointFolder.save');
+    const sums: Record<string, PartSum> = {};
+    for (const [part, tensors] of Object.entries(parts)) {
+      const hash = createHash('sha256');
+      let bytes = 0;
+      const hashed = function* () {
+        for (const chunk of fileParts(tensors, {})) {
+          for (let at = 0; at < chunk.length; at += hashChunk) hash.update(chunk.subarray(at, at + hashChunk));
+          bytes += chunk.length;
+          yield chunk;
+        }
+      };
+      await writeAtomically(fileOf(folder, part), hashed());
+      sums[part] = { bytes, sha256: hash.digest('hex') };
+    }
+    const manifest: Manifest<State> = { step, parts: sums, state };
+    const json = JSON.stringify({ ...manifest, sha256: sumOf(manifest) }, null, 2);
+    await writeAtomically(join(folder, manifestFile), [new TextEncoder().encode(`${json}\n`)]);
+  }
+
+  /** Checks one checkpoint: its manifest, and the size, hash and header of every part. */
   private async open(name: string, skipped: readonly string[]): Promise<SavedCheckpoint<State>> {
-    const { fs, join } = nodeModules('CheckpointFolder.latest');
+    const { join } = nodeModules('CheckpointFolder.latest');
     const path = join(this.path, name);
-    const { step, parts, state } = await this.manifest(join(path, manifestFile));
-    const fileOf = (part: string) => join(path, `${part}.safetensors`);
-    for (const [part, bytes] of Object.entries(parts)) {
-      const size = (await fs.stat(fileOf(part)).catch(() => undefined))?.size;
-      if (size !== bytes) {
-        const got = size === undefined ? 'it is missing' : `it has ${size}`;
-        throw new Error(`${fileOf(part)} must have ${bytes} bytes, ${got}. ${fixIt}`);
-      }
-      await (await openCheckpoint(fileOf(part))).close();
+    const { step, parts, state } = await readManifest<State>(join(path, manifestFile));
+    for (const [part, sum] of Object.entries(parts)) {
+      const file = fileOf(path, part);
+      await checkPart(file, sum);
+      await (await openCheckpoint(file)).close();
     }
     return {
       step,
@@ -121,25 +162,11 @@ export class CheckpointFolder<State> {
       skipped,
       read: async (part) => {
         if (!Object.hasOwn(parts, part)) {
-          throw new Error(`${path}: no part ${part}; it has ${Object.keys(parts).join(', ')}. Ask for one of these.`);
+          throw new Error(`${path}: no part ${part}. Use one of its parts: ${Object.keys(parts).join(', ')}.`);
         }
-        return readState(fileOf(part));
+        return readState(fileOf(path, part));
       },
     };
-  }
-
-  private async manifest(path: string): Promise<Manifest<State>> {
-    const { fs } = nodeModules('CheckpointFolder.latest');
-    const text = await fs.readFile(path, 'utf8').catch(() => {
-      throw new Error(`${path} is missing. ${fixIt}`);
-    });
-    try {
-      const manifest = JSON.parse(text) as Manifest<State>;
-      if (Number.isInteger(manifest.step) && Object.keys(manifest.parts).length > 0) return manifest;
-    } catch {
-      // Broken JSON and JSON of another form are the same fault to the reader.
-    }
-    throw new Error(`${path} must be JSON with step, parts and state, it is something else or was cut off. ${fixIt}`);
   }
 
   /** Folders of checkpoints, newest first. */
@@ -155,6 +182,65 @@ export class CheckpointFolder<State> {
   private async remove(names: readonly string[]): Promise<void> {
     const { fs, join } = nodeModules('CheckpointFolder.save');
     for (const name of names) await fs.rm(join(this.path, name), { recursive: true, force: true });
+  }
+}
+
+function fileOf(folder: string, part: string): string {
+  return nodeModules('CheckpointFolder').join(folder, `${part}.safetensors`);
+}
+
+/** The error of the system behind one that only names a file of the temporary folder. */
+function causeOf(error: unknown): unknown {
+  return (error as Error).cause ?? error;
+}
+
+function sumOf<State>({ step, parts, state }: Manifest<State>): string {
+  const { createHash } = nodeModules('CheckpointFolder');
+  return createHash('sha256').update(JSON.stringify({ step, parts, state })).digest('hex');
+}
+
+async function readManifest<State>(path: string): Promise<Manifest<State>> {
+  const { fs } = nodeModules('CheckpointFolder.latest');
+  const bytes = await fs.readFile(path).catch(() => {
+    throw new Error(`${path} is missing. ${fixIt}`);
+  });
+  let manifest: Manifest<State> | undefined;
+  try {
+    manifest = parseJson(bytes, path) as Manifest<State>;
+  } catch {
+    // Broken JSON and JSON of another shape are the same fault to the reader.
+  }
+  const parts = Object.values(manifest?.parts ?? {});
+  if (!manifest || !Number.isInteger(manifest.step) || parts.length === 0) {
+    throw new Error(`${path} must be JSON with step, parts and state; it is cut off or something else. ${fixIt}`);
+  }
+  const isEarlier = manifest.sha256 === undefined && parts.every((part) => typeof part === 'number');
+  if (!isEarlier && manifest.sha256 !== sumOf(manifest)) {
+    throw new Error(`${path} is damaged: its content does not match its SHA-256 hash. ${fixIt}`);
+  }
+  return manifest;
+}
+
+async function checkPart(file: string, sum: PartSum | number): Promise<void> {
+  const { fs, createHash } = nodeModules('CheckpointFolder.latest');
+  const { bytes, sha256 } = typeof sum === 'number' ? { bytes: sum, sha256: undefined } : sum;
+  const size = (await fs.stat(file).catch(() => undefined))?.size;
+  if (size !== bytes) {
+    throw new Error(
+      `${file} must have ${bytes} bytes, ${size === undefined ? 'it is missing' : `it has ${size}`}. ${fixIt}`,
+    );
+  }
+  if (sha256 === undefined) return;
+  const hash = createHash('sha256');
+  const handle = await fs.open(file);
+  try {
+    for await (const chunk of handle.createReadStream({ autoClose: false, highWaterMark: hashChunk }))
+      hash.update(chunk as Buffer);
+  } finally {
+    await handle.close();
+  }
+  if (hash.digest('hex') !== sha256) {
+    throw new Error(`${file} is damaged: its content does not match its SHA-256 hash in ${manifestFile}. ${fixIt}`);
   }
 }
 

@@ -18,5 +18,6 @@ export {
   type OpenOptions,
 } from './files';
 export { openTorchCheckpoint, type TorchOptions } from './torch';
+export { expectNoLfsPointer, parseJson } from './json';
 export { mapNames, outputsFirst, type NameRule } from './names';
 export { CheckpointFolder, type CheckpointFolderOptions, type SavedCheckpoint } from './folder';

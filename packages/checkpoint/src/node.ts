@@ -1,5 +1,5 @@
 /**
- * Node's own modules for the functions that touch files, fetched when called and by name, so that bundles for the
+ * Node's built-in modules for the functions that use files. They are looked up by name when called, so that bundles for the
  * browser neither contain nor miss them.
  */
 export function nodeModules(caller: string) {
@@ -7,5 +7,6 @@ export function nodeModules(caller: string) {
     throw new Error(`${caller} needs the files of Node. In a browser, fetch the bytes and call parseSafetensors.`);
   }
   const { basename, dirname, join } = process.getBuiltinModule('node:path');
-  return { fs: process.getBuiltinModule('node:fs/promises'), basename, dirname, join };
+  const { createHash } = process.getBuiltinModule('node:crypto');
+  return { fs: process.getBuiltinModule('node:fs/promises'), createHash, basename, dirname, join };
 }

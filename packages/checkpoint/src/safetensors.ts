@@ -1,3 +1,4 @@
+import { expectNoLfsPointer } from './json';
 import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type FloatDtype, type TensorData } from './dtypes';
 
 /** A tensor as a safetensors file holds it; 16-bit floats are widened to float32 in `data`. */
@@ -64,6 +65,7 @@ export function headerEnd(start: Uint8Array, fileBytes: number, what: string): n
   if (fileBytes < lengthBytes) {
     throw bad(what, `a header length of ${lengthBytes} bytes expected, the file has ${fileBytes}`);
   }
+  expectNoLfsPointer(start, what);
   const view = new DataView(start.buffer, start.byteOffset, lengthBytes);
   const length = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
   if (length > maxHeaderBytes) {
@@ -104,10 +106,15 @@ export function serializeSafetensors(
   return bytes;
 }
 
-/** The bytes of a file piece by piece: the header, then tensor after tensor, each made only when asked for. */
+/**
+ * The bytes of a file in parts: the header, then each tensor, converted only when it is its turn.
+ *
+ * @param check called with each tensor before it is converted
+ */
 export function* fileParts(
   tensors: Readonly<Record<string, TensorToStore>>,
   { metadata = {}, floats = 'F32' }: WriteOptions,
+  check?: (name: string, tensor: TensorToStore) => void,
 ): Generator<Uint8Array> {
   const bytesOf = (name: string): number => dtypeBytes[dtypeOf(tensors[name]!.data, floats)];
   // Wide elements first, so that every tensor starts aligned for readers that map the file.
@@ -121,7 +128,11 @@ export function* fileParts(
     entries.push([name, { dtype: dtypeOf(tensor.data, floats), shape: tensor.shape, data_offsets: [begin, at] }]);
   }
   yield headerBytes(Object.fromEntries(entries));
-  for (const name of order) yield encode(tensors[name]!.data, floats);
+  for (const name of order) {
+    const tensor = tensors[name]!;
+    check?.(name, tensor);
+    yield encode(tensor.data, floats);
+  }
 }
 
 /** The header's length and the header, padded with spaces so that the data starts aligned. */

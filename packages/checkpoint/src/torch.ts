@@ -1,5 +1,6 @@
 import { decode, dtypeBytes } from './dtypes';
 import { readInto, type OpenCheckpoint } from './files';
+import { expectNoLfsPointer } from './json';
 import { nodeModules } from './node';
 import { readPickle, TorchTensor, type PickledDict } from './torch-pickle';
 import { contentOf, zipEntries, type ReadBytes, type ZipEntry } from './torch-zip';
@@ -37,6 +38,7 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
     readInto(bytesFor(end - begin, fail), handle, begin, (at) => fail(`it ends at byte ${at}, ${end} expected`));
   try {
     const { size } = await handle.stat();
+    expectNoLfsPointer(await read(0, Math.min(64, size)), path);
     const archive = await openArchive(read, size, fail);
     const tensors = tensorsOf(readPickle(await archive.read('data.pkl'), fail), options, fail);
     for (const [name, tensor] of tensors) archive.check(name, tensor);
