@@ -88,6 +88,7 @@ describeBackends('ClipViT', () => {
       expect(frozen.params.layers[0]!.up.weight).toBeInstanceOf(FrozenMatrix);
       disposeParams(frozen.params);
     }
+    expect(() => tower.encode(x)).toThrow('ClipViT: used after freeze()');
   });
 
   it('leaks nothing', async () => {

@@ -17,6 +17,7 @@ import {
   loadParams,
   mlp,
   normalSpec,
+  retire,
   shapesOf,
   type FrozenPrecision,
   type MakeOptions,
@@ -233,14 +234,14 @@ export class ClipViT {
   }
 
   /**
-   * The same tower for use without training, its matrices packed by the backend. Variables that it replaces are freed, so
-   * this object must not be used any more.
+   * The same tower for use without training, its matrices packed by the backend. Frees the variables that it replaces; any
+   * further use of this object throws.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<ClipViT> {
-    return new ClipViT(
-      this.config,
-      await freezeParams(this.params, (name, { shape }) => isMatrix(name, shape), precision),
-    );
+    const params = await freezeParams(this.params, (name, { shape }) => isMatrix(name, shape), precision);
+    const frozen = new ClipViT(this.config, params);
+    retire(this, 'ClipViT');
+    return frozen;
   }
 
   /**

@@ -2,6 +2,7 @@ import {
   constantVariable,
   freezeParams,
   loadState,
+  retire,
   stateOf,
   type FrozenPrecision,
   type Random,
@@ -228,7 +229,7 @@ export class Flamingo<C extends LMContext = LMContext> {
 
   /**
    * Packs the matrices of resampler and gated blocks for inference, which decides the speed for single tokens. Frees the
-   * variables that it replaces: use the returned model only. Encoder and language model have their own `freeze`.
+   * variables that it replaces; any further use of this object throws. Encoder and language model have their own `freeze`.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Flamingo<C>> {
     const { resampler, xattn, ...offsets } = this.params;
@@ -238,7 +239,9 @@ export class Flamingo<C extends LMContext = LMContext> {
       xattn: await freezeParams(xattn, isMatrix, precision),
       ...offsets,
     };
-    return new Flamingo(this.config, params, this.parts);
+    const frozen = new Flamingo(this.config, params, this.parts);
+    retire(this, 'Flamingo');
+    return frozen;
   }
 
   /** Values of all trained parameters, by name. */

@@ -23,6 +23,7 @@ export {
   loadState,
   mapTree,
   namedParams,
+  retireParams,
   stateOf,
   variables,
   type LoadOptions,
@@ -70,6 +71,7 @@ export { mlp, type MLPParams } from './mlp';
 export { mediaCrossAttention, type MediaCrossAttentionOptions } from './media-cross-attention';
 export { MediaSegments } from './media-segments';
 export { relativeScores } from './relative-scores';
+export { retire } from './retire';
 export { rmsNorm, type RMSNormParams } from './rms-norm';
 export { rotary } from './rotary';
 export {

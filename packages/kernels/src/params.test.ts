@@ -82,13 +82,17 @@ describeBackends('parameter trees', () => {
     await expectNoLeak(async () => {
       const w = tf.tidy(() => tf.variable(tf.tensor2d([[1, 2]])));
       const tree = { ...make(), up: { weight: w } };
+      const [norm, layer] = [tree.norm.weight, tree.layers[1]!];
       const frozen: ParamTree = await freezeParams<ParamTree>(tree, (_, { rank }) => rank === 2, 'float32');
       expect(w.isDisposed).toBe(true);
       const params = namedParams(frozen);
-      expect([...params.keys()]).toEqual([...namedParams(tree).keys()]);
-      expect(params.get('norm.weight')).toBe(tree.norm.weight);
+      expect([...params.keys()]).toEqual(['norm.weight', 'layers.0.gate', 'layers.1.gate', 'up.weight']);
+      expect(params.get('norm.weight')).toBe(norm);
       expect([params.get('up.weight')!.shape, ...(await params.get('up.weight')!.data())]).toEqual([[1, 2], 1, 2]);
       expect(Object.keys(variables(frozen))).not.toContain('up.weight');
+      expect(() => tree.norm).toThrow('Parameter norm: used after freezing. Use the parameters of the frozen model.');
+      expect(() => layer.gate).toThrow('Parameter layers.1.gate: used after freezing.');
+      expect(() => disposeParams(tree)).toThrow('used after freezing');
       disposeParams(frozen);
     });
   });

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { FrozenFilter } from './frozen-filter';
 import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
 import { FrozenTable } from './frozen-table';
+import { retireTree } from './retire';
 
 type Frozen = FrozenMatrix | FrozenFilter | FrozenTable;
 
@@ -165,7 +166,10 @@ export function loadState(tree: ParamTree, state: Readonly<Record<string, StateT
   }
 }
 
-/** The same tree with the chosen variables packed as frozen matrices; what they replace is freed. */
+/**
+ * Packs the chosen variables of a tree as frozen matrices and frees them. Returns a new tree with all other parameters as
+ * they were; any use of the old tree throws an error that names the parameter.
+ */
 export async function freezeParams<T extends ParamTree>(
   tree: T,
   chosen: (name: string, param: tf.Variable) => boolean,
@@ -177,7 +181,14 @@ export async function freezeParams<T extends ParamTree>(
     frozen.set(p, new FrozenMatrix((await p.data()) as Float32Array, p.shape as [number, number], precision));
     p.dispose();
   }
-  return mapTree(tree, isParameter, (p) => frozen.get(p) ?? p) as T;
+  const result = mapTree(tree, isParameter, (p) => frozen.get(p) ?? p) as T;
+  retireParams(tree);
+  return result;
+}
+
+/** Makes any use of a tree throw an error that names the parameter, for models whose parameters moved to another tree. */
+export function retireParams(tree: ParamTree): void {
+  retireTree(tree, isParameter);
 }
 
 /** Frees all parameters of a tree. */

@@ -171,6 +171,10 @@ describeBackends('Chinchilla', (backend) => {
     const frozen = await lm.freeze();
     const after = through(frozen);
     expectClose(after, before, { rtol: 1e-5 });
+    expect(() => lm.logits(x as tf.Tensor3D)).toThrow(
+      'Chinchilla: used after freeze(). Use the object that freeze() returned.',
+    );
+    expect(() => lm.dispose()).toThrow('Chinchilla: used after freeze()');
     expect(Object.keys(variables(frozen.params)).some((name) => name.includes('proj.weight'))).toBe(false);
     expect(countParams(frozen.params)).toBe(
       names.map((n) => size(chinchillaShapes(small)[n]!)).reduce((a, b) => a + b),

@@ -21,6 +21,7 @@ import {
   normalSpec,
   paramsFrom,
   relativeScores,
+  retire,
   rmsNorm,
   shapesOf,
   variableOf,
@@ -332,8 +333,8 @@ export class Chinchilla implements CausalLM {
   }
 
   /**
-   * The same model for use without training: its matrices packed by the backend, positions projected once. Variables
-   * that it replaces are freed, so this object must not be used any more.
+   * The same model for use without training: its matrices packed by the backend, positions projected once. Frees the
+   * variables that it replaces; any further use of this object throws.
    *
    * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and the head a packed copy.
    */
@@ -341,12 +342,18 @@ export class Chinchilla implements CausalLM {
     const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
     this.disposeTables();
     const { weight } = params.embed;
-    if (precision === 'float32' || weight instanceof FrozenTable) return new Chinchilla(this.config, params, this.head);
-    const values = (await weight.data()) as Float32Array;
-    const embed = { weight: new FrozenTable(values, weight.shape) };
-    const head = this.head === weight ? new FrozenMatrix(values, weight.shape, precision) : this.head;
-    weight.dispose();
-    return new Chinchilla(this.config, { ...params, embed }, head);
+    let frozen: Chinchilla;
+    if (precision === 'float32' || weight instanceof FrozenTable) {
+      frozen = new Chinchilla(this.config, params, this.head);
+    } else {
+      const values = (await weight.data()) as Float32Array;
+      const embed = { weight: new FrozenTable(values, weight.shape) };
+      const head = this.head === weight ? new FrozenMatrix(values, weight.shape, precision) : this.head;
+      weight.dispose();
+      frozen = new Chinchilla(this.config, { ...params, embed }, head);
+    }
+    retire(this, 'Chinchilla');
+    return frozen;
   }
 
   /** Frees everything the model holds. */

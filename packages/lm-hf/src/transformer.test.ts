@@ -134,6 +134,7 @@ describeBackends('Transformer', (backend) => {
     expect((await generate(lm, prompts.slice(1), options))[0]!.tokens).toEqual(answers[1]!.tokens);
     const frozen = await lm.freeze();
     expect((await generate(frozen, prompts, options)).map((a) => a.tokens)).toEqual(answers.map((a) => a.tokens));
+    await expect(generate(lm, prompts, options)).rejects.toThrow('Transformer: used after freeze()');
     frozen.dispose();
   });
 

@@ -17,6 +17,7 @@ import {
   mlp,
   normalSpec,
   paramsFrom,
+  retire,
   rmsNorm,
   rotary,
   shapesOf,
@@ -369,8 +370,8 @@ export class Transformer implements CausalLM {
   }
 
   /**
-   * The same model for use without training: its matrices packed by the backend. Variables that it replaces are freed, so
-   * this object must not be used any more.
+   * The same model for use without training: its matrices packed by the backend. Frees the variables that it replaces; any
+   * further use of this object throws.
    *
    * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and a tied head a packed copy.
    */
@@ -378,14 +379,18 @@ export class Transformer implements CausalLM {
     const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
     this.disposeTables();
     const { weight } = params.embed;
+    let frozen: Transformer;
     if (precision === 'float32' || weight instanceof FrozenTable) {
-      return new Transformer(this.config, params, this.packedHead);
+      frozen = new Transformer(this.config, params, this.packedHead);
+    } else {
+      const values = (await weight.data()) as Float32Array;
+      const embed = { weight: new FrozenTable(values, weight.shape) };
+      const head = this.config.tiedHead ? new FrozenMatrix(values, weight.shape, precision) : undefined;
+      weight.dispose();
+      frozen = new Transformer(this.config, { ...params, embed }, head);
     }
-    const values = (await weight.data()) as Float32Array;
-    const embed = { weight: new FrozenTable(values, weight.shape) };
-    const head = this.config.tiedHead ? new FrozenMatrix(values, weight.shape, precision) : undefined;
-    weight.dispose();
-    return new Transformer(this.config, { ...params, embed }, head);
+    retire(this, 'Transformer');
+    return frozen;
   }
 
   /** Frees everything the model holds. */

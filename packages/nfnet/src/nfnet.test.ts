@@ -118,7 +118,10 @@ describeBackends('NFNet', () => {
     const [map, logits, gradient] = [net.featureMap(x), net.logits(x), toImages(net)];
     expect(map.shape).toEqual([2, 3, 3, 10]);
     tf.tidy(() => expectClose(net.encode(x), tf.reshape(map, [2, 9, 10]), { atol: 0 }));
+    const { conv1 } = net.params.stages[0]![0]!;
     const frozen = await (await net.freeze()).freeze(); // a second time changes nothing
+    expect(() => net.encode(x)).toThrow('NFNet: used after freeze()');
+    expect(() => conv1.weight).toThrow('Parameter stages.0.0.conv1.weight: used after freezing');
     tf.tidy(() => {
       expectClose(frozen.featureMap(x), map, { rtol: 1e-5 });
       expectClose(frozen.logits(x), logits, { rtol: 1e-5 });

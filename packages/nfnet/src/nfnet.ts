@@ -14,6 +14,8 @@ import {
   loadParams,
   normalSpec,
   ParamSpec,
+  retire,
+  retireParams,
   shapesOf,
   standardiseWeight,
   type Conv2dLayer,
@@ -448,8 +450,8 @@ export class NFNet {
 
   /**
    * The same network for use without training: every kernel standardised once, with gain and beta in it, and packed by the
-   * backend, as are the matrices. Variables that it replaces are freed, so this object must not be used any more; the
-   * result has no gains, so its state is none that `fromState` takes.
+   * backend, as are the matrices. Frees the variables that it replaces; any further use of this object throws. The result
+   * has no gains, so its state is none that `fromState` takes.
    *
    * @param precision how a backend that packs shall hold kernels and matrices, and compute with them
    */
@@ -481,7 +483,10 @@ export class NFNet {
       ),
       finalConv: fold(finalConv),
     };
-    return new NFNet(this.config, await freezeParams(folded, (_, { rank }) => rank === 2, precision));
+    const frozen = new NFNet(this.config, await freezeParams(folded, (_, { rank }) => rank === 2, precision));
+    retireParams(this.params);
+    retire(this, 'NFNet');
+    return frozen;
   }
 
   /**

@@ -7,6 +7,7 @@ import {
   loadState,
   normalVariable,
   Random,
+  retire,
   variables,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -66,9 +67,11 @@ export class VisionTower {
     loadState(this.params, state, { what });
   }
 
-  /** The same for use without training: kernels standardised once. This tower must not be used any more. */
+  /** The same for use without training: kernels standardised once. Any further use of this tower throws. */
   async freeze(): Promise<VisionTower> {
-    return new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
+    const frozen = new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
+    retire(this, 'VisionTower');
+    return frozen;
   }
 
   dispose(): void {
