@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import { useBackend } from './backend';
@@ -24,6 +25,21 @@ describe('useBackend', () => {
     expect(choice.rejected.find(({ name }) => name === 'cpu')!.why).toBe(`slower than ${choice.name}, not tried`);
     expect(choice.summary).toMatch(new RegExp(`^backend ${choice.name} \\(the fastest that works here; .*; not cpu: `));
     expect(choice.summary).not.toContain('\n');
+  });
+
+  it.each(['cpu', 'wasm'] as const)("prints none of tfjs' advertisements on %s", (name) => {
+    const script = `
+      import { useBackend } from '@flamingo-ts/kernels';
+      import * as tf from '@tensorflow/tfjs-core';
+      import '@tensorflow/tfjs-backend-cpu';
+      await useBackend('${name}');
+      tf.tensor1d([1]);
+      await tf.setBackend('cpu');
+      tf.tensor1d([1]);
+      console.log(tf.env().getBool('IS_NODE'));`;
+    const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', '--input-type=module', '-e', script];
+    const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', cwd: import.meta.dirname });
+    expect({ stdout, stderr }).toEqual({ stdout: 'true\n', stderr: '' });
   });
 
   it('may be called again and switches back', async () => {

@@ -130,11 +130,29 @@ async function start(name: BackendName): Promise<string | undefined> {
   try {
     // The application may have registered it already, with settings of its own.
     if (tf.findBackendFactory(name) === null) await load();
+    silenceCpuBanner();
     if (!(await tf.setBackend(name))) return 'tfjs could not initialise it, its warning is printed above';
     await tf.ready();
     return undefined;
   } catch (error) {
     return firstSentence(error);
+  }
+}
+
+/**
+ * tfjs' CPU backend, which other backends load too, greets Node at its first write and advises another package. This makes
+ * that first write without the flag that it asks.
+ */
+function silenceCpuBanner(): void {
+  if (!isNode() || tf.findBackendFactory('cpu') === null) return;
+  const flags = tf.env();
+  const isNodeFlag = flags.getBool('IS_NODE');
+  const cpu = tf.findBackend('cpu');
+  try {
+    flags.set('IS_NODE', false);
+    cpu.disposeData(cpu.write(new Float32Array(1), [1], 'float32'));
+  } finally {
+    flags.set('IS_NODE', isNodeFlag);
   }
 }
 
