@@ -1,7 +1,8 @@
 import { Flamingo, initFlamingo, type FlamingoBatch } from '@flamingo-ts/flamingo';
-import { Random, useBackend, variables } from '@flamingo-ts/kernels';
+import { Random, variables } from '@flamingo-ts/kernels';
 import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
 import { adamW, valueAndGrads } from '@flamingo-ts/optim';
+import { startsNative } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, expect, it } from 'vitest';
 
@@ -65,13 +66,8 @@ async function losses(precision: 'float32' | 'bfloat16'): Promise<number[]> {
   });
 }
 
-const { multiplies } = await useBackend('native').then(
-  async () => {
-    const { nativeLibrary } = await import('@flamingo-ts/backend-native');
-    return { multiplies: /bf16|amx|fp16/.test(nativeLibrary().cpuIsa) };
-  },
-  () => ({ multiplies: false }),
-);
+const isa = (await startsNative()) ? (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa : '';
+const multiplies = /bf16|amx|fp16/.test(isa);
 
 afterAll(async () => {
   if (multiplies) (await import('@flamingo-ts/backend-native')).setNativePrecision('float32');

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ShardWriter } from '@flamingo-ts/data-mixtures';
-import { useBackend } from '@flamingo-ts/kernels';
+import { startsNative } from '@flamingo-ts/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/stage';
 import { flamingo, TINY, writeConfig } from './command';
@@ -53,11 +53,8 @@ it('says what the other stages need besides', { timeout: 60_000 }, async () => {
   expect(stderr).toContain('data must name pairs or descriptions (the vision encoder learns from pairs), got neither');
 });
 
-const native = await useBackend('native').then(
-  async () => (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa,
-  () => undefined,
-);
-const multiplies = native !== undefined && /bf16|amx|fp16|vnni_2/.test(native);
+const isa = (await startsNative()) ? (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa : '';
+const multiplies = /bf16|amx|fp16|vnni_2/.test(isa);
 
 it.skipIf(multiplies)('says where bfloat16 cannot be had, before any work', { timeout: 60_000 }, async () => {
   const { status, stderr } = await flamingo(folder, 'pretrain-lm', config, '--fresh', '--set', 'precision=bfloat16');

@@ -6,18 +6,12 @@ import { loadLibrary, nativeThreads, openMpRuntime, setThreads } from './library
 import { oneDnn } from './onednn';
 import { BufferPool } from './pool';
 
-const isPresent = (() => {
-  try {
-    loadLibrary();
-    return process.platform === 'linux' && process.arch === 'x64' && /^avx(2|512)/.test(oneDnn().cpuIsa());
-  } catch {
-    return false;
-  }
-})();
+loadLibrary();
+const isa = oneDnn().cpuIsa();
+const isSupported = process.platform === 'linux' && process.arch === 'x64' && /^avx(2|512)/.test(isa);
 
-describe.runIf(isPresent)('fewRows', () => {
-  const isa = isPresent ? oneDnn().cpuIsa() : '';
-  const threads = isPresent ? nativeThreads() : 1;
+describe.runIf(isSupported)('fewRows', () => {
+  const threads = nativeThreads();
   afterEach(() => setThreads(threads));
   const pool = new BufferPool();
   const [out, inputs] = [83, 96] as const;

@@ -4,7 +4,8 @@ import { beforeAll, describe } from 'vitest';
 
 /**
  * Runs a suite once on each backend, as `name > cpu > ...`. The environment variable `FLAMINGO_TEST_BACKENDS` names the
- * backends, and each of them must start: `cpu,wasm,native,tensorflow`, or `fastest` for the one that `auto` chooses.
+ * backends, and each of them must start: `cpu,wasm,native,tensorflow`, or `fastest` for the one that `auto` chooses,
+ * which is `native` if CI is set.
  *
  * Create tensors inside the tests or in `beforeAll`, not in the body: no backend is chosen there yet.
  */
@@ -34,6 +35,21 @@ export async function expectNoLeak(
   if (leaked !== 0) throw new Error(`expectNoLeak: ${leaked} tensors are left behind. Wrap the work in tf.tidy.`);
 }
 
+/**
+ * Whether the backend `native` starts on this machine, for tests that need it.
+ *
+ * @throws Error if it does not and CI is set: continuous integration must not skip these tests
+ */
+export async function startsNative(): Promise<boolean> {
+  try {
+    await useBackend('native');
+    return true;
+  } catch (error) {
+    if (process.env['CI']) throw error;
+    return false;
+  }
+}
+
 let names: Promise<BackendName[]> | undefined;
 
 function backendNames(): Promise<BackendName[]> {
@@ -42,6 +58,6 @@ function backendNames(): Promise<BackendName[]> {
 
 async function readBackendNames(): Promise<BackendName[]> {
   const asked = process.env['FLAMINGO_TEST_BACKENDS'] ?? 'fastest';
-  if (asked === 'fastest') return [(await useBackend('auto')).name];
+  if (asked === 'fastest') return [process.env['CI'] ? 'native' : (await useBackend('auto')).name];
   return asked.split(',').map((name) => name.trim() as BackendName);
 }

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -20,6 +21,26 @@ describeBackends('describeBackends', (backend) => {
   it('runs each body on its backend', () => {
     expect(tf.getBackend()).toBe(backend);
     expectClose(tf.add(tf.ones([2]), 1), [2, 2], { atol: 0 });
+  });
+});
+
+describe('startsNative', () => {
+  /** What it does in a process of its own, on a machine without oneDNN. */
+  function withoutOneDnn(env: Record<string, string>): string {
+    const script = `
+      const { startsNative } = await import('@flamingo-ts/testing');
+      console.log(await startsNative().catch((error) => error.message));`;
+    const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', '--input-type=module', '-e', script];
+    return execFileSync(process.execPath, args, {
+      env: { ...process.env, FLAMINGO_ONEDNN: '/nowhere/libdnnl.so.3', ...env },
+      encoding: 'utf8',
+      cwd: import.meta.dirname,
+    });
+  }
+
+  it('is false without oneDNN, and an error in continuous integration', () => {
+    expect(withoutOneDnn({ CI: '' })).toBe('false\n');
+    expect(withoutOneDnn({ CI: 'true' })).toMatch(/backend 'native' cannot be used: oneDNN was not found/);
   });
 });
 

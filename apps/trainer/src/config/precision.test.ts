@@ -1,11 +1,8 @@
-import { useBackend } from '@flamingo-ts/kernels';
+import { startsNative } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
 import { usePrecision } from './precision';
 
-const isa = await useBackend('native').then(
-  async () => (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa,
-  () => undefined,
-);
+const isa = (await startsNative()) ? (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa : undefined;
 const multiplies = isa !== undefined && /bf16|amx|fp16|vnni_2/.test(isa);
 
 it('is float32 everywhere, and bfloat16 on no other backend than native', async () => {
