@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { main } from './cli/commands';
+import { main } from './flamingo';
 
 main(process.argv).then(
   (code) => {

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { main } from '../src/cli/commands';
+import { main } from '../src/flamingo';
 import { start, TINY, writeConfig } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-bad-input-'));
@@ -50,7 +50,7 @@ describe('an argument that is wrong is named, with what it must be', () => {
       ['train', config, '--set', 'lm.bacth=3', '--set', 'telescope=1'],
       /lm\.bacth: unknown key, did you mean batch\?\n.*telescope: unknown key, expected one of: seed/,
     ],
-    [['eval', config, '--split', 'all'], /argument 'all' is invalid\. Allowed choices are choosing, heldOut/],
+    [['eval', config, '--split', 'all'], /data has no split all\. Leave --split out/],
     [['generate', config], /required option '--image <file>' not specified/],
     [
       ['generate', config, '--image', 'a.png', '--example', 'b.png'],

@@ -112,14 +112,15 @@ describe('a folder of images, by the command alone', () => {
     expect(done['pretrain-lm']!.stderr).not.toContain('broken.png');
   });
 
-  it('asks the questions of eval.jsonl, without the one whose image cannot be read', () => {
+  it('asks the questions of eval.jsonl under all conditions, without the one whose image cannot be read', () => {
     expect(done['eval']).toMatchObject({ status: 0 });
     const { split, rows } = JSON.parse(done['eval']!.stdout) as { split: string; rows: object[] };
-    expect(split).toBe('folder');
-    expect(rows).toMatchObject([
-      { condition: 'real', shots: 0, count: 12 },
-      { condition: 'real', shots: 2, count: 12 },
-    ]);
+    expect(split).toBe('eval');
+    expect(rows).toMatchObject(
+      ['real', 'blank', 'swapped'].flatMap((condition) =>
+        [0, 2].map((shots) => ({ condition, shots, count: 12, chance: 0.25 })),
+      ),
+    );
   });
 });
 

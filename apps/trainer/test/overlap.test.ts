@@ -6,14 +6,8 @@ import { useBackend } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadConfig } from '../src/config/config';
-import {
-  openData,
-  pretrainLanguage,
-  pretrainVision,
-  stageMetrics,
-  trainJoint,
-  type StageName,
-} from '../src/stages/recipe';
+import { openData } from '../src/data/data-kinds';
+import { pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageName } from '../src/stages/recipe';
 import { StopSignal } from '../src/cli/stop-signal';
 import { TINY, writeConfig } from './command';
 

@@ -1,15 +1,13 @@
-import { existsSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { useBackend, type BackendChoice, type BackendName } from '@flamingo-ts/kernels';
+import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
 import type { BenchFlags } from '../bench/command';
 import { wholeNumberFrom } from './command-text';
 import type { Config } from '../config/config';
 import { BENCH_SPECS, CONFIGS } from '../configs';
 import { addExtractCommands } from './data-commands';
 import { addLookingCommands } from './data-looking';
-import { STYLES } from '../quickstart/emoji/concepts';
-import type { QuickstartResults } from '../quickstart/quickstart';
 import type { RunOptions } from '../stages/recipe';
 import { Interrupted, StopSignal } from './stop-signal';
 import type { TrainingData } from '../data/training-data';
@@ -22,9 +20,9 @@ const INTERRUPTED = 130;
 /** Unreadable images that are named at the end of a command. */
 const SKIPPED_NAMED = 10;
 
-const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
-const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
-const FRESH = ['--fresh', 'start over instead of going on from a checkpoint'] as const;
+export const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
+export const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
+export const FRESH = ['--fresh', 'start over instead of going on from a checkpoint'] as const;
 
 /** Shown below the list of commands. */
 const OVERVIEW = `
@@ -48,9 +46,12 @@ interface RunFlags {
   readonly json?: boolean;
 }
 
+/** Adds commands to the program. */
+export type AddCommands = (program: Command) => void;
+
 /** Runs the command line and gives its exit status. */
-export async function main(argv: readonly string[]): Promise<number> {
-  const program = createProgram();
+export async function main(argv: readonly string[], more: readonly AddCommands[] = []): Promise<number> {
+  const program = createProgram(more);
   try {
     await program.parseAsync([...argv]);
     return Number(process.exitCode ?? 0);
@@ -63,7 +64,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 /** The `flamingo` command with all its sub-commands. */
-export function createProgram(): Command {
+export function createProgram(more: readonly AddCommands[] = []): Command {
   const program = new Command('flamingo')
     .description('Trains Flamingo from images and text, and answers few-shot prompts.')
     .addHelpText('after', OVERVIEW)
@@ -95,27 +96,20 @@ export function createProgram(): Command {
     async (options) => (await recipe()).trainJoint(options),
   );
 
-  onConfig(program, 'eval', 'asks the trained model few-shot questions: of the emoji data, or those of eval.jsonl')
-    .addOption(
-      new Option('--split <name>', 'which of the emoji concepts kept out of training to ask about')
-        .choices(['choosing', 'heldOut'])
-        .default('choosing'),
-    )
+  onConfig(program, 'eval', 'asks the trained model few-shot questions, also with blank and swapped images')
+    .option('--split <name>', 'which set of questions to ask, for data with several')
     .option('--json', 'print JSON')
-    .action(async (file: string, flags: RunFlags & { split: 'choosing' | 'heldOut' }) => {
+    .action(async (file: string, flags: RunFlags & { split?: string }) => {
       const { config } = await start(file, flags);
-      const { openData, openJoint } = await recipe();
-      const { evaluate } = await import('../eval/evaluate');
+      const { openData } = await import('../data/data-kinds');
+      const { evaluate, formatEvaluation } = await import('../eval/evaluate');
       const data = await openData(config);
       try {
-        const evaluation = await evaluate(await openJoint(config, data), data, config, { split: flags.split });
-        if (flags.json) return print(JSON.stringify(evaluation, null, 2));
-        for (const r of evaluation.rows) {
-          const scores = Object.entries(r.scores).map(([name, score]) => `${name} ${score.toFixed(3)}`);
-          print(
-            `${r.condition.padEnd(8)} ${String(r.shots).padStart(2)} shots  mean ${r.mean.toFixed(3)}  ${scores.join('  ')}`,
-          );
-        }
+        const questions = await data.questions({ ...config.eval, split: flags.split });
+        for (const warning of questions.warnings) process.stderr.write(`Warning: ${warning}\n`);
+        const { openJoint } = await recipe();
+        const evaluation = await evaluate(await openJoint(config, data), questions, config.eval);
+        print(flags.json ? JSON.stringify(evaluation, null, 2) : formatEvaluation(evaluation));
       } finally {
         reportSkipped(data);
         await data.close();
@@ -172,25 +166,7 @@ export function createProgram(): Command {
       print(json ? JSON.stringify(plan, null, 2) : formatPlan(plan));
     });
 
-  program
-    .command('quickstart')
-    .description('the whole recipe in miniature: data, three trainings, evaluation, report')
-    .option('--config <file>', 'configuration; by default the one for the backend that was found')
-    .option(...SET)
-    .option('--seed <n>', 'seed of everything: splits, images, weights', wholeNumberFrom(0))
-    .option('--seeds <n>', 'so many runs with seeds counted up from --seed, and their spread', wholeNumberFrom(1), 1)
-    .addOption(
-      new Option('--unseen-style <name>', 'keep one style out of all training and ask about it apart').choices(STYLES),
-    )
-    .addOption(
-      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
-    )
-    .option(...FRESH)
-    .addOption(
-      new Option('--started <ms>', 'when the set-up began, milliseconds since 1970').argParser(Number).hideHelp(),
-    )
-    .action(runQuickstart);
-
+  for (const add of more) add(program);
   const data = program.command('data').description('makes, checks and shows training data');
   addLookingCommands(data);
   addExtractCommands(data);
@@ -234,7 +210,7 @@ async function stage(file: string, flags: RunFlags, run: (options: RunOptions) =
   mkdirSync(config.out, { recursive: true });
   const stop = new StopSignal();
   try {
-    const data = await (await recipe()).openData(config);
+    const data = await (await import('../data/data-kinds')).openData(config);
     try {
       await run({ config, data, stop, fresh: flags.fresh });
     } finally {
@@ -253,60 +229,6 @@ function reportSkipped({ skipped }: TrainingData): void {
   const more = skipped.length > SKIPPED_NAMED ? `  and ${skipped.length - SKIPPED_NAMED} more\n` : '';
   const count = skipped.length === 1 ? '1 image' : `${skipped.length} images`;
   process.stderr.write(`${count} could not be read and left out:\n${named.join('')}${more}`);
-}
-
-interface QuickstartFlags {
-  readonly config?: string;
-  readonly set?: Record<string, unknown>;
-  readonly seed?: number;
-  readonly seeds: number;
-  readonly unseenStyle?: string;
-  readonly backend: BackendName | 'auto';
-  readonly fresh?: boolean;
-  readonly started?: number;
-}
-
-async function runQuickstart(flags: QuickstartFlags): Promise<void> {
-  const { quickstart, readResults } = await import('../quickstart/quickstart');
-  const { loadConfig } = await import('../config/config');
-  const { usePrecision } = await import('../config/precision');
-  const backend = await useBackend(flags.backend);
-  process.stderr.write(`${backend.summary}\n`);
-  const slow = backend.name === 'wasm' || backend.name === 'cpu';
-  if (slow && !flags.config) {
-    process.stderr.write(
-      `The ${backend.name} backend is many times slower than oneDNN, so a smaller recipe runs: fewer concepts, a smaller vision ` +
-        'encoder and language model, fewer steps. It shows that everything works, not how well. To get the whole recipe: npm run setup:onednn.\n',
-    );
-  }
-  const file = flags.config ?? join(CONFIGS, slow ? 'quickstart-small.yaml' : 'quickstart.yaml');
-  const first = flags.seed ?? 0;
-  const stop = new StopSignal();
-  try {
-    const others: QuickstartResults[] = [];
-    for (let seed = first + flags.seeds - 1; seed >= first; seed--) {
-      const base = loadConfig(file, flags.set);
-      const unseen = flags.unseenStyle ? `-without-${flags.unseenStyle}` : '';
-      const out = `${base.out}${unseen}${seed === first ? '' : `-seed-${seed}`}`;
-      const config = loadConfig(file, {
-        ...flags.set,
-        seed: flags.seed === undefined && seed === first ? base.seed : seed,
-        out,
-        ...(flags.unseenStyle && { 'data.unseenStyle': flags.unseenStyle }),
-      });
-      if (seed !== first && !flags.fresh && existsSync(join(out, 'results.json'))) {
-        others.push(readResults(out));
-        continue;
-      }
-      await usePrecision(config.precision, backend.name);
-      const startedAt = seed === first + flags.seeds - 1 ? flags.started : Date.now();
-      const done = await quickstart({ config, backend, stop, fresh: flags.fresh, startedAt, others });
-      others.unshift(done.results);
-      print(`${done.results.seconds['total']!.toFixed(0)} s in all. Report: ${done.report}`);
-    }
-  } finally {
-    stop.dispose();
-  }
 }
 
 function collect(value: string, before: string[] = []): string[] {
@@ -338,6 +260,6 @@ function setKey(value: string, before: Record<string, unknown> = {}): Record<str
   return { ...before, [value.slice(0, at)]: parsed };
 }
 
-function print(text: string): void {
+export function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }

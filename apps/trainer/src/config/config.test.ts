@@ -3,7 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { registerDataKind } from '../data/data-kinds';
+import { emojiDataKind } from '../quickstart/emoji/data-kind';
 import { loadConfig, parseConfig } from './config';
+
+registerDataKind(emojiDataKind);
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-config-'));
 afterAll(() => rmSync(folder, { recursive: true }));

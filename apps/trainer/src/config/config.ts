@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { SIDE } from '../quickstart/emoji/images';
+import { dataKindOf, dataSchema, type DataConfig } from '../data/data-kinds';
+import { datasetNames } from '../data/training-data';
 
 const positive = z.number().int().positive();
 const share = z.number().min(0).max(1);
@@ -69,9 +70,6 @@ const dataset = z.strictObject({
   leadingSpace: share.default(0.5),
 });
 
-export const datasetNames = ['pages', 'pairs', 'descriptions', 'clips'] as const;
-export type DatasetName = (typeof datasetNames)[number];
-
 const configSchema = z.strictObject({
   seed: z.number().int().min(0).default(0),
   backend: z.enum(['auto', 'tensorflow', 'native', 'wasm', 'webgpu', 'cpu']).default('auto'),
@@ -79,24 +77,7 @@ const configSchema = z.strictObject({
   precision: z.enum(['float32', 'bfloat16']).default('float32'),
   /** Folder for checkpoints, metrics and the report; relative to the place the command runs in. */
   out: z.string().min(1),
-  data: z.discriminatedUnion('kind', [
-    z.strictObject({
-      kind: z.literal('emoji'),
-      unseenStyle: z.enum(['outlined', 'flat', 'sketch']).optional(),
-      maxConcepts: positive.optional(),
-    }),
-    z.strictObject({ kind: z.literal('folder'), path }),
-    /** Data sets by their paths: shards, or anything else that `flamingo data check` reads. */
-    z.strictObject({
-      kind: z.literal('shards'),
-      /** What the language model learns from, in place of the texts of the other sets. */
-      text: path.optional(),
-      pages: path.optional(),
-      pairs: path.optional(),
-      descriptions: path.optional(),
-      clips: path.optional(),
-    }),
-  ]),
+  data: dataSchema,
   vision: z.strictObject({
     model: visionModel,
     textHiddenSize: positive,
@@ -178,13 +159,13 @@ export function loadConfig(file: string, overrides: Readonly<Record<string, unkn
   };
 }
 
-/** Paths of data are relative to the configuration. */
-function resolvePaths(data: Config['data'], folder: string): Config['data'] {
-  if (data.kind === 'folder') return { ...data, path: resolve(folder, data.path) };
-  if (data.kind === 'emoji') return data;
-  const names = ['text', ...datasetNames] as const;
-  const sets = names.flatMap((name) => (data[name] ? [[name, resolve(folder, data[name])]] : []));
-  return { kind: 'shards', ...(Object.fromEntries(sets) as Partial<Record<(typeof names)[number], string>>) };
+/** Paths of the data are relative to the configuration file. */
+function resolvePaths(data: DataConfig, folder: string): DataConfig {
+  const given = dataKindOf(data).paths.flatMap((key) => {
+    const value = data[key];
+    return typeof value === 'string' ? [[key, resolve(folder, value)] as const] : [];
+  });
+  return { ...data, ...Object.fromEntries(given) };
 }
 
 /** Checks a configuration that is already an object; `where` names it in errors. */
@@ -247,9 +228,10 @@ function checkFit(where: string, config: Config): Config {
   equal('vision.model.widths and depths', widths, depths);
   equal('vision.model.widths and strides', widths, strides);
   const { imageSize } = config.vision.model;
-  if (config.data.kind === 'emoji' && imageSize !== SIDE) {
+  const fixedSize = dataKindOf(config.data).imageSize;
+  if (fixedSize !== undefined && imageSize !== fixedSize) {
     throw new Error(
-      `Config ${where}: vision.model.imageSize must be ${SIDE}, the side of the emoji images, got ${imageSize}. Correct it.`,
+      `Config ${where}: vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${imageSize}. Correct it.`,
     );
   }
   if (Object.keys(config.flamingo.datasets).length === 0) {

@@ -3,8 +3,19 @@ import { join } from 'node:path';
 import { evenlySpaced, ImageDecoder, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import { z } from 'zod';
-import { datasetNames, type DatasetName } from '../config/config';
-import { textInTurn, type Frames, type MediaKey, type TrainingData } from './training-data';
+import { OWN_PADDING } from './data-kinds';
+import { ownQuestions } from './questions';
+import {
+  BLANK,
+  datasetNames,
+  textInTurn,
+  type DatasetName,
+  type Frames,
+  type MediaKey,
+  type QuestionOptions,
+  type Questions,
+  type TrainingData,
+} from './training-data';
 
 const pair = z.strictObject({ image: z.string().min(1), text: z.string().min(1) });
 const clip = z.strictObject({ frames: z.array(z.string().min(1)).min(1), text: z.string().min(1) });
@@ -25,9 +36,6 @@ export type Question = z.infer<typeof question>;
 /** What a line of each file must look like. */
 const LINES = { pages: page, pairs: pair, descriptions: pair, clips: clip, eval: question } as const;
 
-/** What an image that is not square is padded with: the middle of the range, which the vision encoder sees as 0. */
-export const FOLDER_GROUND = [0.5, 0.5, 0.5] as const;
-
 /**
  * A folder of one's own: any of `pages.jsonl`, `pairs.jsonl`, `descriptions.jsonl`, `clips.jsonl` for training and
  * `eval.jsonl` for few-shot questions, with images named relative to the folder. Images are decoded by workers;
@@ -47,7 +55,7 @@ export class FolderData implements TrainingData {
     readonly imageSize: number,
     documents: Partial<Record<DatasetName, readonly Document[]>>,
     /** Few-shot questions; empty without an eval.jsonl. */
-    readonly questions: readonly Question[],
+    private readonly lines: readonly Question[],
   ) {
     this.documentsOf = documents;
     const all = Object.values(documents).flat();
@@ -58,7 +66,7 @@ export class FolderData implements TrainingData {
         .trim(),
     );
     this.images = all.flatMap((d) => (d.kind === 'pair' ? [captioned(d)] : []));
-    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: FOLDER_GROUND, std: [1, 1, 1] });
+    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
   }
 
   /**
@@ -120,9 +128,28 @@ export class FolderData implements TrainingData {
     return this.altTextPair(random).key;
   }
 
+  async questions(options: QuestionOptions): Promise<Questions> {
+    const file = join(this.folder, 'eval.jsonl');
+    if (options.split !== undefined)
+      throw new Error(`eval: this data has no split ${options.split}. Leave --split out.`);
+    if (this.lines.length === 0) {
+      throw new Error(
+        `${file}: expected few-shot questions, got none. ` +
+          'Write one line for each: {"image": "images/1.jpg", "answer": "red"}.',
+      );
+    }
+    const readable = await this.frames(this.lines.map(({ image }) => image));
+    return ownQuestions(
+      file,
+      this.lines.filter((_, i) => readable[i]),
+      options,
+    );
+  }
+
   async frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
     return Promise.all(
       keys.map(async (key) => {
+        if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(128);
         const files = String(key).split('\n');
         const decoded = await Promise.all(files.map((file) => this.decode(file)));
         if (decoded.includes(undefined)) return undefined;

@@ -10,17 +10,23 @@ import {
   type EncodedImage,
 } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
-import { datasetNames, type Config, type DatasetName } from '../config/config';
-import { FOLDER_GROUND } from './folder-data';
-import { textInTurn, turnKeys, type Frames, type MediaKey, type TrainingData } from './training-data';
+import { OWN_PADDING, type ShardsConfig } from './data-kinds';
+import {
+  datasetNames,
+  textInTurn,
+  turnKeys,
+  type DatasetName,
+  type Frames,
+  type MediaKey,
+  type Questions,
+  type TrainingData,
+} from './training-data';
 
 /**
  * The two first stages draw from so many documents of each set, whose texts are kept in memory. The mixture goes
  * through all, and so does the language model through `text` where its rows are packed.
  */
 const KEPT_TEXTS = 20_000;
-
-type ShardsConfig = Extract<Config['data'], { kind: 'shards' }>;
 
 /**
  * Data sets on disk, by the names of the mixture. An image's key is the name of its set, the number of its document and
@@ -41,7 +47,7 @@ export class ShardData implements TrainingData {
     /** What the language model learns from, where that is named apart from the sets of the mixture. */
     private readonly text: Dataset | undefined,
   ) {
-    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: FOLDER_GROUND, std: [1, 1, 1] });
+    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
   }
 
   /**
@@ -140,6 +146,10 @@ export class ShardData implements TrainingData {
 
   frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
     return Promise.all(keys.map((key) => this.framesOf(String(key))));
+  }
+
+  questions(): Promise<Questions> {
+    return Promise.reject(new Error('eval: data of kind shards has no questions.'));
   }
 
   settled(): Promise<void> {

@@ -1,49 +1,94 @@
 import { shuffledIndex, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import type { FewShotTask } from '@flamingo-ts/evaluation';
 import type { Random } from '@flamingo-ts/kernels';
-import type { DatasetName } from '../config/config';
 
-/** Names one image or clip of a data set. */
+/** Names of the datasets that the mixture of the last stage can combine. */
+export const datasetNames = ['pages', 'pairs', 'descriptions', 'clips'] as const;
+export type DatasetName = (typeof datasetNames)[number];
+
+/** Identifies one image or clip of the data. */
 export type MediaKey = string | number;
+
+/** Key of an image with nothing on it, for evaluation without visual information. */
+export const BLANK = 'blank';
 
 /** RGB bytes of one image or clip, `[frames, side, side, 3]`. */
 export type Frames = Uint8Array;
 
-/** Where pixels come from. */
+/** A source of pixels. */
 export interface ImageSource {
-  /** Side of the square images. */
+  /** Side of the square images, in pixels. */
   readonly imageSize: number;
-  /** Pixels of images and clips; undefined where one cannot be read. */
+  /** Pixels of images and clips; undefined for those that cannot be read. */
   frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
 }
 
-/** What the stages of the training need of a data set; the emoji world and a folder of one's own both offer it. */
+/**
+ * What happens to the images of a prompt in an evaluation:
+ *
+ * - `real`: nothing
+ * - `blank`: all images become blank
+ * - `swapped`: the query shows an image with another answer, and the old answer counts as correct
+ *
+ * A model that uses the images scores low on the last two.
+ */
+export const CONDITIONS = ['real', 'blank', 'swapped'] as const;
+export type Condition = (typeof CONDITIONS)[number];
+
+/** Which few-shot questions to ask. */
+export interface QuestionOptions {
+  /** Name of a set of questions, for data with several. Default: the first. */
+  readonly split?: string | undefined;
+  /** Numbers of shots that will be asked. */
+  readonly shots: readonly number[];
+  /** Prompts per task, for data that generates its questions. */
+  readonly prompts: number;
+  readonly seed: number;
+}
+
+/** Few-shot questions about the data, for `flamingo eval`. */
+export interface Questions {
+  readonly split: string;
+  /** Each question under each condition. Tasks of one condition have different names. */
+  readonly tasks: readonly { readonly condition: Condition; readonly task: FewShotTask<MediaKey> }[];
+  /** Problems that make the scores less meaningful. */
+  readonly warnings: readonly string[];
+}
+
+/** What the training stages and the evaluation need from the data. */
 export interface TrainingData extends ImageSource {
-  /** Every word an alt text can hold, in a fixed order. */
+  /** Every word that an alt text can contain, in a fixed order. */
   altTextVocabulary(): readonly string[];
-  /** An image for the contrastive stage with the words of its alt text. */
+  /** A random image with the words of its alt text, for contrastive training. */
   altTextPair(random: Random): { readonly key: MediaKey; readonly words: readonly string[] };
-  /** One page of text for the language stage. */
+  /** A random page of text for the language model. */
   textPage(random: Random): string;
-  /** The text at a place of an endless order, in which every text comes once before any comes again; empty where there is none. */
+  /** The text at a place of an endless order in which every text comes once per round; empty for a broken document. */
   textAt(place: number, seed: number): Promise<string>;
-  /** The documents of one data set of the mixture, or undefined where there is none of that name. */
+  /** Documents of one dataset of the mixture, or undefined if the data has no such dataset. */
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
-  /** A training image, for the statistics of the features. */
+  /** A random training image, to measure the statistics of the features. */
   trainingImage(random: Random): MediaKey;
-  /** Resolves once everything asked for so far waits for workers alone, and this thread may compute. */
+  /**
+   * Few-shot questions for evaluation.
+   *
+   * @throws Error if there are none, or too few for the number of shots
+   */
+  questions(options: QuestionOptions): Promise<Questions>;
+  /** Resolves once all pending requests wait for worker threads only, so that this thread may compute. */
   settled(): Promise<void>;
   /** Images that could not be read so far, and why. */
   readonly skipped: readonly string[];
-  /** Ends workers. */
+  /** Stops the worker threads. */
   close(): Promise<void>;
 }
 
-/** Which of so many texts stands at a place of the endless order of `textAt`. */
+/** Which of `count` texts is at a place of the endless order of `textAt`. */
 export function textInTurn(place: number, count: number, seed: number): number {
   return shuffledIndex(place % count, count, ...turnKeys(place, count, seed));
 }
 
-/** What seeds the order of a turn through so many texts. */
+/** Keys that seed the order of one round through `count` texts. */
 export function turnKeys(place: number, count: number, seed: number): (number | string)[] {
   return [seed, 'text', Math.floor(place / count)];
 }

@@ -1,6 +1,5 @@
 import {
   evaluateFewShot,
-  paperTemplates,
   promptImages,
   promptTokens,
   type FewShotOptions,
@@ -10,205 +9,146 @@ import {
 } from '@flamingo-ts/evaluation';
 import type { FlamingoPrompt } from '@flamingo-ts/flamingo';
 import type { Config } from '../config/config';
-import {
-  askable,
-  attributeTask,
-  bindingTask,
-  CONDITIONS,
-  namingTask,
-  type Condition,
-  type TaskOptions,
-} from '../quickstart/emoji/tasks';
-import type { Split } from '../quickstart/emoji/concepts';
-import { EmojiData } from '../quickstart/emoji/data';
-import type { EmojiWorld } from '../quickstart/emoji/world';
-import { FolderData } from '../data/folder-data';
-import type { JointModel } from '../stages/joint';
 import { startProgress } from '../cli/progress';
-import type { MediaKey, TrainingData } from '../data/training-data';
+import { CONDITIONS, type Condition, type MediaKey, type Questions } from '../data/training-data';
+import type { JointModel } from '../stages/joint';
 
-/** One row of an evaluation's table. */
+/** Scores of one condition and number of shots. */
 export interface EvalRow {
   readonly condition: Condition;
   readonly shots: number;
-  /** Share of right answers by question. */
+  /** Accuracy by task. */
   readonly scores: Readonly<Record<string, number>>;
+  /** Mean accuracy over the tasks. */
   readonly mean: number;
   /** Binomial standard error of the mean. */
   readonly standardError: number;
+  /** What always giving the most frequent answer of each task would score. */
+  readonly chance: number;
   /** Prompts behind the mean. */
   readonly count: number;
 }
 
-/** Everything an evaluation found. */
+/** Result of an evaluation. */
 export interface Evaluation {
-  readonly split: Split | 'folder';
-  readonly style: 'seen' | 'unseen';
+  /** Name of the set of questions. */
+  readonly split: string;
   readonly rows: readonly EvalRow[];
-  /** Made-up words bound by k examples: share right among all made-up words, guessing between two is 0.5. */
-  readonly binding: readonly { readonly k: number; readonly score: number; readonly count: number }[];
-  /** Names written freely after four examples. */
-  readonly naming?: {
-    readonly score: number;
-    readonly exact: number;
-    readonly count: number;
-    readonly samples: readonly { readonly key: MediaKey; readonly said: string; readonly label: string }[];
-  };
+  readonly warnings: readonly string[];
   readonly seconds: number;
 }
 
-/** Prompts that run together. */
+/** Prompts per batch. */
 const BATCH = 40;
-/** Examples of each of two made-up words in the binding questions. */
-const BINDINGS = [1, 2, 4] as const;
-/** Tokens a free name may have. */
-const NAME_TOKENS = 12;
+/** Maximum length of a generated answer. */
+const MAX_ANSWER_TOKENS = 12;
 
-/** Asks the model everything the configuration says. */
+/** Asks the model few-shot questions. */
 export async function evaluate(
   model: JointModel,
-  data: TrainingData,
-  config: Config,
-  where: { readonly split: Split; readonly style?: 'seen' | 'unseen' } = { split: 'heldOut' },
+  { split, tasks, warnings }: Questions,
+  { shots, seed }: Config['eval'],
 ): Promise<Evaluation> {
   const started = performance.now();
-  const seconds = () => (performance.now() - started) / 1000;
-  const { shots, prompts, seed } = config.eval;
-  const { split, style = 'seen' } = where;
-  const ask = { ...answering(model), seed, batchSize: BATCH, shots };
-  if (data instanceof FolderData) {
-    const results = await evaluateFewShot(await folderTask(data, model, Math.max(...shots)), ask);
-    const rows = results.map((result) => rowOf('real', result.shots, [result]));
-    return { split: 'folder', style, rows, binding: [], seconds: seconds() };
-  }
-  if (!(data instanceof EmojiData)) throw new Error('evaluate: expected emoji data or a folder.');
-  const options = { split, style, prompts, seed };
-  const tasks = CONDITIONS.length * askable(options).length + BINDINGS.length + 1;
-  const progress = startProgress('eval', tasks, 'tasks');
-  let done = 0;
+  const options = { ...answering(model), shots, seed, batchSize: BATCH };
+  const progress = startProgress('eval', tasks.length, 'tasks');
+  const asked: { condition: Condition; chance: number; result: FewShotResult }[] = [];
   try {
-    const found = await evaluateEmoji(data.world, options, ask, () => progress.update(++done));
-    progress.stop(`${found.rows.length} rows`);
-    return { split, style, ...found, seconds: seconds() };
+    for (const [i, { condition, task }] of tasks.entries()) {
+      const chance = shareOfMostFrequent(task);
+      for (const result of await evaluateFewShot(task, options)) asked.push({ condition, chance, result });
+      progress.update(i + 1);
+    }
+    const rows = CONDITIONS.flatMap((condition) =>
+      shots.flatMap((count) => {
+        const own = asked.filter((a) => a.condition === condition && a.result.shots === count);
+        return own.length > 0 ? [rowOf(condition, count, own)] : [];
+      }),
+    );
+    progress.stop(`${rows.length} rows`);
+    return { split, rows, warnings, seconds: (performance.now() - started) / 1000 };
   } finally {
     progress.stop();
   }
 }
 
-/** Every question under every condition, then binding and naming; `onTask` is called after each. */
-async function evaluateEmoji(
-  world: EmojiWorld,
-  options: TaskOptions,
-  ask: FewShotOptions<MediaKey>,
-  onTask: () => void,
-): Promise<Pick<Evaluation, 'rows' | 'binding' | 'naming'>> {
-  const asked = async (task: FewShotTask<MediaKey>, shots: readonly number[]) => {
-    const results = await evaluateFewShot(task, { ...ask, shots });
-    onTask();
-    return results;
-  };
-  const rows: EvalRow[] = [];
-  for (const condition of CONDITIONS) {
-    const results: FewShotResult[] = [];
-    for (const attribute of askable(options)) {
-      results.push(...(await asked(attributeTask(world, attribute, condition, options), ask.shots)));
-    }
-    for (const n of ask.shots) {
-      const own = results.filter((r) => r.shots === n);
-      rows.push(rowOf(condition, n, own));
-    }
-  }
-  const binding = [];
-  for (const k of BINDINGS) {
-    const [result] = await asked(bindingTask(world, k, options), [k]);
-    binding.push({ k, score: result!.score, count: result!.count });
-  }
-  const task = namingTask(world, { ...options, prompts: Math.min(options.prompts, BATCH) });
-  const [named] = await asked(task, [4]);
-  const naming = {
-    score: named!.score,
-    exact: named!.predictions.filter((p) => p.worth === 1).length / named!.count,
-    count: named!.count,
-    samples: named!.predictions.map((p, i) => ({
-      key: task.queries[i]!.image!,
-      said: p.prediction,
-      label: task.queries[i]!.answer,
-    })),
-  };
-  return { rows, binding, naming };
-}
-
-/** The model as the evaluation asks it: scores of candidates, and free text. */
-export function answering(model: JointModel): Pick<FewShotOptions<MediaKey>, 'scorer' | 'generator'> {
+/** Functions through which an evaluation asks the model: scores of candidates, and generated text. */
+export function answering(model: JointModel): Required<Pick<FewShotOptions<MediaKey>, 'scorer' | 'generator'>> {
   const { flamingo, tokenizer } = model;
   const encode = (text: string) => Array.from(tokenizer.encode(text));
   return {
     async scorer(prompts, candidates) {
       const ids = candidates.map(encode);
       const scores = await flamingo.score(
-        await toPrompts(model, prompts),
+        await toFlamingoPrompts(model, prompts),
         prompts.map(() => ids),
       );
-      return scores.map((list) => list.map((s) => s.sum));
+      return scores.map((list) => list.map(({ sum }) => sum));
     },
     async generator(prompts) {
-      const made = await flamingo.generate(await toPrompts(model, prompts), { maxNewTokens: NAME_TOKENS });
-      return made.map(({ tokens }) => model.language.tokenizer.decode([...tokens], { skipSpecialTokens: true }).trim());
+      const generated = await flamingo.generate(await toFlamingoPrompts(model, prompts), {
+        maxNewTokens: MAX_ANSWER_TOKENS,
+      });
+      return generated.map(({ tokens }) =>
+        model.language.tokenizer.decode([...tokens], { skipSpecialTokens: true }).trim(),
+      );
     },
   };
 }
 
-/** Prompts with features instead of images, all of which are known to be readable. */
-async function toPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
+/** Prompts with features instead of images. All images must be readable. */
+async function toFlamingoPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
   const { tower, features, tokenizer } = model;
-  const keys = prompts.map((p) => promptImages(p));
+  const keys = prompts.map((prompt) => promptImages(prompt));
   const found = await features.get(keys.flat());
   let next = 0;
   return prompts.map((prompt, i) => {
     const own = keys[i]!.map(() => found[next++]!);
-    const each = tower.patches * tower.encoder.featureDim;
-    const data = new Float32Array(own.length * each);
-    own.forEach((values, n) => data.set(values, n * each));
+    const size = tower.patches * tower.encoder.featureDim;
+    const data = new Float32Array(own.length * size);
+    own.forEach((values, n) => data.set(values, n * size));
     const shape = [own.length, 1, tower.patches, tower.encoder.featureDim];
     return { tokens: promptTokens(prompt, tokenizer), visual: { kind: 'features', shape, data } };
   });
 }
 
-/** Few-shot classification among the answers that a folder's questions have; those whose image cannot be read are left out. */
-async function folderTask(data: FolderData, model: JointModel, shots: number): Promise<FewShotTask<MediaKey>> {
-  if (data.questions.length === 0) {
-    throw new Error(
-      `Data folder ${data.folder}: expected eval.jsonl with few-shot questions, got none. ` +
-        'Write one line for each: {"image": "images/1.jpg", "answer": "red"}.',
-    );
-  }
-  const found = await model.features.get(data.questions.map((q) => q.image));
-  const queries = data.questions.flatMap((q, i) => (found[i] ? [{ ...q, id: String(i) }] : []));
-  if (queries.length <= shots) {
-    throw new Error(
-      `eval: ${shots} examples and a question need ${shots + 1} readable images in eval.jsonl, got ${queries.length}. ` +
-        'Add lines to it or lower eval.shots.',
-    );
-  }
-  const candidates = [...new Set(queries.map((q) => q.answer))];
-  return { name: 'folder', template: paperTemplates.caption, queries, support: queries, candidates };
+function shareOfMostFrequent({ queries }: FewShotTask<MediaKey>): number {
+  const counts = new Map<string, number>();
+  for (const { answer } of queries) counts.set(answer, (counts.get(answer) ?? 0) + 1);
+  return Math.max(...counts.values()) / queries.length;
 }
 
-function rowOf(condition: Condition, shots: number, results: readonly FewShotResult[]): EvalRow {
-  const mean = results.reduce((sum, r) => sum + r.score, 0) / results.length;
-  const count = results.reduce((sum, r) => sum + r.count, 0);
-  const variance = results.reduce((sum, r) => sum + r.standardError ** 2, 0);
+function rowOf(
+  condition: Condition,
+  shots: number,
+  asked: readonly { readonly chance: number; readonly result: FewShotResult }[],
+): EvalRow {
+  const sum = (value: (a: (typeof asked)[number]) => number) => asked.reduce((total, a) => total + value(a), 0);
   return {
     condition,
     shots,
-    scores: Object.fromEntries(results.map((r) => [r.task, r.score])),
-    mean,
-    standardError: Math.sqrt(variance) / results.length,
-    count,
+    scores: Object.fromEntries(asked.map(({ result }) => [result.task, result.score])),
+    mean: sum(({ result }) => result.score) / asked.length,
+    standardError: Math.sqrt(sum(({ result }) => result.standardError ** 2)) / asked.length,
+    chance: sum(({ chance }) => chance) / asked.length,
+    count: sum(({ result }) => result.count),
   };
 }
 
 /** The row of a condition and number of shots. */
-export function findRow(evaluation: Evaluation, condition: Condition, shots: number): EvalRow | undefined {
-  return evaluation.rows.find((r) => r.condition === condition && r.shots === shots);
+export function findRow({ rows }: Evaluation, condition: Condition, shots: number): EvalRow | undefined {
+  return rows.find((row) => row.condition === condition && row.shots === shots);
+}
+
+/** One line per row for people, with the chance level next to each score. */
+export function formatEvaluation({ rows }: Evaluation): string {
+  const lines = rows.map(({ condition, shots, mean, standardError, chance, count, scores }) => {
+    const names = Object.keys(scores);
+    const byTask = names.length > 1 ? names.map((name) => `  ${name} ${scores[name]!.toFixed(3)}`).join('') : '';
+    return (
+      `${condition.padEnd(8)} ${String(shots).padStart(2)} shots  accuracy ${mean.toFixed(3)} ± ${standardError.toFixed(3)}  ` +
+      `chance ${chance.toFixed(3)}  ${count} prompts${byTask}`
+    );
+  });
+  return lines.join('\n');
 }

@@ -3,7 +3,7 @@ import { ImageDecoder } from '@flamingo-ts/data-mixtures';
 import { fewShotPrompt, paperTemplates, rankCandidates } from '@flamingo-ts/evaluation';
 import type { Config } from '../config/config';
 import { answering } from './evaluate';
-import { FOLDER_GROUND } from '../data/folder-data';
+import { dataKindOf } from '../data/data-kinds';
 import { openJoint } from '../stages/recipe';
 import type { Frames, MediaKey, ImageSource } from '../data/training-data';
 
@@ -22,9 +22,6 @@ export interface FewShotQuestion {
   readonly candidates?: readonly string[];
 }
 
-/** White, as the ground of most emoji images. */
-const EMOJI_GROUND = [1, 1, 1] as const;
-
 /** Loads the trained model of a configuration and asks it about an image. */
 export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
   const template = paperTemplates.caption;
@@ -37,8 +34,8 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
   const { scorer, generator } = answering(await openJoint(config, images));
   const prompt = fewShotPrompt<MediaKey>(template, examples, { image: query });
   const { candidates } = question;
-  if (!candidates) return { answer: (await generator!([prompt]))[0]! };
-  const [scores] = await scorer!(
+  if (!candidates) return { answer: (await generator([prompt]))[0]! };
+  const [scores] = await scorer(
     [prompt],
     candidates.map((c) => template.answer(c)),
   );
@@ -52,8 +49,8 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
 /** Images from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
 async function readImages(config: Config, paths: readonly string[]): Promise<ImageSource> {
   const { imageSize } = config.vision.model;
-  const ground = config.data.kind === 'emoji' ? EMOJI_GROUND : FOLDER_GROUND;
-  const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: ground, std: [1, 1, 1] });
+  const { padding } = dataKindOf(config.data);
+  const decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: padding, std: [1, 1, 1] });
   const read = new Map<MediaKey, Frames>();
   try {
     for (const path of paths) {

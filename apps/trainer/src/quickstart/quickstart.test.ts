@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { useBackend } from '@flamingo-ts/kernels';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadConfig, type Config } from '../config/config';
-import { EmojiData } from './emoji/data';
+import { openData, registerDataKind } from '../data/data-kinds';
+import { emojiDataKind } from './emoji/data-kind';
 import { evaluate, findRow } from '../eval/evaluate';
 import { quickstart, type QuickstartResults } from './quickstart';
-import { openData, openJoint, stageMetrics, type StageName } from '../stages/recipe';
+import { openJoint, stageMetrics, type StageName } from '../stages/recipe';
 import { StopSignal } from '../cli/stop-signal';
 
 const out = mkdtempSync(join(tmpdir(), 'flamingo-quickstart-'));
@@ -18,6 +19,7 @@ let report: string;
 // The recipe on a few real images, cut down to half a minute, to one and a half on wasm: enough to see that every part
 // learns. Seeds 0 to 3 gave loss ratios of at most 0.66, gates of at least 0.44 and margins of 0.59 to 0.68.
 beforeAll(async () => {
+  registerDataKind(emojiDataKind);
   const backend = await useBackend('auto');
   config = loadConfig(join(import.meta.dirname, '..', '..', 'configs', 'quickstart-small.yaml'), {
     out,
@@ -62,7 +64,7 @@ describe('the quickstart, cut down', () => {
     const data = await openData(config);
     const model = await openJoint(config, data);
     // About concepts it was trained on: so short a run tells little about others.
-    const evaluation = await evaluate(model, data as EmojiData, config, { split: 'train' });
+    const evaluation = await evaluate(model, await data.questions({ ...config.eval, split: 'train' }), config.eval);
     const [real, swapped] = (['real', 'swapped'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
     expect(real! - swapped!).toBeGreaterThan(0.35);
   }, 300_000);

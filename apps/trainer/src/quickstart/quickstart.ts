@@ -5,9 +5,11 @@ import type { BackendChoice } from '@flamingo-ts/kernels';
 import type { Config } from '../config/config';
 import { machineSummary } from '../cli/doctor';
 import { EmojiData } from './emoji/data';
-import { evaluate, type Evaluation } from '../eval/evaluate';
+import { openData } from '../data/data-kinds';
+import { answering, evaluate, type Evaluation } from '../eval/evaluate';
+import { evaluateWords, type WordResults } from './emoji/words';
 import type { JointModel } from '../stages/joint';
-import { openData, pretrainLanguage, pretrainVision, trainJoint } from '../stages/recipe';
+import { pretrainLanguage, pretrainVision, trainJoint } from '../stages/recipe';
 import { replaceFile } from '../stages/replace-file';
 import { reportPage } from './report';
 import type { StopSignal } from '../cli/stop-signal';
@@ -23,6 +25,7 @@ export interface QuickstartResults {
   /** Whether the output with gates at 0 was the language model's own, bit for bit. */
   readonly closedGatesExact: boolean;
   readonly evaluation: Evaluation;
+  readonly words: WordResults;
   /** Of the style kept out of training, if one was. */
   readonly unseenEvaluation?: Evaluation;
 }
@@ -58,11 +61,13 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
   await timed('language', async () => (await pretrainLanguage(run)).dispose());
   const model = await timed('flamingo', () => trainJoint(run));
   const closedGatesExact = await closedGatesAreExact(model, data);
-  const evaluation = await timed('evaluation', () => evaluate(model, data, config, { split: 'heldOut' }));
-  const unseenStyle = config.data.kind === 'emoji' ? config.data.unseenStyle : undefined;
-  const unseenEvaluation = unseenStyle
-    ? await timed('unseen style', () => evaluate(model, data, config, { split: 'heldOut', style: 'unseen' }))
-    : undefined;
+  const ask = async (split: string) => evaluate(model, await data.questions({ ...config.eval, split }), config.eval);
+  const { evaluation, words } = await timed('evaluation', async () => ({
+    evaluation: await ask('heldOut'),
+    words: await evaluateWords(data.world, { ...config.eval, split: 'heldOut', style: 'seen' }, answering(model)),
+  }));
+  const { unseenStyle } = data.world;
+  const unseenEvaluation = unseenStyle ? await timed('unseen style', () => ask('unseenStyle')) : undefined;
   seconds['total'] = (Date.now() - startedAt) / 1000;
 
   const results: QuickstartResults = {
@@ -73,6 +78,7 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
     seconds,
     closedGatesExact,
     evaluation,
+    words,
     ...(unseenEvaluation && { unseenEvaluation }),
   };
   replaceFile(join(config.out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`);

@@ -8,8 +8,9 @@ import type { JointModel } from '../stages/joint';
 import { readSummary, stageMetrics, STAGES, type StageName } from '../stages/recipe';
 import type { StepMetrics } from '../stages/stage';
 import type { EmojiData } from './emoji/data';
-import { SIDE } from './emoji/images';
+import { SIDE } from './emoji/concepts';
 import { attributeTask } from './emoji/tasks';
+import type { WordResults } from './emoji/words';
 import { ALL_ANSWERS, ATTRIBUTES } from './emoji/world';
 import type { QuickstartResults } from './quickstart';
 
@@ -38,7 +39,7 @@ export async function reportPage(
   results: QuickstartResults,
   others: readonly QuickstartResults[],
 ): Promise<string> {
-  const { evaluation, unseenEvaluation, unseenStyle } = results;
+  const { evaluation, words, unseenEvaluation, unseenStyle } = results;
   const stages: readonly StageName[] = ['vision', 'lm', 'flamingo'];
   const summaries = stages.map((stage) => readSummary(config, stage));
   const metrics = Object.fromEntries(stages.map((stage) => [stage, stageMetrics(config, stage)])) as Record<
@@ -69,9 +70,9 @@ export async function reportPage(
     '<p class="note">Naming: the model writes a name after four named images, and has never seen the correct names. Binding: k shots bind a made-up word to each of two unseen concepts; guessing between the two words gives 0.5.</p>',
     table([
       ['made-up words, k', 'accuracy', 'prompts'],
-      ...evaluation.binding.map(({ k, score, count }) => [k, score.toFixed(3), count]),
+      ...words.binding.map(({ k, score, count }) => [k, score.toFixed(3), count]),
     ]),
-    await namingSection(evaluation, data),
+    await namingSection(words, data),
     ...(unseenEvaluation
       ? [
           `<h2>A style that training never saw: ${unseenStyle}</h2>`,
@@ -246,7 +247,7 @@ async function samplePrompts(model: JointModel, data: EmojiData, config: Config)
     for (const [i, query] of task.queries.entries()) {
       const select = task.support as Exclude<typeof task.support, readonly unknown[]>;
       const shots = select(query, 3, seededStream(config.eval.seed, i), i);
-      const [scores] = await scorer!(
+      const [scores] = await scorer(
         [fewShotPrompt(task.template, shots, query)],
         ALL_ANSWERS.map((answer) => paperTemplates.caption.answer(answer)),
       );
@@ -265,8 +266,7 @@ async function samplePrompts(model: JointModel, data: EmojiData, config: Config)
   return shown;
 }
 
-async function namingSection({ naming }: Evaluation, data: EmojiData): Promise<string> {
-  if (!naming) return '';
+async function namingSection({ naming }: WordResults, data: EmojiData): Promise<string> {
   const cards = await Promise.all(
     naming.samples
       .slice(0, 16)

@@ -8,11 +8,11 @@ import {
 import { Flamingo, initFlamingo, type FlamingoConfig } from '@flamingo-ts/flamingo';
 import { Random, variables } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { datasetNames, type Config, type DatasetName } from '../config/config';
+import type { Config } from '../config/config';
 import { FeatureStore } from './features';
 import type { LanguageModel } from './lm';
 import type { Objective } from './stage';
-import type { ImageSource, TrainingData } from '../data/training-data';
+import { datasetNames, type DatasetName, type ImageSource, type TrainingData } from '../data/training-data';
 import type { VisionTower } from './vision';
 
 /** The two frozen models and what joins them, with the features of all images seen so far. */

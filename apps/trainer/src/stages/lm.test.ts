@@ -6,8 +6,9 @@ import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { TINY } from '../../test/command';
 import { parseConfig, type Config } from '../config/config';
+import { openData } from '../data/data-kinds';
 import { LanguageModel, trainTokenizer } from './lm';
-import { openData, pretrainLanguage, stageMetrics } from './recipe';
+import { pretrainLanguage, stageMetrics } from './recipe';
 import { Interrupted, StopSignal } from '../cli/stop-signal';
 import type { TrainingData } from '../data/training-data';
 

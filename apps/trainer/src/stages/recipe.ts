@@ -5,14 +5,9 @@ import { countParams, loadState, Random, stateOf, type ParamTree } from '@flamin
 import type { Chinchilla } from '@flamingo-ts/lm-chinchilla';
 import type { TokenizerJson } from '@flamingo-ts/lm-core';
 import type { Config } from '../config/config';
-import { FolderData } from '../data/folder-data';
-import { EmojiData } from '../quickstart/emoji/data';
-import { EmojiWorld } from '../quickstart/emoji/world';
 import { expectDatasets, JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
-import { startProgress, type Progress } from '../cli/progress';
 import { replaceFile } from './replace-file';
-import { ShardData } from '../data/shard-data';
 import { CHECKPOINTS, readMetrics, runStage, type Objective, type StepMetrics } from './stage';
 import type { StopSignal } from '../cli/stop-signal';
 import type { ImageSource, TrainingData } from '../data/training-data';
@@ -45,33 +40,6 @@ export interface RunOptions {
 const MODEL_FILE = 'model.safetensors';
 const TOKENIZER_FILE = 'tokenizer.json';
 const SUMMARY_FILE = 'summary.json';
-
-/** Reads or draws the data a configuration names. */
-export async function openData(config: Config): Promise<TrainingData> {
-  const { framesPerClip } = config.flamingo;
-  if (config.data.kind === 'folder') {
-    return FolderData.open(config.data.path, config.vision.model.imageSize, framesPerClip);
-  }
-  if (config.data.kind === 'shards') {
-    return ShardData.open(config.data, config.vision.model.imageSize, framesPerClip, config.seed);
-  }
-  let progress: Progress | undefined;
-  try {
-    const world = await EmojiWorld.create({
-      seed: config.seed,
-      unseenStyle: config.data.unseenStyle,
-      maxConcepts: config.data.maxConcepts,
-      onDrawn(drawn, all) {
-        progress ??= startProgress('data', all, 'images');
-        progress.update(drawn);
-      },
-    });
-    progress?.stop(`${world.concepts.length} concepts, ${world.imageCount} images drawn`);
-    return new EmojiData(world, framesPerClip);
-  } finally {
-    progress?.stop();
-  }
-}
 
 /** Contrastive pretraining of the vision encoder; then the statistics of its features. */
 export async function pretrainVision(options: RunOptions): Promise<VisionTower> {

@@ -17,6 +17,8 @@ export const GROUPS = [
 ] as const;
 /** The three drawings of one concept: OpenMoji in colour, Twemoji, OpenMoji in black. */
 export const STYLES = ['outlined', 'flat', 'sketch'] as const;
+/** Side of the images in pixels. */
+export const SIDE = 48;
 export const COUNTS = ['one', 'two', 'three'] as const;
 export type Style = (typeof STYLES)[number];
 

@@ -1,14 +1,31 @@
 import type { DocumentSource } from '@flamingo-ts/data-mixtures';
 import { Random } from '@flamingo-ts/kernels';
-import type { DatasetName } from '../../config/config';
-import type { Frames, MediaKey, TrainingData } from '../../data/training-data';
+import {
+  BLANK,
+  CONDITIONS,
+  type DatasetName,
+  type Frames,
+  type MediaKey,
+  type QuestionOptions,
+  type Questions,
+  type TrainingData,
+} from '../../data/training-data';
+import { SIDE } from './concepts';
 import { emojiDocuments, parseClipKey } from './documents';
-import { drawClip, SIDE } from './images';
-import { BLANK } from './tasks';
+import { drawClip } from './images';
+import { askable, attributeTask, type TaskOptions } from './tasks';
 import { altText, altTextVocabulary, pick, textPage } from './texts';
 import type { EmojiWorld } from './world';
 
-/** The emoji world as training data. An image's key is its number; a clip's names its drawing and action. */
+/** Sets of questions: which concepts they are about, and in which styles. */
+const SPLITS: Readonly<Record<string, Pick<TaskOptions, 'split' | 'style'>>> = {
+  choosing: { split: 'choosing', style: 'seen' },
+  heldOut: { split: 'heldOut', style: 'seen' },
+  train: { split: 'train', style: 'seen' },
+  unseenStyle: { split: 'heldOut', style: 'unseen' },
+};
+
+/** The emoji world as training data. The key of an image is its number; that of a clip names its drawing and action. */
 export class EmojiData implements TrainingData {
   readonly imageSize = SIDE;
   readonly skipped: readonly string[] = [];
@@ -31,7 +48,7 @@ export class EmojiData implements TrainingData {
     return textPage(this.world, random);
   }
 
-  /** Pages are drawn: there is no end to them. */
+  /** Pages are generated, so the order never ends and never repeats. */
   textAt(place: number, seed: number): Promise<string> {
     return Promise.resolve(textPage(this.world, new Random(seed).fork(`text ${place}`)));
   }
@@ -42,6 +59,26 @@ export class EmojiData implements TrainingData {
 
   trainingImage(random: Random): number {
     return pick(this.world.images('train'), random);
+  }
+
+  questions({ split = 'choosing', prompts, seed }: QuestionOptions): Promise<Questions> {
+    const where = Object.hasOwn(SPLITS, split) ? SPLITS[split] : undefined;
+    if (!where || (where.style === 'unseen' && this.world.unseenStyle === undefined)) {
+      const known = Object.keys(SPLITS).join(', ');
+      return Promise.reject(
+        new Error(
+          `eval: the emoji questions have no split ${split}. Use one of ${known} (which needs data.unseenStyle).`,
+        ),
+      );
+    }
+    const options = { ...where, prompts, seed };
+    const tasks = CONDITIONS.flatMap((condition) =>
+      askable(options).map((attribute) => ({
+        condition,
+        task: attributeTask(this.world, attribute, condition, options),
+      })),
+    );
+    return Promise.resolve({ split, tasks, warnings: [] });
   }
 
   frames(keys: readonly MediaKey[]): Promise<Frames[]> {

@@ -1,6 +1,6 @@
 import type { Document, DocumentSource } from '@flamingo-ts/data-mixtures';
 import { Random } from '@flamingo-ts/kernels';
-import type { DatasetName } from '../../config/config';
+import type { DatasetName } from '../../data/training-data';
 import { CLIP_ACTIONS, VARIANTS } from './images';
 import { describe, nameOf, pick, imagePage } from './texts';
 import type { EmojiWorld } from './world';

@@ -1,10 +1,11 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '@flamingo-ts/kernels';
-import { COUNTS, GROUPS, loadConcepts, STYLES, type Split } from './concepts';
+import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Split } from './concepts';
 import { EmojiData } from './data';
 import { clipKey, emojiDocuments } from './documents';
-import { dominantColour, COLOURS, SIDE, VARIANTS } from './images';
-import { attributeTask, bindingTask, CONDITIONS } from './tasks';
+import { CONDITIONS } from '../../data/training-data';
+import { dominantColour, COLOURS, VARIANTS } from './images';
+import { attributeTask, bindingTask } from './tasks';
 import { textPage } from './texts';
 import { ANSWERS, ATTRIBUTES, EmojiWorld } from './world';
 
@@ -169,6 +170,23 @@ describe('training data', () => {
 
 describe('tasks', () => {
   const options = { split: 'heldOut', style: 'seen', prompts: 20, seed: 9 } as const;
+
+  it('come from the data by split, for every question under every condition', async () => {
+    const data = new EmojiData(world, 4);
+    const ask = { shots: [0], prompts: 2, seed: 1 };
+    const { split, tasks } = await data.questions(ask);
+    expect(split).toBe('choosing');
+    expect(tasks.map(({ condition, task }) => `${condition} ${task.name}`)).toEqual(
+      CONDITIONS.flatMap((condition) => ATTRIBUTES.map((attribute) => `${condition} ${attribute}`)),
+    );
+    const { image } = (await data.questions({ ...ask, split: 'heldOut' })).tasks[0]!.task.queries[0]!;
+    expect(world.conceptOf(image as number).split).toBe('heldOut');
+    for (const unknown of ['all', 'unseenStyle', 'toString']) {
+      await expect(data.questions({ ...ask, split: unknown })).rejects.toThrow(
+        `eval: the emoji questions have no split ${unknown}. Use one of choosing, heldOut, train`,
+      );
+    }
+  });
 
   it('differ between conditions in their images alone', () => {
     const [real, blank, swapped] = CONDITIONS.map((c) => attributeTask(world, 'style', c, options));

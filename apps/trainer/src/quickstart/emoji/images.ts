@@ -1,14 +1,12 @@
 import { readFileSync } from 'node:fs';
 import { Random } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
-import { COUNTS, STYLES, type Concept } from './concepts';
+import { COUNTS, SIDE, STYLES, type Concept } from './concepts';
 
 /** Side of a rendered drawing before it is varied. */
 const DRAWN = 64;
 /** Drawings under way at a time: enough that sharp's threads never wait for this one. */
 const DRAWN_AHEAD = 16;
-/** Side of the images the vision encoder sees. */
-export const SIDE = 48;
 /** Six single copies, then two copies, then three. */
 export const VARIANTS = 8;
 const SINGLE_VARIANTS = 6;

@@ -1,19 +1,9 @@
 import { paperTemplates, type FewShotExample, type FewShotTask } from '@flamingo-ts/evaluation';
 import { Random } from '@flamingo-ts/kernels';
-import type { MediaKey } from '../../data/training-data';
+import { BLANK, type Condition, type MediaKey } from '../../data/training-data';
 import { wordsOf, type Split } from './concepts';
 import { inAnotherStyle, MADE_UP_WORDS, nameOf, pick, pickSeveral } from './texts';
 import { ALL_ANSWERS, ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
-
-/** An image with nothing on it. */
-export const BLANK = 'blank';
-
-/**
- * What is done to the images of a prompt: nothing; all of them blanked; or the query's replaced by one with another
- * answer while the old answer stays the one that counts. The last two must score low, or the images do not matter.
- */
-export const CONDITIONS = ['real', 'blank', 'swapped'] as const;
-export type Condition = (typeof CONDITIONS)[number];
 
 type Example = FewShotExample<MediaKey>;
 

@@ -1,6 +1,6 @@
 import { Random } from '@flamingo-ts/kernels';
-import { COUNTS, GROUPS, loadConcepts, STYLES, type Concept, type Split, type Style } from './concepts';
-import { COLOURS, countOf, drawConcepts, drawVariant, SIDE, VARIANTS, type Drawings } from './images';
+import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Concept, type Split, type Style } from './concepts';
+import { COLOURS, countOf, drawConcepts, drawVariant, VARIANTS, type Drawings } from './images';
 
 /** What can be asked of an image; which one is meant is told only by the examples in a prompt. */
 export const ATTRIBUTES = ['group', 'colour', 'style', 'count'] as const;
