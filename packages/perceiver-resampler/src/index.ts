@@ -2,7 +2,9 @@ export { resamplerFromOpenFlamingo } from './open-flamingo';
 export {
   initResampler,
   PerceiverResampler,
+  resamplerRules,
   resamplerShapes,
+  resamplerSpecs,
   type ResamplerConfig,
   type ResamplerLayerParams,
   type ResamplerParams,

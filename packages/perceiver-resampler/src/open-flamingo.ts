@@ -1,9 +1,9 @@
 import { mapNames, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
 
-/** Places in a sequence come as `[media, 1, d]`. */
+/** OpenFlamingo stores media embeddings as `[media, 1, d]`. */
 const withoutMiddleAxis = ({ shape, data }: FloatTensor): FloatTensor => ({ shape: [shape[0]!, shape.at(-1)!], data });
 
-/** OpenFlamingo's and flamingo-pytorch's names (both the same) and ours. */
+/** From the names of OpenFlamingo and flamingo-pytorch, which are the same, to ours. */
 const RULES: readonly NameRule[] = [
   { from: /^frame_embs$/, to: 'timeEmbeddings' },
   { from: /^(media_time_embs|media_pos_emb)$/, to: 'mediaEmbeddings', convert: withoutMiddleAxis },
@@ -18,8 +18,8 @@ const RULES: readonly NameRule[] = [
 ];
 
 /**
- * Renames the state of an OpenFlamingo (or flamingo-pytorch) resampler to this package's names; its fused key-value
- * matrix becomes two. Gradients under the same names are renamed just so.
+ * Renames the state of an OpenFlamingo (or flamingo-pytorch) resampler to this package's names, and splits its fused
+ * key-value matrix in two. Works for gradients under the same names too.
  */
 export function resamplerFromOpenFlamingo(state: Readonly<Record<string, FloatTensor>>): Record<string, FloatTensor> {
   return mapNames(state, RULES);

@@ -39,7 +39,7 @@ const make = (changes: Partial<ResamplerConfig> = {}, seed = 1): PerceiverResamp
 const features = (...shape: [number, number, number, number, number]): tf.Tensor5D =>
   tf.randomNormal(shape, 0, 1, 'float32', 7);
 
-/** The tensors of a reference whose names begin with a prefix, under our names. */
+/** Tensors of a reference whose names start with a prefix, under our names. */
 const ours = (reference: Reference, prefix: string) => resamplerFromOpenFlamingo(stateFrom(reference, prefix));
 
 describeBackends('PerceiverResampler', () => {
@@ -72,13 +72,13 @@ describeBackends('PerceiverResampler', () => {
     }
   });
 
-  it('has the gradient that differences give, with projection, embeddings and final norm', () => {
+  it('has the gradient of finite differences, with projection, embeddings and final norm', () => {
     const resampler = make({ inputSize: 5, numFrames: 2, numMedia: 2, finalNorm: true, activation: 'gelu' });
     const f = (x: tf.Tensor) => resampler.apply(x as tf.Tensor5D);
     checkGradient(f, [features(1, 2, 2, 2, 5)], { rtol: 5e-3 });
   });
 
-  it('resamples each image by itself', () => {
+  it('resamples each image separately', () => {
     const resampler = make();
     const [a, b] = [features(1, 1, 1, 4, 12), tf.randomNormal([1, 1, 1, 4, 12]) as tf.Tensor5D];
     const both = resampler.apply(tf.concat([a, b], 1));
@@ -86,7 +86,7 @@ describeBackends('PerceiverResampler', () => {
     expectClose(both, alone, { rtol: 1e-5 });
   });
 
-  it('gives no meaning to the order of patches, but to that of frames', () => {
+  it('ignores the order of patches, but not of frames', () => {
     const resampler = make({ numFrames: 2 });
     const x = features(1, 1, 2, 4, 12);
     const y = resampler.apply(x);
@@ -95,7 +95,7 @@ describeBackends('PerceiverResampler', () => {
     expect(tf.max(tf.abs(tf.sub(swapped, y))).dataSync()[0]).toBeGreaterThan(1e-3);
   });
 
-  it('takes the first time embeddings for a shorter clip', () => {
+  it('uses the first time embeddings for a shorter clip', () => {
     const [long, short] = [make({ numFrames: 4 }), make({ numFrames: 2 })];
     short.params.timeEmbeddings!.assign(tf.slice(long.params.timeEmbeddings!, [0, 0], [2, 12]));
     const x = features(1, 2, 2, 3, 12);
@@ -110,7 +110,7 @@ describeBackends('PerceiverResampler', () => {
     expectClose(short.apply(x), long.apply(x), { rtol: 1e-5 });
   });
 
-  it('stretches a single time embedding over a clip of any length', () => {
+  it('uses a single time embedding for a clip of any length', () => {
     const y = make({ numFrames: 1 }).apply(features(1, 1, 5, 2, 12));
     expect(Array.from(y.dataSync()).every(Number.isFinite)).toBe(true);
   });
@@ -131,9 +131,24 @@ describeBackends('PerceiverResampler', () => {
     expect(() => make().apply(tf.zeros([1, 0, 1, 2, 12]) as tf.Tensor5D)).toThrow(
       /at least one image.*got \[1, 0, 1, 2/,
     );
-    expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 images.*embeddings for 1/);
-    expect(() => new PerceiverResampler({ ...config, numHeads: 0 }, make().params)).toThrow(/numHeads.*got 0/);
-    expect(() => make({ depth: 2 } as never)).toThrow(/config keys visualSize, .*got depth/);
+    expect(() => make({ numMedia: 1 }).apply(features(1, 2, 1, 2, 12))).toThrow(/2 images.*embeddings for only 1/);
+  });
+
+  it.each([
+    [{ numHeads: 0 }, /numHeads must be a whole number of at least 1, got 0/],
+    [{ depth: 2 }, /depth is not a config key, expected only visualSize, /],
+    [{ activation: 'tanh' }, /activation must be one of relu, .*got "tanh"/],
+    [{ finalNorm: 1 }, /finalNorm must be true or false, got 1/],
+    [{ numLayers: 3 }, /parameters do not fit the config\. missing \(12\): layers\.2\.normMedia\.weight/],
+    [{ numLayers: 1 }, /unexpected \(12\): layers\.1\.normMedia\.weight/],
+    [{ finalNorm: true }, /missing \(2\): norm\.weight; norm\.bias/],
+    [{ headDim: 8 }, /layers\.0\.query\.weight: expected \[16, 12\], got \[8, 12\]/],
+  ])('refuses the config change %j for its parameters', (changes, message) => {
+    expect(() => new PerceiverResampler({ ...config, ...changes } as ResamplerConfig, make().params)).toThrow(message);
+  });
+
+  it('requires a Random', () => {
+    expect(() => initResampler(config, 1 as never)).toThrow(/random must be a Random, got 1/);
   });
 });
 

@@ -1,66 +1,75 @@
 import {
-  type Activation,
+  ACTIVATIONS,
   attention,
-  expectKeys,
+  checkConfig,
+  expectParams,
   expectShape,
-  expectSizes,
   freshParams,
+  innerLinear,
   layerNorm,
   layerNormSpec,
-  innerLinear,
   linear,
   linearAdd,
-  mlp,
   linearSpec,
+  mlp,
   normalSpec,
+  rule,
   shapesOf,
+  type Activation,
+  type ConfigRules,
   type ParamsOf,
   type Random,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** Sizes and choices of a Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1). */
+/** Sizes and variants of a Perceiver Resampler (Flamingo, section 2.1 and appendix A.1.1). */
 export interface ResamplerConfig {
-  /** Width of the latents, and of the features once they are inside. */
+  /** Width of the latents and of the residual stream. */
   readonly visualSize: number;
-  /** Width of the features that come, where it is not `visualSize`: a linear projection then takes them there. */
+  /** Width of the input features. If given, a linear projection maps them to `visualSize`; by default both are equal. */
   readonly inputSize?: number;
   readonly numLayers: number;
   readonly numHeads: number;
   readonly headDim: number;
-  /** Learned queries, and so the number of vectors that leave for each image or clip. */
+  /** Learned queries: the number of output vectors for each image or clip. */
   readonly numLatents: number;
   /** Inner width of the feed-forward; 4 x `visualSize` in the paper. */
   readonly intermediateSize: number;
   /** Feed-forward activation: 'squared-relu' in the paper, 'gelu' in OpenFlamingo. */
   readonly activation: Activation;
   /**
-   * Learned time embeddings, one for each frame of a training clip; without it frames carry no order. A shorter clip
-   * (an image is a clip of one frame) takes the first ones; a longer one gets them interpolated linearly, as the paper
-   * goes from 8 frames to 30.
+   * Learned time embeddings, one for each frame of a training clip. Without them the order of frames has no effect. A
+   * shorter clip (an image is a clip of one frame) uses the first ones. For a longer clip they are interpolated
+   * linearly, as the paper does from 8 frames to 30.
    */
   readonly numFrames?: number;
-  /** Learned embeddings of an image's place in its sequence; more images than this are an error. */
+  /** Learned embeddings of an image's place in its sequence. More images than this are an error. */
   readonly numMedia?: number;
-  /** Whether a layer norm ends the stack: not in the paper's figure, but in every open implementation. */
+  /** Adds a final layer norm: absent from the paper's figure, but present in every open implementation. */
   readonly finalNorm: boolean;
-  /** Standard deviation of fresh latents and embeddings; 0.02 if absent (OpenFlamingo: 1). */
+  /** Standard deviation of fresh latents and embeddings. Defaults to 0.02 (OpenFlamingo: 1). */
   readonly latentStd?: number;
 }
 
-const SIZES = ['visualSize', 'numLayers', 'numHeads', 'headDim', 'numLatents', 'intermediateSize'] as const;
-const OPTIONAL_SIZES = ['inputSize', 'numFrames', 'numMedia'] as const;
-const KEYS: readonly (keyof ResamplerConfig)[] = [...SIZES, ...OPTIONAL_SIZES, 'activation', 'finalNorm', 'latentStd'];
+/** Rules for `checkConfig`, for configs that contain a `ResamplerConfig`. */
+export const resamplerRules: ConfigRules<ResamplerConfig> = {
+  visualSize: rule.size,
+  inputSize: rule.optional(rule.size),
+  numLayers: rule.size,
+  numHeads: rule.size,
+  headDim: rule.size,
+  numLatents: rule.size,
+  intermediateSize: rule.size,
+  activation: rule.oneOf(ACTIVATIONS),
+  numFrames: rule.optional(rule.size),
+  numMedia: rule.optional(rule.size),
+  finalNorm: rule.boolean,
+  latentStd: rule.optional(rule.number({ min: 0 })),
+};
 
-function checkConfig(config: ResamplerConfig): void {
-  expectKeys('PerceiverResampler', config, KEYS);
-  const given = OPTIONAL_SIZES.filter((key) => config[key] !== undefined);
-  expectSizes('PerceiverResampler', config, [...SIZES, ...given]);
-}
-
-/** All parameters, and how they start; inner = numHeads x headDim. No linear map has a bias. */
-function resamplerSpecs(c: ResamplerConfig) {
-  checkConfig(c);
+/** Specs of all parameters; inner = numHeads x headDim. Linear layers have no bias. */
+export function resamplerSpecs(c: ResamplerConfig) {
+  checkConfig('PerceiverResampler', c, resamplerRules);
   const d = c.visualSize;
   const inner = c.numHeads * c.headDim;
   const embeddings = (count: number) => normalSpec([count, d], c.latentStd ?? 0.02);
@@ -90,7 +99,7 @@ export type ResamplerParams = ParamsOf<ReturnType<typeof resamplerSpecs>>;
 /** Parameters of one layer. */
 export type ResamplerLayerParams = ResamplerParams['layers'][number];
 
-/** Shape of every parameter by name, without making any. */
+/** Shape of every parameter by name. Allocates nothing. */
 export function resamplerShapes(config: ResamplerConfig): Record<string, readonly number[]> {
   return shapesOf(resamplerSpecs(config));
 }
@@ -100,13 +109,13 @@ export function initResampler(config: ResamplerConfig, random: Random): Resample
   return freshParams(resamplerSpecs(config), random);
 }
 
-/** Turns any number of visual features into `numLatents` vectors for each image or clip. */
+/** Maps any number of visual features to `numLatents` vectors for each image or clip. */
 export class PerceiverResampler {
   constructor(
     readonly config: ResamplerConfig,
     readonly params: ResamplerParams,
   ) {
-    checkConfig(config);
+    expectParams('PerceiverResampler', params, resamplerShapes(config));
   }
 
   /**
@@ -119,7 +128,7 @@ export class PerceiverResampler {
       'PerceiverResampler.apply: features',
       features,
       ['batch', 'media', 'frames', 'patches', inputSize],
-      'Flatten the feature map to patches, and give a single image media = 1 and frames = 1.',
+      'Flatten the feature map to patches; a single image has media = 1 and frames = 1.',
     );
     if (features.size === 0) {
       throw new Error(
@@ -130,8 +139,8 @@ export class PerceiverResampler {
     const [batch, media] = features.shape;
     if (numMedia && media > numMedia) {
       throw new Error(
-        `PerceiverResampler.apply: features hold ${media} images in a sequence, but there are embeddings for ${numMedia} (numMedia). ` +
-          'Give fewer images, or train with a larger numMedia.',
+        `PerceiverResampler.apply: features hold ${media} images in a sequence, but there are embeddings for only ${numMedia} (numMedia). ` +
+          'Pass fewer images, or train with a larger numMedia.',
       );
     }
     return tf.tidy(() => {
@@ -143,12 +152,12 @@ export class PerceiverResampler {
     });
   }
 
-  /** Features at `visualSize`, with their time and place added, one row of patches per image, frame after frame. */
+  /** Projects the features and adds time and media embeddings; patches of all frames of an image in a row. */
   private embed(features: tf.Tensor5D): tf.Tensor3D {
     const { inputProjection, timeEmbeddings, mediaEmbeddings } = this.params;
     const [b, n, f, p] = features.shape;
     let x: tf.Tensor = inputProjection ? linear(features, inputProjection) : features;
-    if (timeEmbeddings) x = addEmbeddings(x, timeEmbeddings, sharesOfFrames(f, timeEmbeddings.shape[0]), p);
+    if (timeEmbeddings) x = addEmbeddings(x, timeEmbeddings, frameWeights(f, timeEmbeddings.shape[0]), p);
     if (mediaEmbeddings) x = addEmbeddings(x, mediaEmbeddings, identity(n, mediaEmbeddings.shape[0]), f * p);
     return tf.reshape(x, [b * n, f * p, this.config.visualSize]);
   }
@@ -169,24 +178,24 @@ export class PerceiverResampler {
   }
 }
 
-/** `[n, d]` to `[count, n, d]`, as a product: the gradient of tfjs' tile would add up its copies one by one. */
+/** `[n, d]` to `[count, n, d]`. As a matrix product, because the gradient of `tf.tile` adds up the copies one by one. */
 function repeat(x: tf.Tensor2D, count: number): tf.Tensor3D {
   const [n, d] = x.shape;
   return tf.reshape(tf.matMul(tf.ones([count, 1]), tf.reshape(x, [1, n * d])), [count, n, d]);
 }
 
-/** How much of each of `count` embeddings each of `rows` things takes. */
-type Shares = { readonly rows: number; readonly count: number; readonly values: Float32Array };
+/** Weight of each of `count` embeddings for each of `rows` frames or images, row-major `[rows, count]`. */
+type Weights = { readonly rows: number; readonly count: number; readonly values: Float32Array };
 
-/** The i-th thing takes the i-th embedding. */
-function identity(rows: number, count: number): Shares {
+/** Row i uses embedding i. */
+function identity(rows: number, count: number): Weights {
   const values = new Float32Array(rows * count);
   for (let i = 0; i < rows; i++) values[i * count + i] = 1;
   return { rows, count, values };
 }
 
-/** Frames take the first time embeddings, or, if there are not enough, mixtures of neighbours from first to last. */
-function sharesOfFrames(frames: number, count: number): Shares {
+/** Frames use the first time embeddings, or, in a clip longer than those, linear interpolations from first to last. */
+function frameWeights(frames: number, count: number): Weights {
   if (frames <= count) return identity(frames, count);
   const values = new Float32Array(frames * count);
   for (let i = 0; i < frames; i++) {
@@ -200,13 +209,13 @@ function sharesOfFrames(frames: number, count: number): Shares {
 }
 
 /**
- * Adds embeddings to vectors that lie in groups of `each`, one group after another for each row of the shares, the rows
- * over and over. As a product and a sum over rows alone: their gradients are what every backend is fast at.
+ * Adds weighted embeddings to vectors in groups of `each`: one group for each row of the weights, cycling through the
+ * rows. Uses a product and a sum over rows because every backend is fast at their gradients.
  */
 function addEmbeddings(
   x: tf.Tensor,
   embeddings: tf.Tensor2D,
-  { rows, count, values }: Shares,
+  { rows, count, values }: Weights,
   each: number,
 ): tf.Tensor {
   const d = embeddings.shape[1];
