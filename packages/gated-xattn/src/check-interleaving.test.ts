@@ -9,14 +9,14 @@ import { checkInterleaving } from './index';
 const config = { vocabSize: 20, hiddenSize: 16, numLayers: 2, numHeads: 2, headDim: 8, intermediateSize: 32 };
 const make = () => new Chinchilla(config, initChinchilla(config, new Random(1)));
 
-/** A language model with other blocks, or another way to embed. */
+/** A language model with some parts replaced. */
 function altered(lm: Chinchilla, change: Partial<CausalLM>): CausalLM {
   const { hiddenSize, vocabSize, params, blocks } = lm;
   return { hiddenSize, vocabSize, params, blocks, embed: (t) => lm.embed(t), logits: (x) => lm.logits(x), ...change };
 }
 
 describeBackends('checkInterleaving', () => {
-  it('passes a language model that keeps its promises and leaves nothing behind', async () => {
+  it('accepts a language model that meets the contract, and leaves no tensors behind', async () => {
     const lm = make();
     await expectNoLeak(async () => {
       const { alone, seeing, seen, blind } = await checkInterleaving(lm);
@@ -26,7 +26,7 @@ describeBackends('checkInterleaving', () => {
     lm.dispose();
   });
 
-  it('refuses one that sees the future', async () => {
+  it('refuses one that sees later tokens', async () => {
     const lm = make();
     const [first, second] = lm.blocks;
     const leaky: LMBlock = {
@@ -37,26 +37,26 @@ describeBackends('checkInterleaving', () => {
     lm.dispose();
   });
 
-  it('refuses one that recognises its own tensors', async () => {
+  it('refuses one that depends on the identity of its tensors', async () => {
     const lm = make();
     let own: tf.Tensor | undefined;
     const embed = (tokens: tf.Tensor2D) => (own = embedding(lm.params.embed.weight, tokens)) as tf.Tensor3D;
     const [first, second] = lm.blocks;
-    const jealous: LMBlock = {
+    const selfish: LMBlock = {
       params: {},
       apply: (x, context) => tf.tidy(() => first!.apply(x === own ? x : tf.mul(x, 1.1), context)),
     };
-    await expect(checkInterleaving(altered(lm, { embed, blocks: [jealous, second!] }))).rejects.toThrow(
-      /closed gates must change nothing, but 6 of 6 rows/,
+    await expect(checkInterleaving(altered(lm, { embed, blocks: [selfish, second!] }))).rejects.toThrow(
+      /closed gates must change nothing, but 6 of 6 rows of logits differ from the bare model's/,
     );
     lm.dispose();
   });
 
-  it('refuses one that does not listen', async () => {
+  it('refuses one whose blocks ignore their input', async () => {
     const lm = make();
     let own: tf.Tensor3D;
     const embed = (tokens: tf.Tensor2D) => (own = lm.embed(tokens));
-    // Each block goes on from what it gave itself.
+    // Each block continues from its own previous output.
     const blocks = lm.blocks.map((block): LMBlock => ({ params: {}, apply: (_, c) => (own = block.apply(own, c)) }));
     await expect(checkInterleaving(altered(lm, { embed, blocks }))).rejects.toThrow(
       /another image to change the logits.*got a change of 0.0e\+0 after/,

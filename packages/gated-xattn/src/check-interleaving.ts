@@ -11,17 +11,17 @@ import * as tf from '@tensorflow/tfjs-core';
 import { interleave } from './interleave';
 import { MediaContext, type MediaLMContext } from './media-context';
 
-/** How hard to try. */
+/** Options of `checkInterleaving`. */
 export interface InterleavingOptions {
-  /** Largest difference allowed, as a fraction of the largest logit. Default 1e-4, right for float32. */
+  /** Largest difference allowed, as a fraction of the largest logit. Defaults to 1e-4, which suits float32. */
   readonly tolerance?: number;
-  /** Default 1. */
+  /** Defaults to 1. */
   readonly seed?: number;
 }
 
-/** What `checkInterleaving` saw. */
+/** Differences measured by `checkInterleaving`. */
 export interface InterleavingReport {
-  /** Of the model by itself. */
+  /** Of the bare model. */
   readonly alone: CausalLMReport;
   /** Of the model with open gates and an image. */
   readonly seeing: CausalLMReport;
@@ -31,14 +31,14 @@ export interface InterleavingReport {
   readonly blind: number;
 }
 
-/** Tokens before the image, and those after it that are read in one call; one more is read by itself. */
+/** Tokens before the image, and tokens after it that are read in one call; one more is read alone. */
 const BLIND = 3;
 const AFTER = 4;
 
 /**
- * Checks that a language model can be taught to see: that it keeps the promises of `CausalLM`, that gated blocks with
- * closed gates change nothing, bit for bit, and that with open gates an image reaches the logits of the tokens that follow
- * it, and of no others. Run it on a language model of your own before you train on it.
+ * Checks that gated blocks work in a language model. It must meet the contract of `CausalLM`. Gated blocks with closed
+ * gates must leave the logits of the bare model, bit for bit. With open gates, an image must affect the logits of the
+ * tokens that follow it, and no others. Run it on your own language model before you train with it.
  *
  * @throws Error naming what does not hold
  */
@@ -50,34 +50,34 @@ export async function checkInterleaving(
   const random = new Random(seed);
   const tokens = Array.from({ length: BLIND + AFTER + 1 }, () => random.int(lm.vocabSize));
   const sizes = { hiddenSize: lm.hiddenSize, visualSize: 8, numHeads: 2, headDim: 4, intermediateSize: 16 };
-  const ways = { activation: 'squared-relu', normMedia: true, every: 1, placement: 'paper' } as const;
-  const gated = interleave(lm, { ...sizes, ...ways }, random);
+  const variant = { activation: 'squared-relu', normMedia: true, every: 1, placement: 'paper' } as const;
+  const gated = interleave(lm, { ...sizes, ...variant }, random);
   const [image, other] = [imagesOf(random), imagesOf(random)];
   try {
-    const plain = await readText(lm, tokens, ({ base }) => base);
-    const closed = await readText(gated, tokens, lookingAt(image));
+    const plain = await logitsOf(lm, tokens, ({ base }) => base);
+    const closed = await logitsOf(gated, tokens, showing(image));
     const changed = plain.filter((logits, i) => logits.some((x, j) => x !== closed[i]![j]));
     if (changed.length > 0) {
       throw new Error(
-        `checkInterleaving: closed gates must change nothing, but ${changed.length} of ${plain.length} rows of logits differ. ` +
-          'What a block gives may depend on its input x and the context alone: not on the block before it, and not on which tensor x is.',
+        `checkInterleaving: closed gates must change nothing, but ${changed.length} of ${plain.length} rows of logits differ from the bare model's. ` +
+          'The output of a block may depend only on the values of x and on the context: not on the block before it, and not on the identity of the tensor x.',
       );
     }
 
     for (const { params } of gated.gated) {
       tf.tidy(() => [params.attnGate, params.mlpGate].forEach((gate) => gate.assign(tf.ones([1]))));
     }
-    const seeing = await checkCausalLM<MediaLMContext>(gated, { tolerance, seed, context: lookingAt(image) });
+    const seeing = await checkCausalLM<MediaLMContext>(gated, { tolerance, seed, context: showing(image) });
     const [before, ...after] = differences(
-      await readText(gated, tokens, lookingAt(image)),
-      await readText(gated, tokens, lookingAt(other)),
+      await logitsOf(gated, tokens, showing(image)),
+      await logitsOf(gated, tokens, showing(other)),
     );
     const [blind, seen] = [before!, Math.min(...after)];
     if (!(blind <= tolerance) || !(seen > 0)) {
       throw new Error(
         `checkInterleaving: expected another image to change the logits of all tokens after it and none before, got a change of ` +
           `${seen.toExponential(1)} after and ${blind.toExponential(1)} before, of the largest logit. ` +
-          'Blocks must work on the x that they are given, and position by position but for their causal attention.',
+          'Blocks must use the x that they get, and mix positions only in their causal attention.',
       );
     }
     return { alone, seeing, seen, blind };
@@ -87,22 +87,22 @@ export async function checkInterleaving(
   }
 }
 
-/** One image, for two prompts: `checkCausalLM` reads two, and expects of them what it expects of one. */
+/** One image for two prompts: `checkCausalLM` reads two, and expects equal results from both. */
 function imagesOf(random: Random): tf.Tensor4D {
   const latents = Array.from({ length: 3 * 8 }, () => random.normal());
   return tf.tensor4d([...latents, ...latents], [2, 1, 3, 8]);
 }
 
-/** Every text looks at the image from its fourth token on. */
-function lookingAt(latents: tf.Tensor4D): ContextFactory<MediaLMContext> {
+/** Every text sees the image from its fourth token on. */
+function showing(latents: tf.Tensor4D): ContextFactory<MediaLMContext> {
   return ({ base, tokens, prompts, padding, past }) => {
     const index = tokens.flatMap((row, r) => row.map((_, i) => (past + i - padding[r]! >= BLIND ? 1 : 0)));
     return { ...base, media: new MediaContext(latents, index, tokens[0]!.length, { owners: prompts }) };
   };
 }
 
-/** Logits from the last blind token on: a text read in one call, several tokens more, and one more. */
-async function readText<C extends LMContext>(
+/** Logits from the last token before the image on: a prompt in one call, then several tokens, then one more. */
+async function logitsOf<C extends LMContext>(
   lm: CausalLM<C>,
   tokens: readonly number[],
   contextOf: ContextFactory<C>,
@@ -117,7 +117,7 @@ async function readText<C extends LMContext>(
   }
 }
 
-/** Row by row, as fractions of the largest logit. */
+/** Largest difference of each row, as a fraction of the largest logit. */
 function differences(a: readonly Float32Array[], b: readonly Float32Array[]): number[] {
   const largest = (values: ArrayLike<number>) => Array.from(values).reduce((top, x) => Math.max(top, Math.abs(x)), 0);
   const scale = Math.max(...a.map(largest)) || 1;

@@ -43,13 +43,13 @@ const random = <T extends tf.Tensor>(seed: number, ...shape: number[]): T =>
 const text = (rows = 2, length = 6) => random<tf.Tensor3D>(1, rows, length, 8);
 const latents = (batch = 2, media = 2) => random<tf.Tensor4D>(2, batch, media, 3, 6);
 
-/** The first row begins with text that sees nothing and goes on to two images; the second has one image. */
+/** The first row has text without an image, then two images; the second has one image. */
 const INDEX = [0, 0, 1, 1, 2, 2, 1, 1, 1, 1, 1, 1];
 
-/** The tensors of a reference whose names begin with a prefix, under our names. */
+/** Tensors of a reference whose names start with a prefix, under our names. */
 const ours = (reference: Reference, prefix: string) => gatedXAttnFromOpenFlamingo(stateFrom(reference, prefix));
 
-/** How many image tokens there are up to each token, or, for text after a prompt, in the whole prompt. */
+/** Number of image tokens up to each token, or, for text after a prompt, in the whole prompt. */
 function indexOf(reference: Reference, length: number): number[] {
   const rows = reference.tensor('media_locations').arraySync() as number[][];
   const count = (row: number[], end: number) => row.slice(0, end).reduce((a, b) => a + b, 0);
@@ -95,14 +95,14 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('has the gradient that differences give, norm of the media included', () => {
+  it('has the gradient of finite differences, including the norm of the media', () => {
     const block = make();
     const f = (x: tf.Tensor, l: tf.Tensor) =>
       block.apply(x as tf.Tensor3D, new MediaContext(l as tf.Tensor4D, INDEX, 6));
     checkGradient(f, [text(), latents()], { rtol: 1e-2, elements: 6 });
   });
 
-  it('changes nothing while its gates are closed, and then gives a gradient to the gates alone', () => {
+  it('is the identity with closed gates, and then only the gates have a gradient', () => {
     const block = new GatedXAttn(config, initGatedXAttn(config, new Random(2)));
     const [x, media] = [text(), new MediaContext(latents(), INDEX, 6)];
     expectClose(block.apply(x, media), x, { atol: 0 });
@@ -118,7 +118,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('gives exactly zero to text before the first image, whatever the images are', () => {
+  it('outputs exactly zero for text before the first image, whatever the images', () => {
     for (const attend of ['immediate', 'all-previous'] as const) {
       const { attn } = make({ attend });
       const seen = attn.apply(text(), new MediaContext(latents(), INDEX, 6));
@@ -138,7 +138,7 @@ describeBackends('GatedXAttn', () => {
     expect(tf.max(tf.abs(tf.sub(after, before))).dataSync()[0]).toBeGreaterThan(1e-3);
   });
 
-  it('takes no notice of padding images', () => {
+  it('ignores padding images', () => {
     for (const attend of ['immediate', 'all-previous'] as const) {
       const block = make({ attend });
       const [x, own] = [text(1), latents(1, 2)];
@@ -149,7 +149,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('serves several rows from the images of one prompt, with keys and values made before', () => {
+  it('shares the images of one prompt between rows, with precomputed keys and values', () => {
     for (const attend of ['immediate', 'all-previous', 'all'] as const) {
       const block = make({ attend });
       const [x, l] = [text(3), latents(2)];
@@ -162,7 +162,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('feeds text without images through the gated feed-forward', () => {
+  it('applies the gated feed-forward to text without images', () => {
     const block = make();
     const x = text();
     const blind = block.apply(x, new MediaContext(latents(), new Array<number>(12).fill(0), 6));
@@ -197,6 +197,18 @@ describeBackends('GatedXAttn', () => {
     expect(() => block.apply(text(2, 5), new MediaContext(latents(), INDEX, 6))).toThrow(/must be \[2, 6, 8\]/);
     const wide = new MediaContext(tf.zeros([2, 2, 3, 7]) as tf.Tensor4D, INDEX, 6);
     expect(() => block.apply(text(), wide)).toThrow(/latents, 6\], got \[2, 2, 3, 7\]/);
+  });
+
+  it('refuses a wrong config and wrong parameters', () => {
+    const { params } = make();
+    const build = (changes: object) => () => new GatedXAttn({ ...config, ...changes }, params);
+    expect(build({ activation: 'swish' })).toThrow(/activation must be one of relu, .*got "swish"/);
+    expect(build({ every: 2 })).toThrow(/every is not a config key/);
+    expect(build({ normMedia: false })).toThrow(/unexpected \(2\): attn\.normMedia\.weight/);
+    expect(build({ intermediateSize: 8 })).toThrow(/mlp\.up\.weight: expected \[8, 8\], got \[16, 8\]/);
+    expect(() => new CrossAttention({ ...config, numHeads: 4 }, params.attn)).toThrow(
+      /query\.weight: expected \[12, 8\]/,
+    );
   });
 
   it('has keys and values of the inner width', () => {

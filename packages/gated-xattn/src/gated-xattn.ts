@@ -1,9 +1,10 @@
 import {
-  type Activation,
+  ACTIVATIONS,
   attention,
+  checkConfig,
   constantSpec,
+  expectParams,
   expectShape,
-  expectSizes,
   freshParams,
   layerNorm,
   layerNormSpec,
@@ -11,7 +12,10 @@ import {
   linearSpec,
   mediaCrossAttention,
   mlp,
+  rule,
   shapesOf,
+  type Activation,
+  type ConfigRules,
   type ParamsOf,
   type Random,
 } from '@flamingo-ts/kernels';
@@ -19,11 +23,11 @@ import * as tf from '@tensorflow/tfjs-core';
 import { gatedAdd } from './gated-add';
 import type { MediaContext, MediaKeysValues } from './media-context';
 
-/** Sizes and choices of a gated cross-attention block (Flamingo, section 2.2 and figure 4). */
+/** Sizes and variants of a gated cross-attention block (Flamingo, section 2.2 and figure 4). */
 export interface GatedXAttnConfig {
   /** Width of the language model's residual stream. */
   readonly hiddenSize: number;
-  /** Width of the latents, the source of keys and values. */
+  /** Width of the latents, from which keys and values are computed. */
   readonly visualSize: number;
   readonly numHeads: number;
   readonly headDim: number;
@@ -31,7 +35,7 @@ export interface GatedXAttnConfig {
   readonly intermediateSize: number;
   /** Feed-forward activation: 'squared-relu' in the paper, 'gelu' in OpenFlamingo. */
   readonly activation: Activation;
-  /** Whether the latents are normalised before keys and values: yes in the paper, no in OpenFlamingo. */
+  /** Normalises the latents before keys and values, as in the paper; OpenFlamingo does not. */
   readonly normMedia: boolean;
   /**
    * Images that a text token sees: its own (default, section 2.3), all up to its own (the paper's ablation), or all of
@@ -39,24 +43,35 @@ export interface GatedXAttnConfig {
    */
   readonly attend?: 'immediate' | 'all-previous' | 'all';
   /**
-   * What a token gets that may see no image: exactly zero (default), or what OpenFlamingo and flamingo-pytorch give
-   * it. There, 'uniform', it is the mean of all values of its sequence, save that with 'immediate' text before the
-   * first image gets zero.
+   * Attention output for a token that sees no image: zero (default), or 'uniform' as in OpenFlamingo and
+   * flamingo-pytorch: the mean of all values of its sequence, except that with 'immediate' text before the first image
+   * gets zero.
    */
   readonly emptyRows?: 'zero' | 'uniform';
 }
 
-const SIZES = ['hiddenSize', 'visualSize', 'numHeads', 'headDim', 'intermediateSize'] as const;
+/** Rules for `checkConfig`. */
+export const gatedXAttnRules: ConfigRules<GatedXAttnConfig> = {
+  hiddenSize: rule.size,
+  visualSize: rule.size,
+  numHeads: rule.size,
+  headDim: rule.size,
+  intermediateSize: rule.size,
+  activation: rule.oneOf(ACTIVATIONS),
+  normMedia: rule.boolean,
+  attend: rule.optional(rule.oneOf(['immediate', 'all-previous', 'all'])),
+  emptyRows: rule.optional(rule.oneOf(['zero', 'uniform'])),
+};
 
-/** All parameters of one block, and how they start; inner = numHeads x headDim. No linear map has a bias. */
-function gatedXAttnSpecs(c: GatedXAttnConfig) {
-  expectSizes('GatedXAttn', c, SIZES);
+/** Specs of all parameters of one block; inner = numHeads x headDim. Linear layers have no bias. */
+export function gatedXAttnSpecs(c: GatedXAttnConfig) {
+  checkConfig('GatedXAttn', c, gatedXAttnRules);
   const { hiddenSize, visualSize, intermediateSize } = c;
   const inner = c.numHeads * c.headDim;
   return {
     attn: {
       norm: layerNormSpec(hiddenSize),
-      // One norm for keys and values.
+      // Shared by keys and values.
       ...(c.normMedia && { normMedia: layerNormSpec(visualSize) }),
       query: linearSpec(inner, hiddenSize),
       key: linearSpec(inner, visualSize),
@@ -79,7 +94,7 @@ export type GatedXAttnParams = ParamsOf<ReturnType<typeof gatedXAttnSpecs>>;
 /** Parameters of its attention. */
 export type CrossAttentionParams = GatedXAttnParams['attn'];
 
-/** Shape of every parameter of one block by name, without making any. */
+/** Shape of every parameter of one block by name. Allocates nothing. */
 export function gatedXAttnShapes(config: GatedXAttnConfig): Record<string, readonly number[]> {
   return shapesOf(gatedXAttnSpecs(config));
 }
@@ -89,20 +104,22 @@ export function initGatedXAttn(config: GatedXAttnConfig, random: Random): GatedX
   return freshParams(gatedXAttnSpecs(config), random);
 }
 
-/** Cross-attention from text to images, without gate and residual. */
+/** The cross-attention of a gated block, from text to images, without gate and residual. */
 export class CrossAttention {
   constructor(
-    readonly config: Omit<GatedXAttnConfig, 'intermediateSize' | 'activation'>,
+    readonly config: GatedXAttnConfig,
     readonly params: CrossAttentionParams,
-  ) {}
+  ) {
+    expectParams('CrossAttention', params, shapesOf(gatedXAttnSpecs(config).attn));
+  }
 
-  /** Keys and values of all images: computed once, they serve every further token of a prompt. */
+  /** Keys and values of all images. Compute them once to use them for every further token of a prompt. */
   keysValues(latents: tf.Tensor4D): MediaKeysValues {
     expectShape(
       'CrossAttention.keysValues: latents',
       latents,
       ['batch', 'media', 'latents', this.config.visualSize],
-      "The resampler's visualSize must be that of the gated layers.",
+      "The resampler's latents must have the visualSize of the gated blocks.",
     );
     const { normMedia, key, value } = this.params;
     return tf.tidy(() => {
@@ -113,16 +130,16 @@ export class CrossAttention {
 
   /**
    * @param x     float32 `[rows, text, hiddenSize]`
-   * @param media the images, and which token belongs to which
-   * @param known keys and values of `media.latents`, where they are known already
-   * @returns     float32 `[rows, text, hiddenSize]`, to be gated and added to `x`
+   * @param media the images, and the image of each token
+   * @param known keys and values of `media.latents`, if already computed
+   * @returns     float32 `[rows, text, hiddenSize]`, to gate and add to `x`
    */
   apply(x: tf.Tensor3D, media: MediaContext, known?: MediaKeysValues): tf.Tensor3D {
     expectShape(
       'CrossAttention.apply: x',
       x,
       [media.rows, media.text, this.config.hiddenSize],
-      'x and the media context must be of the same call: one mediaIndex entry for each text token.',
+      'x and the media context must belong to the same call: one mediaIndex entry for each text token.',
     );
     return tf.tidy(() => {
       const query = linear(layerNorm(x, this.params.norm), this.params.query) as tf.Tensor3D;
@@ -135,7 +152,7 @@ export class CrossAttention {
     const { attend = 'immediate', emptyRows = 'zero', numHeads } = this.config;
     if (attend === 'immediate') {
       const [batch, images, latents, inner] = keys.shape;
-      // All rows in a line against all images in a line: the segments know who belongs to whom.
+      // All rows form one sequence and all images another; the segments match rows to images.
       const all = (x: tf.Tensor4D): tf.Tensor4D => tf.reshape(x, [1, batch * images, latents, inner]);
       const line = tf.reshape(query, [1, media.rows * media.text, inner]);
       const own = mediaCrossAttention(line, all(keys), all(values), media.segments, { numHeads });
@@ -149,27 +166,24 @@ export class CrossAttention {
     const [k, v] = [ofRows(keys), ofRows(values)];
     if (attend === 'all') return attention(query, k, v, { numHeads });
     const y = attention(query, k, v, { numHeads, bias: earlierOnly(media) });
-    const blind = (index: number) => index < 1;
-    const seen = tf.mul(
-      y,
-      flags(media, (index) => !blind(index)),
-    ) as tf.Tensor3D;
-    return emptyRows === 'zero' ? seen : addMean(seen, values, media, blind);
+    const seesImage = flags(media, (index) => index > 0);
+    const seen = tf.mul(y, seesImage) as tf.Tensor3D;
+    return emptyRows === 'zero' ? seen : addMean(seen, values, media, (index) => index === 0);
   }
 }
 
-/** What each row of text owns of `[batch, ...]`. */
+/** `[batch, ...]` to `[rows, ...]`: for each row of text, the entry of its owner. */
 function perRow(x: tf.Tensor3D, media: MediaContext): tf.Tensor3D {
   return media.owners ? tf.gather(x, tf.tensor1d([...media.owners], 'int32')) : x;
 }
 
-/** float32 `[rows, text, 1]`: 1 where the token's media index fulfils a condition. */
+/** float32 `[rows, text, 1]`: 1 where the token's media index meets a condition. */
 function flags(media: MediaContext, condition: (index: number) => boolean): tf.Tensor3D {
   const values = Float32Array.from(media.mediaIndex, (index) => (condition(index) ? 1 : 0));
   return tf.tensor3d(values, [media.rows, media.text, 1]);
 }
 
-/** Adds the mean of all values of the sequence where the condition holds: what a fully masked softmax averages to. */
+/** Adds the mean of all values of the sequence where the condition holds: the result of a fully masked softmax. */
 function addMean(
   y: tf.Tensor3D,
   values: tf.Tensor4D,
@@ -180,7 +194,7 @@ function addMean(
   return tf.add(y, tf.mul(flags(media, condition), mean));
 }
 
-/** Scores to add, `[rows, 1, text, media x latents]`: 0 for images up to the token's own, hopeless for later ones. */
+/** Additive scores `[rows, 1, text, media x latents]`: 0 for images up to the token's own, -1e9 for later ones. */
 function earlierOnly(media: MediaContext): tf.Tensor4D {
   const [, images, latents] = media.latents.shape;
   const keys = images * latents;
@@ -192,7 +206,7 @@ function earlierOnly(media: MediaContext): tf.Tensor4D {
   return tf.tensor4d(bias, [media.rows, 1, media.text, keys]);
 }
 
-/** Gated cross-attention and gated feed-forward, to stand before a frozen block. With both gates 0 it changes nothing. */
+/** Gated cross-attention and gated feed-forward, applied before a frozen block. With both gates at 0 it is the identity. */
 export class GatedXAttn {
   readonly attn: CrossAttention;
 
@@ -200,13 +214,14 @@ export class GatedXAttn {
     readonly config: GatedXAttnConfig,
     readonly params: GatedXAttnParams,
   ) {
+    expectParams('GatedXAttn', params, gatedXAttnShapes(config));
     this.attn = new CrossAttention(config, params.attn);
   }
 
   /**
    * @param x     float32 `[rows, text, hiddenSize]`
-   * @param media the images, and which token belongs to which; absent: text alone
-   * @param known keys and values of `media.latents`, where they are known already
+   * @param media the images, and the image of each token; absent for text alone
+   * @param known keys and values of `media.latents`, if already computed
    * @returns     float32 `[rows, text, hiddenSize]`
    */
   apply(x: tf.Tensor3D, media?: MediaContext, known?: MediaKeysValues): tf.Tensor3D {

@@ -13,7 +13,9 @@ export {
   initInterleave,
   interleave,
   InterleavedLM,
+  interleaveRules,
   interleaveShapes,
+  interleaveSpecs,
   type InterleaveConfig,
   type InterleaveParams,
 } from './interleave';

@@ -49,7 +49,7 @@ const context = (l: tf.Tensor4D, index = [0, 1, 1, 1, 2, 2, 2, 2]): MediaLMConte
   media: new MediaContext(l, index, 8),
 });
 
-/** Every text starts blind, and from its second token on looks at the first image of its prompt. */
+/** The first token of each text sees no image, the others see the first image of their prompt. */
 const decoding =
   (l: tf.Tensor4D): ContextFactory<MediaLMContext> =>
   ({ base, tokens, prompts, padding, past }) => {
@@ -67,10 +67,10 @@ describe('gatedPositions', () => {
 });
 
 describeBackends('InterleavedLM', () => {
-  it('is the language model bit for bit while all gates are closed', () => {
+  it('equals the bare language model bit for bit while all gates are closed', () => {
     const lm = make(false);
-    const with_ = lm.logits(hiddenStates(lm, tokens(), context(latents())));
-    expectClose(with_, lm.lm.logits(hiddenStates(lm.lm, tokens(), {})), { atol: 0 });
+    const interleaved = lm.logits(hiddenStates(lm, tokens(), context(latents())));
+    expectClose(interleaved, lm.lm.logits(hiddenStates(lm.lm, tokens(), {})), { atol: 0 });
   });
 
   it('sees the images once gates are open, but not before the first one', () => {
@@ -82,16 +82,16 @@ describeBackends('InterleavedLM', () => {
     expect(tf.max(tf.abs(tf.sub(a, b))).dataSync()[0]).toBeGreaterThan(1e-3);
   });
 
-  it('keeps what decoding and training rely on, for one prompt and for several', async () => {
+  it('meets the contract of CausalLM, for one prompt and for several', async () => {
     const lm = make(true);
-    // Both prompts of the check show the same images, for it expects the same of both.
+    // The check expects equal results from both of its prompts, so both get the same images.
     const l = tf.tile(latents(), [2, 1, 1, 1]);
     const report = await checkCausalLM(lm, { context: decoding(l), tolerance: 1e-4 });
     expect(report.incremental).toBeLessThan(1e-4);
     l.dispose();
   });
 
-  it('decodes from keys and values made once just as from latents', async () => {
+  it('decodes from precomputed keys and values as from latents', async () => {
     const lm = make(true, { latentSize: 5 });
     const raw = tf.randomNormal([1, 2, 3, 5], 0, 1, 'float32', 5) as tf.Tensor4D;
     const l = lm.projectMedia(raw);
@@ -125,7 +125,20 @@ describeBackends('InterleavedLM', () => {
 
   it('says what does not fit', () => {
     expect(() => make(false, { hiddenSize: 8 })).toThrow(/hiddenSize must be the language model's 16, got 8/);
-    expect(() => make(false, { depth: 2 } as never)).toThrow(/config keys hiddenSize, .*got depth/);
+    expect(() => make(false, { depth: 2 } as never)).toThrow(/depth is not a config key, expected only hiddenSize, /);
+    expect(() => make(false, { placement: 'before' as never })).toThrow(/placement must be one of paper, open-/);
+    expect(() => gatedPositions(4, { every: 2, placement: 'before' as never })).toThrow(/placement must be one of/);
+    expect(() => make(false, { attend: 'next' as never })).toThrow(/attend must be one of immediate, .*got "next"/);
+    expect(() => make(false, { emptyRows: 0 as never })).toThrow(/emptyRows must be one of zero, uniform, got 0/);
+    expect(() => interleave(makeLM(), config, 2 as never)).toThrow(/random must be a Random, got 2/);
+    const { params } = make(false);
+    const wide = { ...config, latentSize: 5 };
+    expect(() => new InterleavedLM(makeLM(), wide, params.xattn)).toThrow(/missing \(1\): mediaProjection\.weight/);
+    const blocks = [...params.xattn.blocks, ...params.xattn.blocks];
+    expect(() => new InterleavedLM(makeLM(), config, { blocks })).toThrow(/2 gated blocks, got 4/);
+    const { mlpGate: _, ...gateless } = params.xattn.blocks[0]!;
+    const broken = { blocks: [params.xattn.blocks[1]!, gateless as never] };
+    expect(() => new InterleavedLM(makeLM(), config, broken)).toThrow(/missing \(1\): blocks\.1\.mlpGate/);
     expect(() => make(false, { headDim: 0 })).toThrow(/headDim must be.*got 0/);
     expect(() => new InterleavedLM(makeLM(), config, { blocks: [] })).toThrow(/2 gated blocks, got 0/);
     expect(() => make(false, { latentSize: 5 }).projectMedia(latents())).toThrow(/latents, 5\], got \[1, 2, 3, 6\]/);

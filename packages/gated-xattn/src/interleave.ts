@@ -1,52 +1,48 @@
-import { expectKeys, expectShape, linear, normalVariable, type ParamTree, type Random } from '@flamingo-ts/kernels';
+import {
+  checkConfig,
+  checkValue,
+  expectParams,
+  expectRandom,
+  expectShape,
+  linear,
+  linearSpec,
+  normalVariable,
+  rule,
+  shapesOf,
+  type ConfigRules,
+  type ParamsOf,
+  type ParamTree,
+  type Random,
+} from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 import * as tf from '@tensorflow/tfjs-core';
-import {
-  GatedXAttn,
-  gatedXAttnShapes,
-  initGatedXAttn,
-  type GatedXAttnConfig,
-  type GatedXAttnParams,
-} from './gated-xattn';
+import { GatedXAttn, gatedXAttnRules, gatedXAttnSpecs, initGatedXAttn, type GatedXAttnConfig } from './gated-xattn';
 import type { MediaKeysValues, MediaLMContext } from './media-context';
 
-/** Where gated blocks stand, and what they are like. */
+/** Sizes, variants and positions of the gated blocks in a language model. */
 export interface InterleaveConfig extends GatedXAttnConfig {
-  /** One gated block for this many blocks of the language model: 1, 4 and 7 in Flamingo 3B, 9B and 80B. */
+  /** One gated block for every `every` blocks of the language model: 1, 4 and 7 in Flamingo 3B, 9B and 80B. */
   readonly every: number;
   /** Before blocks 0, k, 2k ... ('paper', section B.1.1) or before k-1, 2k-1 ... ('open-flamingo'). */
   readonly placement: 'paper' | 'open-flamingo';
   /**
-   * Width of the resampler's latents, where it is not `visualSize`: one projection, shared by all gated blocks, takes
-   * them there. The parameter counts of the paper's table 5 come out with `visualSize` = `hiddenSize` this way.
+   * Width of the resampler's latents, if it is not `visualSize`: one projection, shared by all gated blocks, maps them to
+   * `visualSize`. With `visualSize` = `hiddenSize` this gives the parameter counts of the paper's table 5.
    */
   readonly latentSize?: number;
 }
 
-const KEYS: Record<keyof InterleaveConfig, true> = {
-  hiddenSize: true,
-  visualSize: true,
-  numHeads: true,
-  headDim: true,
-  intermediateSize: true,
-  activation: true,
-  normMedia: true,
-  attend: true,
-  emptyRows: true,
-  every: true,
-  placement: true,
-  latentSize: true,
+const PLACEMENTS = ['paper', 'open-flamingo'] as const;
+
+/** Rules for `checkConfig`, for configs that contain an `InterleaveConfig`. */
+export const interleaveRules: ConfigRules<InterleaveConfig> = {
+  ...gatedXAttnRules,
+  every: rule.size,
+  placement: rule.oneOf(PLACEMENTS),
+  latentSize: rule.optional(rule.size),
 };
 
-/** Parameters that interleaving adds; their paths joined by dots are their names in a checkpoint. */
-export type InterleaveParams = {
-  /** `[visualSize, latentSize]` */
-  readonly mediaProjection?: { readonly weight: tf.Variable<tf.Rank.R2> };
-  /** The gated blocks in order. */
-  readonly blocks: readonly GatedXAttnParams[];
-};
-
-/** Positions of the language model's blocks that have a gated block in front. */
+/** Positions of the language model's blocks that follow a gated block. */
 export function gatedPositions(
   numLayers: number,
   { every, placement }: Pick<InterleaveConfig, 'every' | 'placement'>,
@@ -54,36 +50,55 @@ export function gatedPositions(
   if (!Number.isInteger(every) || every < 1 || every > numLayers) {
     throw new Error(
       `interleave: every must be a whole number from 1 to the number of blocks ${numLayers}, got ${every}. ` +
-        'With 1 every block gets a gated block in front.',
+        'With 1 there is a gated block before every block.',
     );
   }
+  checkValue('interleave', 'placement', placement, rule.oneOf(PLACEMENTS));
   const positions: number[] = [];
   for (let i = placement === 'paper' ? 0 : every - 1; i < numLayers; i += every) positions.push(i);
   return positions;
 }
 
-/** Shape of every parameter that interleaving adds to a language model of so many blocks, without making any. */
-export function interleaveShapes(config: InterleaveConfig, numLayers: number): Record<string, readonly number[]> {
-  const shapes: Record<string, readonly number[]> = {};
-  if (config.latentSize) shapes['mediaProjection.weight'] = [config.visualSize, config.latentSize];
-  gatedPositions(numLayers, config).forEach((_, i) => {
-    for (const [name, shape] of Object.entries(gatedXAttnShapes(config))) shapes[`blocks.${i}.${name}`] = shape;
-  });
-  return shapes;
+/** Specs of the parameters that interleaving adds to a language model of `numLayers` blocks. */
+export function interleaveSpecs(config: InterleaveConfig, numLayers: number) {
+  checkConfig('interleave', config, interleaveRules);
+  const { latentSize, visualSize } = config;
+  const block = gatedXAttnSpecs(blockConfig(config));
+  return {
+    ...(latentSize && { mediaProjection: linearSpec(visualSize, latentSize) }),
+    blocks: gatedPositions(numLayers, config).map(() => block),
+  };
 }
 
-/** Fresh parameters for a language model of so many blocks; all gates are 0. */
+/** The part of the config that each gated block has. */
+function blockConfig({ every: _, placement: __, latentSize: ___, ...block }: InterleaveConfig): GatedXAttnConfig {
+  return block;
+}
+
+/** Parameters that interleaving adds; their paths joined by dots are their names in a checkpoint. */
+export type InterleaveParams = ParamsOf<ReturnType<typeof interleaveSpecs>>;
+
+/** Shape of every parameter that interleaving adds to a language model of `numLayers` blocks. Allocates nothing. */
+export function interleaveShapes(config: InterleaveConfig, numLayers: number): Record<string, readonly number[]> {
+  return shapesOf(interleaveSpecs(config, numLayers));
+}
+
+/** Fresh parameters for a language model of `numLayers` blocks; all gates are 0. */
 export function initInterleave(config: InterleaveConfig, numLayers: number, random: Random): InterleaveParams {
+  expectRandom('initInterleave', random);
+  checkConfig('interleave', config, interleaveRules);
   const { latentSize, visualSize } = config;
   const projection = (from: number) =>
     normalVariable(random.fork('mediaProjection'), [visualSize, from], from ** -0.5) as tf.Variable<tf.Rank.R2>;
   return {
     ...(latentSize && { mediaProjection: { weight: projection(latentSize) } }),
-    blocks: gatedPositions(numLayers, config).map((_, i) => initGatedXAttn(config, random.fork(`blocks.${i}`))),
+    blocks: gatedPositions(numLayers, config).map((_, i) =>
+      initGatedXAttn(blockConfig(config), random.fork(`blocks.${i}`)),
+    ),
   };
 }
 
-/** A causal language model that sees images: another one, with gated blocks before some of its blocks. */
+/** A causal language model that sees images: a given one, with gated blocks before some of its blocks. */
 export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<MediaLMContext<C>> {
   readonly hiddenSize: number;
   readonly vocabSize: number;
@@ -91,7 +106,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
   readonly blocks: readonly LMBlock<MediaLMContext<C>>[];
   /** The gated blocks in order. */
   readonly gated: readonly GatedXAttn[];
-  /** For each of them, the block of the language model that it precedes. */
+  /** For each gated block, the position of the language model's block that follows it. */
   readonly positions: readonly number[];
 
   constructor(
@@ -99,24 +114,25 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
     readonly config: InterleaveConfig,
     xattn: InterleaveParams,
   ) {
-    expectKeys('interleave', config, Object.keys(KEYS));
+    checkConfig('interleave', config, interleaveRules);
     if (config.hiddenSize !== lm.hiddenSize) {
       throw new Error(
         `interleave: hiddenSize must be the language model's ${lm.hiddenSize}, got ${config.hiddenSize}. ` +
-          'Gated blocks work in its stream.',
+          'Gated blocks read and write its residual stream.',
       );
     }
     this.positions = gatedPositions(lm.blocks.length, config);
     if (xattn.blocks.length !== this.positions.length) {
       throw new Error(
-        `interleave: expected parameters of ${this.positions.length} gated blocks, got ${xattn.blocks.length}. ` +
-          `Of ${lm.blocks.length} blocks one in ${config.every} has a gated block in front.`,
+        `interleave: expected parameters for ${this.positions.length} gated blocks, got ${xattn.blocks.length}. ` +
+          `With every = ${config.every} and placement = ${config.placement}, a language model of ${lm.blocks.length} blocks has ${this.positions.length}.`,
       );
     }
+    expectParams('interleave', xattn, interleaveShapes(config, lm.blocks.length));
     this.hiddenSize = lm.hiddenSize;
     this.vocabSize = lm.vocabSize;
     this.params = { lm: lm.params, xattn };
-    this.gated = xattn.blocks.map((params) => new GatedXAttn(config, params));
+    this.gated = xattn.blocks.map((params) => new GatedXAttn(blockConfig(config), params));
     this.blocks = lm.blocks.map((block, position) => this.block(block, this.positions.indexOf(position)));
   }
 
@@ -129,7 +145,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
   }
 
   /**
-   * The resampler's latents as a `MediaContext` takes them: projected, where the configuration has a `latentSize`.
+   * Maps the resampler's latents to the input of a `MediaContext`: projects them if the config has a `latentSize`.
    *
    * @param latents float32 `[batch, media, latents, latentSize]`
    * @returns       float32 `[batch, media, latents, visualSize]`
@@ -137,16 +153,16 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
   projectMedia(latents: tf.Tensor4D): tf.Tensor4D {
     const { latentSize, visualSize } = this.config;
     const want = ['batch', 'media', 'latents', latentSize ?? visualSize];
-    expectShape('InterleavedLM.projectMedia: latents', latents, want, 'Pass what the resampler gives.');
+    expectShape('InterleavedLM.projectMedia: latents', latents, want, 'Pass the output of the resampler.');
     const { mediaProjection } = this.params.xattn;
     return mediaProjection ? (linear(latents, mediaProjection) as tf.Tensor4D) : tf.clone(latents);
   }
 
   /**
-   * Keys and values of the images for every gated block: made once per prompt, handed to each `MediaContext` of the
-   * decoding, and disposed of by the caller in the end.
+   * Keys and values of the images for every gated block. Compute them once per prompt, pass them to each `MediaContext`
+   * of the decoding, and dispose of them at the end.
    *
-   * @param latents as `projectMedia` gives them
+   * @param latents output of `projectMedia`
    */
   mediaKeysValues(latents: tf.Tensor4D): MediaKeysValues[] {
     return this.gated.map((block) => block.attn.keysValues(latents));
@@ -163,7 +179,7 @@ export class InterleavedLM<C extends LMContext = LMContext> implements CausalLM<
   }
 }
 
-/** Puts fresh gated blocks into any causal language model; until their gates open its output stays what it was. */
+/** Adds fresh gated blocks to a causal language model. While their gates are 0 its output does not change. */
 export function interleave<C extends LMContext>(
   lm: CausalLM<C>,
   config: InterleaveConfig,

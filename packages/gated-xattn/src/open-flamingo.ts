@@ -1,6 +1,6 @@
 import { mapNames, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
 
-/** OpenFlamingo's and flamingo-pytorch's names (both the same) and ours. */
+/** From the names of OpenFlamingo and flamingo-pytorch, which are the same, to ours. */
 const RULES: readonly NameRule[] = [
   { from: /^attn_gate$/, to: 'attnGate' },
   { from: /^ff_gate$/, to: 'mlpGate' },
@@ -14,7 +14,7 @@ const RULES: readonly NameRule[] = [
 
 /**
  * Renames the state of one gated block of OpenFlamingo (or flamingo-pytorch), or of its cross-attention alone, to this
- * package's names; the fused key-value matrix becomes two. Gradients under the same names are renamed just so.
+ * package's names, and splits its fused key-value matrix in two. Works for gradients under the same names too.
  */
 export function gatedXAttnFromOpenFlamingo(state: Readonly<Record<string, FloatTensor>>): Record<string, FloatTensor> {
   return mapNames(state, RULES);
