@@ -44,7 +44,7 @@ export function documents(): string[] {
   const docs = existsSync(path.join(root, 'docs'))
     ? readdirSync(path.join(root, 'docs')).map((name) => `docs/${name}`)
     : [];
-  return ['README.md', 'CONTRIBUTING.md', ...docs, ...folders].filter(
+  return ['README.md', 'CONTRIBUTING.md', 'examples/README.md', ...docs, ...folders].filter(
     (file) => file.endsWith('.md') && existsSync(path.join(root, file)),
   );
 }
