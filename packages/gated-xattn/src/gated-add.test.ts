@@ -1,7 +1,7 @@
 import { checkGradient, describeBackends, expectClose } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
-import { gatedAdd } from './gated-add';
+import { behindGate, gatedAdd } from './gated-add';
 
 const tensor = (seed: number): tf.Tensor => tf.randomNormal([2, 3, 5], 0, 1, 'float32', seed);
 
@@ -25,6 +25,21 @@ describeBackends('gatedAdd', () => {
     }
     const open = gatedAdd(x, tf.fill([...shape], NaN), tf.tensor1d([0.5])).dataSync();
     expect(open.every(Number.isNaN)).toBe(true);
+  });
+
+  it('lets no gradient back from a branch behind a closed gate, not even NaN', () => {
+    const x = tf.randomNormal([2, 5], 0, 1, 'float32', 3);
+    const broken = tf.fill([2, 5], NaN);
+    const through = (gate: tf.Tensor1D, factor: tf.Tensor) =>
+      tf.grad((v) => tf.sum(gatedAdd(v, tf.mul(behindGate(v, gate), factor), gate)))(x);
+    expectClose(behindGate(x, tf.tensor1d([0])), x, { atol: 0 });
+    expectClose(through(tf.tensor1d([0]), broken), tf.ones([2, 5]), { atol: 0 });
+    expectClose(through(tf.tensor1d([0.5]), tf.fill([2, 5], 3)), tf.fill([2, 5], 1 + 3 * Math.tanh(0.5)), {
+      rtol: 1e-6,
+    });
+    // The gate itself learns from a finite branch while it is closed.
+    const toGate = tf.grad((gate) => tf.sum(gatedAdd(x, tf.fill([2, 5], 3), gate as tf.Tensor1D)))(tf.tensor1d([0]));
+    expectClose(toGate, [30], { rtol: 1e-6 });
   });
 
   it('does the same for large tensors', () => {

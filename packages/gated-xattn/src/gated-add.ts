@@ -29,3 +29,31 @@ const gatedAddOp = fusedOp<object>({
 export function gatedAdd<T extends tf.Tensor>(x: T, y: tf.Tensor, gate: tf.Tensor1D): T {
   return gatedAddOp({ x, y, gate }, {})[0] as T;
 }
+
+/** `{dy [...], gate [1]}` -> `[dy]`, or zeros where the gate is 0. */
+const behindGateGradOp = fusedOp<object>({
+  name: 'FlamingoBehindGateGrad',
+  forward: ({ dy, gate }) => [tf.where(tf.equal(gate!, 0), tf.zerosLike(dy!), dy!)],
+});
+
+/** `{x [...], gate [1]}` -> `[x]` */
+const behindGateOp = fusedOp<object>({
+  name: 'FlamingoBehindGate',
+  forward: ({ x }) => [tf.clone(x!)],
+  saveInputs: ['gate'],
+  gradient: ([dy], { gate }) => ({
+    x: () => behindGateGradOp({ dy, gate }, {})[0]!,
+    gate: () => tf.zerosLike(gate!),
+  }),
+});
+
+/**
+ * The input of a branch that `gatedAdd` adds. Its value is `x`; with the gate at 0 no gradient comes back from the branch,
+ * not even the NaN that 0 * NaN gives.
+ *
+ * @param x    float32, any shape
+ * @param gate float32 `[1]`
+ */
+export function behindGate<T extends tf.Tensor>(x: T, gate: tf.Tensor1D): T {
+  return behindGateOp({ x, gate }, {})[0] as T;
+}

@@ -102,6 +102,37 @@ describeBackends('GatedXAttn', () => {
     checkGradient(f, [text(), latents()], { rtol: 1e-2, elements: 6 });
   });
 
+  it.each(['immediate', 'all-previous', 'all'] as const)(
+    'shields text and what is below from images that are NaN while its gates are closed, attending to %s',
+    (attend) => {
+      const block = new GatedXAttn({ ...config, attend }, initGatedXAttn({ ...config, attend }, new Random(2)));
+      const x = text();
+      const media = new MediaContext(tf.fill([2, 2, 3, 6], NaN) as tf.Tensor4D, INDEX, 6);
+      expectClose(block.apply(x, media), x, { atol: 0 });
+      const below = tf.grad((v) => tf.sum(block.apply(v as tf.Tensor3D, media)))(x);
+      expectClose(below, tf.onesLike(x), { atol: 0 });
+    },
+  );
+
+  it.each(['immediate', 'all-previous'] as const)(
+    'gives exact zeros to text without an image, whatever the images hold, attending to %s',
+    (attend) => {
+      const { attn } = make({ attend });
+      const media = new MediaContext(tf.fill([2, 2, 3, 6], NaN) as tf.Tensor4D, INDEX, 6);
+      const blind = tf.slice(attn.apply(text(), media), [0, 0, 0], [1, 2, 8]);
+      expectClose(blind, tf.zeros([1, 2, 8]), { atol: 0 });
+      const uniform = make({ attend: 'immediate', emptyRows: 'uniform' }).attn;
+      // The third image is NaN, but no token sees it.
+      const one = tf.concat([latents(), tf.fill([2, 1, 3, 6], NaN)], 1) as tf.Tensor4D;
+      expect(
+        uniform
+          .apply(text(), new MediaContext(one, INDEX, 6))
+          .dataSync()
+          .every(Number.isFinite),
+      ).toBe(true);
+    },
+  );
+
   it('is the identity with closed gates, and then only the gates have a gradient', () => {
     const block = new GatedXAttn(config, initGatedXAttn(config, new Random(2)));
     const [x, media] = [text(), new MediaContext(latents(), INDEX, 6)];

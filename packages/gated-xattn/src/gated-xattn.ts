@@ -20,7 +20,7 @@ import {
   type Random,
 } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { gatedAdd } from './gated-add';
+import { behindGate, gatedAdd } from './gated-add';
 import type { MediaContext, MediaKeysValues } from './media-context';
 
 /** Sizes and variants of a gated cross-attention block (Flamingo, section 2.2 and figure 4). */
@@ -166,8 +166,8 @@ export class CrossAttention {
     const [k, v] = [ofRows(keys), ofRows(values)];
     if (attend === 'all') return attention(query, k, v, { numHeads });
     const y = attention(query, k, v, { numHeads, bias: earlierOnly(media) });
-    const seesImage = flags(media, (index) => index > 0);
-    const seen = tf.mul(y, seesImage) as tf.Tensor3D;
+    const seesNone = flags(media, (index) => index === 0);
+    const seen = tf.where(seesNone, tf.zerosLike(y), y) as tf.Tensor3D;
     return emptyRows === 'zero' ? seen : addMean(seen, values, media, (index) => index === 0);
   }
 }
@@ -177,10 +177,10 @@ function perRow(x: tf.Tensor3D, media: MediaContext): tf.Tensor3D {
   return media.owners ? tf.gather(x, tf.tensor1d([...media.owners], 'int32')) : x;
 }
 
-/** float32 `[rows, text, 1]`: 1 where the token's media index meets a condition. */
+/** bool `[rows, text, 1]`: whether the token's media index meets a condition. For `tf.where`: a product with 0 keeps NaN. */
 function flags(media: MediaContext, condition: (index: number) => boolean): tf.Tensor3D {
-  const values = Float32Array.from(media.mediaIndex, (index) => (condition(index) ? 1 : 0));
-  return tf.tensor3d(values, [media.rows, media.text, 1]);
+  const values = Uint8Array.from(media.mediaIndex, (index) => (condition(index) ? 1 : 0));
+  return tf.tensor3d(values, [media.rows, media.text, 1], 'bool');
 }
 
 /** Adds the mean of all values of the sequence where the condition holds: the result of a fully masked softmax. */
@@ -191,7 +191,7 @@ function addMean(
   condition: (index: number) => boolean,
 ): tf.Tensor3D {
   const mean = perRow(tf.expandDims(tf.mean(values, [1, 2]), 1) as tf.Tensor3D, media); // [rows, 1, inner]
-  return tf.add(y, tf.mul(flags(media, condition), mean));
+  return tf.where(flags(media, condition), tf.add(y, mean), y) as tf.Tensor3D;
 }
 
 /** Additive scores `[rows, 1, text, media x latents]`: 0 for images up to the token's own, -1e9 for later ones. */
@@ -228,7 +228,7 @@ export class GatedXAttn {
     const { attnGate, mlp: p, mlpGate } = this.params;
     expectShape('GatedXAttn.apply: x', x, ['rows', 'text', this.config.hiddenSize], 'Pass the residual stream.');
     return tf.tidy(() => {
-      const y = media ? gatedAdd(x, this.attn.apply(x, media, known), attnGate) : x;
+      const y = media ? gatedAdd(x, this.attn.apply(behindGate(x, attnGate), media, known), attnGate) : x;
       return gatedAdd(y, mlp(layerNorm(y, p.norm), p, this.config.activation), mlpGate);
     });
   }

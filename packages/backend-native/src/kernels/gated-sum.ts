@@ -64,7 +64,17 @@ const gatedAdd: NativeKernel = ({ x, y, gate }, _attrs, backend) => {
   return [out];
 };
 
+/** `{x [...], gate [1]}` -> `[x]`; its gradient is `FlamingoBehindGateGrad`. */
+const behindGate: NativeKernel = ({ x }, _attrs, backend) => [backend.view(x!, x!.shape)];
+
+/** `{dy [...], gate [1]}` -> `[dy]`, or zeros where the gate is 0. */
+const behindGateGrad: NativeKernel = ({ dy, gate }, _attrs, backend) => [
+  backend.values(gate!)[0] === 0 ? backend.zeroOutput(dy!.shape) : backend.view(dy!, dy!.shape),
+];
+
 export const gatedSumKernels: Record<string, NativeKernel> = {
   FlamingoGatedSum: gatedSum,
   FlamingoGatedAdd: gatedAdd,
+  FlamingoBehindGate: behindGate,
+  FlamingoBehindGateGrad: behindGateGrad,
 };
