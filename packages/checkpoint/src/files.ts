@@ -235,10 +235,11 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
       return { dtype, shape };
     },
     async read(name) {
-      const { dtype, shape } = find(name).entries.get(name)!;
+      const { entries, path } = find(name);
+      const { dtype, shape } = entries.get(name)!;
       const { bytes, close } = await borrow(name);
       try {
-        return { dtype, shape, data: decode(bytes, dtype) };
+        return { dtype, shape, data: decode(bytes, dtype, `${path}: tensor ${name}`) };
       } finally {
         close();
       }

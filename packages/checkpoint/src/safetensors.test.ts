@@ -1,5 +1,9 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { openCheckpoint } from './files';
 import { parseSafetensors, serializeSafetensors } from './safetensors';
 
 /** A file with any header and data, as an attacker would make it. */
@@ -70,6 +74,29 @@ describe('what is written is read', () => {
     );
     expect(() => serializeSafetensors({ __metadata__: { shape: [], data: new Float32Array(1) } })).toThrow(/Rename it/);
   });
+});
+
+it('names a Git LFS pointer', () => {
+  const pointer = new TextEncoder().encode('version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n');
+  expect(() => parseSafetensors(pointer, 'model.safetensors')).toThrow(
+    /^model\.safetensors is a Git LFS pointer, not the file itself\. Run "git lfs pull"/,
+  );
+});
+
+it('reads F64 as float32, and the others of a file whose type it cannot read only when asked', async () => {
+  const bytes = file({ f: tensor('F64', [2], 0, 16), x: tensor('F8_E4M3', [3], 16, 19) }, 19);
+  new DataView(bytes.buffer, bytes.length - 19).setFloat64(8, 0.1, true);
+  expect(() => parseSafetensors(bytes, 'm')).toThrow(
+    /m: tensor "x" has values of type F8_E4M3, which cannot be read\. Save/,
+  );
+  const folder = await mkdtemp(join(tmpdir(), 'dtypes-'));
+  await writeFile(join(folder, 'model.safetensors'), bytes);
+  const checkpoint = await openCheckpoint(folder);
+  expect(checkpoint.info('f')).toEqual({ dtype: 'F64', shape: [2] });
+  expect((await checkpoint.read('f')).data).toEqual(Float32Array.of(0, 0.1));
+  await expect(checkpoint.read('x')).rejects.toThrow(/model\.safetensors: tensor x has values of type F8_E4M3/);
+  await checkpoint.close();
+  await rm(folder, { recursive: true });
 });
 
 describe('16-bit floats', () => {

@@ -1,7 +1,7 @@
 import { expectNoLfsPointer } from './json';
 import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type FloatDtype, type TensorData } from './dtypes';
 
-/** A tensor as a safetensors file holds it; 16-bit floats are widened to float32 in `data`. */
+/** A tensor as a safetensors file holds it; `data` has floats of every width as float32. */
 export interface StoredTensor {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
@@ -17,7 +17,7 @@ export interface TensorToStore {
 export interface WriteOptions {
   /** Free-form strings for the file's header. */
   readonly metadata?: Readonly<Record<string, string>>;
-  /** How float32 values are stored. BF16 halves the file and keeps three significant digits. Default F32. */
+  /** How float32 values are stored. BF16 takes half the space and keeps three significant digits. Defaults to F32. */
   readonly floats?: FloatDtype;
 }
 
@@ -27,7 +27,7 @@ export interface Safetensors {
   readonly metadata: Record<string, string>;
 }
 
-/** Where a tensor lies; `begin` and `end` count from the start of the file. */
+/** Position of a tensor; `begin` and `end` count from the start of the file. */
 export interface TensorEntry {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
@@ -44,23 +44,23 @@ export interface Header {
 /** Longest header that is read. */
 const maxHeaderBytes = 100_000_000;
 const maxRank = 16;
-/** Bytes of the header's length in front of the header. */
+/** Bytes that hold the header's length, before the header. */
 export const lengthBytes = 8;
 
-/** Reads a whole file from memory. @param what the file as the reader of an error knows it */
+/** Reads a whole file from memory. @param what the file, for error messages */
 export function parseSafetensors(bytes: Uint8Array, what = 'safetensors'): Safetensors {
   const end = headerEnd(bytes, bytes.length, what);
   const { entries, metadata } = parseHeader(bytes.subarray(lengthBytes, end), bytes.length, what);
   const tensors = Object.fromEntries(
-    [...entries].map(([name, e]) => [
+    [...entries].map(([name, { dtype, shape, begin, end }]) => [
       name,
-      { dtype: e.dtype, shape: e.shape, data: decode(bytes.subarray(e.begin, e.end), e.dtype) },
+      { dtype, shape, data: decode(bytes.subarray(begin, end), dtype, `${what}: tensor ${show(name)}`) },
     ]),
   );
   return { tensors, metadata };
 }
 
-/** Where the header ends, from the first eight bytes; refuses a length that cannot be. */
+/** Where the header ends, from the first eight bytes. @throws Error for an impossible length */
 export function headerEnd(start: Uint8Array, fileBytes: number, what: string): number {
   if (fileBytes < lengthBytes) {
     throw bad(what, `a header length of ${lengthBytes} bytes expected, the file has ${fileBytes}`);
@@ -226,7 +226,7 @@ function checkEntry(name: string, value: unknown, dataStart: number, fileBytes: 
   if (end > fileBytes) {
     throw bad(what, `${tensor} ends at byte ${end}, the file has ${fileBytes}: it is truncated or its header lies`);
   }
-  const bytes = shape.reduce((a, b) => a * b, dtypeBytes[dtype as Dtype]);
+  const bytes = shape.reduce((a, b) => a * b, dtypeBytes[dtype as Dtype] as number);
   if (bytes !== end - begin) {
     throw bad(what, `${tensor}, ${dtype} [${shape.join(', ')}], takes ${bytes} bytes, its offsets span ${end - begin}`);
   }

@@ -23,8 +23,13 @@ export class TorchTensor {
 /** A Python dictionary. */
 export type PickledDict = Map<unknown, unknown>;
 
-/** A name of Python's that the pickle wants: known here or refused, never looked up. */
+/** A Python name that makes tensors and dictionaries. Names are compared, never looked up. */
 class Global {
+  constructor(readonly name: string) {}
+}
+
+/** Any other Python name, and every object made with it: its content is skipped. */
+class Unread {
   constructor(readonly name: string) {}
 }
 
@@ -34,26 +39,35 @@ class Tuple {
 
 const STORAGES: Readonly<Record<string, Dtype>> = {
   'torch FloatStorage': 'F32',
+  'torch DoubleStorage': 'F64',
   'torch HalfStorage': 'F16',
   'torch BFloat16Storage': 'BF16',
   'torch LongStorage': 'I64',
   'torch IntStorage': 'I32',
+  'torch CharStorage': 'I8',
   'torch ByteStorage': 'U8',
   'torch BoolStorage': 'BOOL',
 };
 const ORDERED_DICT = 'collections OrderedDict';
 const REBUILD_TENSOR = 'torch._utils _rebuild_tensor_v2';
 const REBUILD_PARAMETER = 'torch._utils _rebuild_parameter';
-const GLOBALS = new Set([ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, ...Object.keys(STORAGES)]);
+const KNOWN = new Set([ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, ...Object.keys(STORAGES)]);
+
+/** Modules whose functions occur only in pickles that attack their reader. */
+const ATTACKS =
+  /^(_?posix|nt|os|sys|subprocess|_?socket|pty|shutil|importlib|runpy|ctypes|_?pickle|code|marshal|webbrowser|pip)(\.| )/;
+/** The types of Python's own that occur in settings; its functions do not. */
+const PYTHON_TYPES =
+  /^(__builtin__|builtins) (object|int|long|float|complex|bool|str|unicode|bytes|bytearray|list|tuple|dict|set|frozenset|range|xrange|slice)$/;
 
 const maxRank = 16;
 
 /**
- * The value of a pickle of protocol 2 as torch.save writes it. Pickles are programs; of their instructions only those are
- * known that build dictionaries, lists, tuples, numbers, strings and tensors, and a name that would have to be called is
- * refused. So nothing is executed, and each step of the program takes one instruction of the file.
+ * The value of a pickle of protocol 2 as torch.save writes it. Pickles are programs. Only the instructions that build
+ * dictionaries, lists, tuples, numbers, strings and tensors have an effect here; objects of other classes, such as the
+ * arguments of a training run, are skipped. Nothing is executed, and each instruction of the file takes one step.
  *
- * @param fail makes the error that says what is wrong
+ * @param fail makes an error from a problem
  */
 export function readPickle(bytes: Uint8Array, fail: (problem: string) => Error): unknown {
   return new Unpickler(bytes, fail).run();
@@ -146,9 +160,12 @@ class Unpickler {
         return void stack.push(this.storage(this.pop()));
       case 0x52: // REDUCE
         return void stack.push(this.reduce(...(this.popSome(2) as [unknown, unknown])));
+      case 0x81: // NEWOBJ
+        return void stack.push(this.newObject(...(this.popSome(2) as [unknown, unknown])));
       case 0x62: // BUILD: attributes of a dictionary, such as the versions of its modules
         this.pop();
-        if (!(this.top() instanceof Map)) throw this.fail('it sets attributes of something else than a dictionary');
+        if (!(this.top() instanceof Map || this.top() instanceof Unread))
+          throw this.fail('it sets attributes of something else than a dictionary');
         return;
       default:
         throw this.fail(
@@ -163,15 +180,19 @@ class Unpickler {
     if (version !== 2) throw this.fail(`pickle protocol 2 expected, torch.save's default, got ${version}`);
   }
 
-  private global(): Global {
+  private global(): Global | Unread {
     const name = `${this.line()} ${this.line()}`;
-    if (GLOBALS.has(name)) return new Global(name);
+    if (KNOWN.has(name)) return new Global(name);
     const called = name.replace(' ', '.');
     if (/^torch \w{1,40}Storage$/.test(name)) {
       throw this.fail(
         `it holds numbers of ${called}, one of ${Object.keys(STORAGES).join(', ').replaceAll('torch ', 'torch.')} expected`,
       );
     }
+    const isAttack = ATTACKS.test(name) || (/^(__builtin__|builtins) /.test(name) && !PYTHON_TYPES.test(name));
+    // Another way to make tensors: skipping it could lose weights.
+    const makesTensors = /^torch\S* _rebuild_/.test(name);
+    if (!isAttack && !makesTensors) return new Unread(name);
     throw this.fail(
       `it refers to ${called.length > 80 ? `${called.slice(0, 80)}...` : called}, which is not run here: ` +
         'only tensors, dictionaries, lists and numbers are read',
@@ -188,8 +209,14 @@ class Unpickler {
     return new TorchStorage(dtype, key, length);
   }
 
-  /** The three calls that a state dict is made of. */
+  private newObject(type: unknown, args: unknown): Unread {
+    if (!(type instanceof Unread) || !(args instanceof Tuple)) throw this.fail('it makes an object of no known class');
+    return new Unread(type.name);
+  }
+
+  /** The three calls that a state dict is made of; what other calls would return is skipped. */
   private reduce(callee: unknown, args: unknown): unknown {
+    if (callee instanceof Unread && args instanceof Tuple) return new Unread(callee.name);
     if (!(callee instanceof Global) || !(args instanceof Tuple)) throw this.fail('it calls something without a name');
     const { items } = args;
     if (callee.name === ORDERED_DICT && items.length === 0) return new Map();
@@ -220,12 +247,14 @@ class Unpickler {
 
   private append(items: readonly unknown[]): void {
     const list = this.top();
+    if (list instanceof Unread) return;
     if (!Array.isArray(list)) throw this.fail('it appends to something else than a list');
     for (const item of items) list.push(item);
   }
 
   private setItems(items: readonly unknown[]): void {
     const dict = this.top();
+    if (dict instanceof Unread) return;
     if (!(dict instanceof Map) || items.length % 2)
       throw this.fail('it sets items of something else than a dictionary');
     for (let i = 0; i < items.length; i += 2) dict.set(items[i], items[i + 1]);

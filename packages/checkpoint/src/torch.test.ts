@@ -47,6 +47,11 @@ describe('what PyTorch itself wrote', () => {
     expect(await contentOf(reference('training.pt'))).toEqual((await expected()).training);
   });
 
+  it.each(['namespace', 'numpy', 'size'])('the state dict next to values that are not tensors: %s', async (kind) => {
+    const { w } = (await contentOf(reference(`extras-${kind}.pt`))) as Record<string, { shape: number[] }>;
+    expect(w).toMatchObject({ dtype: 'F32', shape: [2, 3] });
+  });
+
   it('gives the bytes of one tensor, in the order of its shape', async () => {
     const checkpoint = await openTorchCheckpoint(reference('plain.pt'));
     const { bytes } = await checkpoint.borrow('turned');
@@ -98,7 +103,14 @@ describe('refuses, naming the file and saying why,', () => {
       () => pickle(0x80, 2, 'ctorch\nComplexFloatStorage\n', '.'),
       /numbers of torch\.ComplexFloatStorage, one of torch\.FloatStorage, .* expected/,
     ],
-    ['an instruction unknown', () => pickle(0x80, 2, 0x81, '.'), /its instruction 0x81 at byte 2 is none/],
+    ['an instruction unknown', () => pickle(0x80, 2, 0x82, '.'), /its instruction 0x82 at byte 2 is none/],
+    ['an object of no class', () => pickle(0x80, 2, 'N)', 0x81, '.'), /an object of no known class/],
+    ['a subprocess', () => pickle(0x80, 2, 'csubprocess\nPopen\n', ')R.'), /it refers to subprocess\.Popen, which is/],
+    [
+      'another way to make tensors',
+      () => pickle(0x80, 2, 'ctorch._utils\n_rebuild_sparse_tensor\n', '.'),
+      /it refers to torch\._utils\._rebuild_sparse_tensor, which is/,
+    ],
     ['a module', () => pickle(0x80, 2, 'ctorch\nFloatStorage\n', ')R.'), /calls torch\.FloatStorage otherwise/],
     ['another protocol', () => pickle(0x80, 4, '.'), /pickle protocol 2 expected, .* got 4/],
     ['no end', () => pickle(0x80, 2, '}'), /it ends at byte 3, in an instruction/],
@@ -144,6 +156,11 @@ describe('refuses, naming the file and saying why,', () => {
     await expect(opening).rejects.toThrow(/model\.pt is no PyTorch checkpoint that can be read: .*\./);
   });
 
+  it('a Git LFS pointer', async () => {
+    const pointer = Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n');
+    await expect(contentOf(pointer)).rejects.toThrow(/model\.pt is a Git LFS pointer, not the file itself/);
+  });
+
   it('a file that is not there', async () => {
     await expect(openTorchCheckpoint(join(folder, 'no.pt'))).rejects.toThrow(/no\.pt does not exist .*Check the path/);
   });
@@ -186,7 +203,7 @@ describe('under random damage', () => {
 
   it('any program in a sound archive', async () => {
     const opcode = fc.constantFrom(
-      ...Array.from(Buffer.from('(}])tu.sabhqrjNKMJXcQRG\x80\x85\x86\x87\x88\x89\x8a', 'latin1')),
+      ...Array.from(Buffer.from('(}])tu.sabhqrjNKMJXcQRG\x80\x81\x85\x86\x87\x88\x89\x8a', 'latin1')),
     );
     await fc.assert(
       fc.asyncProperty(

@@ -56,7 +56,11 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
       },
       async read(name) {
         const { storage, shape } = find(name);
-        return { dtype: storage.dtype, shape, data: decode(await archive.bytes(find(name)), storage.dtype) };
+        return {
+          dtype: storage.dtype,
+          shape,
+          data: decode(await archive.bytes(find(name)), storage.dtype, `${path}: tensor ${name}`),
+        };
       },
       borrow: async (name) => ({ bytes: await archive.bytes(find(name)), close: () => undefined }),
       close: () => handle.close(),

@@ -108,7 +108,10 @@ describe('sentencePieceTokenizer', () => {
   it('refuses what is no model and says why', () => {
     const reading = (bytes: Uint8Array) => () => sentencePieceTokenizer(bytes, 'x.model');
     const plain = (text: string) => new TextEncoder().encode(text);
-    expect(reading(plain('version https://git-lfs'))).toThrow(/^x.model: expected a SentencePiece.*wire type 6. Fetch/);
+    expect(reading(plain('version https://git-lfs.github.com/spec/v1'))).toThrow(
+      /^x.model is a Git LFS pointer, not the/,
+    );
+    expect(reading(plain('version 1'))).toThrow(/^x.model: expected a SentencePiece.*wire type 6. Fetch/);
     expect(reading(plain('{"model": {}}'))).toThrow(/^x.model: expected a SentencePiece model/);
     expect(reading(new Uint8Array(0))).toThrow(/got 0 bytes without a piece/);
     expect(reading(modelOf('bpe').subarray(0, 9000))).toThrow(/a field of \d+ bytes where \d+ are left/);

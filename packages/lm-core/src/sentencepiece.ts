@@ -164,10 +164,16 @@ interface Model {
 
 /** A ModelProto, field numbers and defaults of sentencepiece_model.proto, checked. */
 function readModel(bytes: Uint8Array, what: string): Model {
+  if (new TextDecoder().decode(bytes.subarray(0, 23)) === 'version https://git-lfs') {
+    throw new Error(
+      `${what} is a Git LFS pointer, not the file itself. Run "git lfs pull" in the repository it came from, or download ` +
+        'the file.',
+    );
+  }
   const broken = (got: string): never => {
     throw new Error(
       `${what}: expected a SentencePiece model (tokenizer.model, a protobuf), got ${got}. ` +
-        'Fetch the file again: it may be cut off, a Git LFS pointer, or of another kind (as Llama 3 has); or use a tokenizer.json.',
+        'Fetch the file again: it may be cut off or of another kind (as Llama 3 has). Or use a tokenizer.json.',
     );
   };
   const number = (value: Value = 0) => (typeof value === 'number' ? value : broken('bytes where a number belongs'));

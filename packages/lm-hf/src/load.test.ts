@@ -185,8 +185,27 @@ describeBackends('loadCausalLM', (backend) => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
+  it('reads JSON files as Python does, with a byte order mark, Infinity and NaN', async () => {
+    const folder = await folderOf('gpt2');
+    const config = JSON.parse(await readFile(join(folder, 'config.json'), 'utf8')) as object;
+    const text = JSON.stringify({ ...config, max_grad: 'x', time_step: ['y'] });
+    await writeFile(join(folder, 'config.json'), `\ufeff${text.replace('"x"', 'Infinity').replace('"y"', '0.0, NaN')}`);
+    (await loadCausalLM(folder)).lm.dispose();
+  });
+
+  it('names every Git LFS pointer', async () => {
+    const pointer =
+      'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n';
+    for (const name of ['tokenizer.model', 'tokenizer.json', 'model.safetensors', 'config.json']) {
+      const folder = await folderOf('gpt2');
+      await writeFile(join(folder, name), pointer);
+      await expect(loadCausalLM(folder)).rejects.toThrow(
+        new RegExp(`${name} is a Git LFS pointer, not the file itself`),
+      );
+    }
+  });
+
   it('reads the tokenizer and what ends a text', async () => {
-    if (backend !== 'wasm') return; // No tensors here.
     const tokenizerJson = trainByteLevelBPE(['one two'], { vocabSize: 257, specialTokens: ['<end>'] });
     const files = { 'tokenizer.json': tokenizerJson, 'generation_config.json': { eos_token_id: [3, 4] } };
     const folder = await folderOf('gpt2', undefined, files);

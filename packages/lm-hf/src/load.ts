@@ -1,4 +1,4 @@
-import { openCheckpoint, type OpenOptions } from '@flamingo-ts/checkpoint';
+import { expectNoLfsPointer, openCheckpoint, parseJson, type OpenOptions } from '@flamingo-ts/checkpoint';
 import type { FrozenPrecision, Random } from '@flamingo-ts/kernels';
 import {
   checkVocabulary,
@@ -144,11 +144,7 @@ async function readTokenizerJson(file: (name: string) => string): Promise<HFConf
 /** Content of a JSON file; undefined when it is not there. */
 async function readJson(path: string): Promise<HFConfigJson | undefined> {
   const bytes = await readBytes(path);
-  try {
-    return bytes && (JSON.parse(new TextDecoder().decode(bytes)) as HFConfigJson);
-  } catch (cause) {
-    throw new Error(`${path} is not valid JSON (${(cause as Error).message}). Fetch the file again.`, { cause });
-  }
+  return bytes && (parseJson(bytes, path) as HFConfigJson);
 }
 
 /** Content of a file; undefined when it is not there. */
@@ -158,10 +154,10 @@ async function readBytes(path: string): Promise<Uint8Array | undefined> {
   }
   // Asked for by name, so that bundles for the browser neither contain nor miss it.
   const { readFile } = process.getBuiltinModule('node:fs/promises');
-  try {
-    return await readFile(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+  const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
     throw error;
-  }
+  });
+  if (bytes) expectNoLfsPointer(bytes, path);
+  return bytes;
 }

@@ -1,12 +1,14 @@
-"""Writes plain.pt, training.pt and expected.json beside itself, with PyTorch 2.13.0 (CPU).
+"""Writes the .pt files of this folder and expected.json, with PyTorch 2.13.0 (CPU).
 
 The numbers are simple ones, so that no seed is needed.
 """
 
+import argparse
 import json
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy
 import torch
 
 here = Path(__file__).parent
@@ -65,6 +67,13 @@ torch.save(
     },
     here / "training.pt",
 )
+
+for name, extra in {
+    "namespace": argparse.Namespace(lr=1),
+    "numpy": numpy.float64(0.5),
+    "size": torch.Size([2, 3]),
+}.items():
+    torch.save({"state_dict": {"w": torch.zeros(2, 3)}, "args": extra}, here / f"extras-{name}.pt")
 
 expected["training"] = described(weights)
 (here / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
