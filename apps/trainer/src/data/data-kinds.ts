@@ -33,9 +33,9 @@ const folder: DataKind<{ kind: 'folder'; path: string }> = {
   schema: z.strictObject({ kind: z.literal('folder'), path }),
   paths: ['path'],
   padding: OWN_PADDING,
-  async open({ path }, { vision, flamingo }) {
-    const { FolderData } = await import('./folder-data');
-    return FolderData.open(path, vision.model.imageSize, flamingo.framesPerClip);
+  async open({ path }, config) {
+    const { OwnData } = await import('./own-data');
+    return OwnData.openFolder(path, optionsOf(config));
   },
 };
 
@@ -47,18 +47,26 @@ const shardsSchema = z.strictObject({
   pairs: path.optional(),
   descriptions: path.optional(),
   clips: path.optional(),
+  /** Few-shot questions, as in the `eval.jsonl` of a folder. */
+  eval: path.optional(),
 });
 export type ShardsConfig = z.infer<typeof shardsSchema>;
 
 const shards: DataKind<ShardsConfig> = {
   schema: shardsSchema,
-  paths: ['text', ...datasetNames],
+  paths: ['text', ...datasetNames, 'eval'],
   padding: OWN_PADDING,
-  async open(data, { vision, flamingo, seed }) {
-    const { ShardData } = await import('./shard-data');
-    return ShardData.open(data, vision.model.imageSize, flamingo.framesPerClip, seed);
+  async open(data, config) {
+    const { OwnData } = await import('./own-data');
+    return OwnData.openShards(data, optionsOf(config));
   },
 };
+
+const optionsOf = ({ vision, flamingo, seed }: Config) => ({
+  imageSize: vision.model.imageSize,
+  framesPerClip: flamingo.framesPerClip,
+  seed,
+});
 
 const kinds = new Map<string, DataKind>();
 

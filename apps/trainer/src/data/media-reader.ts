@@ -1,0 +1,129 @@
+import {
+  evenlySpaced,
+  ImageDecoder,
+  mediaName,
+  PendingReads,
+  type BrokenDocument,
+  type Dataset,
+  type Document,
+  type EncodedImage,
+  type MediaRef,
+} from '@flamingo-ts/data-mixtures';
+import { OWN_PADDING } from './data-kinds';
+import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey } from './training-data';
+
+const FILE = 'file:';
+
+/**
+ * Reads documents of datasets on disk and decodes their images when they are asked for. The key of an image in a file
+ * is its path, so that documents share it; the key of any other medium names its document and its position there.
+ * Unreadable images are recorded and not decoded again.
+ */
+export class MediaReader implements ImageSource {
+  private readonly decoder: ImageDecoder;
+  private readonly reads = new PendingReads();
+  /** Documents being read or just read, because their images are asked for right after them. */
+  private readonly recent = new Map<string, Promise<Document | BrokenDocument>>();
+  /** Names of image files as the data spells them, by path. */
+  private readonly fileNames = new Map<string, string>();
+  /** Reasons by name of the image. */
+  private readonly unreadable = new Map<string, string>();
+
+  constructor(
+    private readonly datasets: Readonly<Partial<Record<DatasetName, Dataset>>>,
+    readonly imageSize: number,
+    private readonly framesPerClip: number,
+  ) {
+    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
+  }
+
+  /** Images that could not be read so far, and why. */
+  get skipped(): readonly string[] {
+    return Array.from(this.unreadable, ([name, reason]) => `${name}: ${reason}`);
+  }
+
+  /** Reads a document. Its media are keys. */
+  async document(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
+    const document = await this.read(dataset, index);
+    return 'rejected' in document ? document : this.withKeys(document, dataset, index);
+  }
+
+  /** The document with keys as media. `dataset` and `index` are not needed where all images are files. */
+  withKeys({ kind, parts }: Document, dataset: DatasetName | 'eval', index: number): Document {
+    let number = 0;
+    return {
+      kind,
+      parts: parts.map((part) =>
+        'media' in part ? { media: { key: this.keyOf(part.media, dataset, index, number++) } } : part,
+      ),
+    };
+  }
+
+  frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
+    return Promise.all(keys.map((key) => this.framesOf(String(key))));
+  }
+
+  settled(): Promise<void> {
+    return this.reads.settled();
+  }
+
+  close(): Promise<void> {
+    return this.decoder.close();
+  }
+
+  private keyOf(media: MediaRef, dataset: string, index: number, number: number): string {
+    if (!('image' in media) || typeof media.image !== 'string') return `${dataset} ${index} ${number}`;
+    this.fileNames.set(media.image, mediaName(media));
+    return `${FILE}${media.image}`;
+  }
+
+  private read(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
+    const name = `${dataset} ${index}`;
+    const known = this.recent.get(name);
+    if (known) return known;
+    const document = this.reads.add(this.datasets[dataset]!.get(index));
+    this.recent.set(name, document);
+    const forget = () => void setImmediate(() => this.recent.delete(name));
+    document.then(forget, forget);
+    return document;
+  }
+
+  private async framesOf(key: string): Promise<Frames | undefined> {
+    if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(Math.round(255 * OWN_PADDING[0]));
+    if (key.startsWith(FILE)) {
+      const path = key.slice(FILE.length);
+      return this.decode(path, this.fileNames.get(path) ?? path);
+    }
+    const [name, index, number] = key.split(' ') as [DatasetName, string, string];
+    const document = await this.read(name, Number(index));
+    const media = 'rejected' in document ? [] : document.parts.flatMap((part) => ('media' in part ? [part.media] : []));
+    const images = imagesOf(media[Number(number)]);
+    if (images.length === 0) return undefined;
+    const count = name === 'clips' ? this.framesPerClip : 1;
+    const where = `${this.datasets[name]!.where(Number(index))}, image ${number}`;
+    const chosen = evenlySpaced(images.length, count);
+    const decoded = await Promise.all(
+      chosen.map((i) => this.decode(images[i]!, images.length > 1 ? `${where}, frame ${i}` : where)),
+    );
+    if (decoded.includes(undefined)) return undefined;
+    // A clip with fewer frames repeats the last.
+    const frames = Array.from({ length: count }, (_, i) => decoded[Math.min(i, decoded.length - 1)]!);
+    return count === 1 ? frames[0] : Buffer.concat(frames);
+  }
+
+  private async decode(image: EncodedImage, name: string): Promise<Uint8Array | undefined> {
+    if (this.unreadable.has(name)) return undefined;
+    const pixels = await this.decoder.decodeBytes(image, name);
+    if (!pixels) {
+      const failure = this.decoder.report().failures.find((found) => found.name === name);
+      this.unreadable.set(name, failure?.reason ?? 'cannot be decoded');
+    }
+    return pixels;
+  }
+}
+
+/** The frames of a clip, or a single image. */
+function imagesOf(media: MediaRef | undefined): readonly EncodedImage[] {
+  if (!media || 'key' in media) return [];
+  return 'image' in media ? [media.image] : media.frames;
+}
