@@ -6,19 +6,19 @@ import { addColumns } from './add-columns';
 describeBackends('addColumns', () => {
   const values = (size: number) => Float32Array.from({ length: size }, (_, i) => Math.sin(i));
 
-  it('adds to these columns and to no others', () => {
+  it('adds to the given columns only', () => {
     tf.tidy(() => {
       const y = addColumns(
         tf.tensor(values(12), [2, 2, 3]),
         tf.tensor([10, 20, 30, 40, 50, 60, 70, 80], [2, 2, 2]),
         [2, 0],
       );
-      const wanted = values(12).map((x, i) => x + [20, 0, 10, 40, 0, 30, 60, 0, 50, 80, 0, 70][i]!);
-      expectClose(y, tf.tensor(wanted, [2, 2, 3]), { atol: 1e-6 });
+      const expected = values(12).map((x, i) => x + [20, 0, 10, 40, 0, 30, 60, 0, 50, 80, 0, 70][i]!);
+      expectClose(y, tf.tensor(expected, [2, 2, 3]), { atol: 1e-6 });
     });
   });
 
-  it('leaves what somebody else still holds as it is', () => {
+  it('does not change a tensor that is still referenced elsewhere', () => {
     tf.tidy(() => {
       const x = tf.add(tf.tensor(values(300), [100, 3]), 0);
       const held = tf.clone(x);

@@ -1,15 +1,15 @@
 import { fusedOp } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** `{x [..., n], added [..., k]}` -> `[y [..., n]]`: x with `added` in k of its columns. x may be written. */
+/** `{x [..., n], added [..., k]}` -> `[y [..., n]]`: x with `added` in k of its columns. May overwrite x. */
 const addColumnsOp = fusedOp<{ readonly columns: readonly number[] }>({
   name: 'FlamingoAddColumns',
   forward: ({ x, added }, { columns }) => {
     const width = x!.shape[x!.rank - 1]!;
-    // tf.oneHot of tfjs 4.22 gives WASM integers in a float tensor, so the columns are marked here.
-    const marks = new Float32Array(columns.length * width);
-    columns.forEach((column, row) => (marks[row * width + column] = 1));
-    const all = tf.matMul(tf.reshape(added!, [-1, columns.length]), tf.tensor2d(marks, [columns.length, width]));
+    // tf.oneHot of tfjs 4.22 puts integers in a float tensor on WASM, so the one-hot rows are made here.
+    const oneHot = new Float32Array(columns.length * width);
+    columns.forEach((column, row) => (oneHot[row * width + column] = 1));
+    const all = tf.matMul(tf.reshape(added!, [-1, columns.length]), tf.tensor2d(oneHot, [columns.length, width]));
     return [tf.add(x!, tf.reshape(all, x!.shape))];
   },
   gradient: ([dy], _saved, { columns }) => ({
@@ -23,11 +23,11 @@ const addColumnsOp = fusedOp<{ readonly columns: readonly number[] }>({
 });
 
 /**
- * Adds to a few columns.
+ * Adds values to a few columns.
  *
- * @param x       float32 `[..., n]`; given away: a backend may write the result over it
+ * @param x       float32 `[..., n]`; a backend may overwrite it with the result, so do not use it afterwards
  * @param added   float32 `[..., k]`
- * @param columns which k of the n
+ * @param columns indices of the k columns
  * @returns       float32 `[..., n]`
  */
 export function addColumns(x: tf.Tensor, added: tf.Tensor, columns: readonly number[]): tf.Tensor {

@@ -3,12 +3,12 @@ import type { ParamTree } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { TiedHead } from './trained-tokens';
 
-/** A language model whose vocabulary ends earlier: what follows is never predicted. */
+/** A language model with a truncated vocabulary: it never predicts later tokens. */
 export class FirstTokens<C extends LMContext> implements CausalLM<C> {
   readonly hiddenSize: number;
   readonly params: ParamTree;
   readonly blocks: readonly LMBlock<C>[];
-  /** Where the model has one; see `TiedHead`. */
+  /** Present if the model has one; see `TiedHead`. */
   declare readonly headInput?: TiedHead['headInput'];
 
   constructor(

@@ -106,7 +106,7 @@ describeBackends('Flamingo', () => {
     expectClose(seeing, lm.logits(hiddenStates(lm, ids, {})), { atol: 0 });
   });
 
-  it('has a gradient for everything it trains, and the one that differences give', () => {
+  it('has a gradient for every trained parameter, equal to finite differences', () => {
     const model = make();
     const params = variables(model.params);
     const loss = () => model.loss(batch());
@@ -130,35 +130,35 @@ describeBackends('Flamingo', () => {
     }
   });
 
-  it('counts nothing where nothing counts', () => {
+  it('has loss 0 if no token counts', () => {
     const model = make();
     const nothing = { ...batch(), lossMask: new Float32Array(16) };
     expect(value(model.loss(nothing))).toBe(0);
   });
 
-  it('computes the loss in pieces as in one', () => {
+  it('computes the same loss in chunks as at once', () => {
     const { lm } = make();
     const hidden = tf.randomNormal([20, 16], 0, 1, 'float32', 3);
     const counted = { rows: Int32Array.of(3, 9, 9, 0, 19), targets: Int32Array.of(1, 2, 3, 4, 0), weights: Float32Array.of(1, 2, 1, 0.5, 0) }; // prettier-ignore
     const both = (f: (x: tf.Tensor) => tf.Scalar) => tf.valueAndGrad(f)(hidden);
-    const [whole, pieces] = [
+    const [whole, chunks] = [
       both((x) => countedLoss(lm, x, counted)),
       both((x) => countedLoss(lm, x, counted, {}, 48)),
     ];
-    expectClose(pieces.value, whole.value, { rtol: 1e-6 });
-    expectClose(pieces.grad, whole.grad, { rtol: 1e-6 });
+    expectClose(chunks.value, whole.value, { rtol: 1e-6 });
+    expectClose(chunks.grad, whole.grad, { rtol: 1e-6 });
   });
 
   it('trains special tokens in a tied head too, but not in a separate one', () => {
     const lm = makeLM();
     const x = tf.randomNormal([1, 3, 16], 0, 1, 'float32', 8) as tf.Tensor3D;
     const tied = make(true, lm);
-    const marks = tf.add(
+    const special = tf.add(
       tf.slice(lm.params.embed.weight as tf.Variable, [IMAGE, 0], [2, 16]),
       tied.params.tokenOffsets,
     );
     const others = tf.slice(lm.params.embed.weight as tf.Variable, [0, 0], [IMAGE, 16]);
-    const product = tf.matMul(tf.reshape(lm.headInput(x), [3, 16]), tf.concat([others, marks]), false, true);
+    const product = tf.matMul(tf.reshape(lm.headInput(x), [3, 16]), tf.concat([others, special]), false, true);
     expectClose(tf.reshape(tied.lm.logits(x), [3, 24]), product, { rtol: 1e-5 });
 
     const { hiddenSize, vocabSize, params, blocks } = lm;
@@ -169,10 +169,10 @@ describeBackends('Flamingo', () => {
   it('trains special tokens in a separate head with separateHead', () => {
     const tied = makeLM();
     const { hiddenSize, vocabSize, params, blocks } = tied;
-    const apart = { hiddenSize, vocabSize, params, blocks, embed: (t: tf.Tensor2D) => tied.embed(t), logits: (y: tf.Tensor3D) => tied.logits(y), separateHeadInput: (y: tf.Tensor3D) => tied.headInput(y) }; // prettier-ignore
-    const telling = { ...config, separateHead: true };
-    const own = initFlamingo(telling, blocks.length, new Random(3));
-    const model = new Flamingo(telling, own, { lm: apart });
+    const untied = { hiddenSize, vocabSize, params, blocks, embed: (t: tf.Tensor2D) => tied.embed(t), logits: (y: tf.Tensor3D) => tied.logits(y), separateHeadInput: (y: tf.Tensor3D) => tied.headInput(y) }; // prettier-ignore
+    const separate = { ...config, separateHead: true };
+    const own = initFlamingo(separate, blocks.length, new Random(3));
+    const model = new Flamingo(separate, own, { lm: untied });
     const head = own.headOffsets!;
     const x = tf.randomNormal<tf.Rank.R3>([1, 3, 16], 0, 1, 'float32', 8);
     expectClose(model.lm.logits(x), tied.logits(x), { atol: 0 });
@@ -183,10 +183,12 @@ describeBackends('Flamingo', () => {
     expectClose(tf.slice(gained, [0, 0, 0], [1, 3, IMAGE]), tf.zeros([1, 3, IMAGE]), { atol: 0 });
     const { grads } = tf.variableGrads(() => model.loss(batch()), [head]);
     expect(tf.max(tf.abs(Object.values(grads)[0]!)).dataSync()[0]).toBeGreaterThan(1e-4);
-    expect(() => new Flamingo(telling, own, { lm: tied })).toThrow(/separateHeadInput.*: its head is tied\. Leave/);
+    expect(() => new Flamingo(separate, own, { lm: tied })).toThrow(
+      /separateHeadInput.*, but its head is tied\. Remove/,
+    );
   });
 
-  it('reads several prompts with different images as it reads each alone', async () => {
+  it('reads several prompts with different images as it reads each of them alone', async () => {
     const model = make();
     const options = { maxNewTokens: 4, stopTokens: [] };
     const together = await model.generate(PROMPTS, options);
@@ -196,7 +198,7 @@ describeBackends('Flamingo', () => {
     }
   });
 
-  it('decodes step by step what one call gives', async () => {
+  it('decodes step by step as in one call', async () => {
     const model = make();
     const { tokens, visual } = PROMPTS[0]!;
     const answer = [6, 7, 8];
@@ -208,7 +210,7 @@ describeBackends('Flamingo', () => {
     media.dispose();
     const text = tokens.length + answer.length;
     const context = {
-      // The answer looks at the last image.
+      // The answer sees the last image.
       media: new MediaContext(
         model.latents({ ...visual!, shape: [1, ...visual!.shape] }),
         [0, 1, 1, 1, 2, 2, 2, 2],
@@ -219,10 +221,10 @@ describeBackends('Flamingo', () => {
     expectClose(tf.reshape(model.lm.logits(tf.slice(x, [0, text - 1, 0], [1, 1, 16])), [24]), last!, { rtol: 1e-5 });
   });
 
-  it('stops at <EOC>, or at what it is told', async () => {
+  it('stops at <EOC>, or at the given stop tokens', async () => {
     const [free] = await make().generate([PROMPTS[0]!], { maxNewTokens: 2, stopTokens: [] });
-    const [told] = await make().generate([PROMPTS[0]!], { maxNewTokens: 9, stopTokens: [free!.tokens[0]!] });
-    expect(told).toMatchObject({ tokens: [free!.tokens[0]], stopped: true });
+    const [stopped] = await make().generate([PROMPTS[0]!], { maxNewTokens: 9, stopTokens: [free!.tokens[0]!] });
+    expect(stopped).toMatchObject({ tokens: [free!.tokens[0]], stopped: true });
     const lm = makeLM();
     const closing: CausalLM = Object.assign(Object.create(lm) as CausalLM, {
       logits: (x: tf.Tensor3D) => {
@@ -234,7 +236,7 @@ describeBackends('Flamingo', () => {
     expect(closed).toMatchObject({ tokens: [EOC], stopped: true });
   });
 
-  it('scores an answer as its beam search does', async () => {
+  it('gives an answer the same score as its beam search', async () => {
     const model = make();
     const [answer] = await model.generate([PROMPTS[0]!], { maxNewTokens: 4, beams: 3 });
     const [[score]] = (await model.score([PROMPTS[0]!], [[answer!.tokens, [5]]])) as [CandidateScore[]];
@@ -242,7 +244,7 @@ describeBackends('Flamingo', () => {
     expectClose(score!.mean, score!.sum / answer!.tokens.length, { rtol: 1e-6 });
   });
 
-  it('looks at the image', async () => {
+  it('depends on the image', async () => {
     const model = make();
     const { tokens, visual } = PROMPTS[1]!;
     const other = { tokens, visual: { ...visual!, data: visual!.data.map((x) => -x) } };
@@ -275,7 +277,7 @@ describeBackends('Flamingo', () => {
     expect(() => tf.variableGrads(() => model.loss(batch(frames)), [weight])).toThrow();
   });
 
-  it('saves and loads what it trains, under stable names', async () => {
+  it('saves and loads trained parameters under stable names', async () => {
     const [a, b] = [make(true), make(false)];
     const state = await a.state();
     expect(Object.keys(state)).toEqual(
@@ -286,6 +288,29 @@ describeBackends('Flamingo', () => {
     expect(() => b.load({ ...state, stray: state['tokenOffsets']! }, 'my.safetensors')).toThrow(
       /my\.safetensors.*unexpected \(1\): stray/,
     );
+  });
+
+  it('gives the same loss frozen, and then only through the frozen model', async () => {
+    const model = make();
+    const before = model.loss(batch());
+    const frozen = await model.freeze();
+    expectClose(frozen.loss(batch()), before, { rtol: 1e-5 });
+    expect(() => model.loss(batch())).toThrow('Flamingo: used after freeze()');
+  });
+
+  it('refuses a wrong config and wrong parameters', () => {
+    const lm = makeLM();
+    const params = initFlamingo(config, 2, new Random(1));
+    const build = (changes: object) => () => new Flamingo({ ...config, ...changes }, params, { lm });
+    expect(build({ resample: {} })).toThrow(/Flamingo: resample is not a config key.*Did you mean resampler/);
+    expect(build({ resampler: { ...config.resampler, activation: 'tanh' } })).toThrow(
+      /Flamingo: resampler\.activation must be one of relu, .*got "tanh"/,
+    );
+    expect(build({ xattn: { ...config.xattn, placement: 'after' } })).toThrow(/xattn\.placement must be one of paper/);
+    expect(build({ tokens: { image: '<image>', endOfChunk: EOC } })).toThrow(/tokens\.image must be a whole number/);
+    expect(build({ separateHead: true })).toThrow(/Flamingo: .*missing \(1\): headOffsets/);
+    expect(build({ xattn: { ...config.xattn, every: 2 } })).toThrow(/parameters for 1 gated blocks, got 2/);
+    expect(() => initFlamingo(config, 2, 3 as never)).toThrow(/initFlamingo: random must be a Random, got 3/);
   });
 
   it('leaves no tensors behind', async () => {

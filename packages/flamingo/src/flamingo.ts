@@ -1,19 +1,28 @@
 import {
-  constantVariable,
+  checkConfig,
+  constantSpec,
+  expectParams,
+  expectRandom,
   freezeParams,
+  freshParams,
   loadState,
   retire,
+  rule,
+  shapesOf,
   stateOf,
+  type ConfigRules,
   type FrozenPrecision,
+  type ParamsOf,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
 import {
   initInterleave,
   InterleavedLM,
+  interleaveRules,
+  interleaveSpecs,
   MediaContext,
   type InterleaveConfig,
-  type InterleaveParams,
   type MediaLMContext,
 } from '@flamingo-ts/gated-xattn';
 import {
@@ -32,8 +41,9 @@ import {
 import {
   initResampler,
   PerceiverResampler,
+  resamplerRules,
+  resamplerSpecs,
   type ResamplerConfig,
-  type ResamplerParams,
 } from '@flamingo-ts/perceiver-resampler';
 import * as tf from '@tensorflow/tfjs-core';
 import {
@@ -64,27 +74,43 @@ export interface FlamingoConfig {
   readonly separateHead?: boolean;
 }
 
-/** All trained parameters; encoder and language model stay frozen. Paths joined by dots are names in a checkpoint. */
-export type FlamingoParams = {
-  readonly resampler: ResamplerParams;
-  readonly xattn: InterleaveParams;
-  /** `[2, hiddenSize]`: added to the embeddings of `<image>` and `<EOC>`. */
-  readonly tokenOffsets: tf.Variable<tf.Rank.R2>;
-  /** `[2, hiddenSize]`: added to their rows of a separate head. */
-  readonly headOffsets?: tf.Variable<tf.Rank.R2>;
+const RULES: ConfigRules<FlamingoConfig> = {
+  resampler: rule.object(resamplerRules),
+  xattn: rule.object(interleaveRules),
+  tokens: rule.object({ image: rule.integer({ min: 0 }), endOfChunk: rule.integer({ min: 0 }) }),
+  separateHead: rule.optional(rule.boolean),
 };
 
-/** Fresh parameters for a language model of `numLayers` blocks. All gates are 0, so its output is unchanged at first. */
-export function initFlamingo(config: FlamingoConfig, numLayers: number, random: Random): FlamingoParams {
+/** Specs of all trained parameters, for a language model of `numLayers` blocks. */
+export function flamingoSpecs(config: FlamingoConfig, numLayers: number) {
   return {
-    resampler: initResampler(config.resampler, random.fork('resampler')),
-    xattn: initInterleave(config.xattn, numLayers, random.fork('xattn')),
-    tokenOffsets: zeros([2, config.xattn.hiddenSize]),
-    ...(config.separateHead && { headOffsets: zeros([2, config.xattn.hiddenSize]) }),
+    resampler: resamplerSpecs(config.resampler),
+    xattn: interleaveSpecs(config.xattn, numLayers),
+    ...offsetSpecs(config),
   };
 }
 
-const zeros = (shape: readonly [number, number]) => constantVariable(shape, 0) as tf.Variable<tf.Rank.R2>;
+/** `[2, hiddenSize]` each: what training adds to the rows of `<image>` and `<EOC>` in embedding and separate head. */
+function offsetSpecs({ xattn, separateHead }: FlamingoConfig) {
+  return {
+    tokenOffsets: constantSpec([2, xattn.hiddenSize], 0),
+    ...(separateHead && { headOffsets: constantSpec([2, xattn.hiddenSize], 0) }),
+  };
+}
+
+/** All trained parameters; encoder and language model stay frozen. Paths joined by dots are names in a checkpoint. */
+export type FlamingoParams = ParamsOf<ReturnType<typeof flamingoSpecs>>;
+
+/** Fresh parameters for a language model of `numLayers` blocks. All gates are 0, so its output is unchanged at first. */
+export function initFlamingo(config: FlamingoConfig, numLayers: number, random: Random): FlamingoParams {
+  checkConfig('initFlamingo', config, RULES);
+  expectRandom('initFlamingo', random);
+  return {
+    resampler: initResampler(config.resampler, random.fork('resampler')),
+    xattn: initInterleave(config.xattn, numLayers, random.fork('xattn')),
+    ...freshParams(offsetSpecs(config), random),
+  };
+}
 
 /** The frozen models that Flamingo builds on. */
 export interface FlamingoParts<C extends LMContext = LMContext> {
@@ -114,7 +140,10 @@ export class Flamingo<C extends LMContext = LMContext> {
     readonly params: FlamingoParams,
     readonly parts: FlamingoParts<C>,
   ) {
+    checkConfig('Flamingo', config, RULES);
     checkWidths(config, parts.vision);
+    const { resampler: _, xattn: __, ...offsets } = params;
+    expectParams('Flamingo', offsets, shapesOf(offsetSpecs(config)));
     const { image, endOfChunk } = config.tokens;
     const lm = new TrainedTokens(parts.lm, [image, endOfChunk], params.tokenOffsets, params.headOffsets);
     this.lm = new InterleavedLM(lm, config.xattn, params.xattn);

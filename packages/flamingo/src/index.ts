@@ -8,14 +8,9 @@ export {
   type PreparedMedia,
 } from './flamingo';
 export { type FlamingoBatch, type FlamingoPrompt, type MediaBatch } from './inputs';
-export {
-  loadOpenFlamingo,
-  openFlamingoForm,
-  type OpenFlamingoCheckpoint,
-  type OpenFlamingoForm,
-  type OpenFlamingoOptions,
-} from './load-open-flamingo';
+export { loadOpenFlamingo, type OpenFlamingoOptions } from './load-open-flamingo';
 export { flamingoFromOpenFlamingo } from './open-flamingo';
+export { openFlamingoForm, type OpenFlamingoCheckpoint, type OpenFlamingoForm } from './open-flamingo-form';
 export {
   openFlamingoPreset,
   openFlamingoPresets,

@@ -25,7 +25,7 @@ import {
 type Shapes = Record<string, readonly number[]>;
 type State = Record<string, StateTensor>;
 
-/** Names of the embedding and of the untied head by the path of the layers. */
+/** Names of embedding and separate head, by path of the layers. */
 const TABLES: Readonly<Record<string, readonly string[]>> = {
   'transformer.blocks': ['transformer.wte'],
   'gpt_neox.layers': ['gpt_neox.embed_in', 'embed_out'],
@@ -34,7 +34,7 @@ const TABLES: Readonly<Record<string, readonly string[]>> = {
 
 type Sizes = Pick<OpenFlamingoArchitecture, 'lm' | 'resampler' | 'xattn'>;
 
-/** What OpenFlamingo saves of a model of these sizes: names and shapes as its modules give them. */
+/** Names and shapes in a checkpoint that OpenFlamingo saves for a model of these sizes. */
 function savedShapes({ lm, resampler: r, xattn: x }: Sizes, vocabSize: number): Shapes {
   const shapes: Shapes = { 'perceiver.latents': [r.numLatents, r.visualSize] };
   const norm = (name: string, size: number) => Object.assign(shapes, { [`${name}.weight`]: [size], [`${name}.bias`]: [size] }); // prettier-ignore
@@ -68,7 +68,7 @@ function savedShapes({ lm, resampler: r, xattn: x }: Sizes, vocabSize: number): 
 
 const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 
-/** A checkpoint in memory; without values where there are shapes alone. */
+/** A checkpoint in memory, or one with shapes only. */
 const opened = (state: Record<string, { shape: readonly number[]; data?: Float32Array }>): OpenFlamingoCheckpoint => ({
   names: Object.keys(state),
   info: (name) => ({ dtype: 'F32', shape: state[name]!.shape }),
@@ -77,23 +77,26 @@ const opened = (state: Record<string, { shape: readonly number[]; data?: Float32
 const openedShapes = (shapes: Shapes) => opened(Object.fromEntries(Object.entries(shapes).map(([n, shape]) => [n, { shape }]))); // prettier-ignore
 
 describe('presets', () => {
-  it.each(Object.entries(openFlamingoPresets))('%s is read off the names and shapes of its checkpoint', (_, preset) => {
-    const { lm, resampler, xattn } = preset;
-    const form = openFlamingoForm(openedShapes(savedShapes(preset, 50280)));
-    expect(form).toEqual({
-      resampler,
-      xattn,
-      lm: {
-        layers: lm.layers,
-        hiddenSize: lm.hiddenSize,
-        numLayers: [lm.numLayers, lm.numLayers + xattn.every - 1],
-        vocabSize: 50280,
-      },
-    });
-  });
+  it.each(Object.entries(openFlamingoPresets))(
+    '%s follows from the names and shapes of its checkpoint',
+    (_, preset) => {
+      const { lm, resampler, xattn } = preset;
+      const form = openFlamingoForm(openedShapes(savedShapes(preset, 50280)));
+      expect(form).toEqual({
+        resampler,
+        xattn,
+        lm: {
+          layers: lm.layers,
+          hiddenSize: lm.hiddenSize,
+          numLayers: [lm.numLayers, lm.numLayers + xattn.every - 1],
+          vocabSize: 50280,
+        },
+      });
+    },
+  );
 
-  // Sizes of checkpoint.pt as Hugging Face shows them: float32 of what is trained and of the embeddings. 50280 tokens are
-  // those of GPT-NeoX, 50277, and the three that were added.
+  // Sizes of checkpoint.pt as Hugging Face shows them: the trained parameters and the embeddings in float32. The
+  // vocabulary is that of GPT-NeoX, 50277 tokens, and three added tokens.
   it.each([
     ['OpenFlamingo-3B-vitl-mpt1b', 4.19],
     ['OpenFlamingo-3B-vitl-mpt1b-langinstruct', 4.19],
@@ -105,7 +108,7 @@ describe('presets', () => {
     expect((bytes / 1e9).toFixed(2)).toBe(gigabytes.toFixed(2));
   });
 
-  it('names the known ones', () => {
+  it('lists the known names', () => {
     expect(() => openFlamingoPreset('3b')).toThrow(/expected one of OpenFlamingo-3B-vitl-mpt1b, .*got 3b\. .*loadOpen/);
     expect(openFlamingoPreset('OpenFlamingo-9B-vitl-mpt7b').xattn.every).toBe(4);
   });
@@ -123,7 +126,7 @@ const families: readonly (readonly [name: string, layers: string, every: number,
   ['llama', 'model.layers', 3, { ...usual, model_type: 'llama' }],
 ];
 
-/** Of the 20 rows of the language model's embedding OpenFlamingo keeps 18: 15 tokens, the marks, and one to pad with. */
+/** Of the language model's 20 embedding rows OpenFlamingo keeps 18: 15 tokens, 2 special tokens and a padding token. */
 const VOCABULARY = 18;
 const tokens = { endOfChunk: 15, image: 16 };
 const [visualSize, headDim] = [6, 4];
@@ -137,7 +140,7 @@ function sizesOf(layers: string, every: number): Sizes {
   };
 }
 
-/** A checkpoint of random values, gates open, whose embedding is the language model's but for the marks. */
+/** A checkpoint of random values with open gates; its embedding is the language model's except for special tokens. */
 function trainedOn(lm: Transformer, layers: string, every: number): State {
   const random = new Random(5);
   const state: State = {};
@@ -151,7 +154,7 @@ function trainedOn(lm: Transformer, layers: string, every: number): State {
   return state;
 }
 
-/** The language model as OpenFlamingo has it: embedding and head cut, the rows of the marks trained. */
+/** The language model as in OpenFlamingo: embedding and head truncated, rows of the special tokens trained. */
 function resized(lm: Transformer, table: StateTensor): Transformer {
   const { embed: _, head, ...params } = lm.params;
   const cut = head && (tf.slice(head.weight as tf.Tensor2D, [0, 0], [VOCABULARY, 12]) as tf.Tensor2D);
@@ -178,7 +181,7 @@ function logitsOf(model: Flamingo): tf.Tensor3D {
 }
 
 describeBackends('loadOpenFlamingo', () => {
-  it.each(families)('gives on %s what the model with its embedding replaced gives', async (_, layers, every, json) => {
+  it.each(families)('equals a model with its embedding replaced, on %s', async (_, layers, every, json) => {
     const lm = initCausalLM(json, new Random(1));
     const state = trainedOn(lm, layers, every);
     const { resampler, xattn } = sizesOf(layers, every);
@@ -200,7 +203,7 @@ describeBackends('loadOpenFlamingo', () => {
 });
 
 describe('a checkpoint', async () => {
-  // The models below are made before any test has chosen a backend.
+  // The models below are made before a test chooses a backend.
   await useBackend('cpu');
   let folder: string;
   beforeAll(async () => {
@@ -219,7 +222,7 @@ describe('a checkpoint', async () => {
     Object.fromEntries(Object.entries(state).filter(([name]) => !pattern.test(name)));
   const wte = 'lang_encoder.transformer.wte.weight';
 
-  it('is read from a file, with the names of the wrapper, half precision and the frozen models beside it', async () => {
+  it('is read from a file with wrapped names, bfloat16 values and the frozen models', async () => {
     const value = { shape: [3, 3], data: new Float32Array(9) };
     const wrapped = Object.fromEntries(Object.entries(state).map(([name, tensor]) => [`module.${name}`, tensor]));
     const path = join(folder, 'checkpoint.safetensors');
@@ -236,7 +239,7 @@ describe('a checkpoint', async () => {
     for (const { params } of [model, exact]) disposeParams(params);
   });
 
-  it('whose marks were not trained leaves the language model as it is', async () => {
+  it('without trained special tokens leaves the language model unchanged', async () => {
     const rows = (lm.params.embed.weight as tf.Tensor2D).dataSync().slice(0, VOCABULARY * 12) as Float32Array;
     const model = await load({ ...state, [wte]: { shape: [VOCABULARY, 12], data: rows } });
     expect(model.params.tokenOffsets.dataSync().every((x) => x === 0)).toBe(true);
@@ -258,51 +261,71 @@ describe('a checkpoint', async () => {
     [
       'a language model of another width',
       () => load(state, { lm: wider }),
-      /trained with a language model of 4 to 7 blocks of width 12 in transformer\.blocks, .* 18 tokens; given was one of 4 blocks of width 16 with 20 tokens: their sizes differ\. Load the one/,
+      /trained with a language model of 4 to 7 blocks of width 12 in transformer\.blocks, .* 18 tokens; the given one has 4 blocks of width 16 with 20 tokens: their sizes differ\. Load the one/,
     ],
-    ['more layers', () => load(state, { lm: deeper }), /of 4 to 7 blocks of width 12 .* given was one of 8 blocks/],
+    [
+      'a language model of more layers',
+      () => load(state, { lm: deeper }),
+      /of 4 to 7 blocks of width 12 .* the given one has 8 blocks/,
+    ],
     [
       'another language model',
       () => load(state, { lm: other }),
-      /given was one of 4 blocks of width 12 with 20 tokens: 15 of 15 rows of the two embeddings differ, the first is that of token 0\. Load/,
+      /the given one has 4 blocks of width 12 with 20 tokens: 15 of 15 rows of the two embeddings differ, the first is that of token 0\. Load/,
     ],
     [
       'a smaller vocabulary',
       () => load(state, { lm: smaller }),
-      /its embedding has 18 rows, that of the language model only 17\. .*vocabSize: 18/,
+      /its embedding has 18 rows, but that of the language model only 17\. .*vocabSize: 18/,
     ],
     [
-      'other marks',
+      'other special tokens',
       () => load(state, { tokens: { image: 4, endOfChunk: 3 } }),
-      /2 of 15 rows .* differ, the first is that of token 15 \(are 4 and 3 the marks\?\)/,
+      /2 of 15 rows .* differ, the first is that of token 15 \(are 4 and 3 the special tokens\?\)/,
     ],
     [
-      'a mark beyond',
+      'a special token beyond the vocabulary',
       () => load(state, { tokens: { image: 18, endOfChunk: 3 } }),
       /two of its 18 tokens, got ids 18 and/,
     ],
-    ['one mark', () => load(state, { tokens: { image: 3, endOfChunk: 3 } }), /two of its 18 tokens, got ids 3 and 3/],
-    ['another encoder', () => load(state, { vision }), /features of width 6, the vision encoder given has 8\. .*L\/14/],
+    [
+      'the same id for both special tokens',
+      () => load(state, { tokens: { image: 3, endOfChunk: 3 } }),
+      /two of its 18 tokens, got ids 3 and 3/,
+    ],
+    [
+      'another encoder',
+      () => load(state, { vision }),
+      /features of width 6, but the given vision encoder has 8\. .*L\/14/,
+    ],
     [
       'heads of another width',
       () => load(state, { headDim: 5 }),
-      /the resampler has queries of width 8, no multiple of/,
+      /the resampler has queries of width 8, which is not a multiple of headDim 5/,
     ],
-    ['no resampler', () => load(without(/perceiver/)), /of its \d+ tensors .* none is of the resampler \(perceiver/],
+    [
+      'no resampler',
+      () => load(without(/perceiver/)),
+      /of its \d+ tensors .* none belongs to the resampler \(perceiver/,
+    ],
     [
       'no embedding',
       () => load(without(/wte/)),
-      /none is of the embedding \(lang_encoder.*Give the state dict of a whole/,
+      /none belongs to the embedding \(lang_encoder.*Pass the state dict of a whole/,
     ],
-    ['only the language model', () => load(without(/perceiver|gated/)), /of the resampler .*, of the gated blocks/],
-    ['a lost tensor', () => load(without(/layers\.1\.1\.3/)), /missing \(1\): resampler\.layers\.1\.mlpDown\.weight\./],
+    ['the language model only', () => load(without(/perceiver|gated/)), /to the resampler .*, to the gated blocks/],
     [
-      'a lost matrix',
+      'a missing tensor',
+      () => load(without(/layers\.1\.1\.3/)),
+      /missing \(1\): resampler\.layers\.1\.mlpDown\.weight\./,
+    ],
+    [
+      'a missing matrix',
       () => load(without(/attn\.to_q/)),
       /block of layer 3 must have a matrix attn\.to_q\.weight, got none/,
     ],
     [
-      'a layer of a huge number',
+      'a huge layer number',
       () => load(misshapen('perceiver.layers.4000000000.0.norm_media.bias', 6)),
       /missing \(12\): resampler\.layers\.2.*unexpected \(1\): resampler\.layers\.4000000000/,
     ],
@@ -314,12 +337,12 @@ describe('a checkpoint', async () => {
     ],
     ['a narrower embedding', () => load(misshapen(wte, 18, 6)), /as wide as the gated blocks, 12, got \[18, 6\]/],
     [
-      'a block out of step',
+      'a gated block at an irregular position',
       () => load({ ...state, ...misshapen(`${block.replace('3', '5')}.ff.3.weight`, 1) }),
-      /before every 4th layer, .* before layers 3, 5 of transformer\.blocks/,
+      /must precede every 4th layer, .* before layers 3, 5 of transformer\.blocks/,
     ],
     [
-      'blocks in two places',
+      'gated blocks in two lists',
       () => load(misshapen(block.replace('transformer.blocks', 'model.layers') + '.ff_gate', 1)),
       /one list of layers, got transformer\.blocks and model\.layers/,
     ],
@@ -328,14 +351,14 @@ describe('a checkpoint', async () => {
       () => load({ ...state, [wte]: { shape: [18, 12], data: state[wte]!.data.map((x, i) => (i === 30 ? NaN : x)) } }),
       /rows of the two embeddings differ/,
     ],
-    ['no file', () => loadOpenFlamingo('no.pt', options), /no\.pt does not exist/],
+    ['a path that does not exist', () => loadOpenFlamingo('no.pt', options), /no\.pt does not exist/],
   ])('is refused with %s', async (_, loading, message) => {
     await expectNoLeak(async () => {
       await expect(loading()).rejects.toThrow(message);
     });
   });
 
-  it('of a published form has its language model named', async () => {
+  it('of a published form names its language model in the error', async () => {
     const preset = openFlamingoPresets['OpenFlamingo-4B-vitl-rpj3b'];
     await expect(loadOpenFlamingo(openedShapes(savedShapes(preset, 50280)), options)).rejects.toThrow(
       /of 32 to 33 blocks of width 2560 .*Load the one that it was trained with: togethercomputer\/RedPajama-INCITE-Base-3B-v1 if it is OpenFlamingo-4B-vitl-rpj3b, togethercomputer\/RedPajama-INCITE-Instruct-3B-v1 if/,

@@ -1,15 +1,15 @@
 import type { InterleaveConfig } from '@flamingo-ts/gated-xattn';
 import type { ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
 
-/** A published OpenFlamingo: what it was trained on top of, and the sizes of what was trained. */
+/** A published OpenFlamingo model: its frozen models, and the sizes of its trained layers. */
 export interface OpenFlamingoArchitecture {
   /** Its language model. */
   readonly lm: {
-    /** Its repository on Hugging Face. (LLaMA's weights were given out otherwise.) */
+    /** Its repository on Hugging Face. (LLaMA's weights were distributed elsewhere.) */
     readonly name: string;
     /** `model_type` of its config.json. */
     readonly modelType: string;
-    /** Path of its list of blocks, which is in the checkpoint's names. */
+    /** Path of its list of blocks, as in the checkpoint's names. */
     readonly layers: string;
     readonly numLayers: number;
     readonly hiddenSize: number;
@@ -20,10 +20,10 @@ export interface OpenFlamingoArchitecture {
   readonly xattn: InterleaveConfig;
 }
 
-/** Width of all attention heads that OpenFlamingo adds. No shape in a checkpoint tells it. */
+/** Width of all attention heads that OpenFlamingo adds. The shapes in a checkpoint do not show it. */
 export const openFlamingoHeadDim = 64;
 
-/** CLIP ViT-L/14 in front of 6 resampler layers, both alike in all published models. */
+/** All published models use CLIP ViT-L/14 and 6 resampler layers. */
 const vision = { variant: 'L/14', imageSize: 224, visualSize: 1024 } as const;
 const attention = { numHeads: 8, headDim: openFlamingoHeadDim, activation: 'gelu' } as const;
 const resampler: ResamplerConfig = {
@@ -58,8 +58,8 @@ function published(lm: Language, name: string, every: number): OpenFlamingoArchi
 }
 
 /**
- * The published models by the names of their repositories (Awadalla et al. 2023, table 1; the last one here, on LLaMA, came first and was
- * withdrawn). Where a gated block is, how it activates and what it sees is theirs, not the paper's.
+ * The published models by name of their repository (Awadalla et al. 2023, table 1; the last one, on LLaMA, was published
+ * first and later withdrawn). Positions, activations and attention of the gated blocks are OpenFlamingo's, not the paper's.
  */
 export const openFlamingoPresets = {
   'OpenFlamingo-3B-vitl-mpt1b': published(mpt1b, 'anas-awadalla/mpt-1b-redpajama-200b', 1),
@@ -81,7 +81,7 @@ export function openFlamingoPreset(name: string): OpenFlamingoArchitecture {
   if (!Object.hasOwn(openFlamingoPresets, name)) {
     throw new Error(
       `openFlamingoPreset: expected one of ${Object.keys(openFlamingoPresets).join(', ')}, got ${name}. ` +
-        'For a checkpoint of another one call loadOpenFlamingo, which reads the sizes off it.',
+        'For any other checkpoint, call loadOpenFlamingo, which derives all sizes from it.',
     );
   }
   return openFlamingoPresets[name as OpenFlamingoPreset];

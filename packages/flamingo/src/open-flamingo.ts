@@ -2,34 +2,88 @@ import { gatedXAttnFromOpenFlamingo } from '@flamingo-ts/gated-xattn';
 import type { StateTensor } from '@flamingo-ts/kernels';
 import { resamplerFromOpenFlamingo } from '@flamingo-ts/perceiver-resampler';
 
+type State = Readonly<Record<string, StateTensor>>;
+
+/** One trained part of an OpenFlamingo checkpoint. */
+export interface OpenFlamingoPart {
+  /** Prefix of its names in this package. */
+  readonly prefix: string;
+  /** Stored names by OpenFlamingo's names within the part. */
+  readonly names: ReadonlyMap<string, string>;
+  /** From OpenFlamingo's names within the part to this package's. */
+  readonly rename: (state: State) => Record<string, StateTensor>;
+}
+
+/** The names of an OpenFlamingo checkpoint, sorted by part. */
+export interface OpenFlamingoNames {
+  readonly resampler: OpenFlamingoPart;
+  /** Gated blocks in order. */
+  readonly gated: readonly OpenFlamingoPart[];
+  /** For each gated block, the language layer that follows it. */
+  readonly layers: readonly number[];
+  /** Paths of the lists of layers that contain gated blocks: one in a valid checkpoint. */
+  readonly paths: readonly string[];
+  /** Stored name of the embedding. */
+  readonly embedding: string | undefined;
+}
+
+const EMBEDDING = /^lang_encoder\.(?:.+\.)?(?:wte|embed_in|embed_tokens)\.weight$/;
+const GATED = /^lang_encoder\.(.+)\.(\d+)\.gated_cross_attn_layer\.(.+)$/;
+
 /**
- * The trained part of an OpenFlamingo checkpoint under this package's names, for `Flamingo.load`. The language model's
- * embedding, which such a checkpoint holds whole, belongs into the language model; the offsets of the marks are then 0.
+ * Sorts the names of a checkpoint by part. Ignores the frozen models, which only some checkpoints contain (those of 4B).
  *
- * @param state values by OpenFlamingo's names, with or without the wrapper's `module.` in front
+ * @param stored names, with or without the `module.` of a wrapper for distributed training
  */
-export function flamingoFromOpenFlamingo(state: Readonly<Record<string, StateTensor>>): Record<string, StateTensor> {
-  const resampler: Record<string, StateTensor> = {};
-  const blocks = new Map<number, Record<string, StateTensor>>();
-  for (const [name, value] of Object.entries(state)) {
-    const part = /^(?:module\.)?perceiver\.(.+)$/.exec(name);
-    if (part) resampler[part[1]!] = value;
-    const gated = /\.(\d+)\.gated_cross_attn_layer\.(.+)$/.exec(name);
-    if (gated) blocks.set(Number(gated[1]), { ...blocks.get(Number(gated[1])), [gated[2]!]: value });
+export function openFlamingoNames(stored: readonly string[]): OpenFlamingoNames {
+  const resampler = new Map<string, string>();
+  const blocks = new Map<number, Map<string, string>>();
+  const paths = new Set<string>();
+  let embedding: string | undefined;
+  for (const full of stored) {
+    const name = full.replace(/^module\./, '');
+    if (name.startsWith('perceiver.')) resampler.set(name.slice('perceiver.'.length), full);
+    if (EMBEDDING.test(name)) embedding ??= full;
+    const [, path, layer, own] = GATED.exec(name) ?? [];
+    if (path === undefined || layer === undefined || own === undefined) continue;
+    paths.add(path);
+    blocks.set(Number(layer), (blocks.get(Number(layer)) ?? new Map<string, string>()).set(own, full));
   }
-  const ours: Record<string, StateTensor> = {};
-  const add = (prefix: string, part: Record<string, StateTensor>) => {
-    for (const [name, value] of Object.entries(part)) ours[`${prefix}.${name}`] = value;
+  // OpenFlamingo numbers gated blocks by the language model's layers, this package by their order.
+  const sorted = [...blocks].sort(([a], [b]) => a - b);
+  return {
+    resampler: { prefix: 'resampler', names: resampler, rename: resamplerFromOpenFlamingo },
+    gated: sorted.map(([, names], i) => ({ prefix: `xattn.blocks.${i}`, names, rename: gatedXAttnFromOpenFlamingo })),
+    layers: sorted.map(([layer]) => layer),
+    paths: [...paths],
+    embedding,
   };
-  add('resampler', resamplerFromOpenFlamingo(resampler));
-  // Theirs are numbered by the language model's layers, ours by their order.
-  [...blocks]
-    .sort(([a], [b]) => a - b)
-    .forEach(([, block], i) => add(`xattn.blocks.${i}`, gatedXAttnFromOpenFlamingo(block)));
+}
+
+/** The tensors of a part under this package's names. */
+export function renamePart(
+  { prefix, names, rename }: OpenFlamingoPart,
+  read: (stored: string) => StateTensor,
+): Record<string, StateTensor> {
+  const state = Object.fromEntries([...names].map(([name, stored]) => [name, read(stored)]));
+  return Object.fromEntries(Object.entries(rename(state)).map(([name, tensor]) => [`${prefix}.${name}`, tensor]));
+}
+
+/**
+ * Renames the trained part of an OpenFlamingo checkpoint to this package's names, for `Flamingo.load`. The checkpoint also
+ * contains the whole embedding, which belongs to the language model; so the offsets of the special tokens are 0.
+ *
+ * @param state values by OpenFlamingo's names, with or without the `module.` of a wrapper for distributed training
+ */
+export function flamingoFromOpenFlamingo(state: State): Record<string, StateTensor> {
+  const { resampler, gated } = openFlamingoNames(Object.keys(state));
+  const ours = Object.assign({}, ...[resampler, ...gated].map((part) => renamePart(part, (name) => state[name]!))) as {
+    [name: string]: StateTensor;
+  };
   const width = ours['xattn.blocks.0.mlp.norm.weight']?.shape[0];
   if (width === undefined) {
     throw new Error(
-      'flamingoFromOpenFlamingo: no gated block was found: no name holds gated_cross_attn_layer. ' +
+      'flamingoFromOpenFlamingo: no gated block was found: no name contains gated_cross_attn_layer. ' +
         'Pass the state dict of a whole OpenFlamingo model.',
     );
   }

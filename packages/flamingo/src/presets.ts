@@ -11,13 +11,13 @@ export interface FlamingoArchitecture {
   readonly xattn: InterleaveConfig;
 }
 
-/** Shapes of all parameters by part and name. */
+/** Shapes of all parameters, by part and name. */
 export type FlamingoShapes = Record<'lm' | 'vision' | 'xattn' | 'resampler', Record<string, readonly number[]>>;
 
 /**
- * The paper's models (tables 4 and 5). Its tables and its counts do not all agree; these sizes give the counts of
- * table 5: 32 language blocks and 8 gated ones in the 9B, resampler heads of 128, features projected from 3072 to
- * 1536, and keys and values made from latents as wide as the language model.
+ * The paper's models (tables 4 and 5). Its tables and parameter counts do not all agree; these sizes reproduce the counts of
+ * table 5: 32 language blocks and 8 gated blocks in the 9B, resampler heads of 128, features projected from 3072 to 1536,
+ * and keys and values computed from latents as wide as the language model.
  */
 function paper(language: string, every: number): FlamingoArchitecture {
   const lm = chinchillaPreset(language);
@@ -48,7 +48,7 @@ function paper(language: string, every: number): FlamingoArchitecture {
   return { vision: nfnetConfig({ variant: 'F6', imageSize: 320 }), lm, resampler, xattn };
 }
 
-/** Sizes by name. */
+/** The paper's models by name. */
 export const flamingoPresets = {
   '3b': paper('chinchilla-1.4b', 1),
   '9b': paper('chinchilla-7b', 4),
@@ -62,13 +62,13 @@ export function flamingoPreset(name: string): FlamingoArchitecture {
   if (!Object.hasOwn(flamingoPresets, name)) {
     throw new Error(
       `flamingoPreset: expected one of ${Object.keys(flamingoPresets).join(', ')}, got ${name}. ` +
-        'For another size write a FlamingoArchitecture.',
+        'For other sizes, write a FlamingoArchitecture.',
     );
   }
   return flamingoPresets[name as FlamingoPreset];
 }
 
-/** Shapes of all parameters by part, without making any: what a model of this architecture would hold. */
+/** Shapes of all parameters of a model of this architecture, by part. Allocates nothing. */
 export function flamingoShapes({ lm, vision, xattn, resampler }: FlamingoArchitecture): FlamingoShapes {
   return {
     lm: chinchillaShapes(lm),

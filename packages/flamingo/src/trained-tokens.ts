@@ -1,30 +1,30 @@
-import { linear } from '@flamingo-ts/kernels';
+import { expectShape, linear } from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { addColumns } from './add-columns';
 
 /**
- * What a language model offers whose head is its embedding, so that a trained token counts on both sides: rows for which
- * `logits(x) = headInput(x) . e`, e being what `embed` gives for a token, positions left out.
+ * A language model whose head is tied to its embedding, so that a trained token affects both: for the last hidden states x,
+ * `logits(x) = headInput(x) . e`, where e is the token's embedding without positions.
  */
 export interface TiedHead {
-  /** float32 `[batch, text, hiddenSize]` to the same shape */
+  /** float32 `[batch, text, hiddenSize]` to the same shape. */
   headInput(x: tf.Tensor3D): tf.Tensor3D;
 }
 
 /**
- * What a language model offers whose head is a matrix of its own: `logits(x) = separateHeadInput(x) . w`, w being a token's row of
- * that matrix. With it tokens can learn on the side of the head too, apart from their embedding.
+ * A language model whose head is a separate matrix: `logits(x) = separateHeadInput(x) . w`, where w is the token's row of
+ * that matrix. It allows training of special tokens in the head too.
  */
 export interface SeparateHead {
-  /** float32 `[batch, text, hiddenSize]` to the same shape */
+  /** float32 `[batch, text, hiddenSize]` to the same shape. */
   separateHeadInput(x: tf.Tensor3D): tf.Tensor3D;
 }
 
 /**
- * A frozen language model in which a few tokens can still learn: a small matrix is added to their rows of the embedding,
- * and of the head where the model tells that both are one (`TiedHead`); where the head is apart (`SeparateHead`) another one may
- * be added to its rows. With the matrices at 0 it is the model itself.
+ * A frozen language model in which a few tokens are trained: offsets are added to their rows of the embedding, and of the
+ * head if it is tied (`TiedHead`). A separate head (`SeparateHead`) may get offsets of its own. With all offsets at 0 it
+ * equals the bare model.
  */
 export class TrainedTokens<C extends LMContext> implements CausalLM<C> {
   readonly hiddenSize: number;
@@ -33,9 +33,9 @@ export class TrainedTokens<C extends LMContext> implements CausalLM<C> {
   readonly blocks: readonly LMBlock<C>[];
 
   /**
-   * @param ids         the tokens that learn
+   * @param ids         the trained tokens
    * @param offsets     float32 `[ids, hiddenSize]`
-   * @param headOffsets float32 `[ids, hiddenSize]`, for a head apart
+   * @param headOffsets float32 `[ids, hiddenSize]`, for a separate head
    */
   constructor(
     readonly lm: CausalLM<C>,
@@ -47,17 +47,20 @@ export class TrainedTokens<C extends LMContext> implements CausalLM<C> {
     if (stray !== undefined || new Set(ids).size !== ids.length) {
       throw new Error(
         `Flamingo: <image> and <EOC> must be two tokens of the language model, whose vocabSize is ${lm.vocabSize}, got ids ${ids.join(' and ')}. ` +
-          'Add both to the tokenizer and make the vocabulary large enough.',
+          'Add both to the tokenizer, and load the language model with a vocabulary large enough for them.',
       );
     }
     this.hiddenSize = lm.hiddenSize;
     this.vocabSize = lm.vocabSize;
     if (headOffsets && !hasSeparateHead(lm)) {
       throw new Error(
-        'Flamingo: separateHead is for a language model whose head is not its embedding and that says what its head ' +
-          `multiplies (separateHeadInput), which this one does not${hasTiedHead(lm) ? ': its head is tied' : ''}. Leave it out.`,
+        `Flamingo: separateHead requires a language model with separateHeadInput (see SeparateHead)${hasTiedHead(lm) ? ', but its head is tied' : ''}. ` +
+          'Remove separateHead from the config.',
       );
     }
+    const fix = 'Make or load them with the same config.';
+    expectShape('Flamingo: tokenOffsets', offsets, [ids.length, lm.hiddenSize], fix);
+    if (headOffsets) expectShape('Flamingo: headOffsets', headOffsets, [ids.length, lm.hiddenSize], fix);
     this.params = { lm: lm.params, offsets, headOffsets };
     this.blocks = lm.blocks;
   }
