@@ -7,6 +7,10 @@ const root = path.resolve(import.meta.dirname, '../..');
 interface Manifest {
   readonly name: string;
   readonly version: string;
+  readonly repository: { readonly type: string; readonly url: string; readonly directory: string };
+  readonly homepage: string;
+  readonly bugs: string;
+  readonly keywords: readonly string[];
   readonly nx: { readonly tags: readonly string[] };
   readonly dependencies?: Record<string, string>;
   readonly peerDependencies?: Record<string, string>;
@@ -21,7 +25,7 @@ const packages = ['packages', 'apps'].flatMap((parent) =>
       .filter((file) => /\.[jt]s$/.test(file) && !file.endsWith('.test.ts'))
       .map((file) => readFileSync(path.join(folder, 'src', file), 'utf8'))
       .join('\n');
-    return { ...json, sources };
+    return { ...json, sources, folder: `${parent}/${name}` };
   }),
 );
 
@@ -38,6 +42,14 @@ describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies
         !(nx.tags.includes('layer:app') ? optional : own).includes(name),
     );
     expect(unused).toEqual([]);
+  });
+
+  it('says where it comes from', () => {
+    const { repository, homepage, bugs, keywords, folder } = manifest;
+    expect(repository).toEqual({ type: 'git', url: expect.stringMatching(/^git\+https:.*\.git$/), directory: folder });
+    expect(homepage).toBe(`${repository.url.slice('git+'.length, -'.git'.length)}/tree/main/${folder}#readme`);
+    expect(bugs).toMatch(/\/issues$/);
+    expect(keywords.length).toBeGreaterThan(3);
   });
 
   it('leaves the copy of TensorFlow.js to the application', () => {
