@@ -42,11 +42,13 @@ async function main() {
       if (await setUp('setup:tensorflow', 'npm', ['run', '-s', 'setup:tensorflow', '--', '--download']))
         backends.push('tensorflow');
       await setUp('setup:redis', 'node', ['tools/setup-redis.mjs']);
+      await setUp('setup:chromium', 'node', ['--import', 'tsx', 'tools/setup-chromium.ts']);
       node24 = await otherNode();
       await step('types', 'npm', ['run', '-s', 'typecheck']);
     })(),
     (async () => {
-      await step('build', 'npm', ['run', '-s', 'build'], { env: { NX_DAEMON: 'false', NX_TUI: 'false' } });
+      // Builds in a copy of the workspace, as a release does.
+      await step('release dry run', 'node', ['tools/release-dry-run.mjs']);
       await step('lint', 'npm', ['run', '-s', 'lint']);
       await step('format', 'npm', ['run', '-s', 'format:check']);
     })(),
@@ -64,7 +66,8 @@ async function main() {
       const cases = references(values.reference);
       await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...cases], { count: lastCount });
       const nodes = node24 ? ['--node', node24] : [];
-      await step('packed packages', 'node', ['--import', 'tsx', 'tools/check-packages.ts', ...nodes], {
+      const check = '.cache/release/tools/check-packages.ts';
+      await step('packed packages', 'node', ['--import', 'tsx', check, ...nodes], {
         env: { FLAMINGO_TEST_BACKENDS: backends.join(',') },
         count: lastCount,
       });

@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 import { build, defaultClientConditions, preview, type PreviewServer } from 'vite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findChromium } from '../../tools/setup-chromium';
 
 const folder = path.resolve(import.meta.dirname, '..');
 
@@ -25,11 +25,9 @@ it('own-language-model.ts names the colour of each image', async () => {
   for (const colour of ['red', 'green', 'blue']) expect(output).toContain(`the ${colour} image: ${colour}\n`);
 }, 60_000);
 
-const CHROMIUM = [process.env['CHROMIUM_PATH'], '/usr/bin/chromium', '/usr/bin/google-chrome'].find(
-  (file) => file && existsSync(file),
-);
+const CHROMIUM = findChromium();
 
-describe.runIf(CHROMIUM || process.env['CI'])('browser', () => {
+describe.runIf(CHROMIUM)('browser', () => {
   let server: PreviewServer;
   beforeAll(async () => {
     const configFile = path.join(folder, 'browser', 'vite.config.ts');
