@@ -4,32 +4,50 @@ import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import type { Dataset } from './dataset';
 import type { BrokenDocument, Document } from './document';
-import { Faults } from './faults';
+import { Faults, summarise } from './faults';
 import { isInside } from './tar';
+import { decodeUtf8, jsonProblem } from './text';
 
 const id = z.number().int().min(0);
-const captions = z.object({
-  images: z.array(z.object({ id, file_name: z.string().min(1) })),
-  annotations: z.array(z.object({ image_id: id, caption: z.string() })),
-});
-const questions = z.object({
-  data_subtype: z.string().regex(/^\w+$/),
-  questions: z.array(z.object({ question_id: id, image_id: id, question: z.string() })),
-});
-const answers = z.object({
-  annotations: z.array(z.object({ question_id: id, multiple_choice_answer: z.string() })),
-});
+const list = z.array(z.unknown());
+const cocoFile = z.object({ images: list, annotations: list });
+const cocoImage = z.object({ id, file_name: z.string().min(1) });
+const cocoCaption = z.object({ image_id: id, caption: z.string() });
+const questionFile = z.object({ data_subtype: z.string().regex(/^\w+$/), questions: list });
+const question = z.object({ question_id: id, image_id: id, question: z.string() });
+const answerFile = z.object({ annotations: list });
+const answer = z.object({ question_id: id, multiple_choice_answer: z.string() });
 
-/** Pairs whose text is known beforehand; the images are files. */
+/** A pair whose image is a file name. `given` is text before `text` that the loss does not cover. */
+interface Pair {
+  readonly image: string;
+  readonly given?: string;
+  readonly text: string;
+}
+
+/** Pairs of an annotation file, with the images as files in a folder. */
 export class PairDataset implements Dataset {
   readonly faults = new Faults();
 
+  /** @throws Error if there are pairs and all of them are broken */
   constructor(
     readonly format: string,
     private readonly file: string,
-    private readonly pairs: readonly { readonly image: string; readonly given?: string; readonly text: string }[],
+    private readonly pairs: readonly (Pair | BrokenDocument)[],
     private readonly images: string,
-  ) {}
+  ) {
+    const bad = new Faults();
+    for (const [i, pair] of pairs.entries()) {
+      if (!('rejected' in pair)) return;
+      bad.add(pair.rejected, this.where(i), pair.detail);
+    }
+    const [first] = bad.examples;
+    if (!first) return;
+    throw new Error(
+      `${file}: expected at least one good annotation, got ${pairs.length} and none of them good ` +
+        `(${summarise(bad.counts)}). The first: ${first.where}: ${first.reason} (${first.detail}).`,
+    );
+  }
 
   get length(): number {
     return this.pairs.length;
@@ -39,64 +57,87 @@ export class PairDataset implements Dataset {
     return `${this.file}, annotation ${index}`;
   }
 
+  firstImage(index: number): Promise<string | undefined> {
+    const pair = this.pairs[index]!;
+    return Promise.resolve('rejected' in pair ? undefined : pair.image);
+  }
+
   get(index: number): Promise<Document | BrokenDocument> {
-    const { image, given, text } = this.pairs[index]!;
-    const result: Document | BrokenDocument = isInside(image)
-      ? {
-          kind: 'pair',
-          parts: [
-            { media: { image: join(this.images, image), name: image } },
-            ...(given === undefined ? [] : [{ text: given, learn: false }]),
-            { text },
-          ],
-        }
-      : { rejected: 'file outside the folder', detail: image };
+    const result = this.documentOf(this.pairs[index]!);
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return Promise.resolve(result);
   }
+
+  private documentOf(pair: Pair | BrokenDocument): Document | BrokenDocument {
+    if ('rejected' in pair) return pair;
+    const { image, given, text } = pair;
+    if (!isInside(image)) return { rejected: 'file outside the folder', detail: image };
+    return {
+      kind: 'pair',
+      parts: [
+        { media: { image: join(this.images, image), name: image } },
+        ...(given === undefined ? [] : [{ text: given, learn: false }]),
+        { text },
+      ],
+    };
+  }
 }
 
-/** COCO captions, `captions_train2014.json` and its like: one pair for each caption. */
+/** COCO captions (`captions_train2014.json`): one pair per caption. */
 export async function openCocoCaptions(path: string, images?: string): Promise<PairDataset> {
-  const data = await readJson(path, captions);
-  const names = new Map(data.images.map((image) => [image.id, image.file_name]));
-  const pairs = data.annotations.map(({ image_id, caption }, i) => {
-    const image = names.get(image_id);
-    if (image === undefined) throw new Error(`${path}: annotations.${i}: there is no image of id ${image_id}.`);
-    return { image, text: caption.trim() };
+  const data = await readJson(path, cocoFile);
+  const names = new Map(
+    data.images.flatMap((value) => {
+      const { success, data: image } = cocoImage.safeParse(value);
+      return success ? [[image.id, image.file_name] as const] : [];
+    }),
+  );
+  const pairs = data.annotations.map((value) => {
+    const caption = parse(cocoCaption, value);
+    if ('rejected' in caption) return caption;
+    const image = names.get(caption.image_id);
+    if (image === undefined) return broken('annotation without image', `no image has the id ${caption.image_id}`);
+    return { image, text: caption.caption.trim() };
   });
-  return new PairDataset('coco-captions', path, pairs, images ?? imagesBeside(path));
+  return new PairDataset('coco-captions', path, pairs, images ?? imagesFolderOf(path));
 }
 
 /**
- * VQAv2: the file of questions, with that of the answers beside it. A pair for each question in the paper's words
- * (`Question: {question} Answer: {answer}`); of the answers the most frequent, which alone is learned.
+ * VQAv2: the questions, with the file of the answers in the same folder. One pair per question, in the format of the paper
+ * (`Question: {question} Answer: {answer}`), with the most frequent answer. The loss covers only the answer.
  */
 export async function openVqa(path: string, images?: string): Promise<PairDataset> {
-  const data = await readJson(path, questions);
+  const data = await readJson(path, questionFile);
   const name = basename(path).replace('OpenEnded_', '').replace('questions', 'annotations');
-  const answerFile = join(dirname(path), name);
-  if (name === basename(path) || !existsSync(answerFile)) {
-    throw new Error(`${path}: expected the answers beside it as ${name}, got none.`);
+  const answers = join(dirname(path), name);
+  if (name === basename(path) || !existsSync(answers)) {
+    throw new Error(`${path}: expected the answers in ${name} in the same folder, got no such file.`);
   }
-  const given = await readJson(answerFile, answers);
-  const answerOf = new Map(given.annotations.map((a) => [a.question_id, a.multiple_choice_answer]));
-  const pairs = data.questions.map(({ question_id, image_id, question }, i) => {
-    const answer = answerOf.get(question_id);
-    if (answer === undefined)
-      throw new Error(`${path}: questions.${i}: ${answerFile} has no answer to ${question_id}.`);
-    const image = `COCO_${data.data_subtype}_${String(image_id).padStart(12, '0')}.jpg`;
-    return { image, given: `Question: ${question} Answer:`, text: ` ${answer}` };
+  const answerOf = new Map(
+    (await readJson(answers, answerFile)).annotations.flatMap((value) => {
+      const { success, data: a } = answer.safeParse(value);
+      return success ? [[a.question_id, a.multiple_choice_answer] as const] : [];
+    }),
+  );
+  const pairs = data.questions.map((value) => {
+    const q = parse(question, value);
+    if ('rejected' in q) return q;
+    const text = answerOf.get(q.question_id);
+    if (text === undefined) return broken('question without answer', `${name} has no answer to ${q.question_id}`);
+    const image = `COCO_${data.data_subtype}_${String(q.image_id).padStart(12, '0')}.jpg`;
+    return { image, given: `Question: ${q.question} Answer:`, text: ` ${text}` };
   });
-  return new PairDataset('vqav2', path, pairs, images ?? imagesBeside(path));
+  return new PairDataset('vqav2', path, pairs, images ?? imagesFolderOf(path));
 }
 
 async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
+  const text = decodeUtf8(await readFile(path));
+  if (text === undefined) throw new Error(`${path}: expected UTF-8, got another encoding. Save the file as UTF-8.`);
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(path, 'utf8'));
+    value = JSON.parse(text);
   } catch (error) {
-    throw new Error(`${path}: expected JSON, got an error: ${(error as Error).message}.`, { cause: error });
+    throw new Error(`${path}: expected JSON, got an error: ${jsonProblem(error, text)}.`, { cause: error });
   }
   const result = schema.safeParse(value);
   if (result.success) return result.data;
@@ -104,8 +145,17 @@ async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
   throw new Error(`${path}: ${issue!.path.join('.') || 'the file'}: ${issue!.message}.`);
 }
 
-/** The folder of images that belongs to an annotation file, by its split, where people put it; else its own. */
-function imagesBeside(path: string): string {
+function parse<T extends object>(schema: z.ZodType<T>, value: unknown): T | BrokenDocument {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  return broken('unknown form', `${issue!.path.join('.') || 'the annotation'}: ${issue!.message}`);
+}
+
+const broken = (rejected: string, detail: string): BrokenDocument => ({ rejected, detail });
+
+/** The usual folder of images for an annotation file: named like its split, near the file. Else the folder of the file. */
+function imagesFolderOf(path: string): string {
   const [split] = /(train|val|test)\d{4}/.exec(basename(path)) ?? [];
   const folder = dirname(path);
   const places = [folder, dirname(folder), join(folder, 'images'), join(dirname(folder), 'images')];

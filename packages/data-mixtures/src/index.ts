@@ -1,4 +1,4 @@
-export { makeBatch, lossRows, type Batch, type LoadedSample } from './batch';
+export type { Batch } from './batch';
 export type { Dataset } from './dataset';
 export {
   closeGaps,
@@ -36,25 +36,9 @@ export { openDataset, QUESTIONS, type OpenDatasetOptions } from './open-dataset'
 export { prefetch, type Prefetchable } from './prefetch';
 export { seededStream, shuffledIndex, type RandomStream } from './random';
 export { PendingReads } from './pending-reads';
-export { centreCrop, normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
-export {
-  buildSample,
-  mediaIndexOf,
-  nextMediaIndexOf,
-  type LossRule,
-  type Rejection,
-  type Sample,
-  type SampleOptions,
-} from './sample';
+export { normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
+export { buildSample, type LossRule, type Rejection, type Sample, type SampleOptions } from './sample';
 export type { Manifest, ShardEntry } from './shard-format';
-export { readManifest, ShardDataset, verifyShards } from './shard-reader';
-export {
-  ShardWriter,
-  DocumentTooLarge,
-  wordCounter,
-  writeManifest,
-  writeShard,
-  type ShardWriterOptions,
-  type TokenCounter,
-} from './shard-writer';
+export { readManifest, verifyShards } from './shard-reader';
+export { ShardWriter, DocumentTooLarge, wordCounter, type ShardWriterOptions, type TokenCounter } from './shard-writer';
 export { type SpecialTokens, type TextTokenizer } from './tokenizer';

@@ -102,6 +102,11 @@ export class LineDataset implements Dataset {
     return result;
   }
 
+  async firstImage(index: number): Promise<string | undefined> {
+    const line = await this.read(index);
+    return 'rejected' in line || 'video' in line ? undefined : namesIn(line)[0];
+  }
+
   private async expectGoodLine(): Promise<void> {
     const bad = new Faults();
     for (let i = 0; i < this.length; i++) {

@@ -1,7 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import { EOC, EOS, IMAGE, page, PAD, wordTokenizer } from '../test/words';
-import { lossRows } from './batch';
 import type { Document, DocumentSource } from './document';
 import { featureLoader } from './media';
 import { Mixture, type DatasetConfig, type MixingStrategy, type MixtureCursor, type MixtureStep } from './mixture';
@@ -48,7 +47,7 @@ describe('a step', () => {
     expect(batch.visual.shape).toEqual([4, 2, 1, 1, 1]);
     for (let i = 0; i < batch.tokens.length; i++) {
       if (batch.tokens[i] !== PAD) continue;
-      expect([batch.textMask[i], batch.lossMask[i], batch.mediaIndex[i]]).toEqual([0, 0, 0]);
+      expect([batch.lossMask[i], batch.mediaIndex[i]]).toEqual([0, 0]);
     }
     for (let b = 0; b < batch.size; b++) {
       const row = Array.from(batch.tokens.subarray(b * batch.text, (b + 1) * batch.text));
@@ -56,16 +55,6 @@ describe('a step', () => {
       expect(batch.visual.data[b * 2]! + 100).toBe(batch.visual.data[b * 2 + 1]);
       expect(row.lastIndexOf(EOS)).toBe(row.lastIndexOf(EOC) + 1);
     }
-  });
-
-  it('tells where the loss is computed', async () => {
-    const { batch } = (await mixture(undefined, { pNext: 0 }).next()).batches[0]!;
-    const { rows, targets } = lossRows(batch);
-    expect(rows.length).toBe(batch.lossMask.reduce((a, b) => a + b, 0));
-    rows.forEach((row, i) => {
-      expect(batch.lossMask[row + 1]).toBe(1);
-      expect(targets[i]).toBe(batch.tokens[row + 1]);
-    });
   });
 });
 
@@ -173,7 +162,7 @@ describe('resuming', () => {
     const { cursor } = await mixture().next();
     expect(() => mixture(cursor, {}, 4)).toThrow('the cursor was made with seed 3, the config has 4');
     expect(() => new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', pages)] }, cursor)).toThrow(
-      /cursor is of the data sets pages, pairs, the config has pages/,
+      /cursor is of the datasets pages, pairs, the config has pages/,
     );
     expect(() => mixture(cursor, { source: source(38, () => undefined) })).toThrow(
       'had 37 documents when the cursor was made and has 38 now',
@@ -229,7 +218,7 @@ describe('broken documents and media', () => {
         ),
       ],
     });
-    await expect(hopeless.next()).rejects.toThrow(/6 documents of data set "bad" in a row gave no sample .*"no media"/);
+    await expect(hopeless.next()).rejects.toThrow(/6 documents of dataset "bad" in a row gave no sample .*"no media"/);
   });
 
   it('name the set and the document whose source throws', async () => {
@@ -237,7 +226,7 @@ describe('broken documents and media', () => {
       throw new Error('disk is gone');
     });
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('bad', throwing)] });
-    await expect(mix.next()).rejects.toThrow(/data set "bad", document \d: disk is gone/);
+    await expect(mix.next()).rejects.toThrow(/dataset "bad", document \d: disk is gone/);
   });
 });
 
@@ -280,51 +269,12 @@ describe('mixing', () => {
   });
 });
 
-describe('ranks', () => {
-  /** A third of the documents is broken, so that places are filled by stand-ins. */
-  const broken = source(31, (i) => (i % 3 === 0 ? undefined : page(i, ` t${i}`, i + 100, ` u${i}`)));
-  const of = (index: number, count: number, cursor?: MixtureCursor) =>
-    new Mixture(
-      { seed: 5, tokenizer, rank: { index, count }, datasets: [dataset('x', broken, { batchSize: 6 })] },
-      cursor,
-    );
-  const rows = (step: MixtureStep) => {
-    const { batch } = step.batches[0]!;
-    return Array.from({ length: batch.size }, (_, b) =>
-      tokenizer.words(batch.tokens.subarray(b * batch.text, (b + 1) * batch.text)).replaceAll('<PAD>', ''),
-    );
-  };
-
-  it('together make the batch of one, and a run goes on with another number of them', async () => {
-    const whole = await take(of(0, 1), 9);
-    let cursor: MixtureCursor | undefined;
-    let at = 0;
-    for (const count of [2, 4, 3]) {
-      const ranks = await Promise.all(Array.from({ length: count }, (_, r) => take(of(r, count, cursor), 3)));
-      for (let s = 0; s < 3; s++, at++) expect(ranks.flatMap((steps) => rows(steps[s]!))).toEqual(rows(whole[at]!));
-      for (const steps of ranks) expect(steps[2]!.cursor).toEqual(whole[at - 1]!.cursor);
-      cursor = ranks[0]![2]!.cursor;
-    }
-  });
-
-  it('account for epochs and repeats over all of them', async () => {
-    const one = of(1, 3);
-    await take(one, 8);
-    expect(one.report()['x']).toMatchObject({ documents: 48, epochs: 48 / 31, repeats: 17, samples: 16 });
-  });
-
-  it('must each have a sample', () => {
-    expect(() => of(0, 7)).toThrow('batchSize must be at least one for each of 7 ranks, got 6');
-    expect(() => of(2, 2)).toThrow('rank must be an index from 0 below its count, got 2 of 2');
-  });
-});
-
 describe('a wrong config', () => {
   const make = (...datasets: DatasetConfig[]) => new Mixture({ seed: 0, tokenizer, datasets });
 
   it('is named', () => {
     expect(() => make()).toThrow('datasets is empty');
-    expect(() => make(dataset('a', pages), dataset('a', pairs))).toThrow('data set "a" occurs twice');
+    expect(() => make(dataset('a', pages), dataset('a', pairs))).toThrow('dataset "a" occurs twice');
     expect(() => make(dataset('a', pages, { weight: -1 }))).toThrow('weight must be 0 or more, got -1');
     expect(() => make(dataset('a', pages, { batchSize: 0 }))).toThrow('batchSize must be a whole number from 1, got 0');
     expect(() =>
@@ -335,6 +285,29 @@ describe('a wrong config', () => {
         ),
       ),
     ).toThrow('its source is empty');
+    expect(() => make(dataset('a', pages, { lossRule: 'all' as never }))).toThrow(
+      'dataset "a": lossRule must be one of paper, open-flamingo-interleaved, open-flamingo-pairs, got all',
+    );
+    expect(() => make(dataset('a', pages, { weight: NaN }))).toThrow('weight must be 0 or more, got NaN');
+    expect(() => make(dataset('a', pages, { pNext: '0.5' as never }))).toThrow(
+      'pNext must be a number from 0 to 1, got 0.5',
+    );
+    expect(() => make(dataset('a', { ...pages, length: NaN }))).toThrow(
+      'source.length must be a whole number from 1, got NaN',
+    );
+    const config = { seed: 0, tokenizer, datasets: [dataset('a', pages)] };
+    expect(() => new Mixture({ ...config, strategy: 'mixed' as never })).toThrow(
+      'strategy must be one of accumulate, round-robin, merged, got mixed',
+    );
+    expect(() => new Mixture({ ...config, seed: NaN })).toThrow('seed must be a whole number, got NaN');
+    const special = { ...tokenizer.special, image: undefined as never };
+    expect(() => new Mixture({ ...config, tokenizer: { ...tokenizer, special } })).toThrow(
+      'tokenizer.special.image must be a whole number from 0, got undefined',
+    );
+    const clash = { ...tokenizer.special, image: tokenizer.special.eos };
+    expect(() => new Mixture({ ...config, tokenizer: { ...tokenizer, special: clash } })).toThrow(
+      /image and endOfChunk of tokenizer\.special must be unique/,
+    );
     expect(() => make(dataset('a', pages, { maxTokens: 3 }))).toThrow('maxTokens must be a whole number from 4, got 3');
   });
 });

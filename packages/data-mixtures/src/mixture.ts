@@ -1,49 +1,47 @@
 import { makeBatch, type Batch, type LoadedSample } from './batch';
+import { expectOneOf, expectWhole, fail } from './checks';
 import { closeGaps, mediaName, type Document, type DocumentSource, type MediaRef } from './document';
 import type { MediaLoader } from './media';
 import { seededStream, shuffledIndex } from './random';
 import { PendingReads } from './pending-reads';
 import { buildSample, checkSampleOptions, type SampleOptions } from './sample';
-import type { TextTokenizer } from './tokenizer';
+import { checkTokenizer, type TextTokenizer } from './tokenizer';
 
 export interface DatasetConfig extends SampleOptions {
-  /** Unique in the mixture; part of the seed of its order. */
+  /** Unique in the mixture. Part of the seed of the dataset's order. */
   readonly name: string;
-  /** The paper's lambda: what this set's loss is multiplied by. M3W 1.0, ALIGN 0.2, LTIP 0.2, VTP 0.03. */
+  /** Factor of this dataset's loss, lambda in the paper. M3W 1.0, ALIGN 0.2, LTIP 0.2, VTP 0.03. */
   readonly weight: number;
-  /** Samples per step, over all ranks. */
+  /** Samples per step. */
   readonly batchSize: number;
   readonly source: DocumentSource;
   readonly media: MediaLoader;
 }
 
+const STRATEGIES = ['accumulate', 'round-robin', 'merged'] as const;
+
 /**
- * How the sets make up an update (section 2.4, table 11 of the appendix):
+ * How datasets are combined (section 2.4, appendix table 11):
  *
- * - `accumulate`: a batch of every set; their weighted gradients are added up. The paper's choice, and the best it tried.
- * - `round-robin`: one set's batch an update, each in its turn.
- * - `merged`: one batch with the samples of all. Batch sizes weigh the sets, so their weights must be equal, and all must
- *   have media of one shape.
+ * - `accumulate`: every step has a batch of every dataset, whose weighted gradients are summed. Best in the paper.
+ * - `round-robin`: the datasets take turns, one batch per step.
+ * - `merged`: every step has one batch with the samples of all datasets. Requires equal weights (the batch sizes weight
+ *   the datasets) and media of equal shape.
  */
-export type MixingStrategy = 'accumulate' | 'round-robin' | 'merged';
+export type MixingStrategy = (typeof STRATEGIES)[number];
 
 export interface MixtureConfig {
   readonly seed: number;
   readonly tokenizer: TextTokenizer;
   readonly datasets: readonly DatasetConfig[];
-  /** Default `accumulate`. */
+  /** Defaults to `accumulate`. */
   readonly strategy?: MixingStrategy;
-  /**
-   * Which share of every batch this process makes. The shares of all ranks together are the batch of a single one, so a
-   * run can go on with another number of ranks. Default: the whole batch.
-   */
-  readonly rank?: { readonly index: number; readonly count: number };
 }
 
-/** Where a mixture stands: plain JSON for a checkpoint. */
+/** Position of a mixture, as JSON for a checkpoint. */
 export interface MixtureCursor {
   readonly seed: number;
-  /** Steps given. */
+  /** Steps returned. */
   readonly step: number;
   readonly datasets: Readonly<
     Record<
@@ -51,42 +49,42 @@ export interface MixtureCursor {
       {
         /** Documents taken, over all epochs. */
         readonly position: number;
-        /** Length of the source, null for an endless one: another length is another order. */
+        /** Length of the source, null if it is infinite. Another length would change the order. */
         readonly length: number | null;
       }
     >
   >;
 }
 
-/** One update's worth of data: batches whose gradients are weighted and summed. */
+/** The data of one training step: batches whose weighted gradients are summed. */
 export interface MixtureStep {
   readonly batches: readonly { readonly name: string; readonly weight: number; readonly batch: Batch }[];
-  /** Save this with the parameters that the step led to: a mixture made with it goes on with the step after. */
+  /** Save this with the parameters after the step. A mixture created with it resumes at the next step. */
   readonly cursor: MixtureCursor;
 }
 
-/** What became of a set's documents since the mixture was made. */
+/** Statistics of a dataset. */
 export interface DatasetReport {
-  /** Documents whose turn has come, on all ranks, counted from the start of training. */
+  /** Documents taken since the start of training. */
   readonly documents: number;
-  /** How often the source was gone through: documents by its length. */
+  /** Documents divided by the length of the source. */
   readonly epochs: number;
-  /** Documents whose turn came again. */
+  /** Documents taken after the first epoch. */
   readonly repeats: number;
-  /** Samples made by this rank. */
+  /** Samples since the mixture was created, as are the counts below. */
   readonly samples: number;
-  /** Those of them that stand in for a document that gave none. */
+  /** Samples of other documents than the one whose turn it was, because that one gave no sample. */
   readonly substitutes: number;
-  /** Documents left out, by reason. */
+  /** Skipped documents by reason. */
   readonly skipped: Readonly<Record<string, number>>;
   readonly unreadableMedia: number;
-  /** The first hundred names of them. */
+  /** Names of the first hundred unreadable media. */
   readonly unreadableNames: readonly string[];
 }
 
-/** Documents tried for one place of a batch before a set is given up. */
-const PATIENCE = 10_000;
-/** Stand-ins of an endless source come from so far ahead that no training gets there. */
+/** Documents tried for one sample before the mixture gives up. */
+const MAX_ATTEMPTS = 10_000;
+/** Offset of substitutes in an infinite source, beyond what training reaches. */
 const FAR_AHEAD = 2 ** 32;
 const MAX_NAMES_KEPT = 100;
 
@@ -101,12 +99,11 @@ interface DatasetState {
 }
 
 /**
- * Named data sets, each in its own shuffled order, mixed into the batches of one update after the other.
+ * Mixes named datasets, each in its own shuffled order, into the batches of training steps.
  *
- * What comes is a function of the seed and the cursor alone. Orders and samples are computed from positions, never
- * remembered, so it is the same however many workers decode or ranks share the batches, and a resumed mixture needs no
- * replay. Every place of a batch has its document; where that gives no sample, another drawn for this place stands in.
- * So no place depends on what became of the others, and a rank reads nothing but its share.
+ * The output is a pure function of the seed and the cursor, whatever the number of decoding workers. Orders and samples
+ * are computed from positions, so resuming needs no replay. If the document of a position gives no sample, another one
+ * drawn for the same position replaces it, so no position depends on the outcome of others.
  */
 export class Mixture implements AsyncIterable<MixtureStep> {
   private readonly datasets: readonly DatasetState[];
@@ -131,8 +128,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
   }
 
   /**
-   * The next step. Which documents it takes is settled when it is asked for, so several may be in the making at once:
-   * images of the one after are decoded while those of the first are still awaited.
+   * Returns the next step. A call fixes the documents of its step at once, so several calls may be pending: the images of
+   * later steps are decoded while earlier ones are awaited.
    */
   async next(): Promise<MixtureStep> {
     const { strategy = 'accumulate', tokenizer } = this.config;
@@ -142,9 +139,9 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     this.step++;
     const cursor = this.cursor();
     const taken = await Promise.all(taking);
-    const batchOf = (samples: LoadedSample[], sets: readonly DatasetState[]) => {
-      const maxTokens = Math.max(...sets.map((state) => state.config.maxTokens));
-      return makeBatch(samples, sets[0]!.config.media, tokenizer.special.pad, maxTokens);
+    const batchOf = (samples: LoadedSample[], states: readonly DatasetState[]) => {
+      const maxTokens = Math.max(...states.map((state) => state.config.maxTokens));
+      return makeBatch(samples, states[0]!.config.media, tokenizer.special.pad, maxTokens);
     };
     const batches =
       strategy === 'merged'
@@ -156,17 +153,17 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     return { batches, cursor };
   }
 
-  /** Steps without end. */
+  /** Iterates over steps. Never ends. */
   [Symbol.asyncIterator](): AsyncIterator<MixtureStep, never> {
     return { next: async () => ({ done: false, value: await this.next() }) };
   }
 
-  /** Resolves once the documents of all steps asked for are read, and their images asked for: loaders have the rest. */
+  /** Resolves when the documents of all pending steps are read and their media requested from the loaders. */
   settled(): Promise<void> {
     return this.reading.settled();
   }
 
-  /** State after the steps asked for so far. With prefetching take the cursor of the step that was used instead. */
+  /** Position after all requested steps. When prefetching, use the cursor of the last consumed step instead. */
   cursor(): MixtureCursor {
     const entries = this.datasets.map(({ config, position }) => [
       config.name,
@@ -193,22 +190,20 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     );
   }
 
-  /** This rank's samples of a set's next batch, all made at once; their positions are taken before anything is awaited. */
+  /** The samples of a dataset's next batch. Advances the position before it awaits anything. */
   private async takeSamples(state: DatasetState): Promise<LoadedSample[]> {
     const { batchSize } = state.config;
-    const { index, count } = this.config.rank ?? { index: 0, count: 1 };
-    const first = state.position + Math.floor((index * batchSize) / count);
-    const end = state.position + Math.floor(((index + 1) * batchSize) / count);
+    const first = state.position;
     state.position += batchSize;
-    const samples = await Promise.all(Array.from({ length: end - first }, (_, i) => this.fill(state, first + i)));
+    const samples = await Promise.all(Array.from({ length: batchSize }, (_, i) => this.sampleAt(state, first + i)));
     state.samples += samples.length;
     return samples;
   }
 
-  /** The sample at a position of the order over all epochs, or of the first document drawn in its place that gives one. */
-  private async fill(state: DatasetState, position: number): Promise<LoadedSample> {
+  /** The sample of the document at a position (counted over all epochs), or of its first substitute that gives one. */
+  private async sampleAt(state: DatasetState, position: number): Promise<LoadedSample> {
     const { source, name } = state.config;
-    const most = Math.min(source.length + 1, PATIENCE);
+    const most = Math.min(source.length + 1, MAX_ATTEMPTS);
     for (let attempt = 0; attempt < most; attempt++) {
       const made = await this.makeSample(state, position, attempt);
       if (typeof made !== 'string') {
@@ -218,12 +213,12 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       state.skipped[made] = (state.skipped[made] ?? 0) + 1;
     }
     throw new Error(
-      `Mixture: ${most} documents of data set "${name}" in a row gave no sample ` +
+      `Mixture: ${most} documents of dataset "${name}" in a row gave no sample ` +
         `(skipped so far: ${JSON.stringify(state.skipped)}). Check its documents and its media loader.`,
     );
   }
 
-  /** A sample, or why there is none. */
+  /** Returns a sample, or the reason why there is none. */
   private async makeSample(state: DatasetState, position: number, attempt: number): Promise<LoadedSample | string> {
     const index = this.indexOf(state, position, attempt);
     try {
@@ -235,11 +230,11 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       return await this.loadSample(state, document, [position, ...substitute]);
     } catch (error) {
       const { name } = state.config;
-      throw new Error(`Mixture: data set "${name}", document ${index}: ${(error as Error).message}`, { cause: error });
+      throw new Error(`Mixture: dataset "${name}", document ${index}: ${(error as Error).message}`, { cause: error });
     }
   }
 
-  /** Which document is tried for a position; those after the first in an order of the position's own. */
+  /** Index of the document for an attempt at a position. Every position has its own order of substitutes. */
   private indexOf({ config: { source, name } }: DatasetState, position: number, attempt: number): number {
     const { length } = source;
     const { seed } = this.config;
@@ -250,7 +245,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     return source.shuffled ? source.shuffled(place, ...keys) : shuffledIndex(place, length, ...keys);
   }
 
-  /** Builds the sample and loads its media; made anew without those that turn out to be unreadable. */
+  /** Builds the sample and loads its media. Rebuilds it without media that turn out to be unreadable. */
   private async loadSample(
     state: DatasetState,
     document: Document,
@@ -285,7 +280,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     const saved = Object.keys(cursor.datasets).sort();
     if (names.join('\n') !== saved.join('\n')) {
       throw new Error(
-        `Mixture: the cursor is of the data sets ${saved.join(', ')}, the config has ${names.join(', ')}. ` +
+        `Mixture: the cursor is of the datasets ${saved.join(', ')}, the config has ${names.join(', ')}. ` +
           'Start without the cursor to train on another mixture.',
       );
     }
@@ -295,8 +290,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       const { position, length } = cursor.datasets[name]!;
       if (length !== now.datasets[name]!.length) {
         throw new Error(
-          `Mixture: data set "${name}" had ${length ?? 'endless'} documents when the cursor was made and has ` +
-            `${now.datasets[name]!.length ?? 'endless'} now, so its order cannot be continued.`,
+          `Mixture: dataset "${name}" had ${length ?? 'infinite'} documents when the cursor was made and has ` +
+            `${now.datasets[name]!.length ?? 'infinite'} now, so its order cannot be resumed.`,
         );
       }
       state.position = position;
@@ -310,28 +305,25 @@ function noteUnreadable(state: DatasetState, name: string): void {
   if (state.unreadableNames.length < MAX_NAMES_KEPT) state.unreadableNames.push(name);
 }
 
-function checkConfig({ datasets, strategy, rank = { index: 0, count: 1 } }: MixtureConfig): void {
+function checkConfig({ datasets, strategy = 'accumulate', seed, tokenizer }: MixtureConfig): void {
   if (datasets.length === 0) throw new Error('Mixture: datasets is empty; give at least one.');
-  const { index, count } = rank;
-  if (!(Number.isInteger(count) && Number.isInteger(index) && 0 <= index && index < count)) {
-    throw new Error(`Mixture: rank must be an index from 0 below its count, got ${index} of ${count}.`);
-  }
-  if (strategy === 'merged') checkMergeable(datasets);
+  if (!Number.isSafeInteger(seed)) fail('Mixture: seed', 'a whole number', seed);
+  expectOneOf('Mixture: strategy', strategy, STRATEGIES);
+  checkTokenizer('Mixture', tokenizer);
   const names = new Set<string>();
-  for (const { name, weight, batchSize, source, ...options } of datasets) {
-    const where = `Mixture: data set "${name}"`;
+  for (const { name, weight, batchSize, source, media, ...options } of datasets) {
+    const where = `Mixture: dataset "${name}"`;
     if (names.has(name)) throw new Error(`${where} occurs twice. Names must differ: they seed the order.`);
     names.add(name);
-    if (!(weight >= 0)) throw new Error(`${where}: weight must be 0 or more, got ${weight}.`);
-    if (!Number.isInteger(batchSize) || batchSize < 1) {
-      throw new Error(`${where}: batchSize must be a whole number from 1, got ${batchSize}.`);
-    }
-    if (batchSize < count) {
-      throw new Error(`${where}: batchSize must be at least one for each of ${count} ranks, got ${batchSize}.`);
-    }
-    if (!(source.length > 0)) throw new Error(`${where}: its source is empty.`);
+    if (!(weight >= 0 && weight < Infinity)) fail(`${where}: weight`, '0 or more', weight);
+    expectWhole(`${where}: batchSize`, batchSize, 1);
+    const { length } = source;
+    if (length === 0) throw new Error(`${where}: its source is empty.`);
+    if (length !== Infinity) expectWhole(`${where}: source.length`, length, 1);
+    expectOneOf(`${where}: media.kind`, media.kind, ['frames', 'features']);
     checkSampleOptions(where, options);
   }
+  if (strategy === 'merged') checkMergeable(datasets);
 }
 
 /** One batch has one weight, and media of one shape. */
@@ -340,13 +332,13 @@ function checkMergeable(datasets: readonly DatasetConfig[]): void {
   for (const { name, weight, media } of datasets) {
     if (weight !== first!.weight) {
       throw new Error(
-        `Mixture: data set "${name}" must have the weight of the others, ${first!.weight}, to be merged with them, got ` +
-          `${weight}. Weigh merged sets by their batchSize.`,
+        `Mixture: dataset "${name}" must have the weight of the others, ${first!.weight}, to be merged with them, got ` +
+          `${weight}. Weight merged datasets by their batchSize.`,
       );
     }
     const [want, got] = [first!.media, media].map(({ kind, shape }) => `${kind} [${shape.join(', ')}]`);
     if (got !== want) {
-      throw new Error(`Mixture: data set "${name}" must have ${want} to be merged with the others, got ${got}.`);
+      throw new Error(`Mixture: dataset "${name}" must have ${want} to be merged with the others, got ${got}.`);
     }
   }
 }

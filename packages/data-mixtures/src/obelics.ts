@@ -1,16 +1,17 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { LRUCache } from 'lru-cache';
 import type { Dataset } from './dataset';
 import { closeGaps, type BrokenDocument, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
 import { ParquetReader, type ParquetRow } from './parquet';
-import { RecentlyUsed } from './recently-used';
+import { decodeUtf8 } from './text';
 
-/** Row groups among whose pages an order is shuffled; twice as many are held. */
+/** Number of row groups whose pages are shuffled together. Twice as many are cached. */
 const SHUFFLED_GROUPS = 4;
-/** What a row group may unfold to, and how many pages it may hold. */
+/** Limits of a row group after decompression. */
 const MAX_GROUP_BYTES = 2 ** 31;
 const MAX_GROUP_ROWS = 2 ** 20;
 
@@ -23,18 +24,19 @@ interface RowGroup {
 }
 
 /**
- * Pages of OBELICS' parquet files: `images` and `texts`, two lists of equal length of which one is filled at each place.
- * An image is its bytes where the file has them, else the file in the folder of images that is named by the SHA-256 of
- * its address in hexadecimal digits: nothing is fetched. What is not there is left out of its page and counted.
+ * Pages of OBELICS parquet files: the columns `images` and `texts` are lists of equal length, and at each position one of
+ * them is null. An image is given as bytes, or as a URL: then it is the file in the folder of images whose name is the
+ * hexadecimal SHA-256 of the URL. Nothing is fetched. Missing images are removed from their page and counted.
  */
 export class ObelicsDataset implements Dataset {
   readonly format = 'obelics';
   readonly faults = new Faults();
   readonly length: number;
   private readonly order: GroupedOrder;
-  private readonly read = new RecentlyUsed<RowGroup, Promise<readonly ParquetRow[] | BrokenDocument>>(
-    2 * SHUFFLED_GROUPS,
-  );
+  private readonly rowGroups = new LRUCache<RowGroup, Promise<readonly ParquetRow[] | BrokenDocument>>({
+    max: 2 * SHUFFLED_GROUPS,
+    memoMethod: (group) => this.readGroup(group),
+  });
 
   private constructor(
     private readonly reader: ParquetReader,
@@ -48,7 +50,7 @@ export class ObelicsDataset implements Dataset {
     this.length = this.order.length;
   }
 
-  /** @throws Error naming a file that is no parquet, or lacks the two columns */
+  /** @throws Error naming a file that is not parquet or lacks the two columns */
   static async open(paths: readonly string[], images: string, reader = new ParquetReader()): Promise<ObelicsDataset> {
     const groups: RowGroup[] = [];
     for (const path of paths) {
@@ -68,7 +70,7 @@ export class ObelicsDataset implements Dataset {
       if (unreadable.length > 0) {
         throw new Error(
           `${path}: expected compression ${readable.join(', ')}, got ${unreadable.join(', ')}. ` +
-            "Write it again, for example with pyarrow: parquet.write_table(table, path, compression='snappy').",
+            "Rewrite it, for example with pyarrow: parquet.write_table(table, path, compression='snappy').",
         );
       }
       const wanted = columns.filter((column) => ['images', 'texts', 'general_metadata'].includes(column));
@@ -96,7 +98,7 @@ export class ObelicsDataset implements Dataset {
 
   async get(index: number): Promise<Document | BrokenDocument> {
     const { group, number } = this.order.locate(index);
-    const rows = await this.read.get(this.groups[group]!, () => this.readGroup(this.groups[group]!));
+    const rows = await this.rowGroups.memo(this.groups[group]!);
     const result = 'rejected' in rows ? rows : this.page(rows[number] ?? {}, this.where(index));
     if ('rejected' in result) this.faults.add(result.rejected, this.where(index), result.detail);
     return result;
@@ -123,9 +125,11 @@ export class ObelicsDataset implements Dataset {
     }
     const parts: (TextPart | MediaPart | undefined)[] = [];
     for (let i = 0; i < texts.length; i++) {
-      const text = texts[i] as unknown;
-      if (typeof text === 'string') parts.push({ text });
-      else if (images[i] !== null) {
+      if (texts[i] !== null && texts[i] !== undefined) {
+        const text = textOf(texts[i]);
+        if (text === undefined) return { rejected: 'text is not UTF-8', detail: `text ${i} of the page` };
+        parts.push({ text });
+      } else if (images[i] !== null) {
         const media = this.image(images[i]);
         parts.push(media && { media });
         if (!media) this.faults.add('missing image', where);
@@ -135,19 +139,26 @@ export class ObelicsDataset implements Dataset {
   }
 
   private image(value: unknown): MediaPart['media'] | undefined {
-    if (typeof value === 'string') {
-      const image = join(this.images, createHash('sha256').update(value).digest('hex'));
-      return existsSync(image) ? { image, name: value } : undefined;
+    const url = textOf(value);
+    if (url !== undefined && (typeof value === 'string' || /^https?:/.test(url))) {
+      const image = join(this.images, createHash('sha256').update(url).digest('hex'));
+      return existsSync(image) ? { image, name: url } : undefined;
     }
     const bytes: unknown = value instanceof Uint8Array ? value : (value as { bytes?: unknown } | undefined)?.bytes;
     return bytes instanceof Uint8Array ? { image: bytes } : undefined;
   }
 }
 
-/** The page's address, and where it lies in Common Crawl. */
+/** Text of a string column, or of a binary column without the annotation STRING, as Hive, Impala and old Spark write it. */
+function textOf(value: unknown): string | undefined {
+  return value instanceof Uint8Array ? decodeUtf8(value) : typeof value === 'string' ? value : undefined;
+}
+
+/** The page's metadata: its URL, and its position in Common Crawl. */
 function aboutOf(general: unknown): { about?: Record<string, unknown> } {
+  const text = textOf(general);
   try {
-    return typeof general === 'string' ? { about: JSON.parse(general) as Record<string, unknown> } : {};
+    return text === undefined ? {} : { about: JSON.parse(text) as Record<string, unknown> };
   } catch {
     return {};
   }

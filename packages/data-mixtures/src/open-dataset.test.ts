@@ -13,7 +13,7 @@ import type { Document } from './document';
 import { ObelicsDataset } from './obelics';
 import { openDataset } from './open-dataset';
 import { ParquetReader } from './parquet';
-import { writeShard } from './shard-writer';
+import { ShardWriter } from './shard-writer';
 
 const root = mkdtempSync(join(tmpdir(), 'datasets-'));
 const at = (...names: string[]) => join(root, ...names);
@@ -271,7 +271,45 @@ describe('OBELICS', () => {
       expect(await (await openDataset(at('obelics'))).get(3)).toMatchObject({ about: { url: 'http://example.org/3' } });
     }
     write('train-0.parquet', { codec: 'LZ4', compressors: packed });
-    await expect(openDataset(at('obelics'))).rejects.toThrow(/expected compression .*SNAPPY, GZIP.*got LZ4\. Write it/);
+    await expect(openDataset(at('obelics'))).rejects.toThrow(
+      /expected compression .*SNAPPY, GZIP.*got LZ4\. Rewrite it/,
+    );
+  });
+
+  it('decodes texts of columns without a type, and counts pages that are not UTF-8', async () => {
+    const latin1 = Buffer.from('ros\u00e9', 'latin1');
+    const texts = [['Page', null, 'ros\u00e9'].map((t) => t && Buffer.from(t)), [latin1, null, null]];
+    const images = [null, urls[0]!, null].map((t) => t && Buffer.from(t));
+    for (const typed of [false, true]) {
+      const columns = (['images', 'texts'] as const).flatMap((name) =>
+        list(name).map(({ ...column }) => {
+          if (!typed && 'converted_type' in column && column.converted_type === 'UTF8')
+            delete (column as never)['converted_type'];
+          return column;
+        }),
+      );
+      const buffer = parquetWriteBuffer({
+        columnData: [
+          { name: 'images', data: [images, images] },
+          { name: 'texts', data: texts },
+        ],
+        schema: [{ name: 'root', num_children: 2 }, ...columns],
+      });
+      writeFileSync(at('obelics', 'binary.parquet'), Buffer.from(buffer));
+      const set = await openDataset(at('obelics', 'binary.parquet'));
+      expect(await all(set), String(typed)).toEqual([
+        {
+          kind: 'page',
+          parts: [
+            { text: 'Page' },
+            { media: { image: expect.any(String) as string, name: urls[0] } },
+            { text: 'ros\u00e9' },
+          ],
+        },
+        { rejected: 'text is not UTF-8', detail: 'text 0 of the page' },
+      ]);
+    }
+    rmSync(at('obelics', 'binary.parquet'));
   });
 
   it('a file that is damaged, or holds something else, is named', async () => {
@@ -344,7 +382,9 @@ describe('COCO captions and VQAv2', () => {
       data_subtype: 'train2014',
       questions: [{ image_id: 9, question: 'What colour is it?', question_id: 9000 }],
     });
-    await expect(openDataset(questions)).rejects.toThrow(/answers beside it as v2_mscoco_train2014_annotations\.json/);
+    await expect(openDataset(questions)).rejects.toThrow(
+      /expected the answers in v2_mscoco_train2014_annotations\.json in the same folder/,
+    );
     put('annotations/v2_mscoco_train2014_annotations.json', {
       annotations: [{ question_id: 9000, image_id: 9, multiple_choice_answer: 'green', answers: [] }],
     });
@@ -358,8 +398,52 @@ describe('COCO captions and VQAv2', () => {
 
   it('name what does not fit', async () => {
     const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
-    await expect(openDataset(file)).rejects.toThrow('annotations.0: there is no image of id 1');
+    await expect(openDataset(file)).rejects.toThrow(
+      /captions\.json: expected at least one good annotation, got 1 and none of them good \(annotation without image 1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
+    );
     await expect(openDataset(put('list.json', [1]))).rejects.toThrow(/list\.json: the file: .*expected object/);
+  });
+});
+
+describe('annotation files with a few bad entries', () => {
+  it('lose those entries, counted, and nothing else; a byte order mark is skipped', async () => {
+    const captions = {
+      images: [{ id: 1, file_name: 'a.jpg' }, { id: 2 }],
+      annotations: [
+        { image_id: 7, caption: 'an orphan' },
+        { image_id: 1, caption: 'good' },
+        { image_id: 2, caption: 'its image has no name' },
+        { image_id: 1, caption: null },
+        { image_id: 1, caption: 'also good' },
+      ],
+    };
+    const set = await openDataset(put('captions_few.json', `\ufeff${JSON.stringify(captions)}`));
+    expect((await all(set)).map((d) => ('rejected' in d ? d.rejected : d.parts[1]))).toEqual([
+      'annotation without image',
+      { text: 'good' },
+      'annotation without image',
+      'unknown form',
+      { text: 'also good' },
+    ]);
+    expect(set.faults.counts).toEqual({ 'annotation without image': 2, 'unknown form': 1 });
+    expect(set.faults.examples[0]).toMatchObject({ where: `${at('captions_few.json')}, annotation 0` });
+
+    const question = (question_id: number) => ({ image_id: 9, question: 'What?', question_id });
+    const questions = put('q_questions.json', { data_subtype: 'val2014', questions: [question(1), question(2), {}] });
+    put('q_annotations.json', { annotations: [{ question_id: 2, multiple_choice_answer: 'red' }, { question_id: 1 }] });
+    const vqa = await openDataset(questions);
+    expect((await all(vqa)).map((d) => ('rejected' in d ? d.rejected : d.kind))).toEqual([
+      'question without answer',
+      'pair',
+      'unknown form',
+    ]);
+  });
+
+  it('are named if they are not UTF-8 or hold NaN', async () => {
+    writeFileSync(at('latin1.json'), Buffer.from('{"images": [], "annotations": ["\u00e9"]}', 'latin1'));
+    await expect(openDataset(at('latin1.json'))).rejects.toThrow(/latin1\.json: expected UTF-8/);
+    const nan = put('nan.json', '{"images": [{"height": NaN}], "annotations": []}');
+    await expect(openDataset(nan)).rejects.toThrow(/nan\.json: expected JSON.*JSON has no NaN, write null/);
   });
 });
 
@@ -395,9 +479,12 @@ describe.runIf(spawnSync('ffmpeg', ['-version']).status === 0)('a folder of vide
 
 describe('what it is given', () => {
   it('is told by its name and what is in it', async () => {
-    const file = at('one.tar');
-    await writeShard(file, [{ kind: 'pair', parts: [{ media: { image: red } }, { text: 'red' }] }]);
-    expect((await openDataset(file)).format).toBe('shards');
+    const writer = await ShardWriter.create(at('shards'));
+    await writer.add({ kind: 'pair', parts: [{ media: { image: red } }, { text: 'red' }] });
+    const question: Document = { kind: 'question', parts: [{ media: { image: red } }, { text: 'red' }] };
+    await expect(writer.add(question)).rejects.toThrow(/got a question\. Keep it in eval\.jsonl/);
+    await writer.close();
+    expect((await openDataset(at('shards', 'shard-000000.tar'))).format).toBe('shards');
     await expect(openDataset(at('nowhere'))).rejects.toThrow('there is no such file or folder');
     await expect(openDataset(at('p'))).rejects.toThrow(/expected shards .*got red\.png/);
     await expect(openDataset(put('x.tar.gz', ''))).rejects.toThrow(/got \.gz\. Unpack/);

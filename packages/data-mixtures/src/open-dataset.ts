@@ -108,6 +108,11 @@ class CombinedDataset implements Dataset {
     return this.datasets[group]!.where(number);
   }
 
+  async firstImage(index: number): Promise<string | undefined> {
+    const { group, number } = this.order.locate(index);
+    return this.datasets[group]!.firstImage?.(number);
+  }
+
   get(index: number): Promise<Document | BrokenDocument> {
     const { group, number } = this.order.locate(index);
     return this.datasets[group]!.get(number);

@@ -1,20 +1,33 @@
-// Reads parquet for ObelicsDataset. Plain JavaScript, as decode-worker.js is and for the same reason. Here because a damaged
-// file can keep the parser busy for ever: a worker can be ended.
+// Reads parquet for ObelicsDataset. Plain JavaScript for the same reason as decode-worker.js. Runs in a worker because a
+// damaged file can keep the parser busy forever, and a worker can be terminated.
+import { TextDecoder } from 'node:util';
 import { parentPort } from 'node:worker_threads';
 import * as zlib from 'node:zlib';
 import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema } from 'hyparquet';
 
-/** What Node can unfold beside what the parser can, to no more than the file says; Zstandard from Node 22.15 on. */
+/** Decompressors of Node, limited to the size that the file declares. Node has Zstandard from 22.15 on. */
 const compressors = Object.fromEntries(
   [
     ['GZIP', zlib.gunzipSync],
     ['BROTLI', zlib.brotliDecompressSync],
     ['ZSTD', zlib.zstdDecompressSync],
   ]
-    .filter(([, unfold]) => unfold)
-    .map(([codec, unfold]) => [codec, (bytes, size) => unfold(bytes, { maxOutputLength: Math.max(1, size) })]),
+    .filter(([, decompress]) => decompress)
+    .map(([codec, decompress]) => [codec, (bytes, size) => decompress(bytes, { maxOutputLength: Math.max(1, size) })]),
 );
 const readable = ['UNCOMPRESSED', 'SNAPPY', ...Object.keys(compressors)];
+
+const decoder = new TextDecoder('utf-8', { fatal: true });
+const parsers = {
+  /** Returns the bytes if they are not UTF-8, so that the page is rejected instead of garbled. */
+  stringFromBytes(bytes) {
+    try {
+      return bytes && decoder.decode(bytes);
+    } catch {
+      return bytes;
+    }
+  },
+};
 
 const open = async (path) => {
   const file = await asyncBufferFromFile(path);
@@ -22,7 +35,7 @@ const open = async (path) => {
 };
 
 const answers = {
-  /** Column names, rows and bytes of each row group, and how columns are compressed that cannot be read. */
+  /** Column names, rows and bytes of each row group, and compressions that cannot be read. */
   async describe({ path }) {
     const { metadata } = await open(path);
     const columns = parquetSchema(metadata).children.map((column) => column.element.name);
@@ -36,8 +49,8 @@ const answers = {
   },
   /** Rows as objects. */
   async read({ path, columns, rowStart, rowEnd }) {
-    // Bytes are not text: only columns of type STRING are decoded.
-    return parquetReadObjects({ ...(await open(path)), columns, rowStart, rowEnd, utf8: false, compressors });
+    // Without `utf8` only columns annotated as STRING are decoded, so that image bytes stay bytes.
+    return parquetReadObjects({ ...(await open(path)), columns, rowStart, rowEnd, utf8: false, compressors, parsers });
   },
 };
 

@@ -226,11 +226,11 @@ describe('media index of bare tokens', () => {
 });
 
 it('names a wrong option', () => {
-  expect(() => checkSampleOptions('Mixture: data set "x"', { maxTokens: 2 })).toThrow(
-    'Mixture: data set "x": maxTokens must be a whole number from 4, got 2.',
+  expect(() => checkSampleOptions('Mixture: dataset "x"', { maxTokens: 2 })).toThrow(
+    'Mixture: dataset "x": maxTokens must be a whole number from 4, got 2.',
   );
   expect(() => checkSampleOptions('here', { maxTokens: 8, pNext: 1.5 })).toThrow(
-    'pNext must be a probability, got 1.5',
+    'pNext must be a number from 0 to 1, got 1.5',
   );
 });
 

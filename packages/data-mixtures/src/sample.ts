@@ -1,66 +1,69 @@
+import { expectOneOf, expectProbability, expectWhole } from './checks';
 import type { Document, MediaRef } from './document';
 import { IGNORED_LABEL, openFlamingoLabels } from './open-flamingo';
 import type { RandomStream } from './random';
 import { encodeText, type TextTokenizer } from './tokenizer';
 
+const LOSS_RULES = ['paper', 'open-flamingo-interleaved', 'open-flamingo-pairs'] as const;
+
 /**
- * Which tokens are learned. The paper sums the likelihood over the text (eq. 2) and says nothing about marks, so:
+ * Which tokens the loss covers. The paper sums the likelihood over the text (eq. 2) and does not mention special tokens:
  *
- * - `paper`: text that sees an image, the `<EOC>` and `<EOS>` after such text. Never `<BOS>`, `<image>`, text with
- *   media index 0 (it sees no image, and the frozen language model knows how to write already), nor the `<EOC>` of a
- *   image without text (it would teach to answer an image with nothing).
- * - `open-flamingo-interleaved`, `open-flamingo-pairs`: what OpenFlamingo learns from MMC4 and from LAION.
+ * - `paper`: text that attends to an image, and the `<EOC>` and `<EOS>` after such text. Not covered: `<BOS>`, `<image>`,
+ *   text with media index 0 (it attends to no image, and the frozen language model can write already), and the `<EOC>` of
+ *   an image without text (it would teach to answer an image with nothing).
+ * - `open-flamingo-interleaved`, `open-flamingo-pairs`: the rules of OpenFlamingo for MMC4 and for LAION.
  */
-export type LossRule = 'paper' | 'open-flamingo-interleaved' | 'open-flamingo-pairs';
+export type LossRule = (typeof LOSS_RULES)[number];
 
 export interface SampleOptions {
-  /** Longest sequence, special tokens included. Paper: 256 for pages, 32 or 64 for pairs and clips. */
+  /** Maximum length of a sequence, special tokens included. Paper: 256 for pages, 32 or 64 for pairs and clips. */
   readonly maxTokens: number;
-  /** Most images of a page's sample. Paper and default: 5. */
+  /** Maximum number of images in the sample of a page. Paper and default: 5. */
   readonly maxMedia?: number;
-  /** Probability that a page's text looks at the next image instead of the previous one. Paper and default: 0.5. */
+  /** Probability that the text of a page attends to the next image instead of the previous one. Paper and default: 0.5. */
   readonly pNext?: number;
   /** Probability that the text of a pair or clip starts with an extra space. Paper and default: 0.5. */
   readonly leadingSpace?: number;
-  /** Default `paper`. */
+  /** Defaults to `paper`. */
   readonly lossRule?: LossRule;
 }
 
-/** One training sequence without padding; the four arrays run along the tokens. */
+/** One training sequence without padding. The three arrays have one entry per token. */
 export interface Sample {
   readonly tokens: Int32Array;
-  /** Which of `media` a token looks at, counted from 1; 0 for none. */
+  /** The 1-based number of the medium that a token attends to; 0 for none. */
   readonly mediaIndex: Int32Array;
-  /** 1 where the token is to be predicted (from the tokens before it). */
+  /** 1 if the loss covers the prediction of this token from the tokens before it. */
   readonly lossMask: Float32Array;
-  /** The images in the order of their `<image>` tokens. */
+  /** The media in the order of their `<image>` tokens. */
   readonly media: readonly MediaRef[];
 }
 
-/** Why a document gave no sample; the words are what reports count. */
+/** Why a document gives no sample. Reports count equal reasons. */
 export interface Rejection {
   readonly rejected: 'question for evaluation' | 'no media' | 'not exactly one medium' | 'no text to learn';
 }
 
-/** @throws Error naming the option, what it must be and what came */
-export function checkSampleOptions(where: string, o: SampleOptions): void {
-  const fail = (name: string, expected: string, got: unknown): never => {
-    throw new Error(`${where}: ${name} must be ${expected}, got ${String(got)}.`);
-  };
-  const { maxMedia = 5, pNext = 0.5, leadingSpace = 0.5 } = o;
-  // <BOS>, <image>, one token of text and its <EOC> are the shortest sequence that teaches something.
-  if (!Number.isInteger(o.maxTokens) || o.maxTokens < 4) fail('maxTokens', 'a whole number from 4', o.maxTokens);
-  if (!Number.isInteger(maxMedia) || maxMedia < 1) fail('maxMedia', 'a whole number from 1', maxMedia);
-  if (!(pNext >= 0 && pNext <= 1)) fail('pNext', 'a probability', pNext);
-  if (!(leadingSpace >= 0 && leadingSpace <= 1)) fail('leadingSpace', 'a probability', leadingSpace);
+/** @throws Error naming the option, the expected range and the value */
+export function checkSampleOptions(where: string, options: SampleOptions): void {
+  const { maxTokens, maxMedia = 5, pNext = 0.5, leadingSpace = 0.5, lossRule = 'paper' } = options;
+  // The shortest useful sequence is <BOS>, <image>, one token of text and its <EOC>.
+  expectWhole(`${where}: maxTokens`, maxTokens, 4);
+  expectWhole(`${where}: maxMedia`, maxMedia, 1);
+  expectProbability(`${where}: pNext`, pNext);
+  expectProbability(`${where}: leadingSpace`, leadingSpace);
+  expectOneOf(`${where}: lossRule`, lossRule, LOSS_RULES);
 }
 
 /**
- * Turns a document into one training sequence.
+ * Converts a document to one training sequence.
  *
- * Pairs and clips: `<BOS><image>text<EOC><EOS>`. Pages: `<image>` where the image stood, `<EOC>` before every
- * `<image>` that something precedes and at the end, `<BOS>...<EOS>`; of a longer page a random window. A text that is
- * cut short ends without `<EOC>` and `<EOS>`, so that stopping in the middle of a sentence is never learned.
+ * Pairs and clips: `<BOS><image>text<EOC><EOS>`. Pages: `<BOS>...<EOS>` with `<image>` at the position of each image, and
+ * `<EOC>` at the end and before every `<image>` that is not the first item. A page longer than `maxTokens` gives a random
+ * window. Truncated text ends without `<EOC>` and `<EOS>`, so that the model never learns to stop in mid-sentence.
+ *
+ * @throws Error if an option is out of range
  */
 export function buildSample(
   document: Document,
@@ -68,9 +71,10 @@ export function buildSample(
   options: SampleOptions,
   random: RandomStream,
 ): Sample | Rejection {
+  checkSampleOptions('buildSample', options);
   const { pNext = 0.5, leadingSpace = 0.5, lossRule = 'paper' } = options;
   const isPage = document.kind === 'page';
-  // Both are drawn whether they are used or not: the stream of a document does not depend on its kind.
+  // Draws both even if unused, so that the random stream does not depend on the kind of document.
   const looksAhead = random.uniform() < pNext && isPage;
   const addsSpace = random.uniform() < leadingSpace && !isPage;
 
@@ -88,14 +92,14 @@ export function buildSample(
     ? nextMediaIndexOf(tokens, tokenizer.special.image)
     : mediaIndexOf(tokens, tokenizer.special.image);
   const lossMask = lossMaskOf(sequence, tokens, mediaIndex, tokenizer, lossRule);
-  // Without media: all stood at the window's end, where no text looks at them.
+  // Without media: all of them were at the end of the window, where no text attends to them.
   if (media.length === 0 || !lossMask.includes(1)) return { rejected: 'no text to learn' };
   return { tokens, mediaIndex, lossMask, media };
 }
 
 /**
- * The paper's phi: for each token the number of `<image>` tokens up to and including it, 0 before the first
- * (section 2.3; that a mark belongs to its own image is OpenFlamingo's reading).
+ * Phi in the paper: for each token the number of `<image>` tokens up to and including it, 0 before the first
+ * (section 2.3). That `<image>` itself belongs to its own image is OpenFlamingo's reading.
  */
 export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const index = new Int32Array(tokens.length);
@@ -105,10 +109,9 @@ export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Arr
 }
 
 /**
- * The index of pages whose text stands before its image (appendix A.3.2): the first image at or after the token.
- * Text after the last image keeps that one. It has no next image; 0 would show the model text that comes after a
- * image and sees none, which never happens when it is prompted, and would lose the text of every page that opens
- * with its only image.
+ * The index of pages whose text precedes its image (appendix A.3.2): the first image at or after the token. Text after the
+ * last image attends to that one. With 0 the model would see text after an image that attends to none, which never occurs
+ * in prompts, and a page that starts with its only image would lose all its text.
  */
 export function nextMediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const previous = mediaIndexOf(tokens, image);
@@ -116,15 +119,15 @@ export function nextMediaIndexOf(tokens: ArrayLike<number>, image: number): Int3
   return previous.map((index, i) => (tokens[i] === image ? index : Math.min(index + 1, count)));
 }
 
-/** A token with what is known of it. */
+/** A token of a sequence under construction. */
 interface Item {
   readonly id: number;
-  /** True: the text is given, not learned. */
+  /** Whether the text is given, so that the loss does not cover it. */
   readonly given?: boolean;
   readonly media?: MediaRef;
 }
 
-/** The whole page without `<BOS>`, with `<EOS>`. */
+/** The whole page with `<EOS>` but without `<BOS>`. */
 function pageSequence(document: Document, tokenizer: TextTokenizer): Item[] {
   const { image, endOfChunk, eos } = tokenizer.special;
   const items: Item[] = [];
@@ -140,25 +143,25 @@ function pageSequence(document: Document, tokenizer: TextTokenizer): Item[] {
   return items;
 }
 
-/** The image first, wherever the document had it, then the text. */
+/** The image first, wherever it is in the document, then the text. */
 function pairSequence(document: Document, tokenizer: TextTokenizer, maxTokens: number, lead: string): Item[] {
   const { bos, image, endOfChunk, eos } = tokenizer.special;
   const front: Item[] = bos === undefined ? [] : [{ id: bos }];
-  const marks: Item[] = [];
+  const images: Item[] = [];
   const text: Item[] = [];
   for (const run of textRuns(document.parts)) {
-    if ('media' in run) marks.push({ id: image, media: run.media });
+    if ('media' in run) images.push({ id: image, media: run.media });
     else {
       const spaced = text.length === 0 ? lead + run.text : run.text;
       for (const id of encodeText(tokenizer, spaced)) text.push({ id, given: run.given });
     }
   }
-  return [...front, ...marks, ...text, { id: endOfChunk }, { id: eos }].slice(0, maxTokens);
+  return [...front, ...images, ...text, { id: endOfChunk }, { id: eos }].slice(0, maxTokens);
 }
 
 type Run = { readonly media: MediaRef } | { text: string; readonly given: boolean };
 
-/** Neighbouring texts of the same use are one text: a tokenizer may join words across the seam. */
+/** Joins adjacent texts, because a tokenizer may merge characters across the boundary. */
 function textRuns(parts: Document['parts']): Run[] {
   const runs: Run[] = [];
   for (const part of parts) {
@@ -175,8 +178,8 @@ function textRuns(parts: Document['parts']): Run[] {
 }
 
 /**
- * A window of a page, `<BOS>` in front: drawn among those that hold an `<image>` with something after it, cut where the
- * images exceed `maxMedia`. Marks are one token each, so none is ever halved; one left without its partner is dropped.
+ * Draws a window of a page from those that contain an `<image>` with something after it, and puts `<BOS>` first. Ends it
+ * before the images exceed `maxMedia`. Drops special tokens whose counterpart is outside the window.
  */
 function pageWindow(
   items: readonly Item[],
@@ -194,12 +197,12 @@ function pageWindow(
     start = starts[random.int(starts.length)]!;
   }
   const window = items.slice(start, start + length);
-  // An <EOC> in front closes a chunk that is not in the window.
+  // A leading <EOC> closes a chunk that is not in the window.
   if (start > 0 && window[0]!.id === endOfChunk) window.shift();
   return [...front, ...limitMedia(window, maxMedia, looksAhead, endOfChunk)];
 }
 
-/** Where windows of this length may start: an `<image>` lies in them and is not their last token. */
+/** Starts of the windows of this length that contain an `<image>` before their last token. */
 function windowStarts(items: readonly Item[], length: number): number[] {
   const starts: number[] = [];
   let next = 0;
@@ -211,18 +214,18 @@ function windowStarts(items: readonly Item[], length: number): number[] {
   return starts;
 }
 
-/** Ends a window before the first image too many, and before images at its end that no text looks at. */
+/** Ends a window before the first image beyond the limit, and before images at its end that no text attends to. */
 function limitMedia(
   window: readonly Item[],
   maxMedia: number,
   looksAhead: boolean,
   endOfChunk: number,
 ): readonly Item[] {
-  const places = window.flatMap((item, i) => (item.media ? [i] : []));
-  // Looking ahead, the text after the last image allowed belongs to the one that is dropped.
-  if (looksAhead) return places.length > maxMedia ? window.slice(0, places[maxMedia - 1]! + 1) : window;
-  let end = places[maxMedia] ?? window.length;
-  // Images in a row are `<image><EOC><image>`: an <EOC> right after an <image> closes a text that is not there.
+  const positions = window.flatMap((item, i) => (item.media ? [i] : []));
+  // When looking ahead, the text after the last allowed image attends to a dropped one.
+  if (looksAhead) return positions.length > maxMedia ? window.slice(0, positions[maxMedia - 1]! + 1) : window;
+  let end = positions[maxMedia] ?? window.length;
+  // Adjacent images are `<image><EOC><image>`. An <EOC> right after an <image> closes an empty text.
   const bare = () => window[end - 1]?.media ?? (window[end - 1]?.id === endOfChunk && window[end - 2]?.media);
   while (bare()) end--;
   return window.slice(0, end);
@@ -237,7 +240,7 @@ function lossMaskOf(
 ): Float32Array {
   const mask = new Float32Array(tokens.length);
   const labels = rule === 'paper' ? undefined : openFlamingoLabels(tokens, special, rule);
-  // Nothing stands before the first token that it could be predicted from.
+  // The first token has no predecessor to predict it from.
   for (let i = 1; i < tokens.length; i++) {
     const closes = tokens[i] === special.endOfChunk || tokens[i] === special.eos;
     const learned = labels

@@ -1,18 +1,26 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 
-/** More parts than any page has; a larger number is there to fill the memory. */
+/** Limits of one document, which keep a malicious shard from filling the memory. */
 export const MAX_PARTS = 10_000;
-/** A page's text, or a caption. */
 export const MAX_TEXT_BYTES = 2 ** 26;
-/** Images of one document together. */
+/** All images of a document together. */
 export const MAX_DOCUMENT_BYTES = 2 ** 30;
 
 const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/);
-const image = z.strictObject({ member: z.string().min(1), sha256: sha256Hex });
+const image = z.strictObject({
+  /** Extension of the tar member that holds the image. */
+  member: z.string().min(1),
+  /** Key of the document that holds the member, if it is an earlier document of the same shard. */
+  of: z.string().min(1).optional(),
+  sha256: sha256Hex,
+});
 const named = { name: z.string().optional(), alt: z.string().optional() };
 
-/** The JSON member of a document. Images are members beside it, named by their extension. */
+/**
+ * The JSON member of a document. Images are tar members with the same key. A shard holds each image once: later documents
+ * refer to the member of the first.
+ */
 export const storedDocument = z.strictObject({
   flamingo: z.literal(1),
   kind: z.enum(['page', 'pair', 'clip']),
@@ -34,7 +42,7 @@ const counts = z.record(z.string(), z.number().int().min(0));
 const total = z.number().int().min(0);
 
 const shardEntry = z.strictObject({
-  /** A file beside the manifest, so no path. */
+  /** Name of a file next to the manifest, without a path. */
   name: z.string().regex(/^[\w-][\w.-]*\.tar$/),
   bytes: total,
   sha256: sha256Hex,
@@ -49,16 +57,16 @@ export const manifestSchema = z.strictObject({
   format: z.literal('flamingo-shards'),
   version: z.literal(1),
   documents: total,
-  /** Images, the frames of clips among them. */
+  /** Images of all documents, frames of clips included. An image that several documents share counts for each. */
   images: total,
   tokens: total,
-  /** What one token is in `tokens`. */
+  /** Name of the tokenizer that counted `tokens`. */
   tokensAre: z.string(),
-  /** What was left out while the shards were made, by reason. */
+  /** Counts of what was dropped while writing the shards, by reason. */
   dropped: counts,
   shards: z.array(shardEntry),
 });
-/** What a folder of shards holds. */
+/** The contents of a folder of shards. */
 export type Manifest = z.infer<typeof manifestSchema>;
 export const MANIFEST = 'manifest.json';
 
@@ -66,13 +74,13 @@ export const sha256 = (bytes: Uint8Array | string) => createHash('sha256').updat
 
 const SEAL = /,"sha256":"([0-9a-f]{64})"\}$/;
 
-/** JSON whose last key is the checksum of all before it. */
+/** Serialises to JSON whose last key is the checksum of everything before it. */
 export function seal(value: object): string {
   const open = JSON.stringify(value).slice(0, -1);
   return `${open},"sha256":"${sha256(open)}"}`;
 }
 
-/** What was sealed; undefined where the checksum is missing or wrong. */
+/** Parses sealed JSON. Returns undefined if the checksum is missing or wrong. */
 export function unseal(text: string): unknown {
   const found = SEAL.exec(text);
   if (!found) return undefined;
@@ -80,7 +88,7 @@ export function unseal(text: string): unknown {
   return sha256(open) === found[1] ? (JSON.parse(`${open}}`) as unknown) : undefined;
 }
 
-/** How a document's members are told from those of the next: the key ends at the first dot of the file name. */
+/** Splits the name of a member at the first dot of its file name. Members with the same key form a document. */
 export function splitName(name: string): { readonly key: string; readonly extension: string } | undefined {
   const [, key, extension] = /^((?:.*\/)?[^/.]+)\.([^/]+)$/s.exec(name) ?? [];
   return key === undefined || extension === undefined ? undefined : { key, extension: extension.toLowerCase() };
@@ -96,11 +104,11 @@ const SIGNATURES: readonly (readonly [RegExp, string])[] = [
   [/^\s*<(\?xml|svg|!DOCTYPE svg)/i, 'svg'],
 ];
 
-/** By what the bytes are, whatever their file was called. */
+/** Determines the extension from the bytes, not from a file name. */
 export function imageExtension(bytes: Uint8Array): string {
   const start = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 64)).toString('latin1');
   return SIGNATURES.find(([signature]) => signature.test(start))?.[1] ?? 'bin';
 }
 
-/** Extensions under which an image is looked for beside a caption. */
+/** Extensions of images in shards of img2dataset. */
 export const IMAGE_EXTENSIONS = ['jpg', 'jpeg', 'png', 'webp', 'gif', 'avif', 'tiff', 'bmp'];

@@ -3,11 +3,11 @@ import { open, readdir, readFile, type FileHandle } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
 import { basename, dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { LRUCache } from 'lru-cache';
 import type { Dataset } from './dataset';
 import { closeGaps, type BrokenDocument, type Document, type MediaPart, type TextPart } from './document';
 import { Faults } from './faults';
 import { GroupedOrder } from './grouped-order';
-import { RecentlyUsed } from './recently-used';
 import {
   IMAGE_EXTENSIONS,
   MANIFEST,
@@ -22,24 +22,44 @@ import {
   type StoredImage,
 } from './shard-format';
 import { listTar, readBytes, type TarMember } from './tar';
+import { decodeUtf8, jsonProblem } from './text';
 
-/** Shards among whose documents an order is shuffled; the lists of twice as many are kept. */
+/** Number of shards whose documents are shuffled together. The listings of twice as many are cached. */
 const SHUFFLED_SHARDS = 16;
+
+/** How the JSON of a document by `ShardWriter` begins. */
+const OWN = '{"flamingo":';
 
 const isShard = (name: string) => /^[^.].*\.tar$/.test(name);
 
-/** The members of one document by extension. */
-type Members = ReadonlyMap<string, TarMember>;
+/** A document of a shard. `members` is by extension. */
+interface ListedDocument {
+  readonly key: string;
+  readonly archive: number;
+  readonly members: Map<string, TarMember>;
+}
 
-/** Reads `manifest.json` of a folder of shards; undefined where there is none. */
+/** The documents of a shard in order. */
+class Listing {
+  readonly documents: ListedDocument[] = [];
+  private byKey: Map<string, ListedDocument> | undefined;
+
+  /** The members of the document with a key in one of the concatenated archives. */
+  membersOf(archive: number, key: string): ListedDocument['members'] | undefined {
+    this.byKey ??= new Map([...this.documents].reverse().map((d) => [`${d.archive} ${d.key}`, d]));
+    return this.byKey.get(`${archive} ${key}`)?.members;
+  }
+}
+
+/** Reads `manifest.json` of a folder of shards. Returns undefined if there is none. */
 export async function readManifest(folder: string): Promise<Manifest | undefined> {
   const file = join(folder, MANIFEST);
   if (!existsSync(file)) return undefined;
   const fail = (what: string) =>
-    new Error(`${file}: ${what}. Write the shards again, or remove it to read them unverified.`);
+    new Error(`${file}: ${what}. Write the shards again, or remove this file to read them unverified.`);
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(file, 'utf8'));
+    value = JSON.parse(decodeUtf8(await readFile(file)) ?? '');
   } catch (error) {
     throw fail(`expected JSON (${(error as Error).message})`);
   }
@@ -50,15 +70,18 @@ export async function readManifest(folder: string): Promise<Manifest | undefined
 }
 
 /**
- * Documents of WebDataset shards: ours, and pairs of image and `txt` or `json` caption as img2dataset writes them for
- * LAION and COYO. Only headers are read before a document is asked for. A document that is broken is given as the reason;
- * a broken image is left out of its page. Both are counted in `faults`.
+ * Documents of WebDataset shards: those of `ShardWriter`, and img2dataset's pairs of an image and a `txt` or `json` caption
+ * (LAION, COYO). Reads only headers until a document is requested. Returns the reason for a broken document, removes
+ * broken images from pages, and counts both in `faults`.
  */
 export class ShardDataset implements Dataset {
   readonly format = 'shards';
   readonly length: number;
   private readonly order: GroupedOrder;
-  private readonly lists = new RecentlyUsed<string, Promise<readonly Members[]>>(2 * SHUFFLED_SHARDS);
+  private readonly listings = new LRUCache<string, Promise<Listing>>({
+    max: 2 * SHUFFLED_SHARDS,
+    memoMethod: (file) => listDocuments(file, this.faults),
+  });
 
   private constructor(
     readonly files: readonly string[],
@@ -71,8 +94,9 @@ export class ShardDataset implements Dataset {
   }
 
   /**
-   * @param path a shard, or a folder of them. Where a manifest says what they hold they are opened when needed; others
-   *             are listed first, once
+   * Opening lists every shard once, unless a manifest has the counts.
+   *
+   * @param path a shard or a folder of shards
    */
   static async open(path: string): Promise<ShardDataset> {
     const isOne = path.endsWith('.tar');
@@ -90,10 +114,10 @@ export class ShardDataset implements Dataset {
     const lost: Faults[] = [];
     for (const file of files) {
       const faults = new Faults();
-      const { length } = await listDocuments(file, faults);
+      const { length } = (await listDocuments(file, faults)).documents;
       counts.push(length);
       if (length > 0) continue;
-      // Others are listed again when they are read, and counted then; nobody will ask for a document of this one.
+      // Faults of other shards are counted when their documents are read. This one has no document to read.
       faults.add('shard without documents', file);
       lost.push(faults);
     }
@@ -117,18 +141,18 @@ export class ShardDataset implements Dataset {
   }
 
   private async read(file: string, number: number, where: string): Promise<Document | BrokenDocument> {
-    let list: readonly Members[];
+    let listing: Listing;
     try {
-      list = await this.lists.get(file, () => listDocuments(file, this.faults));
+      listing = await this.listings.memo(file);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { rejected: 'missing shard' };
       throw error;
     }
-    const members = list[number];
-    if (!members) return { rejected: 'missing document' };
+    const listed = listing.documents[number];
+    if (!listed) return { rejected: 'missing document' };
     const handle = await open(file);
     try {
-      return await readDocument(handle, members, (reason) => this.faults.add(reason, where));
+      return await readDocument(handle, listing, listed, (reason) => this.faults.add(reason, where));
     } finally {
       await handle.close();
     }
@@ -136,15 +160,15 @@ export class ShardDataset implements Dataset {
 }
 
 /**
- * Compares a folder's shards with its manifest, byte for byte. Gives one line for each that differs, is missing, or lies
- * there unlisted: what is not listed is not read.
+ * Compares the checksums of a folder's shards with its manifest. Returns one line for each shard that differs, is missing,
+ * or is not listed and therefore not read.
  */
 export async function verifyShards(folder: string, manifest: Manifest): Promise<string[]> {
   const problems: string[] = [];
   for (const shard of manifest.shards) {
     const file = join(folder, shard.name);
     if (!existsSync(file)) {
-      problems.push(`${file}: listed in ${MANIFEST}, but not there`);
+      problems.push(`${file}: listed in ${MANIFEST}, but missing`);
       continue;
     }
     const hash = createHash('sha256');
@@ -159,43 +183,48 @@ export async function verifyShards(folder: string, manifest: Manifest): Promise<
   return problems;
 }
 
-/** Groups members that follow one another under one key. */
-async function listDocuments(file: string, faults: Faults): Promise<Members[]> {
-  const documents: Map<string, TarMember>[] = [];
-  let last: string | undefined;
+/** Groups adjacent members with the same key. */
+async function listDocuments(file: string, faults: Faults): Promise<Listing> {
+  const listing = new Listing();
+  const { documents } = listing;
   for (const member of await listTar(file, faults)) {
     const name = splitName(member.name);
     if (!name) continue;
-    if (name.key !== last) documents.push(new Map());
-    last = name.key;
-    const members = documents[documents.length - 1]!;
+    const { archive } = member;
+    const last = documents[documents.length - 1];
+    if (name.key !== last?.key || archive !== last.archive)
+      documents.push({ key: name.key, archive, members: new Map() });
+    const { members } = documents[documents.length - 1]!;
     if (members.has(name.extension)) faults.add('member given twice', `${file}, ${member.name}`);
     else members.set(name.extension, member);
   }
-  return documents;
+  return listing;
 }
 
 async function readDocument(
   file: FileHandle,
-  members: Members,
+  listing: Listing,
+  listed: ListedDocument,
   fault: (reason: string) => void,
 ): Promise<Document | BrokenDocument> {
+  const { members } = listed;
   const json = members.get('json');
   if (json && json.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
-  const text = json && (await readBytes(file, json.offset, json.size)).toString('utf8');
-  if (text?.startsWith('{"flamingo":')) return readOwn(file, members, text, fault);
-  return readPair(file, members, text);
+  const bytes = json && (await readBytes(file, json.offset, json.size));
+  if (bytes?.toString('latin1', 0, OWN.length) === OWN) return readOwn(file, listing, listed, bytes, fault);
+  return readPair(file, members, bytes);
 }
 
 async function readOwn(
   file: FileHandle,
-  members: Members,
-  text: string,
+  listing: Listing,
+  { key, archive, members }: ListedDocument,
+  json: Buffer,
   fault: (reason: string) => void,
 ): Promise<Document | BrokenDocument> {
   let value: unknown;
   try {
-    value = unseal(text);
+    value = unseal(json.toString('utf8'));
   } catch {
     return { rejected: 'not JSON' };
   }
@@ -205,8 +234,8 @@ async function readOwn(
   const { kind, parts: stored, about } = result.data;
 
   let budget = MAX_DOCUMENT_BYTES;
-  const load = async ({ member, sha256: expected }: StoredImage): Promise<Uint8Array | undefined> => {
-    const found = members.get(member);
+  const load = async ({ member, of, sha256: expected }: StoredImage): Promise<Uint8Array | undefined> => {
+    const found = (of === undefined || of === key ? members : listing.membersOf(archive, of))?.get(member);
     if (!found) return void fault('missing image');
     budget -= found.size;
     if (budget < 0) return void fault('images too large');
@@ -236,27 +265,32 @@ async function readOwn(
   return { kind, parts: closeGaps(parts), ...(about && { about }) };
 }
 
-/** An image with a caption: `txt`, or `caption` in the `json`. */
+/** A pair of img2dataset: an image with a caption in its `txt`, or as `caption` in its `json`. */
 async function readPair(
   file: FileHandle,
-  members: Members,
-  json: string | undefined,
+  members: ListedDocument['members'],
+  json: Buffer | undefined,
 ): Promise<Document | BrokenDocument> {
   const member = IMAGE_EXTENSIONS.map((extension) => members.get(extension)).find((m) => m);
   if (!member) return { rejected: 'no image' };
   const txt = members.get('txt');
   if (txt && txt.size > MAX_TEXT_BYTES) return { rejected: 'text too large' };
-  const caption = txt ? (await readBytes(file, txt.offset, txt.size)).toString('utf8') : captionOf(json);
-  if (!caption?.trim()) return { rejected: 'no caption' };
+  const bytes = txt ? await readBytes(file, txt.offset, txt.size) : json;
+  const text = bytes ? decodeUtf8(bytes) : '';
+  if (text === undefined) return { rejected: 'text is not UTF-8' };
+  const caption = txt ? text : captionOf(text);
+  if (typeof caption !== 'string') return caption;
+  if (caption.trim() === '') return { rejected: 'no caption' };
   const image = await readBytes(file, member.offset, member.size);
   return { kind: 'pair', parts: [{ media: { image, name: member.name } }, { text: caption.trim() }] };
 }
 
-function captionOf(json: string | undefined): string | undefined {
+function captionOf(json: string): string | BrokenDocument {
+  if (json === '') return '';
   try {
-    const { caption } = JSON.parse(json ?? '{}') as { caption?: unknown };
-    return typeof caption === 'string' ? caption : undefined;
-  } catch {
-    return undefined;
+    const value = JSON.parse(json) as { caption?: unknown } | null;
+    return typeof value?.caption === 'string' ? value.caption : '';
+  } catch (error) {
+    return { rejected: 'not JSON', detail: jsonProblem(error, json) };
   }
 }

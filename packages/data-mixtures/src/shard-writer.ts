@@ -15,33 +15,34 @@ import {
   type ShardEntry,
   type StoredImage,
 } from './shard-format';
+import { expectWhole } from './checks';
 import { MAX_MEMBER_BYTES, TAR_END, tarMember } from './tar';
 
 /** Counts tokens for a manifest. */
 export interface TokenCounter {
-  /** What is counted, for people: the tokenizer's name. */
+  /** Name of the tokenizer, for people. */
   readonly name: string;
   count(text: string): number;
 }
 
-/** A count that needs no tokenizer, and is within a third of what most of them give for English. */
+/** Counts words and punctuation marks. Needs no tokenizer; for English within a third of most tokenizers' counts. */
 export const wordCounter: TokenCounter = {
   name: 'words and punctuation marks',
   count: (text) => text.match(/[\p{L}\p{M}\p{N}]+|[^\s\p{L}\p{M}\p{N}]/gu)?.length ?? 0,
 };
 
 export interface ShardWriterOptions {
-  /** Shards are named `PREFIX-000000.tar` and so on. Default `shard`. */
+  /** Shards are named `PREFIX-000000.tar` and so on. Defaults to `shard`. */
   readonly prefix?: string;
-  /** A shard is closed at the first document that reaches either. Default 1000 documents, 512 MiB. */
+  /** A shard ends at the first document that reaches either limit. Defaults to 10,000 documents and 512 MiB. */
   readonly maxDocuments?: number;
   readonly maxBytes?: number;
   readonly tokens?: TokenCounter;
 }
 
-/** A document that no shard holds: larger than a reader takes. Nothing of it is written, and others can follow. */
+/** A document that exceeds the limits of the reader. The writer has written nothing of it and stays usable. */
 export class DocumentTooLarge extends Error {
-  /** @param reason in a few words, as `dropped` counts them */
+  /** @param reason in a few words, for counting */
   constructor(
     readonly reason: string,
     detail: string,
@@ -51,8 +52,8 @@ export class DocumentTooLarge extends Error {
 }
 
 /**
- * Writes documents as WebDataset shards, one after the other, and their manifest last. Each shard is written beside its
- * place and renamed when it is whole; equal documents give equal bytes.
+ * Writes documents as WebDataset shards, and a manifest at the end. Writes each shard to a temporary file and renames it
+ * when it is complete. Stores images of equal bytes once per shard. Equal documents give equal bytes.
  */
 export class ShardWriter {
   private readonly shards: ShardEntry[] = [];
@@ -64,12 +65,14 @@ export class ShardWriter {
     private readonly options: Required<ShardWriterOptions>,
   ) {}
 
-  /** @throws Error where the folder holds a manifest already: what is there would be mixed with what comes */
+  /** @throws Error if an option is wrong, or if the folder already has a manifest */
   static async create(folder: string, options: ShardWriterOptions = {}): Promise<ShardWriter> {
-    const { prefix = 'shard', maxDocuments = 1000, maxBytes = 2 ** 29, tokens = wordCounter } = options;
+    const { prefix = 'shard', maxDocuments = 10_000, maxBytes = 2 ** 29, tokens = wordCounter } = options;
     if (!/^[\w-]{1,60}$/.test(prefix)) {
       throw new Error(`ShardWriter: prefix must be 1 to 60 letters, digits, - and _, got ${JSON.stringify(prefix)}.`);
     }
+    expectWhole('ShardWriter: maxDocuments', maxDocuments, 1);
+    expectWhole('ShardWriter: maxBytes', maxBytes, 1);
     await mkdir(folder, { recursive: true });
     if (existsSync(join(folder, MANIFEST))) {
       throw new Error(
@@ -80,9 +83,9 @@ export class ShardWriter {
   }
 
   /**
-   * One call at a time.
+   * Adds a document. Await each call before the next.
    *
-   * @throws DocumentTooLarge where the document is too large; the writer goes on with the next
+   * @throws DocumentTooLarge if readers would reject the document
    */
   async add(document: Document): Promise<void> {
     const { prefix, maxDocuments, maxBytes, tokens } = this.options;
@@ -92,18 +95,18 @@ export class ShardWriter {
     if (this.current.documents >= maxDocuments || this.current.bytes >= maxBytes) await this.closeShard();
   }
 
-  /** Counts something that was left out, for the manifest. */
+  /** Counts something that was dropped, for the manifest. */
   drop(reason: string, count = 1): void {
     this.dropped[reason] = (this.dropped[reason] ?? 0) + count;
   }
 
-  /** Writes what is open, and the manifest. */
+  /** Finishes the open shard and writes the manifest. */
   async close(): Promise<Manifest> {
     await this.closeShard();
     return writeManifest(this.folder, this.shards, this.dropped, this.options.tokens);
   }
 
-  /** Takes back the shard that is open; whole ones stay, without a manifest. */
+  /** Removes the open shard. Finished shards stay, without a manifest. */
   async abort(): Promise<void> {
     await this.current?.abort();
     this.current = undefined;
@@ -116,33 +119,11 @@ export class ShardWriter {
   }
 }
 
-/**
- * Writes one shard of given documents, whole or not at all: what one worker of many does with its unit of work. Their
- * entries make the manifest.
- *
- * @param path ends in `.tar`
- */
-export async function writeShard(
-  path: string,
-  documents: Iterable<Document> | AsyncIterable<Document>,
-  tokens = wordCounter,
-): Promise<ShardEntry> {
-  const shard = await OpenShard.create(path, tokens);
-  try {
-    for await (const document of documents) await shard.add(document);
-    return await shard.close();
-  } catch (error) {
-    await shard.abort();
-    throw error;
-  }
-}
-
-/** Writes `manifest.json` of a folder whose shards are all there. */
-export async function writeManifest(
+async function writeManifest(
   folder: string,
   shards: readonly ShardEntry[],
   dropped: Readonly<Record<string, number>>,
-  tokens = wordCounter,
+  tokens: TokenCounter,
 ): Promise<Manifest> {
   const sum = (key: 'documents' | 'images' | 'tokens') => shards.reduce((n, shard) => n + shard[key], 0);
   const manifest: Manifest = {
@@ -166,7 +147,7 @@ export async function writeManifest(
   return manifest;
 }
 
-/** A file that is there whole or not at all: written beside its place, flushed to the disk, renamed. */
+/** Writes a file atomically: to a temporary file, flushed to disk, then renamed. */
 class PartialFile {
   bytes = 0;
   private readonly hash: Hash = createHash('sha256');
@@ -188,7 +169,7 @@ class PartialFile {
     this.bytes += bytes.length;
   }
 
-  /** @returns the checksum */
+  /** @returns the SHA-256 of the file */
   async finish(): Promise<string> {
     await this.handle.sync();
     await this.handle.close();
@@ -206,6 +187,8 @@ class OpenShard {
   documents = 0;
   private images = 0;
   private tokens = 0;
+  /** Images in the shard by their checksum. */
+  private readonly stored = new Map<string, StoredImage>();
 
   private constructor(
     private readonly path: string,
@@ -227,27 +210,12 @@ class OpenShard {
         `Shard ${this.path}: shards store pages, pairs and clips, got a question. Keep it in eval.jsonl.`,
       );
     }
-    const key = String(this.documents).padStart(8, '0');
-    const members: Buffer[] = [];
-    let budget = MAX_DOCUMENT_BYTES;
-    const store = async (image: EncodedImage, media: MediaRef): Promise<StoredImage> => {
-      const bytes = typeof image === 'string' ? await readImage(image) : image;
-      if (bytes.length > MAX_MEMBER_BYTES) {
-        throw new DocumentTooLarge('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
-      }
-      budget -= bytes.length;
-      if (budget < 0) {
-        const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
-        throw new DocumentTooLarge('images too large', `${mediaName(media)}: images of more than ${most}.`);
-      }
-      const member = `${members.length}.${imageExtension(bytes)}`;
-      members.push(tarMember(`${key}.${member}`, bytes));
-      return { member, sha256: sha256(bytes) };
-    };
     const most = document.parts.reduce((n, part) => Math.max(n, framesOf(part)), document.parts.length);
     if (most > MAX_PARTS) {
       throw new DocumentTooLarge('too many parts', `A document may have ${MAX_PARTS} parts or frames, got ${most}.`);
     }
+    const key = String(this.documents).padStart(8, '0');
+    const images = new DocumentImages(key, this.stored);
     const parts: object[] = [];
     let tokens = 0;
     for (const part of document.parts) {
@@ -257,26 +225,26 @@ class OpenShard {
         continue;
       }
       const { media } = part;
-      if ('key' in media)
-        throw new Error(`Shard ${this.path}: ${mediaName(media)} is no image. Shards take files and bytes.`);
+      if ('key' in media) {
+        throw new Error(`Shard ${this.path}: expected images as files or bytes, got ${mediaName(media)}.`);
+      }
       const about = { name: media.name ?? pathOf(media), alt: media.alt };
-      if ('image' in media) parts.push({ image: await store(media.image, media), ...about });
+      if ('image' in media) parts.push({ image: await images.add(media.image, media), ...about });
       else {
         const frames: StoredImage[] = [];
-        for (const frame of media.frames) frames.push(await store(frame, media));
+        for (const frame of media.frames) frames.push(await images.add(frame, media));
         parts.push({ frames, ...about });
       }
     }
     const text = Buffer.from(seal({ flamingo: 1, kind: document.kind, parts, about: document.about }));
     if (text.length > MAX_TEXT_BYTES) {
-      throw new DocumentTooLarge(
-        'text too large',
-        `A document may have ${MAX_TEXT_BYTES} bytes of text, got ${text.length}.`,
-      );
+      const got = `A document may have ${MAX_TEXT_BYTES} bytes of text, got ${text.length}.`;
+      throw new DocumentTooLarge('text too large', got);
     }
-    await this.file.write(Buffer.concat([tarMember(`${key}.json`, text), ...members]));
+    await this.file.write(Buffer.concat([tarMember(`${key}.json`, text), ...images.members]));
+    for (const [hash, { member }] of images.added) this.stored.set(hash, { member, of: key, sha256: hash });
     this.documents++;
-    this.images += members.length;
+    this.images += images.count;
     this.tokens += tokens;
   }
 
@@ -292,19 +260,54 @@ class OpenShard {
   }
 }
 
+/** Collects the images of one document: new members, and references to images that the shard already has. */
+class DocumentImages {
+  readonly members: Buffer[] = [];
+  readonly added = new Map<string, StoredImage>();
+  count = 0;
+  private bytes = 0;
+
+  constructor(
+    private readonly key: string,
+    private readonly stored: ReadonlyMap<string, StoredImage>,
+  ) {}
+
+  async add(image: EncodedImage, media: MediaRef): Promise<StoredImage> {
+    const bytes = typeof image === 'string' ? await readImage(image) : image;
+    if (bytes.length > MAX_MEMBER_BYTES) {
+      throw new DocumentTooLarge('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
+    }
+    // A reader loads an image as often as the document shows it.
+    this.bytes += bytes.length;
+    if (this.bytes > MAX_DOCUMENT_BYTES) {
+      const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
+      throw new DocumentTooLarge('images too large', `${mediaName(media)}: images of more than ${most}.`);
+    }
+    this.count++;
+    const hash = sha256(bytes);
+    const known = this.added.get(hash) ?? this.stored.get(hash);
+    if (known) return known;
+    const member = `${this.members.length}.${imageExtension(bytes)}`;
+    this.members.push(tarMember(`${this.key}.${member}`, bytes));
+    const fresh = { member, sha256: hash };
+    this.added.set(hash, fresh);
+    return fresh;
+  }
+}
+
 const framesOf = (part: Document['parts'][number]) =>
   'media' in part && 'frames' in part.media ? part.media.frames.length : 1;
 
-/** File name of an image, for reports; folders of the machine that wrote the shard concern nobody. */
+/** File name of an image, for reports. The folders of the machine that wrote the shard are private. */
 function pathOf(media: MediaRef): string | undefined {
   const first = 'image' in media ? media.image : 'frames' in media ? media.frames[0] : undefined;
   return typeof first === 'string' ? basename(first) : undefined;
 }
 
-/** An image from its file; opening a pipe would wait for ever. */
+/** Reads an image. Rejects pipes, because opening one can block forever. */
 async function readImage(path: string): Promise<Buffer> {
   const info = await stat(path);
-  if (!info.isFile()) throw new Error(`${path}: expected a file, got something else.`);
+  if (!info.isFile()) throw new Error(`${path}: expected a regular file.`);
   if (info.size > MAX_MEMBER_BYTES) {
     throw new DocumentTooLarge('image too large', `${path}: more than ${MAX_MEMBER_BYTES} bytes, ${info.size}.`);
   }

@@ -13,7 +13,7 @@ import { ImageDecoder } from './image-decoder';
 import { imageLoader } from './media';
 import { Mixture } from './mixture';
 import { readManifest, ShardDataset, verifyShards } from './shard-reader';
-import { ShardWriter, writeManifest, writeShard } from './shard-writer';
+import { ShardWriter } from './shard-writer';
 import { isInside, listTar, TAR_END, tarMember } from './tar';
 
 const root = mkdtempSync(join(tmpdir(), 'shards-'));
@@ -88,7 +88,6 @@ describe('shards of ours', () => {
     expect(tar('tf', join(folder, 'pages-000001.tar')).trim().split('\n')).toEqual([
       '00000000.json',
       '00000000.0.png',
-      '00000000.1.png',
       '00000001.json',
       '00000001.0.jpg',
       '00000001.1.jpg',
@@ -98,32 +97,86 @@ describe('shards of ours', () => {
     expect(readFileSync(join(folder, 'out', '00000002.0.jpg')).equals(images[2]!)).toBe(true);
   });
 
-  it('are equal bytes for equal documents, whoever writes them', async () => {
+  it('are equal bytes for equal documents', async () => {
     const [a, b] = [fresh(), fresh()];
     await written(a, 4);
-    mkdirSync(b);
-    const entry = await writeShard(join(b, 'pages-000000.tar'), [0, 1, 2, 3].map(page));
-    expect(await writeManifest(b, [entry], { 'no image': 3 })).toEqual(await readManifest(a));
+    await written(b, 4);
+    expect(await readManifest(b)).toEqual(await readManifest(a));
     expect(readFileSync(join(b, 'pages-000000.tar'))).toEqual(readFileSync(join(a, 'pages-000000.tar')));
   });
 
-  it('are there whole or not at all', async () => {
+  it('appear only when complete', async () => {
     const folder = fresh();
-    mkdirSync(folder);
-    async function* failing() {
-      yield page(0);
-      await Promise.resolve();
-      throw new Error('the disk is full');
-    }
-    await expect(writeShard(join(folder, 'a.tar'), failing())).rejects.toThrow('the disk is full');
-    expect(readdirSync(folder)).toEqual([]);
+    const writer = await ShardWriter.create(folder, { maxDocuments: 2 });
+    for (const n of [0, 1, 2]) await writer.add(page(n));
+    expect(readdirSync(folder).sort()).toEqual(['.shard-000001.tar.partial', 'shard-000000.tar']);
+    await writer.abort();
+    expect(readdirSync(folder)).toEqual(['shard-000000.tar']);
   });
 
-  it('are not mixed with finished ones, nor written elsewhere', async () => {
+  it('hold each image once; documents share it, and damage to it is counted for each', async () => {
+    const folder = fresh();
+    const writer = await ShardWriter.create(folder, { maxDocuments: 3 });
+    const pair = (n: number, i: number): Document => ({
+      kind: 'pair',
+      parts: [{ media: { image: images[i]!, name: `${n}.jpg` } }, { text: `pair ${n}` }],
+    });
+    const documents = [
+      pair(0, 0),
+      pair(1, 1),
+      { ...page(2), parts: [...page(2).parts, ...pair(2, 0).parts] },
+      pair(3, 0),
+    ];
+    for (const document of documents) await writer.add(document);
+    expect(await writer.close()).toMatchObject({ documents: 4, images: 6 });
+    const first = join(folder, 'shard-000000.tar');
+    expect(tar('tf', first).trim().split('\n')).toEqual([
+      '00000000.json',
+      '00000000.0.jpg',
+      '00000001.json',
+      '00000001.0.png',
+      '00000002.json',
+      '00000002.0.jpg',
+    ]);
+    expect(await all(await ShardDataset.open(folder))).toEqual(documents);
+    expect((await listTar(join(folder, 'shard-000001.tar'), new Faults())).map((m) => m.name)).toContain(
+      '00000000.0.jpg',
+    );
+
+    const bytes = readFileSync(first);
+    bytes[bytes.indexOf(images[0]!) + 100]! ^= 1;
+    writeFileSync(first, bytes);
+    const set = await ShardDataset.open(folder);
+    expect((await all(set)).map((d) => 'parts' in d && d.parts.filter((p) => 'media' in p).length)).toEqual([
+      0, 1, 2, 1,
+    ]);
+    expect(set.faults.counts).toEqual({ 'wrong checksum of an image': 2 });
+  });
+
+  it('can be concatenated by cat; each archive has its own documents and images', async () => {
+    const [a, b, both] = [fresh(), fresh(), fresh()];
+    await written(a, 3);
+    const writer = await ShardWriter.create(b);
+    for (const n of [7, 8]) await writer.add(page(n));
+    await writer.close();
+    mkdirSync(both);
+    const [first, second] = [join(a, 'pages-000000.tar'), join(b, 'shard-000000.tar')].map((f) => readFileSync(f));
+    // GNU tar pads archives to 10 KiB.
+    writeFileSync(join(both, '0.tar'), Buffer.concat([first!, Buffer.alloc(10_240), second!]));
+    const set = await ShardDataset.open(both);
+    expect(await all(set)).toEqual([page(0), page(1), page(2), page(7), page(8)]);
+    expect(set.faults.counts).toEqual({});
+  });
+
+  it('are not mixed with finished ones, nor written elsewhere, nor without limits that are numbers', async () => {
     const folder = fresh();
     await written(folder, 1);
     await expect(ShardWriter.create(folder)).rejects.toThrow(/holds finished shards/);
     await expect(ShardWriter.create(fresh(), { prefix: '../x' })).rejects.toThrow(/prefix must be/);
+    await expect(ShardWriter.create(fresh(), { maxDocuments: NaN })).rejects.toThrow(
+      'maxDocuments must be a whole number from 1, got NaN',
+    );
+    await expect(ShardWriter.create(fresh(), { maxBytes: '1' as never })).rejects.toThrow(/maxBytes must be/);
   });
 });
 
@@ -184,10 +237,10 @@ describe('broken shards', () => {
     expect(cut.faults.counts).toEqual({ 'truncated member': 1, 'missing document': 1 });
 
     writeFileSync(file, whole);
-    damage(file, '00000001.0.png', 3);
+    damage(file, '00000002.0.jpg', 3);
     const set = await ShardDataset.open(folder);
     expect((await set.get(3)) as Document).toEqual(page(3));
-    expect(((await set.get(1)) as Document).parts).toHaveLength(4);
+    expect(((await set.get(2)) as Document).parts).toHaveLength(4);
     expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
   });
 
@@ -212,7 +265,9 @@ describe('broken shards', () => {
     rmSync(join(folder, 'pages-000001.tar'));
     const set = await ShardDataset.open(folder);
     expect((await all(set)).slice(4)).toEqual(Array(4).fill({ rejected: 'missing shard' }));
-    expect(await verifyShards(folder, set.manifest!)).toEqual([expect.stringContaining('not there')]);
+    expect(await verifyShards(folder, set.manifest!)).toEqual([
+      expect.stringContaining('listed in manifest.json, but missing'),
+    ]);
   });
 
   it('a manifest that points elsewhere or is none is named', async () => {
@@ -299,6 +354,38 @@ describe('shards of others', () => {
     }
   });
 
+  it('have captions in UTF-8, with or without a byte order mark; others and NaN are counted', async () => {
+    const file = join(root, 'captions.tar');
+    const members = (key: string, name: string, text: Buffer | string) => [
+      tarMember(`${key}.jpg`, images[0]!),
+      tarMember(`${key}.${name}`, Buffer.from(text)),
+    ];
+    writeFileSync(
+      file,
+      Buffer.concat([
+        ...members('0', 'txt', '\ufeffros\u00e9'),
+        ...members('1', 'txt', Buffer.from('ros\u00e9', 'latin1')),
+        ...members('2', 'json', Buffer.from('{"caption": "ros\u00e9"}', 'latin1')),
+        ...members('3', 'json', '{"caption": "red", "width": NaN}'),
+        ...members('4', 'json', '\ufeff{"caption": "red"}'),
+        ...members('5', 'json', 'null'),
+        TAR_END,
+      ]),
+    );
+    const set = await ShardDataset.open(file);
+    const documents = await all(set);
+    expect(documents.map((d) => ('rejected' in d ? d.rejected : d.parts[1]))).toEqual([
+      { text: 'ros\u00e9' },
+      'text is not UTF-8',
+      'text is not UTF-8',
+      'not JSON',
+      { text: 'red' },
+      'no caption',
+    ]);
+    expect(documents[3]).toMatchObject({ detail: expect.stringContaining('JSON has no NaN') });
+    expect(set.faults.counts).toEqual({ 'text is not UTF-8': 2, 'not JSON': 1, 'no caption': 1 });
+  });
+
   it('cannot name files outside, be links, nor lie about their size', async () => {
     const folder = fresh();
     mkdirSync(folder);
@@ -326,10 +413,12 @@ describe('shards of others', () => {
     expect(lies.counts).toEqual({ 'truncated member': 1 });
   });
 
-  it('end at two empty blocks: a file of nothing but holes is not walked through', async () => {
+  it('end at a mebibyte of zeros: a sparse file is not read to its end, and is counted', async () => {
     const file = join(root, 'holes.tar');
     execFileSync('truncate', ['-s', '4T', file]);
-    expect(await listTar(file, new Faults())).toEqual([]);
+    const faults = new Faults();
+    expect(await listTar(file, faults)).toEqual([]);
+    expect(faults.counts).toEqual({ 'bytes after the end of the archive': 1 });
     rmSync(file);
   });
 });
@@ -337,14 +426,16 @@ describe('shards of others', () => {
 describe('order of shards', () => {
   it('is a permutation that stays within sixteen shards at a time and differs by epoch', async () => {
     const folder = fresh();
-    mkdirSync(folder);
-    const entries = [];
+    const shards = [];
     const sizes = Array.from({ length: 40 }, (_, i) => 1 + (i % 5));
     for (const [i, size] of sizes.entries()) {
-      const texts = Array.from({ length: size }, (): Document => ({ kind: 'page', parts: [{ text: 'x' }] }));
-      entries.push(await writeShard(join(folder, `${i}.tar`), texts));
+      const writer = await ShardWriter.create(folder, { prefix: `s${i}` });
+      for (let n = 0; n < size; n++) await writer.add({ kind: 'page', parts: [{ text: 'x' }] });
+      shards.push(await writer.close());
+      rmSync(join(folder, 'manifest.json'));
     }
-    await writeManifest(folder, entries, {});
+    const manifest = { ...shards[0]!, shards: shards.flatMap((m) => m.shards) };
+    writeFileSync(join(folder, 'manifest.json'), JSON.stringify(manifest));
     const set = await ShardDataset.open(folder);
     const shardOf = (index: number) => set.where(index).split(',')[0]!;
     const epochs = [0, 1].map((epoch) => Array.from({ length: set.length }, (_, i) => set.shuffled(i, 7, 'x', epoch)));

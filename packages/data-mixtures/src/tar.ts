@@ -3,27 +3,29 @@ import { Header, Pax } from 'tar';
 import type { Faults } from './faults';
 
 const BLOCK = 512;
-/** Headers are read through a window of this size: in a shard of captions hundreds of them lie close together. */
+/** Headers are read through a window of this size: a shard of captions has hundreds of headers close together. */
 const WINDOW = 2 ** 16;
-/** A larger member is no image and no page of a training set. */
+/** Limits that keep a malicious archive from filling the memory. Images and pages of training data are far smaller. */
 export const MAX_MEMBER_BYTES = 2 ** 28;
-/** Names and their attributes are short; a longer extended header is there to fill the memory. */
 const MAX_EXTENDED_BYTES = 2 ** 20;
-/** A shard holds thousands of members. An archive of nothing but empty ones must not fill the memory either. */
 const MAX_MEMBERS = 2 ** 20;
+/** Zeros after the end of an archive that are searched for another one. tar itself pads to 10 KiB. */
+const MAX_PADDING = 2 ** 20;
 
-/** A regular file in an archive, and where its bytes lie. */
+/** A regular file in an archive, and the location of its bytes. */
 export interface TarMember {
   /** Relative, without `..`. */
   readonly name: string;
   readonly offset: number;
   readonly size: number;
+  /** Number of the archive within the file, from 0: `cat a.tar b.tar` holds two. */
+  readonly archive: number;
 }
 
 /**
- * Lists the regular files of a tar archive (ustar, pax, GNU) by reading its headers alone. Nothing is ever unpacked, so a
- * member can be written nowhere; one whose name leaves the archive is left out all the same. After a broken header the
- * next good one is looked for. What is left out is counted in `faults`.
+ * Lists the regular files of one or several concatenated tar archives (ustar, pax, GNU). Reads only headers and unpacks
+ * nothing. Skips members whose names leave the archive, and looks for the next good header after a broken one. Counts
+ * everything it skips in `faults`.
  */
 export async function listTar(path: string, faults: Faults): Promise<TarMember[]> {
   const file = await open(path);
@@ -39,16 +41,21 @@ async function listMembers(path: string, file: FileHandle, length: number, fault
   const read = windowReader(file);
   let extended: Pax | undefined;
   let isLost = false;
+  let archive = 0;
   let nulls = 0;
-  // Two empty blocks end an archive; whatever follows is not part of it.
-  for (let at = 0; at + BLOCK <= length && nulls < 2;) {
+  for (let at = 0; at + BLOCK <= length;) {
     const where = `${path}, byte ${at}`;
     const header = decode(await read(at), extended);
-    nulls = header?.nullBlock ? nulls + 1 : 0;
     if (header?.nullBlock) {
+      nulls++;
       at += BLOCK;
-      continue;
+      if (nulls * BLOCK <= MAX_PADDING) continue;
+      if (at + BLOCK <= length) faults.add('bytes after the end of the archive', where);
+      break;
     }
+    // Two zero blocks end an archive. What follows is another one.
+    if (nulls >= 2) archive++;
+    nulls = 0;
     const size = header?.size;
     const isWhole = header?.cksumValid && size !== undefined && Number.isSafeInteger(size);
     if (!isWhole || at + BLOCK + size > length) {
@@ -70,15 +77,17 @@ async function listMembers(path: string, file: FileHandle, length: number, fault
     const name = (header.path ?? '').replace(/^(\.\/)+/, '');
     const problem = problemOf(header, name, size);
     if (problem) faults.add(problem, `${where}, ${JSON.stringify(name.slice(0, 100))}`);
-    else if (header.type !== 'Directory') members.push({ name, offset, size });
+    else if (header.type !== 'Directory') members.push({ name, offset, size, archive });
     if (members.length > MAX_MEMBERS) {
-      throw new Error(`${path}: more than ${MAX_MEMBERS} members. Split it into shards of some thousand documents.`);
+      throw new Error(
+        `${path}: expected at most ${MAX_MEMBERS} members. Split it into shards of a few thousand documents.`,
+      );
     }
   }
   return members;
 }
 
-/** Undefined for numbers that are none. */
+/** Returns undefined if a numeric field cannot be parsed. */
 function decode(block: Buffer, extended: Pax | undefined): Header | undefined {
   try {
     return new Header(block, 0, extended);
@@ -89,7 +98,7 @@ function decode(block: Buffer, extended: Pax | undefined): Header | undefined {
 
 const isExtension = ({ type }: Header) => /Extended|NextFile/.test(type);
 
-/** What an extension header says about the file after it. Global ones are for archives of file systems. */
+/** Parses an extension header, which describes the file after it. Global headers do not affect names or sizes. */
 function readExtension({ type }: Header, bytes: Buffer, before: Pax | undefined): Pax | undefined {
   const text = bytes.toString('utf8');
   if (type === 'NextFileHasLongPath') return new Pax({ ...before, path: text.replace(/\0.*$/s, '') });
@@ -105,7 +114,7 @@ function problemOf(header: Header, name: string, size: number): string | undefin
   return undefined;
 }
 
-/** True for a relative path that stays below where it starts, on any system. */
+/** True for a relative path that stays below its base folder on any operating system. */
 export function isInside(name: string): boolean {
   return name !== '' && !/^[/\\]|^[a-zA-Z]:|\0/.test(name) && name.split(/[/\\]/).every((part) => part !== '..');
 }
@@ -118,13 +127,13 @@ function windowReader(file: FileHandle) {
       start = at;
       const { bytesRead, buffer } = await file.read(Buffer.alloc(WINDOW), 0, WINDOW, at);
       window = buffer.subarray(0, bytesRead);
-      if (bytesRead < BLOCK) throw new Error(`The archive became shorter while it was read: no block at byte ${at}.`);
+      if (bytesRead < BLOCK) throw new Error(`The archive was truncated while being read: no block at byte ${at}.`);
     }
     return window.subarray(at - start, at - start + BLOCK);
   };
 }
 
-/** @throws Error where the file ends before */
+/** @throws Error if the file is shorter */
 export async function readBytes(file: FileHandle, offset: number, size: number): Promise<Buffer> {
   const buffer = Buffer.alloc(size);
   for (let done = 0; done < size;) {
@@ -135,16 +144,15 @@ export async function readBytes(file: FileHandle, offset: number, size: number):
   return buffer;
 }
 
-/** A member as it stands in an archive: header, bytes, filling. Without times and owners, so equal input gives equal bytes. */
+/** Encodes a member: header, bytes, padding. Has no times or owners, so equal input gives equal bytes. */
 export function tarMember(name: string, bytes: Uint8Array): Buffer {
   const whole = Buffer.alloc(BLOCK + Math.ceil(bytes.length / BLOCK) * BLOCK);
   const header = new Header({ path: name, type: 'File', size: bytes.length, mode: 0o644, uid: 0, gid: 0 });
   header.mtime = new Date(0);
-  if (header.encode(whole, 0))
-    throw new Error(`A tar member cannot be named ${name}: its name must be short and plain.`);
+  if (header.encode(whole, 0)) throw new Error(`tarMember: expected a short ASCII name, got ${name}.`);
   whole.set(bytes, BLOCK);
   return whole;
 }
 
-/** What ends an archive. */
+/** The end of an archive. */
 export const TAR_END = Buffer.alloc(2 * BLOCK);

@@ -1,29 +1,40 @@
-/** The ids that carry structure. */
+import { expectWhole } from './checks';
+
+/** Ids of the tokens that structure a sequence. */
 export interface SpecialTokens {
-  /** Stands where an image stood. */
+  /** `<image>`: the position of an image. */
   readonly image: number;
-  /** `<EOC>`: the text that belongs to an image ends. */
+  /** `<EOC>`: the end of the text that belongs to an image. */
   readonly endOfChunk: number;
-  /** First token of every sequence; left out where the language model was trained without one. */
+  /** First token of every sequence. Omit it if the language model was trained without one. */
   readonly bos?: number;
-  /** Last token of a document that is complete. */
+  /** Last token of a complete document. */
   readonly eos: number;
-  /** Fills a batch up. May equal `eos`: padding is known by its place, not by its id. */
+  /** Fills batches. May equal `eos`, because padding is identified by position. */
   readonly pad: number;
 }
 
-/** What this package needs of a tokenizer. */
+/** The tokenizer interface that this package requires. */
 export interface TextTokenizer {
-  /** Ids of plain text, without any special token added. */
+  /** Ids of plain text. Must not contain special tokens, also if the text spells one out: `<image>` in text is text. */
   encode(text: string): ArrayLike<number>;
   readonly special: SpecialTokens;
 }
 
-/**
- * Ids of text from the outside. A page that spells out `<image>` must not create a mark without an image, so ids
- * with structure are removed.
- */
+/** @throws Error naming the id that is wrong, or the two ids that are equal */
+export function checkTokenizer(where: string, { special }: TextTokenizer): void {
+  const { image, endOfChunk, bos, eos, pad } = special;
+  const ids = { image, endOfChunk, ...(bos !== undefined && { bos }), eos, pad };
+  for (const [name, id] of Object.entries(ids)) expectWhole(`${where}: tokenizer.special.${name}`, id, 0);
+  if (image === endOfChunk || [image, endOfChunk].some((id) => [bos, eos, pad].includes(id))) {
+    throw new Error(
+      `${where}: the ids image and endOfChunk of tokenizer.special must be unique, got ${JSON.stringify(ids)}.`,
+    );
+  }
+}
+
+/** Encodes text. Removes special tokens that a tokenizer returned for text in spite of its contract. */
 export function encodeText(tokenizer: TextTokenizer, text: string): number[] {
-  const structure = new Set<number | undefined>(Object.values(tokenizer.special));
-  return Array.from(tokenizer.encode(text)).filter((id) => !structure.has(id));
+  const special = new Set<number | undefined>(Object.values(tokenizer.special));
+  return Array.from(tokenizer.encode(text)).filter((id) => !special.has(id));
 }
