@@ -65,6 +65,7 @@ async function main() {
       }
       const cases = references(values.reference);
       await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...cases], { count: lastCount });
+      await step('documentation site', 'npm', ['run', '-s', 'docs']);
       const nodes = node24 ? ['--node', node24] : [];
       const check = '.cache/release/tools/check-packages.ts';
       await step('packed packages', 'node', ['--import', 'tsx', check, ...nodes], {
