@@ -7,9 +7,9 @@
  *     @tensorflow/tfjs-core@4.22.0 @tensorflow/tfjs-backend-wasm@4.22.0
  */
 import { Flamingo, initFlamingo, type FlamingoConfig, type TiedHead } from '@flamingo-ts/flamingo';
-import { Random, useBackend, variables } from '@flamingo-ts/kernels';
+import { Random, useBackend, variables, valueAndGrads } from '@flamingo-ts/kernels';
 import { hiddenStates, type CausalLM } from '@flamingo-ts/lm-core';
-import { adamW, valueAndGrads } from '@flamingo-ts/optim';
+import { adamW } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 
 const WORDS = ['<image>', '<EOC>', 'a', 'red', 'green', 'blue', 'field'];

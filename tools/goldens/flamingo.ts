@@ -20,9 +20,17 @@ import {
   MediaContext,
   type GatedXAttnConfig,
 } from '@flamingo-ts/gated-xattn';
-import { globalNorm, loadState, Random, variables, type ParamTree, type StateTensor } from '@flamingo-ts/kernels';
+import {
+  globalNorm,
+  loadState,
+  Random,
+  variables,
+  valueAndGrads,
+  type ParamTree,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
-import { adamW, chain, clipByGlobalNorm, valueAndGrads, type Gradients } from '@flamingo-ts/optim';
+import { adamW, chain, clipByGlobalNorm, type Gradients } from '@flamingo-ts/optim';
 import {
   initResampler,
   PerceiverResampler,

@@ -16,6 +16,7 @@ import {
   standardiseWeight,
   variables,
   weightStandardisedConv2d,
+  valueAndGrads,
   type ParamTree,
   type StateTensor,
   type WeightStandardisedConv2dOptions,
@@ -39,7 +40,6 @@ import {
   chain,
   disposeOptimizer,
   sgd,
-  valueAndGrads,
   type Transform,
 } from '@flamingo-ts/optim';
 import { stateFrom } from '@flamingo-ts/testing';

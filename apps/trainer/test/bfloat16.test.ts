@@ -1,7 +1,7 @@
 import { Flamingo, initFlamingo, type FlamingoBatch } from '@flamingo-ts/flamingo';
-import { Random, variables } from '@flamingo-ts/kernels';
+import { Random, variables, valueAndGrads } from '@flamingo-ts/kernels';
 import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
-import { adamW, valueAndGrads } from '@flamingo-ts/optim';
+import { adamW } from '@flamingo-ts/optim';
 import { startsNative } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, expect, it } from 'vitest';

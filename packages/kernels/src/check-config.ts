@@ -79,6 +79,8 @@ export const rule = {
     leaf(`a finite number${describe(range)}`, (value) => Number.isFinite(value) && isWithin(value as number, range)),
   boolean: leaf<boolean>('true or false', (value) => typeof value === 'boolean'),
   string: leaf<string>('a string', (value) => typeof value === 'string'),
+  /** A function of any kind. */
+  callback: leaf<(...args: never[]) => unknown>('a function', (value) => typeof value === 'function'),
   /** One of these values; the error lists them. */
   oneOf: <const T extends string | number>(allowed: readonly T[]): ConfigRule<T> =>
     leaf<T>(`one of ${allowed.join(', ')}`, (value) => (allowed as readonly unknown[]).includes(value)),
@@ -96,6 +98,14 @@ export const rule = {
           (i) => findValue(value[i], each as ConfigRule, `${key}[${i}]`),
         );
       },
+    };
+  },
+  /** A value that fits one of two rules. */
+  either: <A, B>(a: ConfigRule<A>, b: ConfigRule<B>): ConfigRule<A | B> => {
+    const expected = `${a.expected} or ${b.expected}`;
+    return {
+      expected,
+      find: (value, key) => (a.find(value, key) && b.find(value, key) ? mismatch(key, expected, value) : undefined),
     };
   },
   /** A nested config. */

@@ -1,5 +1,4 @@
 export { adaptiveGradientClip, clipByGlobalNorm, type AdaptiveClipConfig, type ClipUnit } from './clip';
-export { valueAndGrads } from '@flamingo-ts/kernels';
 export { adamW, addDecayedWeights, sgd, type AdamWConfig, type DecayMask, type SgdConfig } from './optimizers';
 export { constantSchedule, cosineSchedule, linearSchedule, switchAt, warmUp, type Schedule } from './schedules';
 export {

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { adamWStep } from '@flamingo-ts/kernels';
+import { adamWStep, checkConfig, checkValue, rule, type ConfigRule, type ConfigRules } from '@flamingo-ts/kernels';
 import { clippingFactor } from './clip';
 import { rateAt, type Schedule } from './schedules';
 import { expectKnown, mapGradients, stateless, zerosLike, type Transform } from './transform';
@@ -7,32 +7,59 @@ import { expectKnown, mapGradients, stateless, zerosLike, type Transform } from 
 /** Which parameters are decayed. */
 export type DecayMask = (name: string, param: tf.Variable) => boolean;
 
-/** The default: matrices and kernels, but no biases, norms and gates. */
+/** The default: matrices and convolution kernels, but not biases, norms and gates. */
 const matrices: DecayMask = (_, param) => param.rank >= 2;
 
+/** Settings of `adamW`. */
 export interface AdamWConfig {
+  /** Greater than 0; a schedule may return 0 too. */
   readonly learningRate: number | Schedule;
-  /** Share of the old mean of gradients. Default 0.9. */
+  /** Decay of the running mean of gradients, from 0 to below 1. Default 0.9. */
   readonly beta1?: number;
-  /** Share of the old mean of squared gradients. Default 0.999. */
+  /** Decay of the running mean of squared gradients, from 0 to below 1. Default 0.999. */
   readonly beta2?: number;
-  /** Added to the root of the mean of squares. Default 1e-8. */
+  /** Added to the root of the mean of squares; greater than 0. Default 1e-8. */
   readonly epsilon?: number;
   /** Decoupled from the gradient: `p *= 1 - learningRate * weightDecay` before the update. Default 0. */
   readonly weightDecay?: number;
   /**
-   * Largest norm of all gradients together; larger ones are scaled down to it as they are used. What `clipByGlobalNorm`
-   * before it would do, without a second copy of all gradients. Default: none.
+   * Upper bound of the norm of all gradients together; larger gradients are scaled down. Does what `clipByGlobalNorm`
+   * does, without a second copy of all gradients, and throws too if the norm is not finite. Default: no clipping.
    */
   readonly clipNorm?: number;
-  /** Told that norm at each step, before clipping. */
+  /**
+   * Called with that norm at each step, before clipping and before any parameter or average changes. To refuse a step,
+   * throw: parameters, averages and the step count then stay as they are.
+   */
   readonly onNorm?: (norm: number) => void;
   /** What `weightDecay` applies to. Default: parameters of two or more axes. */
   readonly decayMask?: DecayMask;
 }
 
-/** AdamW (Loshchilov and Hutter 2019), bias-corrected. */
+const RATE: ConfigRule<number | Schedule> = rule.either(
+  rule.number({ above: 0 }),
+  rule.callback as ConfigRule<Schedule>,
+);
+const share = rule.number({ min: 0, below: 1 });
+
+const ADAMW_RULES: ConfigRules<AdamWConfig> = {
+  learningRate: RATE,
+  beta1: rule.optional(share),
+  beta2: rule.optional(share),
+  epsilon: rule.optional(rule.number({ above: 0 })),
+  weightDecay: rule.optional(rule.number({ min: 0 })),
+  clipNorm: rule.optional(rule.number({ above: 0 })),
+  onNorm: rule.optional(rule.callback as ConfigRule<(norm: number) => void>),
+  decayMask: rule.optional(rule.callback as ConfigRule<DecayMask>),
+};
+
+/**
+ * AdamW (Loshchilov and Hutter 2019) with bias correction.
+ *
+ * @throws Error naming the first setting that is unknown or out of range
+ */
 export function adamW(config: AdamWConfig): Transform {
+  checkConfig('adamW', config, ADAMW_RULES);
   const { learningRate, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0, decayMask = matrices } = config;
   const { clipNorm = Infinity, onNorm } = config;
   return {
@@ -57,16 +84,30 @@ export function adamW(config: AdamWConfig): Transform {
   };
 }
 
+/** Settings of `sgd`. */
 export interface SgdConfig {
+  /** Greater than 0; a schedule may return 0 too. */
   readonly learningRate: number | Schedule;
-  /** Share of the old velocity: `v = momentum * v + g`. Default 0. */
+  /** From 0 to below 1: the velocity is `v = momentum * v + g`. Default 0. */
   readonly momentum?: number;
-  /** Step by `g + momentum * v` instead of by `v`. Default false. */
+  /** Steps by `g + momentum * v` instead of `v`. Default false. */
   readonly nesterov?: boolean;
 }
 
-/** Gradient descent with momentum. For L2 decay put `addDecayedWeights` before it. */
-export function sgd({ learningRate, momentum = 0, nesterov = false }: SgdConfig): Transform {
+const SGD_RULES: ConfigRules<SgdConfig> = {
+  learningRate: RATE,
+  momentum: rule.optional(share),
+  nesterov: rule.optional(rule.boolean),
+};
+
+/**
+ * Gradient descent with momentum. For L2 decay put `addDecayedWeights` before it.
+ *
+ * @throws Error naming the first setting that is unknown or out of range
+ */
+export function sgd(config: SgdConfig): Transform {
+  checkConfig('sgd', config, SGD_RULES);
+  const { learningRate, momentum = 0, nesterov = false } = config;
   return {
     init: (params) => ({ step: 0, slots: { velocity: momentum ? zerosLike(params) : {} }, parts: [] }),
     update: (grads, state, params) => {
@@ -88,6 +129,7 @@ export function sgd({ learningRate, momentum = 0, nesterov = false }: SgdConfig)
 
 /** Adds `weightDecay * p` to the gradients: L2 decay as part of the loss, for use before `sgd`. */
 export function addDecayedWeights(weightDecay: number, decayMask: DecayMask = matrices): Transform {
+  checkValue('addDecayedWeights', 'weightDecay', weightDecay, rule.number({ min: 0 }));
   return stateless((grads, params) =>
     mapGradients(grads, (g, name) => {
       const p = params[name]!;

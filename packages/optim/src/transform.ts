@@ -1,25 +1,25 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { disposeParams, loadState, stateOf, type ParamTree, type StateTensor } from '@flamingo-ts/kernels';
 
-/** What is trained, by dotted name; `variables(model.params)` gives it. */
+/** The trained variables by dotted name, as `variables(model.params)` returns them. */
 export type Params = Readonly<Record<string, tf.Variable>>;
 
 /** Gradients under the names of their parameters. */
 export type Gradients = Readonly<Record<string, tf.Tensor>>;
 
-/** What a transform remembers from step to step. */
+/** What a transform keeps from step to step. */
 export interface OptimizerState {
   /** Updates done. */
   step: number;
-  /** Running averages and the like: by purpose, then by parameter. */
+  /** Running averages, by purpose, then by parameter. */
   readonly slots: Readonly<Record<string, Params>>;
-  /** States of the transforms that this one is made of. */
+  /** States of the transforms that this one combines. */
   readonly parts: readonly OptimizerState[];
 }
 
 /**
- * One stage of an optimizer. Clipping and decay hand changed gradients on; `adamW` and `sgd` change the parameters in
- * place and hand nothing on. A parameter without a gradient is left alone by all of them.
+ * One stage of an optimizer. Clipping and decay return changed gradients; `adamW` and `sgd` change the parameters in place
+ * and return no gradients. None of them touches a parameter without a gradient.
  */
 export interface Transform {
   /** Fresh state for these parameters. */
@@ -28,7 +28,7 @@ export interface Transform {
    * Does one step.
    *
    * @param grads  not disposed
-   * @param state  of `init` for the same parameters; changed in place
+   * @param state  from `init` for the same parameters; changed in place
    * @returns      the gradients that no stage has applied yet
    */
   update(grads: Gradients, state: OptimizerState, params: Params): Gradients;
@@ -48,8 +48,8 @@ export function chain(...transforms: readonly Transform[]): Transform {
 }
 
 /**
- * A transform for some of the parameters; the gradients of the others pass by it. Alone it freezes them, in a chain of
- * several it gives groups of parameters their own settings.
+ * Applies a transform to some of the parameters and returns the gradients of the others unchanged. Alone, it freezes the
+ * others; in a chain of several, each group of parameters has its own settings.
  */
 export function masked(chosen: (name: string, param: tf.Variable) => boolean, transform: Transform): Transform {
   const select = <T>(of: Readonly<Record<string, T>>, params: Params, wanted: boolean): Record<string, T> =>
@@ -66,37 +66,38 @@ export function masked(chosen: (name: string, param: tf.Variable) => boolean, tr
   };
 }
 
-/** A transform without memory: new gradients from the gradients and the parameters. */
+/** A transform without state: new gradients from the gradients and the parameters. */
 export function stateless(change: (grads: Gradients, params: Params) => Gradients): Transform {
   return {
     init: () => ({ step: 0, slots: {}, parts: [] }),
     update: (grads, state, params) => {
       expectKnown(grads, params);
+      const changed = tf.tidy(() => change(grads, params));
       state.step++;
-      return tf.tidy(() => change(grads, params));
+      return changed;
     },
   };
 }
 
-/** Other gradients under the same names. */
+/** New gradients under the same names. */
 export function mapGradients(grads: Gradients, change: (g: tf.Tensor, name: string) => tf.Tensor): Gradients {
   return Object.fromEntries(Object.entries(grads).map(([name, g]) => [name, change(g, name)]));
 }
 
-/** Zeros of the shapes of the parameters, not trainable themselves. */
+/** Zeros of the shapes of the parameters; not trainable. */
 export function zerosLike(params: Params): Params {
   return Object.fromEntries(
     Object.entries(params).map(([name, p]) => [name, tf.tidy(() => tf.variable(tf.zeros(p.shape), false))]),
   );
 }
 
-/** @throws Error when a gradient belongs to no parameter */
+/** @throws Error if a gradient belongs to no parameter */
 export function expectKnown(grads: Gradients, params: Params): void {
-  const stranger = Object.keys(grads).find((name) => !Object.hasOwn(params, name));
-  if (stranger !== undefined) {
+  const unknown = Object.keys(grads).find((name) => !Object.hasOwn(params, name));
+  if (unknown !== undefined) {
     throw new Error(
-      `optim: there is a gradient for ${stranger} but no such parameter. Pass the parameters that the gradients were ` +
-        'taken for and the state was made for.',
+      `optim: there is a gradient for ${unknown} but no such parameter. Pass the parameters that the gradients and the ` +
+        'state were made for.',
     );
   }
 }
@@ -109,7 +110,7 @@ export async function saveOptimizer(state: OptimizerState): Promise<Record<strin
 }
 
 /**
- * Sets a state of `init` to a saved one, so that training goes on as if it had never stopped.
+ * Sets a state from `init` to a saved one, so that training resumes as if it had never stopped.
  *
  * @throws Error listing the names that are missing, unexpected or of another shape
  */
@@ -119,15 +120,15 @@ export function restoreOptimizer(state: OptimizerState, saved: Readonly<Record<s
   const lost = [...counts.keys()].find((name) => saved[name]?.data.length !== 1);
   if (lost !== undefined) {
     throw new Error(
-      `restoreOptimizer: the count of steps ${lost} is missing from the saved state. Build the optimizer as it was when ` +
-        'the state was saved, or start with a fresh one.',
+      `restoreOptimizer: the step count ${lost} is missing from the saved state. Build the same optimizer as when the ` +
+        'state was saved, or start with a fresh one.',
     );
   }
   loadState(slotTree(state), slots, { what: 'restoreOptimizer' });
   for (const [name, part] of counts) part.step = saved[name]!.data[0]!;
 }
 
-/** Frees a state's tensors. */
+/** Frees the tensors of a state. */
 export function disposeOptimizer(state: OptimizerState): void {
   disposeParams(slotTree(state));
 }
@@ -137,7 +138,7 @@ function slotTree(state: OptimizerState): ParamTree {
   return { ...state.slots, ...state.parts.map(slotTree) };
 }
 
-/** The state and its parts by the names of their counts: `step`, `1.step`. */
+/** The state and its parts by the names of their step counts: `step`, `1.step`. */
 function stepCounts(state: OptimizerState, prefix = ''): Map<string, OptimizerState> {
   const below = state.parts.flatMap((part, i) => [...stepCounts(part, `${prefix}${i}.`)]);
   return new Map([[`${prefix}step`, state], ...below]);

@@ -1,10 +1,17 @@
 import { ClipViT, clipViTConfig, clipViTShapes } from '@flamingo-ts/clip-vit';
 import { Flamingo, initFlamingo, type FlamingoBatch, type FlamingoPrompt } from '@flamingo-ts/flamingo';
-import { Random, variables, type FilterPrecision, type FrozenPrecision, type StateTensor } from '@flamingo-ts/kernels';
+import {
+  Random,
+  variables,
+  valueAndGrads,
+  type FilterPrecision,
+  type FrozenPrecision,
+  type StateTensor,
+} from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
 import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
 import { NFNet, nfnetConfig, nfnetFlops, nfnetShapes } from '@flamingo-ts/nfnet';
-import { adamW, valueAndGrads } from '@flamingo-ts/optim';
+import { adamW } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import { clipFlops, decodeFlops, joinOf, trainFlops } from './flops';
 import type { DecodeSpec, ModelSpec, TrainSpec, VisionSpec, WorkloadSpec } from './spec';

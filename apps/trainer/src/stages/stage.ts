@@ -2,8 +2,8 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'nod
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { prefetch, type Prefetchable } from '@flamingo-ts/data-mixtures';
-import { loadState, stateOf } from '@flamingo-ts/kernels';
-import { disposeOptimizer, restoreOptimizer, saveOptimizer, valueAndGrads } from '@flamingo-ts/optim';
+import { loadState, stateOf, valueAndGrads } from '@flamingo-ts/kernels';
+import { disposeOptimizer, restoreOptimizer, saveOptimizer } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import type { OptimizerConfig } from '../config/config';
 import { createOptimizer, learningRateOf } from './optimizer';
