@@ -129,3 +129,36 @@ describe('special tokens and sizes', () => {
     );
   });
 });
+
+describe('parts of a tokenizer.json, as the Python library applies them', () => {
+  // Recorded by make-tokenizer-parts.py with `tokenizers` 0.23.2.
+  const { meta } = loadReference(new URL('../test/reference/tokenizer-parts', import.meta.url));
+  const files = meta.files as {
+    name: string;
+    parts: object;
+    cases: { text?: string; ids: number[]; decoded?: string }[];
+  }[];
+  const model = { type: 'WordPiece', unk_token: '<unk>', continuing_subword_prefix: '##', vocab: meta.vocab };
+
+  it.each(files)('$name', ({ parts, cases }) => {
+    const tokenizer = loadTokenizer({ ...parts, model });
+    for (const { text, ids, decoded } of cases) {
+      if (text === undefined) expect(tokenizer.decode(ids), String(ids)).toBe(decoded);
+      else expect(tokenizer.encode(text, { parseSpecialTokens: true }), JSON.stringify(text)).toEqual(ids);
+    }
+  });
+});
+
+it('keeps U+FEFF, at the start and within, and encodes words of any length', () => {
+  const modelOf = (name: string) =>
+    loadTokenizer(
+      sentencePieceTokenizer(readFileSync(new URL(`../test/reference/sentencepiece-${name}.model`, import.meta.url))),
+    );
+  const bpe = modelOf('bpe');
+  for (const text of ['\ufeffa cat', 'a\ufeffcat', 'a cat\ufeff']) expect(bpe.decode(bpe.encode(text))).toBe(text);
+  const unigram = modelOf('unigram');
+  const text = 'a cat and two dogs '.repeat(8000);
+  const ids = unigram.encode(text);
+  const [one, two] = [1, 2].map((n) => unigram.encode('a cat and two dogs '.repeat(n)));
+  expect(ids).toEqual([...one!, ...Array.from({ length: 7999 }, () => two!.slice(one!.length)).flat()]);
+});

@@ -1,5 +1,6 @@
 import { Tokenizer as HuggingFaceTokenizer, Unigram } from '@huggingface/tokenizers';
 import { addedTokenSplitter, type Spelling } from './added-tokens';
+import { repairDecoder, repairNormalizer, repairPreTokenizer, type PartJson } from './library-repairs';
 import { unigramEncoder } from './unigram';
 
 /** Converts text to token ids and back. Any object with this shape will do; `loadTokenizer` reads a tokenizer.json. */
@@ -44,6 +45,9 @@ export interface AddedTokenJson {
 /** The parts of a tokenizer.json (the format of the `tokenizers` library) that this package reads or writes. */
 export interface TokenizerJson {
   readonly added_tokens?: readonly AddedTokenJson[] | null;
+  readonly normalizer?: PartJson | null;
+  readonly pre_tokenizer?: PartJson | null;
+  readonly decoder?: PartJson | null;
   readonly model: {
     readonly type?: string;
     readonly unk_id?: number | null;
@@ -65,16 +69,19 @@ export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer 
     { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...file, added_tokens: added(file) },
     {},
   );
+  repairNormalizer(normalizer, file.normalizer);
+  repairPreTokenizer(pre_tokenizer, file.pre_tokenizer);
   const ids = vocabulary(file);
   const names = new Map(Array.from(ids, ([token, id]) => [id, token]));
   const special = new Set(added(file).flatMap((token) => (token.special ? [token.id] : [])));
 
   // The model must not find special tokens in words, except those that unknown characters become.
   const textIds = model!.tokens_to_ids;
+  const known = vocabulary({ model: file.model });
   const unknown = file.model.unk_id ?? ids.get(file.model.unk_token ?? '');
   for (const [token, id] of textIds) {
     const isForUnknown = id === unknown || (file.model.byte_fallback && /^<0x[0-9A-F]{2}>$/.test(token));
-    if (special.has(id) && !isForUnknown) textIds.delete(token);
+    if (!known.has(token) || (special.has(id) && !isForUnknown)) textIds.delete(token);
   }
   const encodeUnigram =
     model instanceof Unigram && unigramEncoder(model, textIds, unknown, file.model.byte_fallback ?? false);
@@ -85,6 +92,9 @@ export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer 
     const isNormalized = token.normalized ?? !token.special;
     return { token, isNormalized, spelling: isNormalized && normalizer ? normalizer(token.content) : token.content };
   });
+  // What was found in normalized text is written as it was found.
+  for (const { token, spelling } of spellings) names.set(token.id, spelling);
+  repairDecoder(decoder, file.decoder, new Set(spellings.map(({ spelling }) => spelling)));
   const splitters = (kept: (spelling: Spelling) => boolean) =>
     [false, true].map((normalized) =>
       addedTokenSplitter(spellings.filter((s) => s.isNormalized === normalized && kept(s))),

@@ -1,0 +1,34 @@
+/** What happens to the delimiters that a pre-tokenizer splits at. */
+export type SplitBehavior = 'Removed' | 'Isolated' | 'Contiguous' | 'MergedWithPrevious' | 'MergedWithNext';
+
+/**
+ * Splits a text as pre-tokenizers of the `tokenizers` library do.
+ *
+ * @param delimiter a global pattern
+ * @param invert    whether what lies between the matches is the delimiter
+ */
+export function splitWords(text: string, delimiter: RegExp, behavior: SplitBehavior, invert = false): string[] {
+  const parts: { text: string; isDelimiter: boolean }[] = [];
+  let done = 0;
+  for (const { 0: match, index } of text.matchAll(delimiter)) {
+    if (match === '') continue;
+    if (index > done) parts.push({ text: text.slice(done, index), isDelimiter: invert });
+    parts.push({ text: match, isDelimiter: !invert });
+    done = index + match.length;
+  }
+  if (done < text.length) parts.push({ text: text.slice(done), isDelimiter: invert });
+
+  if (behavior === 'Removed') return parts.filter((part) => !part.isDelimiter).map((part) => part.text);
+  if (behavior === 'Isolated') return parts.map((part) => part.text);
+  const isBackward = behavior === 'MergedWithNext';
+  const words: string[] = [];
+  let afterDelimiter = false;
+  for (const part of isBackward ? parts.reverse() : parts) {
+    const joins = behavior === 'Contiguous' ? part.isDelimiter === afterDelimiter : part.isDelimiter && !afterDelimiter;
+    const last = words.length - 1;
+    if (!joins || last < 0) words.push(part.text);
+    else words[last] = isBackward ? part.text + words[last]! : words[last]! + part.text;
+    afterDelimiter = part.isDelimiter;
+  }
+  return isBackward ? words.reverse() : words;
+}
