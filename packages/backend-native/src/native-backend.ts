@@ -42,6 +42,12 @@ export class NativeBackend extends PooledBackend {
     return this.pool.address(this.one);
   }
 
+  /** Address of -1. Not to be written. */
+  minusOne(): number {
+    return this.pool.address(this.negative);
+  }
+
+  private readonly negative = Float32Array.of(-1);
   private expanded = new Float32Array(0);
 
   /** Address of at least n float32 that began as zeros: only the upper halves of their bits are ever written. */

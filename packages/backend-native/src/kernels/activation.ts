@@ -51,7 +51,7 @@ export function activateInto(b: NativeBackend, kind: string, x: number, y: numbe
   const { alg, alpha, scale, positive: shape } = known(kind);
   const all = { dims: [n], type };
   if (shape === 'squared') positive(b, x, y, all, [{ kind: 'eltwise', alg: 'square' }]);
-  else if (shape) positive(b, x, y, all, scale ? [{ kind: 'eltwise', alg: 'linear', alpha: scale }] : []);
+  else if (shape) positive(b, x, y, all, [{ kind: 'eltwise', alg: 'linear', alpha: scale ?? 1 }]);
   else if (scale) {
     // As what ends a product, with 1: one pass over the data instead of two.
     const make = (dnn: OneDnn) => dnn.binary('mul', all, { dims: [1] }, all, asPostOps(kind));

@@ -41,6 +41,16 @@ export function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolu
   return { strides: stride, dilations: [dilation[0] - 1, dilation[1] - 1], padStart, padEnd: [end(0), end(1)] };
 }
 
+/** Whether the output has every position at which the kernel fits. */
+export function isWhole(c: Convolution): boolean {
+  const { padEnd } = geometryOf(c);
+  return ([0, 1] as const).every((axis) => {
+    const reach = (c.kernel[axis] - 1) * c.dilation[axis] + 1;
+    const room = c.x[axis + 1]! + c.padStart[axis] + padEnd[axis] - reach;
+    return Math.floor(room / c.stride[axis]) + 1 === c.y[axis + 1];
+  });
+}
+
 /**
  * Whether to use an implementation. The reference one is slow. The one for 1x1 kernels writes past its buffers when it also
  * has to skip pixels and the channels do not fill its blocks of eight (seen in 2.6.3: wrong sums and a damaged heap).

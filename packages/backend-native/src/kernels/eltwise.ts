@@ -27,15 +27,15 @@ export function eltwiseBackward(
 }
 
 /**
- * max(0, x), then `post` with its operands, by oneDNN. Its own relu turns NaN into 0; its maximum hands on a NaN that comes as
- * the second operand.
+ * max(0, x), then `post` with its operands, by oneDNN. Its own relu turns NaN into 0; its maximum returns a NaN that is the
+ * second operand, and -0 too, which an addition of 0 turns into 0.
  */
 export function positive(
   b: NativeBackend,
   x: number,
   y: number,
   all: Layout,
-  post: readonly PostOp[] = [],
+  post: readonly PostOp[] = [{ kind: 'eltwise', alg: 'linear', alpha: 1 }],
   ...operands: number[]
 ): void {
   const key = `positive ${all.dims.join()} ${all.type} ${JSON.stringify(post)}`;
@@ -44,26 +44,46 @@ export function positive(
 
 /** Larger inputs go to oneDNN, smaller ones to a loop, which costs nothing to start. */
 const unary =
-  (native: (b: NativeBackend, x: number, y: number, all: Layout) => void, loop?: Loop): NativeKernel =>
+  (native: (b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) => void, loop: Loop): NativeKernel =>
   ({ x }, _attrs, backend) => {
     if (!plainFloats(x)) return undefined;
     const n = sizeOf(x!.shape);
-    if (n < FEW && !loop) return undefined;
     const y = backend.output(x!.shape);
-    if (n < FEW) loop!(backend.values(x!), backend.values(y), n);
-    else native(backend, backend.address(x!), backend.address(y), { dims: [n] });
+    if (n < FEW) loop(backend.values(x!), backend.values(y), n);
+    else native(backend, x!, y, { dims: [n] });
     return y;
   };
 
-const byOneDnn =
-  (alg: Eltwise, alpha = 0, beta = 0) =>
-  (b: NativeBackend, x: number, y: number, all: Layout) =>
-    eltwise(b, alg, x, y, all, alpha, beta);
+/** For functions over addresses. */
+const onAddresses =
+  (native: (b: NativeBackend, x: number, y: number, all: Layout) => void) =>
+  (b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) =>
+    native(b, b.address(x), b.address(y), all);
+
+const byOneDnn = (alg: Eltwise) => onAddresses((b, x, y, all) => eltwise(b, alg, x, y, all));
 
 /** oneDNN's exp turns NaN into infinity; since e^x > x, a maximum with x changes nothing but to hand on the NaN. */
 function exp(b: NativeBackend, x: number, y: number, all: Layout): void {
   eltwise(b, 'exp', x, y, all);
   b.compiled(`max ${all.dims.join()}`, (dnn) => dnn.binary('max', all, all, all)).run(y, x, y);
+}
+
+/** -x as a product, which keeps the sign of 0: oneDNN's linear function adds 0. */
+function neg(b: NativeBackend, x: number, y: number, all: Layout): void {
+  b.compiled(`neg ${all.dims.join()}`, (dnn) => dnn.binary('mul', all, { dims: [1] }, all)).run(x, b.minusOne(), y);
+}
+
+/** The smallest float32 with full precision. */
+const SMALLEST_NORMAL = 2 ** -126;
+
+/** oneDNN's logarithm is wrong for smaller numbers, and has few digits around its zero. */
+function log(b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout): void {
+  eltwise(b, 'log', b.address(x), b.address(y), all);
+  const [from, to] = [b.values(x), b.values(y)];
+  for (let i = 0; i < from.length; i++) {
+    const v = from[i]!;
+    if (v < SMALLEST_NORMAL || (v > 0.5 && v < 2)) to[i] = Math.log(v);
+  }
 }
 
 const looped =
@@ -95,13 +115,13 @@ const step: NativeKernel = ({ x }, attrs, backend) => {
 };
 
 export const eltwiseKernels: Record<string, NativeKernel> = {
-  [tf.Relu]: unary(positive, (x, y, n) => {
+  [tf.Relu]: unary(onAddresses(positive), (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = Math.max(0, x[i]!);
   }),
   [tf.Abs]: unary(byOneDnn('abs'), (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = Math.abs(x[i]!);
   }),
-  [tf.Neg]: unary(byOneDnn('linear', -1), (x, y, n) => {
+  [tf.Neg]: unary(onAddresses(neg), (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = -x[i]!;
   }),
   [tf.Square]: unary(byOneDnn('square'), (x, y, n) => {
@@ -110,10 +130,10 @@ export const eltwiseKernels: Record<string, NativeKernel> = {
   [tf.Sqrt]: unary(byOneDnn('sqrt'), (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = Math.sqrt(x[i]!);
   }),
-  [tf.Exp]: unary(exp, (x, y, n) => {
+  [tf.Exp]: unary(onAddresses(exp), (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = Math.exp(x[i]!);
   }),
-  [tf.Log]: unary(byOneDnn('log'), (x, y, n) => {
+  [tf.Log]: unary(log, (x, y, n) => {
     for (let i = 0; i < n; i++) y[i] = Math.log(x[i]!);
   }),
   [tf.Tanh]: unary(byOneDnn('tanh'), (x, y, n) => {

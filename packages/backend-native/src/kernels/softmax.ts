@@ -5,8 +5,8 @@ import { plainFloats, sizeOf } from '../pooled-backend';
 import { sumRowsOf } from './reduce';
 
 /**
- * Over each of `rows` runs of `width`; x and y may be the same. oneDNN loses a NaN here, so rows that hold one are found
- * first (a sum is NaN where a term is) and given back as NaN.
+ * Softmax or its logarithm over each of `rows` runs of `width`; x and y may be the same. Rows with a NaN or an infinite maximum
+ * are NaN, as on tfjs' CPU backend; oneDNN loses them, so they are found first.
  */
 export function softmaxRows(
   b: NativeBackend,
@@ -18,13 +18,29 @@ export function softmaxRows(
 ): void {
   const sums = b.pool.allocate(rows);
   sumRowsOf(b, x, rows, width, sums);
-  const spoilt = holdsNaN(sums) ? spoiltRows(x, rows, width) : [];
+  const undefinedRows: number[] = [];
+  for (let r = 0; r < rows; r++) {
+    // NaN - NaN and Infinity - Infinity are NaN, and so is no other difference.
+    if (sums[r]! - sums[r]! !== 0 && isUndefined(x, r * width, (r + 1) * width, sums[r]!)) undefinedRows.push(r);
+  }
   b.pool.release(sums);
   b.compiled(`${kind} ${rows},${width}`, (dnn) => dnn.softmax(kind, { dims: [rows, width] }, 1)).run(
     b.pool.address(x),
     b.pool.address(y),
   );
-  for (const row of spoilt) y.fill(NaN, row * width, (row + 1) * width);
+  for (const row of undefinedRows) y.fill(NaN, row * width, (row + 1) * width);
+}
+
+/** Whether the softmax of x from `start` to `end`, whose sum is not finite, is NaN. A sum of finite numbers may overflow. */
+function isUndefined(x: Float32Array, start: number, end: number, sum: number): boolean {
+  if (sum === -Infinity) {
+    // No NaN and no Infinity. Masked scores, which overflow often, take one look: their first one is finite.
+    let i = start;
+    while (i < end && x[i] === -Infinity) i++;
+    return i === end;
+  }
+  for (let i = start; i < end; i++) if (!(x[i]! < Infinity)) return true;
+  return false;
 }
 
 /**
@@ -49,19 +65,6 @@ export function softmaxGradient(
   ).run(atDy!, atSums!, atDy!, atY!);
   b.pool.release(product);
   b.pool.release(sums);
-}
-
-/** Whether one may be NaN: so is the sum then. It is NaN too where infinities of both signs meet. */
-function holdsNaN(x: Float32Array): boolean {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) sum += x[i]!;
-  return Number.isNaN(sum);
-}
-
-function spoiltRows(x: Float32Array, rows: number, width: number): number[] {
-  const found: number[] = [];
-  for (let r = 0; r < rows; r++) if (x.subarray(r * width, (r + 1) * width).some(Number.isNaN)) found.push(r);
-  return found;
 }
 
 const overLast =
