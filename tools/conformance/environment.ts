@@ -1,4 +1,4 @@
-/** Registers the backend under test before any test file is loaded. */
+/** Registers the backend to test. Import it before the test files. */
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-core/dist/public/chained_ops/register_all_chained_ops';
 import '@tensorflow/tfjs-core/dist/register_all_gradients';

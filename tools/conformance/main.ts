@@ -1,7 +1,8 @@
 /**
- * Runs tfjs' own test suite on one of our backends.
+ * Runs tfjs' own test suite on a backend, and random operations on native against cpu.
  *
- *     npm run conformance -- native [text that the names of the tests to run contain]
+ *     npm run conformance -- native
+ *     npm run conformance -- native softmax   only the tests of tfjs whose names contain the text
  *     npm run conformance -- cpu
  */
 import { mkdirSync, readdirSync } from 'node:fs';
@@ -9,6 +10,10 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
+import { fuzz } from './fuzz';
+
+/** A few seconds' worth. */
+const RANDOM_CASES = 600;
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, '../..');
@@ -27,8 +32,8 @@ interface JasmineEnv {
 }
 
 /**
- * The suite, the library under test and the backends in one file, so that all of them share one engine. The suite is ESM in
- * files that Node takes for CommonJS: it has to be bundled in any case.
+ * Bundles the suite, tfjs and the backends into one file, so that all of them share one engine. The suite is ES modules in
+ * files that Node takes for CommonJS, so it must be bundled in any case.
  */
 async function bundle(): Promise<string> {
   const suite = join(root, 'node_modules/@tensorflow/tfjs-core/dist');
@@ -39,7 +44,7 @@ async function bundle(): Promise<string> {
   mkdirSync(dirname(outfile), { recursive: true });
   await build({
     stdin: {
-      // The environment comes first: test files register their tests with it as they are loaded.
+      // The environment comes first: test files register their tests with it on import.
       contents: ['./environment', ...tests.map((name) => join(suite, name))]
         .map((path) => `import ${JSON.stringify(path)};`)
         .join('\n'),
@@ -53,7 +58,7 @@ async function bundle(): Promise<string> {
     conditions: ['@flamingo-ts/source'],
     mainFields: ['module', 'main'],
     external: ['koffi'],
-    // The package says that its test files have no side effects, and they would be left out.
+    // The package declares its test files free of side effects: esbuild would drop them.
     ignoreAnnotations: true,
     banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
     logLevel: 'error',
@@ -84,10 +89,16 @@ async function main(): Promise<void> {
       for (const { message } of failedExpectations.slice(0, 3)) console.log(`    ${message.split('\n')[0]}`);
     },
   });
-  // The suite provokes warnings on purpose, thousands of lines of them.
+  // The suite provokes thousands of warnings on purpose.
   console.warn = () => undefined;
   await import(pathToFileURL(await bundle()).href);
   await env.execute();
+  if (backend === 'native' && !filter) {
+    const random = await fuzz(1, RANDOM_CASES);
+    console.log(`random operations: ${random.passed} as on cpu, ${random.failed} not`);
+    passed += random.passed;
+    failed += random.failed;
+  }
   console.log(filter ? `excluded: tests whose name does not contain '${filter}'` : 'excluded: none');
   console.log(`${passed} passed, ${failed} failed`);
   process.exit(failed || !passed ? 1 : 0);

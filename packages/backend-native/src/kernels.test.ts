@@ -53,6 +53,34 @@ describe('elementwise', () => {
     });
   }
 
+  /** So many copies of the values that oneDNN computes them. */
+  const many = (values: number[]) => tf.tile(tf.tensor1d(values), [1500]);
+
+  it.each([
+    ['neg', tf.neg, [-0, 0]],
+    ['relu', tf.relu, [0, 0]],
+    ['abs', tf.abs, [0, 0]],
+    ['square', tf.square, [0, 0]],
+  ] as const)('%s gives 0 its sign', (_, op, expected) => {
+    tf.tidy(() => {
+      const y = op(many([0, -0, 1, -1])).dataSync();
+      expect([y[0], y[1]]).toEqual(expected);
+    });
+  });
+
+  it('log is exact to float32 for denormals and around 1', () => {
+    tf.tidy(() => {
+      const values = Float32Array.of(1e-40, 1e-45, 1, 1.001, 0.999, 0.6, 1.9, 0, -0, -1);
+      const y = tf.log(many([...values])).dataSync();
+      values.forEach((v, i) => {
+        const expected = Math.fround(Math.log(v));
+        if (Number.isFinite(expected))
+          expect(Math.abs(y[i]! - expected)).toBeLessThanOrEqual(1e-7 * Math.abs(expected));
+        else expect(y[i]).toBe(expected);
+      });
+    });
+  });
+
   const binary = {
     add: tf.add,
     sub: tf.sub,
@@ -230,6 +258,45 @@ describe('convolution', () => {
     });
   });
 
+  it('with numeric padding and a kernel that is not square, whose width tfjs computes from its height', async () => {
+    const image = () => normal([1, 9, 5, 3]) as tf.Tensor4D;
+    const filter = (h: number, w: number) => normal([h, w, 3, 4], 2) as tf.Tensor4D;
+    await expectAsOnCpu(
+      () => [
+        tf.conv2d(image(), filter(3, 1), 1, 1),
+        tf.conv2d(image(), filter(3, 1), [2, 1], 2),
+        tf.conv2d(image(), filter(1, 3), 1, 1),
+        tf.conv2d(image(), filter(2, 1), 1, 0),
+        tf.conv2d(image(), filter(3, 1), 1, 2, 'NHWC', 3),
+        tf.grad((x) => tf.conv2d(x as tf.Tensor4D, filter(3, 1), 1, 1))(image()),
+        tf.fused.conv2d({ x: image(), filter: filter(3, 1), strides: 1, pad: 1, activation: 'relu' }),
+        tf.depthwiseConv2d(image(), normal([3, 1, 3, 2], 2) as tf.Tensor4D, 2, 1),
+      ],
+      tolerance,
+    );
+  });
+
+  it('with a kernel larger than the image', async () => {
+    const run = () => tf.conv2d(tf.ones([1, 4, 4, 1]) as tf.Tensor4D, tf.ones([6, 6, 1, 1]) as tf.Tensor4D, 1, 'valid');
+    await expectAsOnCpu(run, tolerance);
+  });
+
+  it('with padding larger than the kernel, where an infinite gradient stays infinite', async () => {
+    const gradients: ArrayLike<number>[] = [];
+    for (const backend of ['cpu', 'native']) {
+      await tf.setBackend(backend);
+      tf.tidy(() => {
+        const [x, filter] = [tf.ones([1, 6, 7, 1]), tf.ones([1, 3, 1, 8])];
+        const conv = (w: tf.Tensor) => tf.conv2d(x as tf.Tensor4D, w as tf.Tensor4D, 1, 1);
+        const { shape, size } = conv(filter);
+        const dy = new Float32Array(size).fill(1);
+        dy[0] = Infinity;
+        gradients.push(tf.grad(conv)(filter, tf.tensor(dy, shape)).dataSync());
+      });
+    }
+    expect(gradients[1]).toEqual(gradients[0]);
+  });
+
   it('with bias and activation', async () => {
     await expectAsOnCpu(
       () =>
@@ -315,16 +382,32 @@ describe('reductions', () => {
     await expectAsOnCpu(() => [tf.softmax(x()), tf.logSoftmax(x())], tolerance);
   });
 
-  it('softmax gives NaN for a row with NaN, and only for it', () => {
-    tf.tidy(() => {
-      const values = numbers([40, 300]);
-      values[300 + 7] = NaN;
-      const y = tf.softmax(tf.tensor2d(values, [40, 300])).dataSync();
-      expect(y.slice(0, 300)).not.toContain(NaN);
-      expect(y.slice(300, 600).every(Number.isNaN)).toBe(true);
-      expect(y.slice(600)).not.toContain(NaN);
-    });
-  });
+  it.each([3, 300, 2000])(
+    'softmax of rows of %i is NaN where a NaN or an infinite maximum is, as on the CPU',
+    (width) => {
+      tf.tidy(() => {
+        const rows = 40;
+        const values = numbers([rows, width]);
+        const put = (row: number, ...at: number[]) => at.forEach((value, i) => (values[row * width + i] = value));
+        put(1, 1, NaN);
+        put(3, Infinity);
+        put(5, Infinity, -Infinity);
+        put(7, NaN, -Infinity);
+        values.fill(-Infinity, 9 * width, 10 * width);
+        // Defined: sums that overflow, and keys that are masked by an infinity.
+        put(11, -3.4e38, -3.4e38);
+        put(13, 3.4e38, 3.4e38);
+        put(15, -Infinity, 1);
+        for (const op of [tf.softmax, tf.logSoftmax]) {
+          const y = op(tf.tensor2d(values, [rows, width])).dataSync();
+          for (let row = 0; row < rows; row++) {
+            const isNaN = Array.from(y.subarray(row * width, (row + 1) * width), Number.isNaN);
+            expect(isNaN, `row ${row}`).toEqual(new Array(width).fill([1, 3, 5, 7, 9].includes(row)));
+          }
+        }
+      });
+    },
+  );
 });
 
 describe('moving data', () => {

@@ -14,12 +14,11 @@ import {
   kernelLayout,
   keyOf,
   images,
-  isWhole,
+  isRegular,
   type Convolution,
   type Ending,
 } from './convolution';
 import { frozenConvolutions, type FrozenLayer } from './frozen-conv';
-import { sumOf } from './reduce';
 
 type Direction = 'forward' | 'input' | 'weights';
 
@@ -158,19 +157,7 @@ function describe(x: number[], filter: number[], attrs: ConvAttrs, depthwise: bo
     dilation: [info.dilationHeight, info.dilationWidth],
     padStart: [info.padInfo.top, info.padInfo.left],
   };
-  // For numeric padding, tfjs computes the output's width from the height of the kernel and of the stride.
-  return isWhole(c) ? c : undefined;
-}
-
-/**
- * Whether oneDNN can convolve these operands, of which `taps` meets the padding. oneDNN multiplies with the zeros of the padding,
- * which tfjs leaves out: an infinity there is NaN.
- */
-function isExact(b: NativeBackend, c: Convolution | undefined, taps: tf.TensorInfo): c is Convolution {
-  if (!c) return false;
-  const { padEnd } = geometryOf(c);
-  const isPadded = [...c.padStart, ...padEnd].some((n) => n > 0);
-  return !isPadded || Number.isFinite(sumOf(b, b.values(taps)));
+  return isRegular(c) ? c : undefined;
 }
 
 type Attrs = Record<string, unknown>;
@@ -180,7 +167,7 @@ const convolution =
   (depthwise: boolean): NativeKernel =>
   ({ x, filter }, attrs, backend) => {
     const c = plainFloats(x, filter) ? describe(x!.shape, filter!.shape, convAttrs(attrs), depthwise) : undefined;
-    return isExact(backend, c, filter!) ? forward(backend, c, x!, filter!) : undefined;
+    return c && forward(backend, c, x!, filter!);
   };
 
 const convolutionInputGradient =
@@ -189,8 +176,8 @@ const convolutionInputGradient =
     const shape = attrs['inputShape'] as number[];
     const c = plainFloats(dy, filter) ? describe(shape, filter!.shape, convAttrs(attrs), depthwise) : undefined;
     // tfjs' transposed convolution also comes here, with sizes that need not be those of the convolution it transposes.
-    if (!isExact(backend, c, filter!) || !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
-    return inputGradient(backend, c, dy!, filter!);
+    if (c && !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
+    return c && inputGradient(backend, c, dy!, filter!);
   };
 
 const convolutionFilterGradient =
@@ -198,8 +185,8 @@ const convolutionFilterGradient =
   ({ x, dy }, attrs, backend) => {
     const shape = attrs['filterShape'] as number[];
     const c = plainFloats(x, dy) ? describe(x!.shape, shape, convAttrs(attrs), depthwise) : undefined;
-    if (!isExact(backend, c, dy!) || !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
-    return weightsGradient(backend, c, x!, dy!, shape);
+    if (c && !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
+    return c && weightsGradient(backend, c, x!, dy!, shape);
   };
 
 const fusedConvolution =
@@ -207,7 +194,7 @@ const fusedConvolution =
   ({ x, filter, bias, preluActivationWeights }, attrs, backend) => {
     if (!plainFloats(x, filter, bias, preluActivationWeights)) return undefined;
     const c = describe(x!.shape, filter!.shape, convAttrs(attrs), depthwise);
-    if (!isExact(backend, c, filter!) || (bias && sizeOf(bias.shape) !== c.y[3])) return undefined;
+    if (!c || (bias && sizeOf(bias.shape) !== c.y[3])) return undefined;
     return activate(forward(backend, c, x!, filter!, bias), attrs, preluActivationWeights, backend);
   };
 

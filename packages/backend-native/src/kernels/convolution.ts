@@ -41,13 +41,16 @@ export function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolu
   return { strides: stride, dilations: [dilation[0] - 1, dilation[1] - 1], padStart, padEnd: [end(0), end(1)] };
 }
 
-/** Whether the output has every position at which the kernel fits. */
-export function isWhole(c: Convolution): boolean {
+/**
+ * Whether the output has every position at which the kernel fits, and each position meets the image. tfjs computes others too:
+ * for numeric padding it derives the output's width from the height of the kernel and of the stride.
+ */
+export function isRegular(c: Convolution): boolean {
   const { padEnd } = geometryOf(c);
   return ([0, 1] as const).every((axis) => {
     const reach = (c.kernel[axis] - 1) * c.dilation[axis] + 1;
     const room = c.x[axis + 1]! + c.padStart[axis] + padEnd[axis] - reach;
-    return Math.floor(room / c.stride[axis]) + 1 === c.y[axis + 1];
+    return Math.floor(room / c.stride[axis]) + 1 === c.y[axis + 1] && Math.max(c.padStart[axis], padEnd[axis]) < reach;
   });
 }
 

@@ -38,13 +38,6 @@ export function sumColumns(b: NativeBackend, x: Float32Array, rows: number, colu
   y.set(sums);
 }
 
-/** Sum of all elements. */
-export function sumOf(b: NativeBackend, x: Float32Array): number {
-  const sum = new Float32Array(1);
-  sumColumns(b, x, x.length, 1, sum);
-  return sum[0]!;
-}
-
 /** Adds rows to their sums, four at a time. */
 function addRows(x: Float32Array, first: number, end: number, columns: number, sums: Float64Array): void {
   let i = first * columns;
