@@ -31,6 +31,7 @@ beforeAll(async () => {
   for (const colour of ['red', 'green', 'blue']) {
     const plain = sharp({ create: { width: 60, height: 40, channels: 3, background: colour } });
     await plain.png().toFile(at('my-data', 'p', `${colour}.png`));
+    await plain.resize(30, 30).toFile(at('my-data', 'p', `${colour}-2.png`));
   }
   writeFileSync(at('my-data', 'p', 'cut.png'), readFileSync(at('my-data', 'p', 'red.png')).subarray(0, 60));
 });
@@ -217,7 +218,7 @@ describe('docs/your-own-data.md', () => {
         ran++;
       }
     }
-    expect(ran).toBe(12);
+    expect(ran).toBe(13);
 
     async function correctAndCheck(): Promise<string> {
       const file = at('my-data', 'pairs.jsonl');
