@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { Random } from '@flamingo-ts/kernels';
+import type { Artwork } from './artwork';
 
 /** The nine groups of the emoji standard that hold images of things, each in one word. */
 export const GROUPS = [
@@ -58,14 +58,11 @@ const LARGEST_SPLIT_FAMILY = 10;
  *
  * @param seed of the split
  */
-export function loadConcepts(seed = 0): Concept[] {
-  const require = createRequire(import.meta.url);
-  const openmoji = dirname(require.resolve('openmoji/package.json'));
-  const twemoji = dirname(require.resolve('@twemoji/svg/package.json'));
-  const annotations = JSON.parse(readFileSync(require.resolve('emojibase-data/en/data.json'), 'utf8')) as Annotation[];
-  const inColour = svgFiles(join(openmoji, 'color', 'svg'));
-  const inBlack = svgFiles(join(openmoji, 'black', 'svg'));
-  const flat = svgFiles(twemoji);
+export function loadConcepts(artwork: Artwork, seed = 0): Concept[] {
+  const annotations = JSON.parse(readFileSync(artwork.annotations, 'utf8')) as Annotation[];
+  const inColour = svgFiles(join(artwork.openmoji, 'color', 'svg'));
+  const inBlack = svgFiles(join(artwork.openmoji, 'black', 'svg'));
+  const flat = svgFiles(artwork.twemoji);
 
   const found: Omit<Concept, 'split'>[] = [];
   for (const { hexcode, label, tags = [], group } of annotations) {

@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '@flamingo-ts/kernels';
+import { findArtwork } from './artwork';
 import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Split } from './concepts';
 import { EmojiData } from './data';
 import { clipKey, emojiDocuments } from './documents';
@@ -9,7 +10,8 @@ import { attributeTask, bindingTask } from './tasks';
 import { textPage } from './texts';
 import { ANSWERS, ATTRIBUTES, EmojiWorld } from './world';
 
-const concepts = loadConcepts(0);
+const artwork = await findArtwork();
+const concepts = loadConcepts(artwork, 0);
 let world: EmojiWorld;
 beforeAll(async () => {
   world = await EmojiWorld.create({ seed: 0, maxConcepts: 150 });
@@ -46,7 +48,8 @@ describe('concepts', () => {
   });
 
   it('are split otherwise by another seed, and alike by the same', () => {
-    const held = (seed: number) => loadConcepts(seed).flatMap((c) => (c.split === 'heldOut' ? [c.hexcode] : []));
+    const held = (seed: number) =>
+      loadConcepts(artwork, seed).flatMap((c) => (c.split === 'heldOut' ? [c.hexcode] : []));
     expect(held(0)).toEqual(held(0));
     expect(held(1)).not.toEqual(held(0));
   });

@@ -1,4 +1,5 @@
 import { Random } from '@flamingo-ts/kernels';
+import { findArtwork } from './artwork';
 import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Concept, type Split, type Style } from './concepts';
 import { COLOURS, countOf, drawConcepts, drawVariant, VARIANTS, type Drawings } from './images';
 
@@ -49,7 +50,7 @@ export class EmojiWorld {
     readonly maxConcepts?: number | undefined;
     readonly onDrawn?: (drawn: number, all: number) => void;
   }): Promise<EmojiWorld> {
-    let concepts = loadConcepts(options.seed);
+    let concepts = loadConcepts(await findArtwork(), options.seed);
     if (options.maxConcepts !== undefined && options.maxConcepts < concepts.length) {
       const every = concepts.length / options.maxConcepts;
       concepts = concepts.filter((_, i) => Math.floor(i / every) !== Math.floor((i - 1) / every));
