@@ -1,21 +1,14 @@
 #!/usr/bin/env node
-// Published, the command is the built one. In a clone of the repository the sources run as they are, built or not.
-import { spawn } from 'node:child_process';
+// Published, this runs the built command. In a clone of the repository it runs the sources, in this same process: a
+// signal to it reaches the training itself, and no child can survive it.
 import { existsSync } from 'node:fs';
-import { constants } from 'node:os';
+import { register } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-const source = fileURLToPath(new URL('../src/cli.ts', import.meta.url));
-if (existsSync(source)) {
-  const tsx = import.meta.resolve('tsx');
-  const args = ['--conditions=@flamingo-ts/source', '--import', tsx, source, ...process.argv.slice(2)];
-  const child = spawn(process.execPath, args, { stdio: 'inherit' });
-  // Ctrl-C reaches the child too, which saves and ends; this process waits for it. SIGTERM reaches this one alone.
-  process.on('SIGINT', () => undefined);
-  process.on('SIGTERM', () => child.kill('SIGTERM'));
-  child.on('close', (status, signal) => {
-    process.exitCode = status ?? 128 + constants.signals[signal];
-  });
+if (existsSync(fileURLToPath(new URL('../src/cli.ts', import.meta.url)))) {
+  (await import('tsx/esm/api')).register();
+  register('./source-condition.js', import.meta.url);
+  await import('../src/cli.ts');
 } else {
   await import('../dist/cli.js');
 }

@@ -71,7 +71,7 @@ export function start(folder: string, args: readonly string[], env: Readonly<Rec
     cwd: folder,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-    // Its group can be stopped and killed whole: the command, and the process that it runs the sources in.
+    // A process group of its own, which can be stopped and killed as a whole.
     detached: true,
   });
   let [stdout, stderr] = ['', ''];
