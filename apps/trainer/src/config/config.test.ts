@@ -98,4 +98,110 @@ describe('configuration', () => {
     writeFileSync(broken, 'out: [1,\nseed: }');
     expect(() => loadConfig(broken)).toThrow(/broken\.yaml: not valid YAML/);
   });
+
+  it.each(['__proto__.polluted', 'constructor.prototype.polluted', '__proto__', 'a..b', ''])(
+    'refuses --set %s',
+    (key) => {
+      expect(() => loadConfig(shipped('quickstart'), { [key]: 1 })).toThrow(
+        /quickstart\.yaml: --set .*names no key of a configuration/,
+      );
+      expect(({} as { polluted?: number }).polluted).toBeUndefined();
+    },
+  );
+
+  it('refuses --set below a value, and beyond the end of a list', () => {
+    expect(() => loadConfig(shipped('quickstart'), { 'lm.batch.size': 1 })).toThrow(
+      /--set lm\.batch\.size cannot be set: lm\.batch is 20, not a section/,
+    );
+    expect(() => loadConfig(shipped('quickstart'), { 'vision.model.widths.3': 1 })).toThrow(
+      /--set vision\.model\.widths\.3 needs the position of an entry, 0 to 2, after vision\.model\.widths/,
+    );
+    expect(loadConfig(shipped('quickstart'), { 'vision.model.widths.1': 64 }).vision.model.widths).toEqual([
+      48, 64, 192,
+    ]);
+  });
+
+  const bomb =
+    'a: &a [x,x,x,x,x,x,x,x,x]\n' +
+    'bcdef'.replace(/./g, (to) => {
+      const from = String.fromCharCode(to.charCodeAt(0) - 1);
+      return `${to}: &${to} [${Array(9).fill(`*${from}`).join(',')}]\n`;
+    });
+  it.each([
+    ['a number', '5', /expected keys with values, for example "seed: 0", got 5/],
+    ['a text', 'a string', /expected keys with values.*got "a string"/],
+    ['a list', '- a', /expected keys with values.*got \[ 'a' \]/],
+    ['a list in itself', '&a [*a]', /expected keys with values/],
+    ['a mapping in itself', 'lm: &a { model: *a }', /lm\.model\.model: unknown key/],
+    ['aliases of aliases', bomb, /not valid YAML.*alias.*Write the values out/],
+    ['an unknown alias', 'a: *nope', /not valid YAML/],
+    ['two documents', 'a: 1\n---\nb: 2', /not valid YAML/],
+    ['deep brackets', '['.repeat(20_000), /nested more than 64 levels deep/],
+    ['deep indentation', Array.from({ length: 300 }, (_, i) => `${' '.repeat(i)}a:`).join('\n'), /nested more than 64/],
+    ['deep keys', '? '.repeat(5000), /nested more than 64/],
+    ['deep lists', '- '.repeat(5000), /nested more than 64/],
+    ['a large file', '#'.repeat(2 ** 20 + 1), /larger than 1048576 bytes/],
+    ['a prototype', '__proto__: { polluted: 1 }', /__proto__: unknown key/],
+    ['infinity', 'seed: 1e999', /seed: .*got null|seed: expected .*got/],
+  ])('refuses a file with %s', (_, text, message) => {
+    const file = join(folder, 'odd.yaml');
+    writeFileSync(file, text);
+    expect(() => loadConfig(file, { out: 'x' })).toThrow(message);
+  });
+
+  it.each([
+    ['lm.train.beta1', 1, /lm\.train\.beta1: expected number to be <1, got 1/],
+    ['lm.train.beta2', 1, /lm\.train\.beta2: expected number to be <1, got 1/],
+    ['lm.train.learningRate', 1e6, /lm\.train\.learningRate: expected number to be <=1, got 1000000/],
+    ['lm.train.learningRate', 0, /lm\.train\.learningRate: expected number to be >0, got 0/],
+    ['lm.train.weightDecay', 1000, /lm\.train\.weightDecay must be below 1 \/ learningRate = 400, got 1000/],
+    ['lm.train.weightDecay', -1, /weightDecay: expected number to be >=0/],
+    ['vision.labelSmoothing', 1, /labelSmoothing: expected number to be <1/],
+    ['flamingo.datasets.pages.weight', 1e-300, /weight: expected number to be >=0.000001/],
+    ['lm.model.outputScale', 1e300, /outputScale: expected number to be <=1000/],
+    ['vision.batch', 1e15, /vision\.batch: expected number to be <=1048576/],
+    ['lm.model.numLayers', 1e9, /numLayers: expected number to be <=/],
+    ['flamingo.gateWalk.by', 1e30, /gateWalk\.by: expected number to be <=1/],
+    ['out', 'a\0b', /out: expected a path/],
+  ])('checks the range of %s: %j', (key, value, message) => {
+    expect(() => loadConfig(shipped('quickstart'), { [key]: value })).toThrow(message);
+  });
+
+  describe('with only the keys that a command needs', () => {
+    const { out, data, vision, lm, flamingo } = changed(() => undefined) as Record<string, Record<string, unknown>>;
+    const own = { out, data: { kind: 'folder', path: 'my-data' } };
+
+    it('is enough', () => {
+      expect(data).toEqual({ kind: 'emoji' });
+      expect(parseConfig('my.yaml', { ...own, lm }, 'pretrain-lm').lm.batch).toBe(20);
+      expect(parseConfig('my.yaml', { ...own, vision }, 'pretrain-vision').flamingo.framesPerClip).toBe(4);
+      const published = { pretrained: 'gpt2', precision: 'bfloat16' };
+      expect(parseConfig('my.yaml', { ...own, vision, lm: published, flamingo }, 'train').lm).toMatchObject(published);
+      expect(parseConfig('my.yaml', { ...own, vision, lm: published, flamingo })).toMatchObject({
+        eval: { shots: [0, 4] },
+      });
+      const { model, jointSize } = vision!;
+      const { resampler, xattn } = flamingo!;
+      const asked = { ...own, vision: { model, jointSize }, lm: published, flamingo: { resampler, xattn } };
+      expect(parseConfig('my.yaml', asked, 'generate').vision.jointSize).toBe(128);
+    });
+
+    it('names those that it needs and does not find', () => {
+      expect(() => parseConfig('my.yaml', { ...own, vision, flamingo }, 'train')).toThrow(
+        /lm\.model: required by train, got nothing\n/,
+      );
+      expect(() => parseConfig('my.yaml', { ...own, vision }, 'pretrain-lm')).toThrow(
+        /lm\.model: required by pretrain-lm, got nothing\n.*lm\.tokenizerPages: required[\s\S]*lm\.train: required/,
+      );
+      expect(() => parseConfig('my.yaml', own)).toThrow(
+        /vision\.jointSize: required by pretrain-vision, train, eval, generate/,
+      );
+    });
+
+    it('still names an unknown key in a section that it does not need', () => {
+      expect(() => parseConfig('my.yaml', { ...own, lm, flamingo: { strategi: 'merged' } }, 'pretrain-lm')).toThrow(
+        /flamingo\.strategi: unknown key, did you mean strategy\?/,
+      );
+    });
+  });
 });

@@ -1,161 +1,212 @@
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import { inspect } from 'node:util';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { dataKindOf, dataSchema, type DataConfig } from '../data/data-kinds';
 import { datasetNames } from '../data/training-data';
 
-const positive = z.number().int().positive();
+/** Far above every model there is: a size beyond it is a typing error, not a wish. */
+const size = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 20);
+const count = z.number().int().positive();
 const share = z.number().min(0).max(1);
-const path = z.string().min(1);
+const scale = z.number().positive().max(1000);
+const path = z
+  .string()
+  .min(1)
+  .refine((text) => !text.includes('\0'), { message: 'expected a path' });
 
-/** Learning rate over a stage: linear warm-up, constant, then down to `finalShare` of the top. */
-const schedule = z.strictObject({
-  learningRate: z.number().positive(),
+/** AdamW and its learning rate over a stage: linear warm-up, constant, then decay to `finalShare` of the peak. */
+const optimizer = z.strictObject({
+  /** Peak learning rate. Adam moves a weight by about this much a step, so above 1 nothing is learned. */
+  learningRate: z.number().positive().max(1),
   warmupSteps: z.number().int().min(0),
-  /** What it goes down along; left out: a line. Not a default: checkpoints of before stay those of the same configuration. */
-  schedule: z.enum(['linear', 'cosine']).optional(),
+  /** Shape of the decay. */
+  schedule: z.enum(['linear', 'cosine']).default('linear'),
   /** Share of the steps after which the decay begins. */
   decayFrom: share.default(0),
-  /** Rate at the last step, as a share of the top. */
+  /** Learning rate at the last step, as a share of the peak. */
   finalShare: share.default(0),
-});
-
-const optimizer = schedule.extend({
-  beta1: share.default(0.9),
-  beta2: share.default(0.95),
+  /** At 1 the bias correction of Adam divides by 0. */
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.95),
+  /** Below `1 / learningRate`: beyond it a step reverses the sign of a weight. */
   weightDecay: z.number().min(0),
+  /** Gradients whose norm is larger are scaled down to it. */
   clipNorm: z.number().positive().default(1),
-  steps: positive,
-  checkpointEvery: positive.default(100),
+  steps: count,
+  checkpointEvery: count.default(100),
 });
 
 const visionModel = z.strictObject({
-  imageSize: positive,
-  stemWidths: z.array(positive).min(1),
-  stemStrides: z.array(positive).min(1),
-  widths: z.array(positive).min(1),
-  depths: z.array(positive).min(1),
-  strides: z.array(positive).min(1),
-  bottleneckRatio: z.number().positive().default(0.5),
+  imageSize: size,
+  stemWidths: z.array(size).min(1),
+  stemStrides: z.array(size).min(1),
+  widths: z.array(size).min(1),
+  depths: z.array(size).min(1),
+  strides: z.array(size).min(1),
+  bottleneckRatio: z.number().min(0.01).max(100).default(0.5),
   groupSize: z.number().int().min(0).default(0),
-  squeezeExciteRatio: z.number().positive().default(0.25),
+  squeezeExciteRatio: z.number().min(0.01).max(100).default(0.25),
   activation: z.enum(['scaled-gelu', 'scaled-gelu-tanh', 'scaled-relu']).default('scaled-relu'),
-  finalWidth: positive,
+  finalWidth: size,
 });
 
 const lmModel = z.strictObject({
-  vocabSize: positive,
-  hiddenSize: positive,
-  numLayers: positive,
-  numHeads: positive,
-  headDim: positive,
-  intermediateSize: positive,
-  embeddingScale: z.number().positive().default(1),
-  outputScale: z.number().positive().default(1),
+  vocabSize: size,
+  hiddenSize: size,
+  numLayers: size,
+  numHeads: size,
+  headDim: size,
+  intermediateSize: size,
+  embeddingScale: scale.default(1),
+  outputScale: scale.default(1),
 });
 
 const dataset = z.strictObject({
-  /** Factor of this dataset's loss in the sum (the paper's lambda). */
-  weight: z.number().positive(),
+  /** Factor of this dataset's loss in the sum (lambda in the paper). */
+  weight: z.number().min(1e-6).max(1e6),
   /** Documents per step. */
-  batch: positive,
-  /** Tokens a sample is cut to. */
-  maxTokens: positive,
-  /** Images of a page that count; the rest is dropped. */
-  maxMedia: positive.default(5),
-  /** Probability that a page's text looks at the next image instead of the previous one (Flamingo, appendix A.3.2). */
+  batch: size,
+  /** Samples are truncated to this many tokens. */
+  maxTokens: size,
+  /** Images of a page that are used; further ones are dropped. */
+  maxMedia: size.default(5),
+  /** Probability that the text of a page attends to the next image instead of the previous one (Flamingo, appendix A.3.2). */
   pNext: share.default(0.5),
-  /** Probability that a pair's text starts with an extra space (Flamingo, section 3.2). */
+  /** Probability that the text of a pair starts with an extra space (Flamingo, section 3.2). */
   leadingSpace: share.default(0.5),
 });
 
-const configSchema = z.strictObject({
-  seed: z.number().int().min(0).default(0),
-  backend: z.enum(['auto', 'tensorflow', 'native', 'wasm', 'webgpu', 'cpu']).default('auto'),
-  /** What the factors of large products are rounded to; sums, and all that is trained, are float32 either way. */
-  precision: z.enum(['float32', 'bfloat16']).default('float32'),
-  /** Folder for checkpoints, metrics and the report; relative to the place the command runs in. */
-  out: z.string().min(1),
-  data: dataSchema,
-  vision: z.strictObject({
-    model: visionModel,
-    textHiddenSize: positive,
-    jointSize: positive,
-    batch: positive,
-    labelSmoothing: share.default(0.1),
-    train: optimizer,
-  }),
-  lm: z.strictObject({
-    /** Folder of a published language model, in place of one trained here; relative to the configuration. */
-    pretrained: path.optional(),
-    /** How its weights are held once it is frozen. */
-    precision: z.enum(['float32', 'bfloat16', 'int8']).default('float32'),
-    model: lmModel,
-    tokenizerPages: positive,
-    batch: positive,
-    maxTokens: positive,
-    /** Rows are cut from one stream of documents, without padding; left out: a page for each row, cut to maxTokens. */
-    packed: z.boolean().optional(),
-    /** A token `<BOS>` begins every text, in the stages after too; left out: none does. */
-    bos: z.boolean().optional(),
-    train: optimizer,
-  }),
-  flamingo: z.strictObject({
-    resampler: z.strictObject({
-      visualSize: positive,
-      numLayers: positive,
-      numHeads: positive,
-      headDim: positive,
-      numLatents: positive,
-    }),
-    xattn: z.strictObject({ every: positive, numHeads: positive, headDim: positive }),
-    framesPerClip: positive.default(4),
-    /** The gates start at 0; for the first `steps` updates `by` is added to each after the update. 0 steps: learned only. */
-    gateWalk: z.strictObject({ steps: z.number().int().min(0), by: z.number() }).default({ steps: 0, by: 0 }),
-    /** How the sets make up an update (Flamingo, section 2.4); `MixingStrategy` tells them apart. */
-    strategy: z.enum(['accumulate', 'round-robin', 'merged']).default('accumulate'),
-    datasets: z.strictObject({
-      pages: dataset.optional(),
-      pairs: dataset.optional(),
-      descriptions: dataset.optional(),
-      clips: dataset.optional(),
-    }),
-    train: optimizer,
-  }),
-  eval: z.strictObject({
-    shots: z.array(z.number().int().min(0)).min(1),
-    /** Prompts per attribute and number of shots. */
-    prompts: positive,
-    seed: z.number().int().min(0).default(1000),
-  }),
+const vision = z.strictObject({
+  model: visionModel,
+  textHiddenSize: size,
+  jointSize: size,
+  batch: size,
+  labelSmoothing: z.number().min(0).lt(1).default(0.1),
+  train: optimizer,
 });
 
-export type Config = z.infer<typeof configSchema>;
+const lm = z.strictObject({
+  /** Folder of a published language model to use instead of training one; relative to the configuration. */
+  pretrained: path.optional(),
+  /** How the weights are stored once they are frozen. */
+  precision: z.enum(['float32', 'bfloat16', 'int8']).default('float32'),
+  model: lmModel,
+  tokenizerPages: count,
+  batch: size,
+  maxTokens: size,
+  /** Cuts rows from one stream of documents, without padding. By default each row is one page, truncated to `maxTokens`. */
+  packed: z.boolean().default(false),
+  /** Starts every text with the token `<BOS>`, in later stages too. */
+  bos: z.boolean().default(false),
+  train: optimizer,
+});
+
+const flamingo = z.strictObject({
+  resampler: z.strictObject({ visualSize: size, numLayers: size, numHeads: size, headDim: size, numLatents: size }),
+  xattn: z.strictObject({ every: size, numHeads: size, headDim: size }),
+  framesPerClip: size.default(4),
+  /** The gates start at 0. After each of the first `steps` updates, `by` is added to every gate. With 0 steps, gates are only learned. */
+  gateWalk: z
+    .strictObject({ steps: z.number().int().min(0), by: z.number().min(-1).max(1) })
+    .default({ steps: 0, by: 0 }),
+  /** How the datasets make up an update (Flamingo, section 2.4); see `MixingStrategy`. */
+  strategy: z.enum(['accumulate', 'round-robin', 'merged']).default('accumulate'),
+  /** Memory for the features of images that were encoded already. Less of it costs time and changes no result. */
+  featureCacheMiB: z.number().min(0).default(1024),
+  datasets: z.strictObject({
+    pages: dataset.optional(),
+    pairs: dataset.optional(),
+    descriptions: dataset.optional(),
+    clips: dataset.optional(),
+  }),
+  train: optimizer,
+});
+
+const evaluation = z.strictObject({
+  shots: z.array(z.number().int().min(0).max(1000)).min(1).default([0, 4]),
+  /** Prompts for each attribute and number of shots. */
+  prompts: size.default(100),
+  seed: z.number().int().min(0).default(1000),
+});
+
+const fullSchema = z.strictObject({
+  seed: z.number().int().min(0).default(0),
+  backend: z.enum(['auto', 'tensorflow', 'native', 'wasm', 'webgpu', 'cpu']).default('auto'),
+  /** What the factors of large matrix products are rounded to. Sums and trained weights are float32 either way. */
+  precision: z.enum(['float32', 'bfloat16']).default('float32'),
+  /** Folder for checkpoints, metrics and the report; relative to the working directory. */
+  out: path,
+  data: dataSchema,
+  vision,
+  lm,
+  flamingo,
+  eval: evaluation.prefault({}),
+});
+
+/** What every command accepts: keys that some commands do not need may be missing, see `requiredKeys`. */
+const schema = fullSchema.extend({
+  vision: vision.partial().prefault({}),
+  lm: lm.partial().prefault({}),
+  flamingo: flamingo.partial().prefault({}),
+});
+
+/**
+ * A configuration. Keys that the command at hand does not need may be missing, although their types do not say so:
+ * `loadConfig` has checked those that it needs.
+ */
+export type Config = z.infer<typeof fullSchema>;
 export type OptimizerConfig = z.infer<typeof optimizer>;
+
+/** The commands that read a configuration. */
+export type ConfigCommand = 'pretrain-vision' | 'pretrain-lm' | 'train' | 'eval' | 'generate';
+
+const COMMANDS: readonly ConfigCommand[] = ['pretrain-vision', 'pretrain-lm', 'train', 'eval', 'generate'];
+
+/** Keys that a command needs. With `lm.pretrained`, those of a language model to be trained here are not needed. */
+function requiredKeys(command: ConfigCommand, pretrained: boolean): string[] {
+  const model = ['vision.model', 'vision.jointSize', ...(pretrained ? [] : ['lm.model'])];
+  const joint = ['flamingo.resampler', 'flamingo.xattn'];
+  switch (command) {
+    case 'pretrain-vision':
+      return ['model', 'textHiddenSize', 'jointSize', 'batch', 'train'].map((key) => `vision.${key}`);
+    case 'pretrain-lm':
+      return pretrained ? [] : ['model', 'tokenizerPages', 'batch', 'maxTokens', 'train'].map((key) => `lm.${key}`);
+    case 'train':
+      return [...model, ...joint, 'flamingo.datasets', 'flamingo.train'];
+    default:
+      return [...model, ...joint];
+  }
+}
+
+/** YAML files beyond these limits are refused before they are parsed: the parser takes minutes for some of them. */
+const MAX_BYTES = 2 ** 20;
+const MAX_DEPTH = 64;
 
 /**
  * Reads and checks a YAML configuration.
  *
- * @throws Error naming the file, each key at fault, what was expected and what came
+ * @param overrides values by dotted key, as `--set` gives them
+ * @param command   checks that the keys this command needs are there; by default those of every command
+ * @throws Error naming the file, each key at fault, what was expected and what was found
  */
-export function loadConfig(file: string, overrides: Readonly<Record<string, unknown>> = {}): Config {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch {
-    throw new Error(`Config ${file}: there is no such file. Give the path of a YAML configuration.`);
-  }
-  const document = parseDocument(text);
-  const [syntaxError] = document.errors;
-  if (syntaxError) throw new Error(`Config ${file}: not valid YAML. ${syntaxError.message}`);
-  const value = document.toJS() as Record<string, unknown>;
-  const config = parseConfig(file, applyOverrides(value ?? {}, overrides));
+export function loadConfig(
+  file: string,
+  overrides: Readonly<Record<string, unknown>> = {},
+  command?: ConfigCommand,
+): Config {
+  const config = parseConfig(file, applyOverrides(file, readYaml(file), overrides), command);
+  const folder = dirname(file);
   const { pretrained } = config.lm;
   return {
     ...config,
-    data: resolvePaths(config.data, dirname(file)),
-    lm: { ...config.lm, ...(pretrained !== undefined && { pretrained: resolve(dirname(file), pretrained) }) },
+    data: resolvePaths(config.data, folder),
+    lm: { ...config.lm, ...(pretrained !== undefined && { pretrained: resolve(folder, pretrained) }) },
   };
 }
 
@@ -168,12 +219,73 @@ function resolvePaths(data: DataConfig, folder: string): DataConfig {
   return { ...data, ...Object.fromEntries(given) };
 }
 
-/** Checks a configuration that is already an object; `where` names it in errors. */
-export function parseConfig(where: string, value: unknown): Config {
-  const result = configSchema.safeParse(value);
-  if (result.success) return checkFit(where, result.data);
-  const lines = result.error.issues.map((issue) => `  ${explain(issue, value)}`);
-  throw new Error(`Config ${where} does not fit:\n${lines.join('\n')}\nCorrect these keys and run the command again.`);
+function readYaml(file: string): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const reason = code === 'ENOENT' ? 'there is no such file' : `it cannot be read (${message})`;
+    throw new Error(`Config ${file}: ${reason}. Give the path of a YAML configuration.`, { cause: error });
+  }
+  const tooMuch =
+    text.length > MAX_BYTES
+      ? `larger than ${MAX_BYTES} bytes`
+      : depthOf(text) > MAX_DEPTH
+        ? `nested more than ${MAX_DEPTH} levels deep`
+        : undefined;
+  if (tooMuch) throw new Error(`Config ${file}: expected a configuration, got a file ${tooMuch}.`);
+  const document = parseDocument(text);
+  const [syntaxError] = document.errors;
+  if (syntaxError) throw new Error(`Config ${file}: not valid YAML. ${syntaxError.message}`);
+  let value: unknown;
+  try {
+    value = document.toJS() ?? {};
+  } catch (error) {
+    throw new Error(`Config ${file}: not valid YAML. ${(error as Error).message}. Write the values out.`, {
+      cause: error,
+    });
+  }
+  if (!isMapping(value)) {
+    throw new Error(`Config ${file}: expected keys with values, for example "seed: 0", got ${show(value)}.`);
+  }
+  return value;
+}
+
+/** An upper bound of how deep a YAML text is nested: by its indentation, its brackets, and its `- ? :` on one line. */
+function depthOf(text: string): number {
+  let [deepest, brackets] = [0, 0];
+  for (const line of text.split('\n')) {
+    const [before] = /^[\s\-?:]*/.exec(line)!;
+    for (const char of line) {
+      if (char === '[' || char === '{') deepest = Math.max(deepest, ++brackets);
+      if (char === ']' || char === '}') brackets--;
+    }
+    deepest = Math.max(deepest, before.length / 2);
+  }
+  return deepest;
+}
+
+/** Checks a configuration that is an object already; `where` names it in errors. For `command` see `loadConfig`. */
+export function parseConfig(where: string, value: unknown, command?: ConfigCommand): Config {
+  const result = schema.safeParse(value);
+  const lines = result.success ? [] : result.error.issues.map((issue) => explain(issue, value));
+  lines.push(...missingKeys(value, command));
+  if (result.success && lines.length === 0) return checkFit(where, result.data as Config);
+  const list = lines.map((line) => `  ${line}`).join('\n');
+  throw new Error(`Config ${where} does not fit:\n${list}\nCorrect these keys and run the command again.`);
+}
+
+/** A line for each key that is missing and needed. */
+function missingKeys(value: unknown, command?: ConfigCommand): string[] {
+  const pretrained = valueAt(value, ['lm', 'pretrained']) !== undefined;
+  const needed = new Map<string, string[]>();
+  for (const by of command ? [command] : COMMANDS) {
+    for (const key of requiredKeys(by, pretrained)) needed.set(key, [...(needed.get(key) ?? []), by]);
+  }
+  return Array.from(needed)
+    .filter(([key]) => valueAt(value, key.split('.')) === undefined)
+    .map(([key, by]) => `${key}: required by ${by.join(', ')}, got nothing`);
 }
 
 function explain(issue: z.core.$ZodIssue, value: unknown): string {
@@ -182,24 +294,45 @@ function explain(issue: z.core.$ZodIssue, value: unknown): string {
     const names = issue.keys.map((k) => (path ? `${path}.${k}` : k)).join(', ');
     return `${names}: unknown key${issue.keys.length > 1 ? 's' : ''}${nearest(issue.keys[0]!, path)}`;
   }
-  const came = issue.path.reduce<unknown>((v, key) => (v as Record<PropertyKey, unknown> | undefined)?.[key], value);
-  const got = came === undefined ? 'nothing' : JSON.stringify(came);
-  const expected = issue.message.replace(/^Invalid (input|option): /, '').replace(/, received .*/, '');
-  return `${path || '(top)'}: ${expected}, got ${got}`;
+  const found = valueAt(value, issue.path);
+  const expected = issue.message
+    .replace(/^(Invalid (input|option)|Too (big|small)): /, '')
+    .replace(/^Invalid discriminator value\. E/, 'e')
+    .replace(/, received .*/, '');
+  return `${path || '(top)'}: ${expected}, got ${found === undefined ? 'nothing' : show(found)}`;
 }
 
-/** "did you mean" for a misspelt key, from the keys the schema knows at that place. */
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((at, key) => (isObject(at) && Object.hasOwn(at, key) ? at[key] : undefined), value);
+}
+
+/** A value of any form in a line: deep and circular ones are cut. */
+function show(value: unknown): string {
+  const text = isObject(value) ? inspect(value, { depth: 1, breakLength: Infinity }) : JSON.stringify(value);
+  return text.length > 100 ? `${text.slice(0, 100)}...` : text;
+}
+
+function isObject(value: unknown): value is Record<PropertyKey, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+function isMapping(value: unknown): value is Record<string, unknown> {
+  return isObject(value) && !Array.isArray(value);
+}
+
+/** "did you mean" for a misspelt key, from the keys that the schema has there. */
 function nearest(key: string, path: string): string {
-  let schema: unknown = configSchema;
-  for (const part of path ? path.split('.') : []) schema = shapeOf(schema)?.[part];
-  const known = Object.keys(shapeOf(schema) ?? {});
+  let at: unknown = schema;
+  for (const part of path ? path.split('.') : []) at = valueAt(shapeOf(at), [part]);
+  const known = Object.keys(shapeOf(at) ?? {});
   const [best] = known.map((k) => ({ k, d: editDistance(k, key) })).sort((a, b) => a.d - b.d);
   if (best && best.d <= Math.min(3, key.length / 2)) return `, did you mean ${best.k}?`;
   return known.length ? `, expected one of: ${known.join(', ')}` : '';
 }
 
-function shapeOf(schema: unknown): Record<string, unknown> | undefined {
-  let s = schema as { shape?: Record<string, unknown>; unwrap?: () => unknown } | undefined;
+/** The fields of an object's schema, inside defaults and optional parts. */
+function shapeOf(part: unknown): Record<string, unknown> | undefined {
+  let s = part as { shape?: Record<string, unknown>; unwrap?: () => unknown } | undefined;
   while (s && !s.shape && s.unwrap) s = s.unwrap() as typeof s;
   return s?.shape;
 }
@@ -216,43 +349,73 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** Sizes that must agree across parts; zod sees each key alone. */
+/** Values that must agree with one another; the schema checks each key alone. Missing keys are passed over. */
 function checkFit(where: string, config: Config): Config {
-  const { stemWidths, stemStrides, widths, depths, strides } = config.vision.model;
-  const equal = (what: string, a: readonly unknown[], b: readonly unknown[]) => {
-    if (a.length !== b.length) {
-      throw new Error(`Config ${where}: ${what} must have one entry each, got ${a.length} and ${b.length}.`);
-    }
+  const fail = (problem: string) => {
+    throw new Error(`Config ${where}: ${problem}`);
   };
-  equal('vision.model.stemWidths and stemStrides', stemWidths, stemStrides);
-  equal('vision.model.widths and depths', widths, depths);
-  equal('vision.model.widths and strides', widths, strides);
-  const { imageSize } = config.vision.model;
-  const fixedSize = dataKindOf(config.data).imageSize;
-  if (fixedSize !== undefined && imageSize !== fixedSize) {
-    throw new Error(
-      `Config ${where}: vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${imageSize}. Correct it.`,
-    );
+  const model = config.vision.model as Config['vision']['model'] | undefined;
+  if (model) {
+    const { stemWidths, stemStrides, widths, depths, strides } = model;
+    const equal = (what: string, a: readonly unknown[], b: readonly unknown[]) => {
+      if (a.length !== b.length) fail(`${what} must have one entry each, got ${a.length} and ${b.length}.`);
+    };
+    equal('vision.model.stemWidths and stemStrides', stemWidths, stemStrides);
+    equal('vision.model.widths and depths', widths, depths);
+    equal('vision.model.widths and strides', widths, strides);
+    const fixedSize = dataKindOf(config.data).imageSize;
+    if (fixedSize !== undefined && model.imageSize !== fixedSize) {
+      fail(
+        `vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${model.imageSize}. Correct it.`,
+      );
+    }
   }
-  if (Object.keys(config.flamingo.datasets).length === 0) {
-    throw new Error(
-      `Config ${where}: flamingo.datasets must name at least one of ${datasetNames.join(', ')}, got none. ` +
+  for (const stage of ['vision', 'lm', 'flamingo'] as const) {
+    const train = config[stage].train as OptimizerConfig | undefined;
+    if (train && train.learningRate * train.weightDecay >= 1) {
+      fail(
+        `${stage}.train.weightDecay must be below 1 / learningRate = ${1 / train.learningRate}, got ${train.weightDecay}.`,
+      );
+    }
+  }
+  const datasets = config.flamingo.datasets as object | undefined;
+  if (datasets && Object.keys(datasets).length === 0) {
+    fail(
+      `flamingo.datasets must name at least one of ${datasetNames.join(', ')}, got none. ` +
         'Add for example pages: { weight: 1, batch: 24, maxTokens: 64 }.',
     );
   }
   return config;
 }
 
-/** Sets dotted keys: `{'flamingo.train.steps': 10}`; values that parse as JSON are taken as such. */
-function applyOverrides(value: Record<string, unknown>, overrides: Readonly<Record<string, unknown>>) {
+/** Sets dotted keys: `{'flamingo.train.steps': 10}`. */
+function applyOverrides(
+  file: string,
+  value: Record<string, unknown>,
+  overrides: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
   for (const [path, to] of Object.entries(overrides)) {
     const keys = path.split('.');
+    const refuse = (reason: string) => {
+      throw new Error(`Config ${file}: --set ${path} ${reason}`);
+    };
+    if (keys.some((key) => key === '' || key in Object.prototype)) {
+      refuse('names no key of a configuration. Give keys with dots between, for example lm.train.steps.');
+    }
     let at = value;
-    for (const key of keys.slice(0, -1)) {
-      if (typeof at[key] !== 'object' || at[key] === null) at[key] = {};
+    for (const [i, key] of keys.entries()) {
+      if (Array.isArray(at) && !(key in at && /^\d+$/.test(key))) {
+        refuse(`needs the position of an entry, 0 to ${at.length - 1}, after ${keys.slice(0, i).join('.')}.`);
+      }
+      if (i === keys.length - 1) {
+        at[key] = to;
+        break;
+      }
+      at[key] ??= {};
+      if (!isObject(at[key]))
+        refuse(`cannot be set: ${keys.slice(0, i + 1).join('.')} is ${show(at[key])}, not a section.`);
       at = at[key] as Record<string, unknown>;
     }
-    at[keys[keys.length - 1]!] = to;
   }
   return value;
 }

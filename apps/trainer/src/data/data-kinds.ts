@@ -63,7 +63,8 @@ const shards: DataKind<ShardsConfig> = {
 };
 
 const optionsOf = ({ vision, flamingo, seed }: Config) => ({
-  imageSize: vision.model.imageSize,
+  // A configuration for `pretrain-lm` may have no vision encoder: its data are read for the text alone.
+  imageSize: (vision as Partial<Config['vision']>).model?.imageSize ?? 1,
   framesPerClip: flamingo.framesPerClip,
   seed,
 });
