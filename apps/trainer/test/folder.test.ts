@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readMetrics } from '../src/stages/stage';
+import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
 // A user's own images from the first line of JSON to an answer, by the command alone.

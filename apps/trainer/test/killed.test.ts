@@ -2,7 +2,7 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readMetrics } from '../src/stages/stage';
+import { readMetrics } from '../src/stages/metrics';
 import { flamingo, signalAll, start, TINY, writeConfig, type Outcome, type Running } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-killed-'));

@@ -6,7 +6,7 @@ import { Random } from '@flamingo-ts/kernels';
 import { trainByteLevelBPE } from '@flamingo-ts/lm-core';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readMetrics } from '../src/stages/stage';
+import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
 // Each family of language models swapped in by one line, trained and asked by the command alone.

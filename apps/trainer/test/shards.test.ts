@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { ShardWriter, type Document } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { readMetrics } from '../src/stages/stage';
+import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig } from './command';
 
 // From shards on disk to losses, by the command alone.

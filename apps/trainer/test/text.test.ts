@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { ShardWriter } from '@flamingo-ts/data-mixtures';
 import { startsNative } from '@flamingo-ts/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { readMetrics } from '../src/stages/stage';
+import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig } from './command';
 
 // A language model from shards of text, by the command alone, as large ones are trained.

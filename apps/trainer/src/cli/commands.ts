@@ -1,35 +1,35 @@
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
 import type { BenchFlags } from '../bench/command';
 import { wholeNumberFrom } from './command-text';
-import type { Config } from '../config/config';
+import type { Config, ConfigCommand } from '../config/config';
 import { BENCH_SPECS, CONFIGS } from '../configs';
 import { addExtractCommands } from './data-commands';
 import { addLookingCommands } from './data-looking';
-import type { RunOptions } from '../stages/recipe';
+import type { RunOptions, StageName } from '../stages/recipe';
 import { Interrupted, StopSignal } from './stop-signal';
 import type { TrainingData } from '../data/training-data';
 
-// What a command runs is imported when it is given: the others shall cost it neither time nor memory.
+// Each command imports what it runs, so that the others cost it neither time nor memory.
 const recipe = () => import('../stages/recipe');
 
-/** Exit status of a run that was stopped by Ctrl-C and can be continued. */
+/** Exit status of a run that was stopped by Ctrl-C and can be resumed. */
 const INTERRUPTED = 130;
 /** Unreadable images that are named at the end of a command. */
 const SKIPPED_NAMED = 10;
 
 export const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
-export const SET = ['--set <key=value>', 'change one key of the configuration; may be repeated', setKey] as const;
-export const FRESH = ['--fresh', 'start over instead of going on from a checkpoint'] as const;
+export const SET = ['--set <key=value>', 'change one key of the configuration; repeatable', setKey] as const;
+export const FRESH = ['--fresh', 'start over instead of resuming from a checkpoint'] as const;
 
 /** Shown below the list of commands. */
 const OVERVIEW = `
-To see everything at work, with nothing prepared:
+To see everything at work, without preparing anything:
   flamingo quickstart
 
-With images of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quickstart.yaml')}:
+With your own images:
+  flamingo init my.yaml
   flamingo data check my-data
   flamingo pretrain-vision my.yaml
   flamingo pretrain-lm my.yaml
@@ -37,9 +37,9 @@ With images of your own, described by my.yaml, a copy of ${join(CONFIGS, 'quicks
   flamingo eval my.yaml
   flamingo generate my.yaml --image sky.jpg --example grass.jpg=green
 
-A training that was stopped goes on where it was when its command is given again.`;
+To resume a training that was stopped, run the same command again.`;
 
-/** Options that every command over a configuration takes. */
+/** Options of commands that read a configuration. */
 interface RunFlags {
   readonly set?: Record<string, unknown>;
   readonly fresh?: boolean;
@@ -49,7 +49,7 @@ interface RunFlags {
 /** Adds commands to the program. */
 export type AddCommands = (program: Command) => void;
 
-/** Runs the command line and gives its exit status. */
+/** Runs the command line and returns its exit status. */
 export async function main(argv: readonly string[], more: readonly AddCommands[] = []): Promise<number> {
   const program = createProgram(more);
   try {
@@ -82,25 +82,27 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   onStage(
     program,
+    'vision',
     'pretrain-vision',
-    'first stage: the vision encoder, on images and their alt texts (contrastive)',
-    async (options) => (await recipe()).pretrainVision(options),
+    'stage 1: train the vision encoder on images and their alt texts',
+    (options) => recipe().then(({ pretrainVision }) => pretrainVision(options)),
   );
-  onStage(program, 'pretrain-lm', 'second stage: tokenizer and language model, on text alone', async (options) =>
-    (await recipe()).pretrainLanguage(options),
+  onStage(program, 'lm', 'pretrain-lm', 'stage 2: train the tokenizer and the language model on text', (options) =>
+    recipe().then(({ pretrainLanguage }) => pretrainLanguage(options)),
   );
   onStage(
     program,
+    'flamingo',
     'train',
-    'third stage: what joins the two, now frozen, on the mixture of data sets',
-    async (options) => (await recipe()).trainJoint(options),
+    'stage 3: train the resampler and gated cross-attention (both models frozen)',
+    (options) => recipe().then(({ trainJoint }) => trainJoint(options)),
   );
 
   onConfig(program, 'eval', 'asks the trained model few-shot questions, also with blank and swapped images')
     .option('--split <name>', 'which set of questions to ask, for data with several')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
-      const { config } = await start(file, flags);
+      const { config } = await start('eval', file, flags);
       const { openData } = await import('../data/data-kinds');
       const { evaluate, formatEvaluation } = await import('../eval/evaluate');
       const data = await openData(config);
@@ -126,7 +128,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
       '\nflamingo generate my.yaml --image sky.jpg --example grass.jpg=green --example rose.jpg=red --candidates red,green,blue',
     )
     .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
-      const { config } = await start(file, flags);
+      const { config } = await start('generate', file, flags);
       const answer = await (await import('../eval/few-shot-answer')).answerPrompt(config, flags);
       print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
     });
@@ -186,40 +188,59 @@ function onConfig(program: Command, name: string, description: string): Command 
 /** A stage of training. */
 function onStage(
   program: Command,
-  name: string,
+  name: StageName,
+  command: ConfigCommand,
   description: string,
   run: (options: RunOptions) => Promise<unknown>,
 ): void {
-  onConfig(program, name, description)
+  onConfig(program, command, description)
     .option(...FRESH)
-    .action((file: string, flags: RunFlags) => stage(file, flags, run));
+    .option('--json', 'print the metrics of each step as a line of JSON')
+    .action(async (file: string, flags: RunFlags) => {
+      const config = await readConfig(command, file, flags);
+      const { checkStage } = await recipe();
+      const summary = flags.fresh ? undefined : checkStage(config, name);
+      if (summary) {
+        process.stderr.write(
+          `${command}: ${summary.steps} steps are done already, there is nothing to do. ` +
+            `Raise ${name}.train.steps to add steps, or start over with --fresh.\n`,
+        );
+        return;
+      }
+      await useConfigured(config);
+      const stop = new StopSignal();
+      try {
+        const data = await (await import('../data/data-kinds')).openData(config);
+        try {
+          const onStep = flags.json ? (metrics: object) => print(JSON.stringify(metrics)) : undefined;
+          await run({ config, data, stop, fresh: flags.fresh, onStep });
+        } finally {
+          reportSkipped(data);
+          await data.close();
+        }
+      } finally {
+        stop.dispose();
+      }
+    });
 }
 
-/** Reads the configuration and takes the backend it asks for. */
-async function start(file: string, flags: Pick<RunFlags, 'set'>): Promise<{ config: Config; backend: BackendChoice }> {
-  const { loadConfig } = await import('../config/config');
-  const config = loadConfig(file, flags.set);
+async function readConfig(command: ConfigCommand, file: string, flags: Pick<RunFlags, 'set'>): Promise<Config> {
+  return (await import('../config/config')).loadConfig(file, flags.set, command);
+}
+
+/** Selects the backend and the precision that a configuration names. */
+async function useConfigured(config: Config): Promise<BackendChoice> {
   const backend = await useBackend(config.backend);
   process.stderr.write(`${backend.summary}\n`);
   await (await import('../config/precision')).usePrecision(config.precision, backend.name);
-  return { config, backend };
+  return backend;
 }
 
-async function stage(file: string, flags: RunFlags, run: (options: RunOptions) => Promise<unknown>): Promise<void> {
-  const { config } = await start(file, flags);
-  mkdirSync(config.out, { recursive: true });
-  const stop = new StopSignal();
-  try {
-    const data = await (await import('../data/data-kinds')).openData(config);
-    try {
-      await run({ config, data, stop, fresh: flags.fresh });
-    } finally {
-      reportSkipped(data);
-      await data.close();
-    }
-  } finally {
-    stop.dispose();
-  }
+/** Reads the configuration and selects its backend. */
+async function start(command: ConfigCommand, file: string, flags: Pick<RunFlags, 'set'>): Promise<{ config: Config }> {
+  const config = await readConfig(command, file, flags);
+  await useConfigured(config);
+  return { config };
 }
 
 /** Says how many images could not be read, and names the first of them. */

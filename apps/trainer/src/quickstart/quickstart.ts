@@ -10,7 +10,7 @@ import { answering, evaluate, type Evaluation } from '../eval/evaluate';
 import { evaluateWords, type WordResults } from './emoji/words';
 import type { JointModel } from '../stages/joint';
 import { pretrainLanguage, pretrainVision, trainJoint } from '../stages/recipe';
-import { replaceFile } from '../stages/replace-file';
+import { replaceFile } from '../stages/files';
 import { reportPage } from './report';
 import type { StopSignal } from '../cli/stop-signal';
 

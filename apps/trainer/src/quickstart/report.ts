@@ -6,7 +6,7 @@ import { lineChart, type Series } from '../report/charts';
 import { escapeHtml, htmlPage, table } from '../report/html-page';
 import type { JointModel } from '../stages/joint';
 import { readSummary, stageMetrics, STAGES, type StageName } from '../stages/recipe';
-import type { StepMetrics } from '../stages/stage';
+import type { StepMetrics } from '../stages/metrics';
 import type { EmojiData } from './emoji/data';
 import { SIDE } from './emoji/concepts';
 import { attributeTask } from './emoji/tasks';

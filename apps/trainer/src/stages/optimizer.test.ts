@@ -5,6 +5,7 @@ import { learningRateOf } from './optimizer';
 const config: OptimizerConfig = {
   steps: 12,
   learningRate: 2,
+  schedule: 'linear',
   warmupSteps: 2,
   decayFrom: 1 / 3,
   finalShare: 0.5,

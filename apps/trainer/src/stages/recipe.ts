@@ -1,107 +1,137 @@
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readState, writeSafetensors } from '@flamingo-ts/checkpoint';
 import { countParams, loadState, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
 import type { Chinchilla } from '@flamingo-ts/lm-chinchilla';
 import type { TokenizerJson } from '@flamingo-ts/lm-core';
-import type { Config } from '../config/config';
+import { parse, stringify } from 'yaml';
+import { parseConfig, type Config } from '../config/config';
+import type { ImageSource, TrainingData } from '../data/training-data';
+import type { StopSignal } from '../cli/stop-signal';
+import { emptyFolder, hashFile, makeFolder, replaceFile, writeError } from './files';
+import { differences, type Fingerprint } from './fingerprint';
 import { expectDatasets, JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
-import { replaceFile } from './replace-file';
-import { CHECKPOINTS, readMetrics, runStage, type Objective, type StepMetrics } from './stage';
-import type { StopSignal } from '../cli/stop-signal';
-import type { ImageSource, TrainingData } from '../data/training-data';
+import { readMetrics, type StepMetrics } from './metrics';
+import { LOCK_FILE, withLock } from './run-lock';
+import { anotherConfiguration, CHECKPOINTS, METRICS_FILE, runStage, type Objective } from './stage';
 import { contrastiveObjective, VisionTower } from './vision';
 
-/** The three stages, by the command that runs each. */
+/** The three stages, with the command that runs each. */
 export const STAGES = { vision: 'pretrain-vision', lm: 'pretrain-lm', flamingo: 'train' } as const;
 export type StageName = keyof typeof STAGES;
 
-/** What is left of a finished stage beside its weights. */
+/** What a finished stage leaves besides its weights. */
 export interface StageSummary {
   readonly steps: number;
   readonly seconds: number;
   /** Share of the seconds spent waiting for data. */
   readonly waitedShare: number;
-  /** Scalars trained. */
+  /** Trained scalars. */
   readonly trained: number;
   readonly measured: Readonly<Record<string, number>>;
+  /** What the weights were made with and from. */
+  readonly fingerprint: Fingerprint;
 }
 
-/** What every stage is given. */
+/** What every stage takes. */
 export interface RunOptions {
   readonly config: Config;
   readonly data: TrainingData;
   readonly stop: StopSignal;
-  /** Start over, whatever is in the folder. */
+  /** Starts over, whatever is in the folder. */
   readonly fresh?: boolean | undefined;
+  /** Called with the metrics of each step. */
+  readonly onStep?: ((metrics: StepMetrics) => void) | undefined;
 }
 
-const MODEL_FILE = 'model.safetensors';
+export const MODEL_FILE = 'model.safetensors';
 const TOKENIZER_FILE = 'tokenizer.json';
-const SUMMARY_FILE = 'summary.json';
+export const SUMMARY_FILE = 'summary.json';
+/** The whole configuration that a stage ran with. */
+export const CONFIG_FILE = 'config.yaml';
 
-/** Contrastive pretraining of the vision encoder; then the statistics of its features. */
+/** Contrastive pretraining of the vision encoder, then the statistics of its features. */
 export async function pretrainVision(options: RunOptions): Promise<VisionTower> {
-  const { config, data } = options;
-  const tower = createTower(config);
-  const objective = contrastiveObjective(tower, config, data);
-  // The last stage needs them; said now, it costs nobody this one.
-  expectDatasets(config, data);
-  await train('vision', options, objective, tower.params, async () => {
-    await tower.measureStatistics(data, config.seed);
+  const { config, data, fresh } = options;
+  if (!fresh && finished(config, 'vision')) return openVision(config);
+  return inStageFolder('vision', options, async () => {
+    const tower = createTower(config);
+    const objective = contrastiveObjective(tower, config, data);
+    // The last stage needs these datasets. Reporting it now saves a useless stage.
+    expectDatasets(config, data);
+    await train('vision', options, objective, tower.params, () => tower.measureStatistics(data, config.seed));
+    return tower;
   });
+}
+
+/** Makes the tokenizer and trains the language model on text alone; data without images suffice. */
+export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
+  const { config, data, fresh } = options;
+  expectNotPretrained(config);
+  if (!fresh && finished(config, 'lm')) return openLanguage(config);
+  return inStageFolder('lm', options, async (folder) => {
+    const file = join(folder, TOKENIZER_FILE);
+    // Without a checkpoint nothing depends on a tokenizer that is there, and it may be that of another configuration.
+    const begun = existsSync(join(folder, CHECKPOINTS));
+    if (!begun || !existsSync(file)) replaceFile(file, JSON.stringify(trainTokenizer(config, data)));
+    const language = createLanguage(config);
+    await train('lm', options, languageObjective(language, config, data), language.lm.params);
+    return language;
+  });
+}
+
+/** @throws Error if the configuration names a trained language model */
+function expectNotPretrained({ lm: { pretrained } }: Config): void {
+  if (pretrained === undefined) return;
+  throw new Error(
+    `pretrain-lm: lm.pretrained names a trained language model, ${pretrained}. ` +
+      `There is nothing to do: continue with flamingo ${STAGES.flamingo} CONFIG, or remove the key to train one here.`,
+  );
+}
+
+/** Trains the resampler and gated cross-attention between the two frozen models, which earlier stages have trained. */
+export async function trainJoint(options: RunOptions): Promise<JointModel> {
+  const { config, data, fresh } = options;
+  expectDatasets(config, data);
+  if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
+  return inStageFolder('flamingo', options, async () => {
+    const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
+    await train('flamingo', options, jointObjective(model, config, data), model.flamingo.params);
+    return model;
+  });
+}
+
+/** Opens a trained model from its run folder. */
+export async function openJoint(config: Config, images: ImageSource): Promise<JointModel> {
+  const [state, what] = await loadModel(config, 'flamingo');
+  expectTrainedFrom(config);
+  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), images);
+  model.flamingo.load(state, what);
+  return model;
+}
+
+async function openVision(config: Config): Promise<VisionTower> {
+  const tower = createTower(config);
+  tower.load(...(await loadModel(config, 'vision')));
   return tower;
 }
 
-/** Pretraining of the language model on text alone, after its tokenizer; data without images will do. */
-export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
-  const { config, data } = options;
-  if (config.lm.pretrained !== undefined) {
-    throw new Error(
-      `pretrain-lm: lm.pretrained names a trained language model, ${config.lm.pretrained}. ` +
-        `There is nothing to do: go on with flamingo ${STAGES.flamingo} CONFIG, or remove the key to train one here.`,
-    );
-  }
-  const folder = stageFolder(config, 'lm');
-  prepareFolder(folder, options.fresh);
-  const tokenizerFile = join(folder, TOKENIZER_FILE);
-  // Without a checkpoint nothing was learned with a tokenizer that may be there, perhaps from another configuration.
-  const begun = existsSync(join(folder, CHECKPOINTS));
-  if (!begun || !existsSync(tokenizerFile)) replaceFile(tokenizerFile, JSON.stringify(trainTokenizer(config, data)));
-  const language = createLanguage(config);
-  await train('lm', { ...options, fresh: false }, languageObjective(language, config, data), language.lm.params);
-  return language;
-}
-
-/** Training of what joins the two frozen models, which come from the folders of their stages. */
-export async function trainJoint(options: RunOptions): Promise<JointModel> {
-  const { config, data } = options;
-  expectDatasets(config, data);
-  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
-  await train('flamingo', options, jointObjective(model, config, data), model.flamingo.params);
-  return model;
-}
-
-/** A trained model from its folder. */
-export async function openJoint(config: Config, images: ImageSource): Promise<JointModel> {
-  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), images);
-  model.flamingo.load(...(await loadModel(config, 'flamingo')));
-  return model;
-}
-
 export async function loadVision(config: Config): Promise<VisionTower> {
-  const tower = createTower(config);
-  tower.load(...(await loadModel(config, 'vision')));
-  return tower.freeze();
+  return (await openVision(config)).freeze();
+}
+
+async function openLanguage(config: Config): Promise<LanguageModel<Chinchilla>> {
+  const [state, what] = await loadModel(config, 'lm');
+  const language = createLanguage(config);
+  loadState(language.lm.params, state, { what });
+  return language;
 }
 
 export async function loadLanguage(config: Config): Promise<LanguageModel> {
   const { pretrained, precision } = config.lm;
   if (pretrained !== undefined) return LanguageModel.load(pretrained, precision);
-  const [state, what] = await loadModel(config, 'lm');
-  const { lm, tokenizer, special } = createLanguage(config);
-  loadState(lm.params, state, { what });
+  const { lm, tokenizer, special } = await openLanguage(config);
   return new LanguageModel(await lm.freeze(precision), tokenizer, special);
 }
 
@@ -109,13 +139,39 @@ export function stageFolder(config: Config, stage: StageName): string {
   return join(config.out, stage);
 }
 
-/** What a finished stage wrote down. */
+/** The summary of a finished stage. */
 export function readSummary(config: Config, stage: StageName): StageSummary {
   return JSON.parse(readFileSync(join(stageFolder(config, stage), SUMMARY_FILE), 'utf8')) as StageSummary;
 }
 
 export function stageMetrics(config: Config, stage: StageName): StepMetrics[] {
-  return readMetrics(join(stageFolder(config, stage), 'metrics.jsonl'));
+  return readMetrics(join(stageFolder(config, stage), METRICS_FILE));
+}
+
+/**
+ * Checks a stage before anything is loaded for it.
+ *
+ * @returns its summary if it has done all of its steps already; undefined if there is something to train
+ * @throws Error naming the keys with which a finished stage was made otherwise
+ */
+export function checkStage(config: Config, stage: StageName): StageSummary | undefined {
+  if (stage === 'lm') expectNotPretrained(config);
+  return finished(config, stage);
+}
+
+function finished(config: Config, stage: StageName): StageSummary | undefined {
+  const folder = stageFolder(config, stage);
+  if (![SUMMARY_FILE, MODEL_FILE].every((file) => existsSync(join(folder, file)))) return undefined;
+  if (stage === 'lm') {
+    const tokenizer = join(folder, TOKENIZER_FILE);
+    // A missing one is made again, from the same data.
+    if (!existsSync(tokenizer)) return undefined;
+    readTokenizer(tokenizer);
+  }
+  const summary = readSummary(config, stage);
+  const changed = differences(fingerprintOf(config, stage), summary.fingerprint);
+  if (changed.length > 0) throw new Error(anotherConfiguration(STAGES[stage], `the model in ${folder}`, changed));
+  return summary.steps === config[stage].train.steps ? summary : undefined;
 }
 
 function createTower(config: Config): VisionTower {
@@ -139,14 +195,28 @@ function readTokenizer(file: string): TokenizerJson {
     return JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
   } catch (error) {
     throw new Error(
-      `${file}: expected the tokenizer that pretrain-lm wrote, got an error: ${(error as Error).message}. ` +
+      `${file}: expected the tokenizer that ${STAGES.lm} wrote, got an error: ${(error as Error).message}. ` +
         `Remove the file if it is there, and run: flamingo ${STAGES.lm} CONFIG. It makes the same one again.`,
       { cause: error },
     );
   }
 }
 
-/** Runs a stage and writes its weights and summary; `finish` comes between. */
+/** Runs something in a stage's folder, which no other process may write to meanwhile. */
+async function inStageFolder<T>(
+  stage: StageName,
+  { config, fresh }: RunOptions,
+  run: (folder: string) => Promise<T>,
+): Promise<T> {
+  const folder = stageFolder(config, stage);
+  makeFolder(folder);
+  return withLock(STAGES[stage], folder, () => {
+    if (fresh) emptyFolder(folder, LOCK_FILE);
+    return run(folder);
+  });
+}
+
+/** Runs a stage and writes its configuration, weights and summary; `finish` runs before the weights are written. */
 async function train(
   stage: StageName,
   options: RunOptions,
@@ -154,40 +224,129 @@ async function train(
   params: ParamTree,
   finish?: () => Promise<void>,
 ): Promise<void> {
-  const { config, stop } = options;
+  const { config, stop, onStep } = options;
   const folder = stageFolder(config, stage);
-  prepareFolder(folder, options.fresh);
-  const settings = config[stage];
+  const fingerprint = fingerprintOf(config, stage);
+  const settings = config[stage].train;
+  const begin = () => replaceFile(join(folder, CONFIG_FILE), configText(config, stage));
   const result = await runStage({
     name: STAGES[stage],
     folder,
-    config: settings.train,
-    fingerprint: { seed: config.seed, data: config.data, ...dependsOn(config, stage) },
+    config: settings,
+    fingerprint,
     objective,
     stop,
+    onStep,
+    begin,
   });
   await finish?.();
-  await writeSafetensors(join(folder, MODEL_FILE), await stateOf(params));
+  await writeModel(join(folder, MODEL_FILE), params, STAGES[stage]);
   const summary: StageSummary = {
-    steps: settings.train.steps,
+    steps: settings.steps,
     seconds: result.seconds,
     waitedShare: result.waitedShare,
     trained: countParams(objective.params),
     measured: result.measured,
+    fingerprint,
   };
   replaceFile(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
 }
 
-/** Keys of the configuration that the weights of a stage depend on. */
-function dependsOn(config: Config, stage: StageName): object {
-  const { pretrained, precision, ...lm } = config.lm;
-  if (stage === 'vision') return { vision: config.vision };
-  return stage === 'lm' ? { lm } : { flamingo: config.flamingo, frozen: { pretrained, precision } };
+/** @throws Error naming the first tensor with a value that is not finite, and then writes nothing */
+async function writeModel(file: string, params: ParamTree, name: string): Promise<void> {
+  const state = await stateOf(params);
+  const bad = Object.keys(state).find((key) => !state[key]!.data.every(Number.isFinite));
+  if (bad) throw new Error(`${name}: ${bad} has values that are not finite, so ${file} was not written.`);
+  try {
+    await writeSafetensors(file, state);
+  } catch (error) {
+    throw writeError(error, file, 'The checkpoints are whole: run the same command again to write it.');
+  }
 }
 
-function prepareFolder(folder: string, fresh = false): void {
-  if (fresh) rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
+function configText(config: Config, stage: StageName): string {
+  return `# What flamingo ${STAGES[stage]} ran with, defaults and --set included.\n${stringify(config)}`;
+}
+
+/**
+ * What the weights of a stage depend on: part of the configuration, and the content of the files it builds on. How it is
+ * trained (`train`) may change between two runs, and so may what changes no result.
+ */
+function fingerprintOf(config: Config, stage: StageName): Fingerprint {
+  const { seed, data, vision, lm, flamingo } = config;
+  if (stage === 'vision') return { seed, data, vision: { ...vision, train: undefined } };
+  if (stage === 'lm') {
+    const { precision: _, pretrained: __, ...model } = lm;
+    return { seed, data, lm: { ...model, train: undefined }, files: hashes(config, [['lm', TOKENIZER_FILE]]) };
+  }
+  return {
+    seed,
+    data,
+    flamingo: { ...flamingo, train: undefined, featureCacheMiB: undefined },
+    lm: { precision: lm.precision },
+    files: frozenFiles(config),
+  };
+}
+
+/** Hashes of the files of the two frozen models. */
+function frozenFiles(config: Config): Record<string, string> {
+  const vision = [['vision', MODEL_FILE]] as const;
+  const { pretrained } = config.lm;
+  if (pretrained === undefined) return hashes(config, [...vision, ['lm', MODEL_FILE], ['lm', TOKENIZER_FILE]]);
+  const names = existsSync(pretrained) ? readdirSync(pretrained).sort() : [];
+  const files = names.filter((name) => /\.(safetensors|json|model|bin|pt)$/.test(name));
+  return {
+    ...hashes(config, vision),
+    ...Object.fromEntries(files.map((name) => [`lm.pretrained: ${name}`, hashFile(join(pretrained, name))])),
+  };
+}
+
+function hashes(config: Config, files: readonly (readonly [StageName, string])[]): Record<string, string> {
+  const there = files.filter(([stage, name]) => existsSync(join(stageFolder(config, stage), name)));
+  return Object.fromEntries(
+    there.map(([stage, name]) => [`${stage}/${name}`, hashFile(join(stageFolder(config, stage), name))]),
+  );
+}
+
+/** Keys of a configuration that the weights of a stage fit only as they were trained. */
+const MODEL_KEYS = {
+  vision: ({ vision }: Config) => ({ vision: { model: vision.model, jointSize: vision.jointSize } }),
+  lm: ({ lm }: Config) => ({ lm: { model: lm.model, bos: lm.bos } }),
+  flamingo: ({ flamingo: { resampler, xattn, framesPerClip } }: Config) => ({
+    flamingo: { resampler, xattn, framesPerClip },
+  }),
+} as const;
+
+/** @throws Error naming the keys with which the weights of a stage would compute something else than they were trained for */
+function expectTrainedAs(config: Config, stage: StageName): void {
+  const file = join(stageFolder(config, stage), CONFIG_FILE);
+  // Weights that were copied without it are checked by their shapes alone.
+  if (!existsSync(file)) return;
+  const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
+  const changed = differences(MODEL_KEYS[stage](config), MODEL_KEYS[stage](trained));
+  // The same data are split by the seed: with another one, what was held out has been trained on.
+  if (stage === 'flamingo' && differences(config.data, trained.data).length === 0) {
+    changed.push(...differences({ seed: config.seed }, { seed: trained.seed }));
+  }
+  if (changed.length > 0) {
+    throw new Error(
+      `${stageFolder(config, stage)} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
+        `Restore these values (those of the run are in ${file}), or train again: flamingo ${STAGES[stage]} CONFIG --fresh.`,
+    );
+  }
+}
+
+/** @throws Error if a frozen model is no longer the one that the Flamingo was trained with */
+function expectTrainedFrom(config: Config): void {
+  if (!existsSync(join(stageFolder(config, 'flamingo'), SUMMARY_FILE))) return;
+  const { files } = readSummary(config, 'flamingo').fingerprint;
+  const changed = differences(frozenFiles(config), files);
+  if (changed.length > 0) {
+    throw new Error(
+      `${stageFolder(config, 'flamingo')} was trained with other frozen models:\n${changed.map((line) => `  ${line}\n`).join('')}` +
+        `Restore these files, or train again: flamingo ${STAGES.flamingo} CONFIG --fresh.`,
+    );
+  }
 }
 
 async function loadModel(config: Config, stage: StageName) {
@@ -198,6 +357,7 @@ async function loadModel(config: Config, stage: StageName) {
         `Run first: flamingo ${STAGES[stage]} CONFIG.`,
     );
   }
+  expectTrainedAs(config, stage);
   try {
     return [await readState(file), file] as const;
   } catch (error) {

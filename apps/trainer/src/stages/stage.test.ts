@@ -1,11 +1,22 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { readState } from '@flamingo-ts/checkpoint';
 import { constantVariable, Random, useBackend } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import type { OptimizerConfig } from '../config/config';
-import { readMetrics, runStage, type Objective } from './stage';
+import { readMetrics } from './metrics';
+import { runStage, type Objective } from './stage';
 import { Interrupted, StopSignal } from '../cli/stop-signal';
 
 const root = mkdtempSync(join(tmpdir(), 'flamingo-stage-'));
@@ -15,6 +26,7 @@ afterAll(() => rmSync(root, { recursive: true }));
 const config: OptimizerConfig = {
   steps: 12,
   learningRate: 0.1,
+  schedule: 'linear',
   warmupSteps: 2,
   decayFrom: 0.5,
   finalShare: 0.1,
@@ -25,7 +37,7 @@ const config: OptimizerConfig = {
   checkpointEvery: 5,
 };
 
-/** A line through noisy points; the data come from a stream that must be continued, not begun again. */
+/** A line through noisy points. The data come from a stream that has to be resumed. */
 function lineObjective(onStep?: (step: number) => void, failAt?: number): Objective & { dispose(): void } {
   const w = constantVariable([2], 0);
   let taken = 0;
@@ -55,7 +67,7 @@ function lineObjective(onStep?: (step: number) => void, failAt?: number): Object
 
 async function run(
   folder: string,
-  options: { stopAt?: number; failAt?: number; steps?: number; fingerprint?: unknown } = {},
+  options: { stopAt?: number; failAt?: number; steps?: number; fingerprint?: object; train?: object } = {},
 ) {
   const stop = new StopSignal();
   const objective = lineObjective((step) => {
@@ -65,8 +77,8 @@ async function run(
     return await runStage({
       name: 'line',
       folder: join(root, folder),
-      config: { ...config, steps: options.steps ?? config.steps },
-      fingerprint: options.fingerprint ?? 'same',
+      config: { ...config, steps: options.steps ?? config.steps, ...options.train },
+      fingerprint: { ...options.fingerprint },
       objective,
       stop,
     });
@@ -111,8 +123,35 @@ describe('a stage', () => {
     expect(losses('whole')).toEqual(before);
   });
 
-  it('does not continue what was made with another configuration', async () => {
-    await expect(run('whole', { fingerprint: 'other' })).rejects.toThrow(/another configuration.*--fresh/);
+  it('does not resume what was made with another configuration, and names the keys with both values', async () => {
+    const fingerprint = (batch: number) => ({ lm: { batch, model: { widths: [1, batch] } }, seed: 0 });
+    await run('fingerprint', { steps: 2, fingerprint: fingerprint(2) });
+    await expect(run('fingerprint', { steps: 2, fingerprint: fingerprint(4) })).rejects.toThrow(
+      /step-000002 was made with another configuration:\n {2}lm\.batch: 4 now, 2 before\n {2}lm\.model\.widths: \[1,4\] now, \[1,2\] before\n.*--fresh/,
+    );
+  });
+
+  it('adds steps to a finished run, whose learning rate then follows the new number of steps', async () => {
+    await run('added', { steps: 6 });
+    const { metrics } = await run('added', { steps: 12 });
+    expect(metrics.map((m) => m.step)).toEqual(Array.from({ length: 12 }, (_, i) => i));
+    const whole = readMetrics(join(root, 'whole', 'metrics.jsonl')).map((m) => m.learningRate);
+    expect(metrics.slice(6).map((m) => m.learningRate)).toEqual(whole.slice(6));
+    await expect(run('added', { steps: 8 })).rejects.toThrow(
+      /step-000012 has done 12 steps, expected at most train\.steps: 8/,
+    );
+  });
+
+  it('resumes with another learning rate and says so', async () => {
+    await run('rates', { steps: 3 });
+    const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    const { metrics } = await run('rates', { steps: 6, train: { learningRate: 0.01 } });
+    const text = write.mock.calls.join('');
+    vi.restoreAllMocks();
+    expect(text).toContain(
+      'line: resumes at step 3 with train.steps: 6 now, 3 before; train.learningRate: 0.01 now, 0.1',
+    );
+    expect(metrics[3]!.learningRate).toBeLessThanOrEqual(0.01);
   });
 
   it('ends at a loss that is not finite, and says which', async () => {
@@ -123,11 +162,122 @@ describe('a stage', () => {
       decays: () => false,
       prepare: async () => ({ losses: () => [{ name: 'bad', weight: 1, loss: () => tf.div(w, 0) as tf.Scalar }] }),
     };
-    const options = { name: 'bad', folder: join(root, 'bad'), config, fingerprint: 0, objective, stop };
+    const options = { name: 'bad', folder: join(root, 'bad'), config, fingerprint: {}, objective, stop };
     await expect(runStage(options)).rejects.toThrow(/bad: the loss at step 0 is NaN.*expected a finite number/);
     stop.dispose();
     w.dispose();
     expect(existsSync(join(root, 'bad', 'checkpoints', 'step-000001'))).toBe(false);
+  });
+
+  describe('whose numbers are no longer finite', () => {
+    /** Runs a stage that trains two weights with a loss. @param spoil changes them after each update */
+    async function broken(
+      folder: string,
+      loss: (w: tf.Variable, step: number) => tf.Scalar,
+      train: object = {},
+      spoil: (w: tf.Variable) => void = () => undefined,
+    ) {
+      const w = constantVariable([2], 0.5);
+      const stop = new StopSignal();
+      const before = tf.memory().numTensors;
+      try {
+        await runStage({
+          name: 'line',
+          folder: join(root, folder),
+          config: { ...config, ...train },
+          fingerprint: {},
+          stop,
+          objective: {
+            params: { ok: constant, w },
+            decays: () => false,
+            afterUpdate: () => tf.tidy(() => spoil(w)),
+            prepare: async (step) => ({
+              losses: () => [{ name: 'l', weight: 1, loss: () => tf.tidy(() => loss(w, step)) }],
+            }),
+          },
+        });
+      } finally {
+        expect(tf.memory().numTensors).toBe(before);
+        stop.dispose();
+        w.dispose();
+      }
+    }
+    let constant: tf.Variable;
+    beforeAll(() => {
+      constant = constantVariable([1], 1);
+    });
+    afterAll(() => constant.dispose());
+    const distance = (w: tf.Variable) => tf.add(tf.mean(tf.square(tf.sub(w, 3))), tf.sum(constant)) as tf.Scalar;
+    // The norm of a zero vector has no gradient: sqrt at 0.
+    const nanGradientAt = (bad: number) => (w: tf.Variable, step: number) =>
+      tf.add(distance(w), tf.norm(tf.mul(w, step === bad ? 0 : 1))) as tf.Scalar;
+    const weights = async (folder: string) => {
+      const checkpoints = join(root, folder, 'checkpoints');
+      const names = existsSync(checkpoints) ? readdirSync(checkpoints) : [];
+      const states = names.map((name) => readState(join(checkpoints, name, 'model.safetensors')));
+      return (await Promise.all(states)).map((state) => Array.from(state['w']!.data));
+    };
+
+    it('refuses a gradient that is not a number before the update, and names its tensor and the good checkpoint', async () => {
+      const run = () => broken('nan gradient', nanGradientAt(6));
+      const message =
+        /line: the gradient norm at step 6 is NaN, because of the gradient of w, expected a finite number\. The newest good checkpoint is .+step-000005\. Lower/;
+      await expect(run()).rejects.toThrow(message);
+      const saved = await weights('nan gradient');
+      expect(saved).toHaveLength(1);
+      expect(saved.flat().every(Number.isFinite)).toBe(true);
+      await expect(run()).rejects.toThrow(message);
+    });
+
+    it('does so at the last step too', async () => {
+      await expect(broken('nan last', nanGradientAt(11), { checkpointEvery: 100 })).rejects.toThrow(
+        /at step 11 is NaN, because of the gradient of w.*There is no checkpoint yet/,
+      );
+      expect(await weights('nan last')).toEqual([]);
+    });
+
+    it.each([1, 3])(
+      'saves nothing of weights that were thrown so far that no loss can be computed, in %i steps',
+      async (steps) => {
+        const far = (w: tf.Variable) => tf.sub(tf.exp(tf.sum(tf.square(w))), tf.exp(tf.sum(tf.square(w)))) as tf.Scalar;
+        const loss = (w: tf.Variable, step: number) =>
+          (step === 0 ? distance(w) : tf.add(distance(w), far(w))) as tf.Scalar;
+        const train = { steps, learningRate: 1e20, warmupSteps: 0, checkpointEvery: 1 };
+        await expect(broken(`far ${steps}`, loss, train)).rejects.toThrow(/after the update of step 0|at step 1/);
+        expect(await weights(`far ${steps}`)).toEqual([]);
+      },
+    );
+
+    it('saves nothing of weights that an update made NaN', async () => {
+      await expect(broken('spoiled', distance, { steps: 1 }, (w) => w.assign(tf.mul(w, NaN)))).rejects.toThrow(
+        /line: the loss after the update of step 0 is NaN/,
+      );
+      expect(await weights('spoiled')).toEqual([]);
+    });
+  });
+
+  describe('with a metrics file that is damaged', () => {
+    it('repairs a last line that a kill has cut', async () => {
+      await expect(run('cut', { stopAt: 6 })).rejects.toThrow(Interrupted);
+      writeFileSync(join(root, 'cut', 'metrics.jsonl'), '{"step":7,"lo', { flag: 'a' });
+      await run('cut');
+      expect(losses('cut')).toEqual(losses('whole'));
+    });
+
+    it.each(['{"step":2,"lo', 'nonsense', '5', '{"loss":1}'])('names the line %j before the last', async (line) => {
+      const file = join(root, 'line.jsonl');
+      writeFileSync(file, `{"step":0,"loss":1}\n${line}\n{"step":2,"loss":1}\n`);
+      expect(() => readMetrics(file)).toThrow(/line\.jsonl, line 2: expected the metrics of a step, got/);
+    });
+  });
+
+  it.runIf(existsSync('/dev/full'))('names the file and what is lost when the disk is full', async () => {
+    const folder = join(root, 'full');
+    mkdirSync(folder);
+    symlinkSync('/dev/full', join(folder, 'metrics.jsonl.tmp'));
+    await expect(run('full')).rejects.toThrow(
+      /full\/metrics\.jsonl: cannot be written, no space is left on the device \(ENOSPC/,
+    );
   });
 
   it('ends its bar on a terminal when it fails: the timer of one would keep the process alive', async () => {
@@ -185,7 +335,7 @@ describe('a stage', () => {
       const stop = new StopSignal();
       // No checkpoints on the way: what is prepared while one is written is not waited for.
       const settings = { ...config, checkpointEvery: config.steps };
-      const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: 0, objective, stop };
+      const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: {}, objective, stop };
       try {
         return { ...(await runStage(options)), said: lines.at(-1) };
       } finally {
@@ -232,7 +382,7 @@ describe('a stage', () => {
         },
       };
       const stop = new StopSignal();
-      const options = { name: 'line', folder: join(root, 'encoder'), config, fingerprint: 0, objective, stop };
+      const options = { name: 'line', folder: join(root, 'encoder'), config, fingerprint: {}, objective, stop };
       const { metrics } = await runStage(options);
       stop.dispose();
       line.dispose();

@@ -1,70 +1,57 @@
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { prefetch, type Prefetchable } from '@flamingo-ts/data-mixtures';
-import { loadState, stateOf, valueAndGrads } from '@flamingo-ts/kernels';
+import { globalNorm, loadState, stateOf, valueAndGrads } from '@flamingo-ts/kernels';
 import { disposeOptimizer, restoreOptimizer, saveOptimizer } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
-import type { OptimizerConfig } from '../config/config';
-import { createOptimizer, learningRateOf } from './optimizer';
 import { startProgress } from '../cli/progress';
-import { replaceFile } from './replace-file';
 import { Interrupted, type StopSignal } from '../cli/stop-signal';
+import type { OptimizerConfig } from '../config/config';
+import { makeFolder, replaceFile, writeError } from './files';
+import { differences, type Fingerprint } from './fingerprint';
+import { readMetrics, type StepMetrics } from './metrics';
+import { createOptimizer, learningRateOf } from './optimizer';
 
 /** The folder of a stage's checkpoints, in the stage's own. */
 export const CHECKPOINTS = 'checkpoints';
+export const METRICS_FILE = 'metrics.jsonl';
 
-/** One loss of a step; a step has one for each data set, and their gradients add up (Flamingo, section 2.4). */
+/** One loss of a step. A step has one for each dataset, and their gradients are summed (Flamingo, section 2.4). */
 export interface Loss {
   /** Named in the metrics. */
   readonly name: string;
   readonly weight: number;
-  /** Computes the loss from data that are at hand already. */
+  /** Computes the loss from data that are in memory; may be called more than once. */
   readonly loss: () => tf.Scalar;
 }
 
 /** The data of one step. */
 export interface PreparedStep {
-  /** Called once, when the step's turn has come: what a frozen encoder has to compute first is computed here. */
+  /** Called once, when the step begins. Runs frozen encoders first. */
   losses(): readonly Loss[];
-  /** Where the data stand after this step, as JSON; saved with the parameters it leads to. */
+  /** Position in the data after this step, as JSON; saved with the parameters of this step. */
   readonly cursor?: unknown;
 }
 
 /** What a stage of training learns, and from what. */
 export interface Objective {
-  /** What is trained, by name. */
+  /** Trained parameters by name. */
   readonly params: Readonly<Record<string, tf.Variable>>;
-  /** Whether weight decay acts on a parameter. */
+  /** Whether weight decay applies to a parameter. */
   decays(name: string, shape: readonly number[]): boolean;
-  /** Makes the data of a step ready; called once for each step, in order, up to `AHEAD` steps before its turn. */
+  /** Prepares the data of a step. Called once for each step, in order, up to `AHEAD` steps before the step begins. */
   prepare(step: number): Promise<PreparedStep>;
-  /** Resolves once all that was to be prepared waits for workers alone. Left out: it does so at once. */
+  /** Resolves once everything in preparation waits for workers only. By default it resolves at once. */
   settled?(): Promise<void>;
-  /** Goes on after the step that a cursor came with. Needed where what `prepare` gives depends on more than the step. */
+  /** Continues after the step that returned this cursor. Required if what `prepare` returns depends on more than the step. */
   resume?(cursor: unknown): void;
   /** Called after the update of a step. */
   afterUpdate?(step: number): void;
   /** More figures of a step for the metrics. */
   figures?(): Record<string, number>;
-  /** Measured once at the end. */
+  /** Measured once, after the last step. */
   measure?(): Promise<Record<string, number>>;
-}
-
-/** One line of metrics.jsonl. */
-export interface StepMetrics {
-  readonly step: number;
-  readonly loss: number;
-  readonly losses: Readonly<Record<string, number>>;
-  readonly learningRate: number;
-  readonly gradientNorm: number;
-  /** Seconds since the stage began, over all its runs. */
-  readonly seconds: number;
-  /** Seconds of them in which nothing was computed for want of data. */
-  readonly waited: number;
-  /** The same as a share of all seconds. */
-  readonly waitedShare: number;
-  readonly figures?: Readonly<Record<string, number>>;
 }
 
 export interface StageOptions {
@@ -72,10 +59,14 @@ export interface StageOptions {
   readonly name: string;
   readonly folder: string;
   readonly config: OptimizerConfig;
-  /** The part of the configuration this stage depends on; a checkpoint made with another is not continued. */
-  readonly fingerprint: unknown;
+  /** What the weights depend on besides `config`. A checkpoint with another fingerprint is not resumed. */
+  readonly fingerprint: Fingerprint;
   readonly objective: Objective;
   readonly stop: StopSignal;
+  /** Called before the first step of this run, once the checkpoint to resume from was accepted. */
+  readonly begin?: (() => void) | undefined;
+  /** Called with the metrics of each step of this run. */
+  readonly onStep?: ((metrics: StepMetrics) => void) | undefined;
 }
 
 export interface StageResult {
@@ -86,74 +77,118 @@ export interface StageResult {
   readonly waitedShare: number;
 }
 
-/** Steps that are made ready while one computes. With one, workers that are done with it would rest until the next is asked for. */
+/** What a checkpoint holds besides tensors. */
+interface CheckpointState {
+  readonly fingerprint: Fingerprint;
+  readonly train: OptimizerConfig;
+  readonly cursor?: unknown;
+}
+
+/** Steps that are prepared while one computes. With one, workers that finish early would idle until the next step begins. */
 const AHEAD = 2;
 
 /**
- * Trains until the last step: prepare, gradients of every loss, clip, update, write down. Goes on from the newest whole
- * checkpoint in the folder if there is one, and then gives the same losses as a run that was never stopped.
+ * Trains until the last step: prepare, gradients of every loss, clip, update, write metrics. Resumes from the newest
+ * whole checkpoint in the folder if there is one; the losses are then those of a run that was never stopped. `config` may
+ * change between runs, for example to add steps: the learning rate then follows the new one.
+ *
+ * A checkpoint is written only if the loss and the gradients that its weights give are finite. A step whose gradients are
+ * not finite ends the stage before any weight is updated.
  */
 export async function runStage(options: StageOptions): Promise<StageResult> {
-  const { name, folder, config, objective, stop } = options;
-  mkdirSync(folder, { recursive: true });
-  const metricsFile = join(folder, 'metrics.jsonl');
-  const checkpoints = new CheckpointFolder<{ fingerprint: string; cursor?: unknown }>(join(folder, CHECKPOINTS), {
-    keep: 2,
-  });
-  let gradientNorm = 0;
-  const optimizer = createOptimizer(config, objective, (norm) => (gradientNorm = norm));
-  const optimizerState = optimizer.init(objective.params);
-  const rate = learningRateOf(config);
-
-  let from = 0;
-  const fingerprint = JSON.stringify(options.fingerprint);
+  const { name, folder, config, fingerprint, objective, stop } = options;
+  const { params } = objective;
+  makeFolder(folder);
+  const metricsFile = join(folder, METRICS_FILE);
+  const checkpoints = new CheckpointFolder<CheckpointState>(join(folder, CHECKPOINTS), { keep: 2 });
   const latest = await checkpoints.latest();
+  let from = 0;
+  let newest = 'There is no checkpoint yet';
   if (latest) {
-    if (latest.state.fingerprint !== fingerprint) {
-      throw new Error(
-        `${name}: the checkpoint ${latest.path} was made with another configuration. ` +
-          'Restore that configuration, choose another out folder, or start over with --fresh.',
-      );
-    }
-    loadState(objective.params, await latest.read('model'), { what: latest.path });
-    restoreOptimizer(optimizerState, await latest.read('optimizer'));
-    if (latest.state.cursor !== undefined) objective.resume?.(latest.state.cursor);
+    expectSame(name, latest, fingerprint, config);
+    for (const damaged of latest.skipped) process.stderr.write(`${name}: skipped a damaged checkpoint: ${damaged}\n`);
     from = latest.step;
+    newest = `The newest good checkpoint is ${latest.path}`;
   } else {
     rmSync(metricsFile, { force: true });
   }
+
+  let gradients: Record<string, tf.Tensor> = {};
+  let step = from;
+  const fail = (problem: string) =>
+    new Error(
+      `${name}: ${problem}, expected a finite number. ${newest}. ` +
+        'Lower train.learningRate or train.clipNorm and run the command again, or look for damaged data.',
+    );
+  const expectFiniteNorm = (norm: number, when: string) => {
+    if (!Number.isFinite(norm)) {
+      throw fail(`the gradient norm ${when} is ${norm}, because of the gradient of ${worst(gradients)}`);
+    }
+    return norm;
+  };
+  let gradientNorm = 0;
+  // AdamW calls this before it changes anything.
+  const onNorm = (norm: number) => (gradientNorm = expectFiniteNorm(norm, `at step ${step}`));
+  const optimizer = createOptimizer(config, (key, param) => objective.decays(key, param.shape), onNorm);
+  const optimizerState = optimizer.init(params);
+  if (latest) {
+    loadState(params, await latest.read('model'), { what: latest.path });
+    restoreOptimizer(optimizerState, await latest.read('optimizer'));
+    if (latest.state.cursor !== undefined) objective.resume?.(latest.state.cursor);
+  }
+
+  options.begin?.();
   const metrics = readMetrics(metricsFile).filter((m) => m.step < from);
   replaceFile(metricsFile, metrics.map((m) => `${JSON.stringify(m)}\n`).join(''));
   const secondsBefore = metrics.at(-1)?.seconds ?? 0;
   let waited = metrics.at(-1)?.waited ?? 0;
+  const rate = learningRateOf(config);
 
-  const save = async (step: number, cursor: unknown) => {
-    const parts = { model: await stateOf(objective.params), optimizer: await saveOptimizer(optimizerState) };
-    await checkpoints.save(step, parts, { fingerprint, cursor });
+  /** Fills `gradients` and returns the losses. */
+  const differentiate = (parts: readonly Loss[], when: string) => {
+    const values: Record<string, number> = {};
+    for (const part of parts) values[part.name] = addGradients(part, params, gradients);
+    const loss = parts.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
+    if (!Number.isFinite(loss)) throw fail(`the loss ${when} is ${loss} (${JSON.stringify(values)})`);
+    return { loss, values };
   };
+  const clearGradients = () => {
+    tf.dispose(gradients);
+    gradients = {};
+  };
+
+  const save = async (parts: readonly Loss[], cursor: unknown) => {
+    // Weights may be finite and yet so large that nothing can be computed with them.
+    const when = `after the update of step ${step - 1}`;
+    differentiate(parts, when);
+    expectFiniteNorm(
+      tf.tidy(() => globalNorm(Object.values(gradients)).dataSync()[0]!),
+      when,
+    );
+    clearGradients();
+    const state = { model: await stateOf(params), optimizer: await saveOptimizer(optimizerState) };
+    try {
+      const path = await checkpoints.save(step, state, { fingerprint, train: config, cursor });
+      newest = `The newest good checkpoint is ${path}`;
+    } catch (error) {
+      const lost = `The checkpoint of step ${step} is lost. ${newest}; run the same command again to resume from it.`;
+      throw writeError(error, checkpoints.path, lost);
+    }
+  };
+
   const progress = startProgress(name, config.steps, 'steps', from);
   const began = performance.now();
   const seconds = () => secondsBefore + (performance.now() - began) / 1000;
   const waitedShare = () => waited / Math.max(seconds(), 1e-9);
   try {
-    let step = from;
-    // Everything from here until the data of a step are there is waiting; signals and workers' messages are heard in it.
+    // From here until the data of a step arrive is waiting time; signals and messages of workers are handled in it.
     let idleSince = performance.now();
     for await (const { losses, cursor } of prefetch(dataOf(objective, from, config.steps), AHEAD)) {
       waited += (performance.now() - idleSince) / 1000;
-      const values: Record<string, number> = {};
-      const gradients: Record<string, tf.Tensor> = {};
       const parts = losses();
-      for (const part of parts) values[part.name] = addGradients(part, objective.params, gradients);
-      const loss = parts.reduce((sum, part) => sum + part.weight * values[part.name]!, 0);
-      if (!Number.isFinite(loss)) {
-        throw new Error(
-          `${name}: the loss at step ${step} is ${loss} (${JSON.stringify(values)}), expected a finite number. ` +
-            `The newest whole checkpoint is in ${join(folder, CHECKPOINTS)}; lower train.learningRate or clipNorm and start over.`,
-        );
-      }
-      optimizer.update(gradients, optimizerState, objective.params);
-      tf.dispose(gradients);
+      const { loss, values } = differentiate(parts, `at step ${step}`);
+      optimizer.update(gradients, optimizerState, params);
+      clearGradients();
       objective.afterUpdate?.(step);
 
       const line: StepMetrics = {
@@ -168,13 +203,18 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
         ...(objective.figures && { figures: objective.figures() }),
       };
       metrics.push(line);
-      appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
+      try {
+        appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
+      } catch (error) {
+        throw writeError(error, metricsFile, `The metrics of step ${step} are lost. ${newest}.`);
+      }
+      options.onStep?.(line);
       progress.update(step + 1, `loss ${loss.toFixed(3)}`);
 
       step++;
       const isLast = step === config.steps;
       if (isLast || step % config.checkpointEvery === 0 || stop.requested) {
-        await save(step, cursor);
+        await save(parts, cursor);
         if (stop.requested && !isLast) throw new Interrupted(name, step, folder);
       }
       idleSince = performance.now();
@@ -190,11 +230,39 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     return { ...result, measured };
   } finally {
     progress.stop();
+    clearGradients();
     disposeOptimizer(optimizerState);
   }
 }
 
-/** The data of the steps that are left. Each is asked for without waiting for the one before. */
+/** @throws Error naming what differs between a checkpoint and this run */
+function expectSame(
+  name: string,
+  { path, step, state }: { path: string; step: number; state: CheckpointState },
+  fingerprint: Fingerprint,
+  config: OptimizerConfig,
+): void {
+  const changed = differences(fingerprint, state.fingerprint);
+  if (changed.length > 0) throw new Error(anotherConfiguration(name, `the checkpoint ${path}`, changed));
+  if (step > config.steps) {
+    throw new Error(
+      `${name}: the checkpoint ${path} has done ${step} steps, expected at most train.steps: ${config.steps}. ` +
+        'Raise train.steps, or start over with --fresh.',
+    );
+  }
+  const retrained = differences(config, state.train, 'train');
+  if (retrained.length > 0) process.stderr.write(`${name}: resumes at step ${step} with ${retrained.join('; ')}\n`);
+}
+
+/** The message for something that was made with a configuration other than this run's. */
+export function anotherConfiguration(name: string, what: string, changed: readonly string[]): string {
+  return (
+    `${name}: ${what} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
+    'Restore these values, choose another out folder, or start over with --fresh.'
+  );
+}
+
+/** The data of the remaining steps. Each is requested without waiting for the one before. */
 function dataOf(objective: Objective, from: number, steps: number): Prefetchable<PreparedStep> {
   let step = from;
   return {
@@ -206,7 +274,7 @@ function dataOf(objective: Objective, from: number, steps: number): Prefetchable
   };
 }
 
-/** Adds the gradients of one weighted loss to those already there and returns the loss. */
+/** Adds the gradients of one weighted loss to `gradients` and returns the loss. */
 function addGradients(
   { weight, loss }: Loss,
   params: Readonly<Record<string, tf.Variable>>,
@@ -223,16 +291,15 @@ function addGradients(
   return number;
 }
 
-/** Lines of a metrics file; an unfinished last line of a killed run is left out. */
-export function readMetrics(file: string): StepMetrics[] {
-  if (!existsSync(file)) return [];
-  return readFileSync(file, 'utf8')
-    .split('\n')
-    .flatMap((line) => {
-      try {
-        return line ? [JSON.parse(line) as StepMetrics] : [];
-      } catch {
-        return [];
-      }
-    });
+/** The first tensor with a value that is not finite, or else the one with the largest value. */
+function worst(tensors: Readonly<Record<string, tf.Tensor>>): string {
+  let [largest, found] = [-1, 'no tensor'];
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const values = tensor.dataSync();
+    if (values.some((value) => !Number.isFinite(value))) return name;
+    for (const value of values) {
+      if (Math.abs(value) > largest) [largest, found] = [Math.abs(value), name];
+    }
+  }
+  return found;
 }

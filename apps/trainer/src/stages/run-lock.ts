@@ -1,0 +1,124 @@
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { writeError } from './files';
+
+/** The file in a stage's folder that names the process that writes there. */
+export const LOCK_FILE = 'run.lock';
+/** Milliseconds that a lock without content is given: its process has just created it, or was killed right then. */
+const EMPTY_LOCK_WAIT = 1000;
+
+interface Holder {
+  readonly pid: number;
+  readonly host: string;
+  /** When that process began, as the system counts it; tells it from a later one with the same number. Linux only. */
+  readonly began?: string;
+}
+
+const held = new Set<string>();
+
+/**
+ * Runs something while no other process may write to a folder. The lock of a process that has ended is taken over.
+ *
+ * @param name named in errors
+ * @throws Error if another process holds the lock, with its number and host
+ */
+export async function withLock<T>(name: string, folder: string, run: () => Promise<T>): Promise<T> {
+  const file = join(folder, LOCK_FILE);
+  take(name, file);
+  held.add(file);
+  try {
+    return await run();
+  } finally {
+    held.delete(file);
+    rmSync(file, { force: true });
+  }
+}
+
+function take(name: string, file: string): void {
+  const own: Holder = { pid: process.pid, host: hostname(), ...beganAt(process.pid) };
+  for (;;) {
+    try {
+      writeFileSync(file, JSON.stringify(own), { flag: 'wx' });
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw writeError(error, file, `${name} did not start.`);
+    }
+    const text = read(file);
+    if (text === undefined) continue;
+    const holder = parse(text);
+    if (holder) refuse(name, file, holder, own);
+    // Another process may take over the same lock at this moment: only the one that renames it may remove it.
+    const stale = `${file}.${process.pid}`;
+    try {
+      renameSync(file, stale);
+    } catch {
+      continue;
+    }
+    if (read(stale) !== text) renameSync(stale, file);
+    else rmSync(stale);
+  }
+}
+
+/** @throws Error unless the holder has ended */
+function refuse(name: string, file: string, holder: Holder, own: Holder): void {
+  if (holder.host !== own.host) {
+    throw new Error(
+      `${name}: process ${holder.pid} on host ${holder.host} writes to this folder, as ${file} says. ` +
+        `This host, ${own.host}, cannot see whether it still runs. If it has ended, remove that file.`,
+    );
+  }
+  const runs = holder.pid === own.pid ? held.has(file) : isRunning(holder);
+  if (!runs) return;
+  throw new Error(
+    `${name}: process ${holder.pid} on this host writes to this folder already, as ${file} says. ` +
+      'Wait until it ends, stop it, or choose another out folder.',
+  );
+}
+
+function isRunning({ pid, began }: Holder): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    // EPERM: it runs, but belongs to another user.
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false;
+  }
+  const now = beganAt(pid).began;
+  return began === undefined || now === undefined || began === now;
+}
+
+/** When a process began: field 22 of /proc/PID/stat, behind the name in brackets, which may hold spaces. */
+function beganAt(pid: number): { began?: string } {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    // A process that has ended but that its parent has not asked about is no longer running.
+    return { began: fields[0] === 'Z' ? 'ended' : fields[19]! };
+  } catch {
+    return {};
+  }
+}
+
+function parse(text: string): Holder | undefined {
+  try {
+    const holder = JSON.parse(text) as Holder;
+    return Number.isInteger(holder.pid) && typeof holder.host === 'string' ? holder : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The text of a lock; undefined if it is gone. Waits a moment for the text of one that was just created. */
+function read(file: string): string | undefined {
+  const until = Date.now() + EMPTY_LOCK_WAIT;
+  for (;;) {
+    try {
+      const text = readFileSync(file, 'utf8');
+      if (parse(text) || Date.now() > until) return text;
+    } catch {
+      return undefined;
+    }
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  }
+}
