@@ -52,7 +52,7 @@ describeBackends('ClipViT', () => {
       expectClose(normed.encode(images), golden.tensors['out.tokens_after_ln_post']!, { rtol: 1e-5 });
       expectClose(tower.pooled(images), golden.tensors['out.pooled']!, { rtol: 1e-5 });
 
-      // What the patch tokens depend on: everything but the last norm and the projection.
+      // The patch tokens depend on everything except the last norm and the projection.
       const trained = variables(tower.params);
       const names = Object.keys(trained).filter((name) => !/^(postNorm|projection)\./.test(name));
       const cotangent = golden.tensor('cotangent');
@@ -63,7 +63,7 @@ describeBackends('ClipViT', () => {
       expectClose(channelsFirst(toImages!), golden.tensors['grad.x']!, { rtol: 1e-4 });
       const expected = importOpenClip(stateFrom(golden, 'grad.'));
       names.forEach((name, i) => {
-        // No softmax depends on a key's bias: that gradient is 0 but for rounding.
+        // No softmax depends on a key's bias: that gradient is 0 except for rounding.
         const tolerance = name.endsWith('.key.bias') ? { atol: 1e-5 } : { rtol: 1e-4 };
         expectClose(grads[i]!, expected[name]!, tolerance);
       });
@@ -71,7 +71,7 @@ describeBackends('ClipViT', () => {
     disposeParams(tower.params);
   });
 
-  it('has gradients that differences confirm', () => {
+  it('has the gradients of finite differences', () => {
     const tower = fresh();
     checkGradient((x) => tower.pooled(x as tf.Tensor4D), [images(1)], { rtol: 2e-2, elements: 4 });
     disposeParams(tower.params);
@@ -109,7 +109,7 @@ describe('ClipViT by its definition', () => {
     await useBackend('wasm');
   });
 
-  it('treats images of a batch apart', () => {
+  it('encodes the images of a batch independently', () => {
     const tower = fresh();
     tf.tidy(() => {
       const x = images(3);
@@ -119,7 +119,7 @@ describe('ClipViT by its definition', () => {
     disposeParams(tower.params);
   });
 
-  it('without positions, moving the patches moves the tokens', () => {
+  it('moves the tokens with the patches if there are no positions', () => {
     const tower = fresh();
     tf.tidy(() => {
       tower.params.positions.assign(tf.zeros([5, 8]));
@@ -132,7 +132,7 @@ describe('ClipViT by its definition', () => {
     disposeParams(tower.params);
   });
 
-  it('says what is wrong with images, states and settings', async () => {
+  it('says what is wrong with images and states', async () => {
     const tower = fresh();
     expect(() => tower.encode(tf.zeros([1, 9, 8, 3]))).toThrow(
       /images must be \[images, 8, 8, 3\], got \[1, 9, 8, 3\].*Resize/,
@@ -140,14 +140,25 @@ describe('ClipViT by its definition', () => {
     const { classToken: _, ...rest } = await stateOf(tower.params);
     expect(() => ClipViT.fromState(small, rest)).toThrow(/missing \(1\): classToken/);
     disposeParams(tower.params);
-    expect(() => clipViTConfig({ variant: 'H/14' as never })).toThrow(/one of B\/32, B\/16, L\/14, got H\/14/);
-    expect(() => clipViTConfig({ ...small, depth: 3 } as never)).toThrow(/keys variant, imageSize.*got depth\./);
-    expect(() => clipViTConfig({ ...small, numHeads: 3 })).toThrow(
-      /visualSize must be a multiple of numHeads 3, got 8/,
-    );
-    expect(() => clipViTConfig({ ...small, numLayers: 0 })).toThrow(
-      /numLayers must be a whole number of at least 1, got 0/,
-    );
+  });
+
+  it('refuses invalid configs and parameters that do not fit', () => {
+    const change = (changes: object) => () => clipViTConfig({ ...small, ...changes } as never);
+    expect(() => clipViTConfig({ variant: 'H/14' as never })).toThrow(/one of B\/32, B\/16, L\/14, got "H\/14"/);
+    expect(change({ depth: 3 })).toThrow(/depth is not a config key, expected only imageSize/);
+    expect(change({ numHeads: 3 })).toThrow(/visualSize must be a multiple of numHeads 3, got 8/);
+    expect(change({ numLayers: 0 })).toThrow(/numLayers must be a whole number of at least 1, got 0/);
+    expect(change({ activation: 'relu' })).toThrow(/activation must be one of quick-gelu, gelu, got "relu"/);
+    expect(change({ patchSize: 9 })).toThrow(/patchSize must be at most the size of the images, 8 x 8, got 9/);
+    const { params } = fresh();
+    const build = (changes: object) => () => new ClipViT({ ...small, ...changes }, params);
+    expect(build({ activation: 'relu' })).toThrow(/activation must be one of/);
+    expect(build({ depth: 2 })).toThrow(/depth is not a config key/);
+    expect(build({ numLayers: 1 })).toThrow(/ClipViT: .*unexpected \(16\): layers\.1\.attnNorm\.weight/);
+    expect(build({ numLayers: 3 })).toThrow(/missing \(16\): layers\.2\.attnNorm\.weight/);
+    expect(build({ imageSize: 12 })).toThrow(/positions: expected \[10, 8\], got \[5, 8\]/);
+    expect(() => initClipViT(small, 1 as never)).toThrow(/random must be a Random, got 1/);
+    disposeParams(params);
   });
 });
 
@@ -157,7 +168,7 @@ describe('importing', () => {
   const shapesOf = (state: Readonly<Record<string, StateTensor>>) =>
     Object.fromEntries(Object.entries(state).map(([name, { shape }]) => [name, shape]));
 
-  it('understands all names of ViT-L/14, alone or in a whole CLIP', () => {
+  it('converts all names of ViT-L/14, alone or in a whole CLIP model', () => {
     const ours = clipViTShapes(clipViTConfig({ variant: 'L/14' }));
     const theirs = Object.entries<number[]>(shapes);
     const alone = theirs.map(([name, shape]) => [name, { shape, data: none }] as const);
@@ -171,7 +182,7 @@ describe('importing', () => {
     expect(CLIP_VIT_VARIANTS['L/14'].numHeads).toBe(hyperparameters.heads);
   });
 
-  it('cuts stacked projections apart and turns the last one', () => {
+  it('splits stacked projections and transposes the last one', () => {
     const data = Float32Array.from({ length: 12 }, (_, i) => i);
     const state = importOpenClip({
       'transformer.resblocks.7.attn.in_proj_weight': { shape: [6, 2], data },

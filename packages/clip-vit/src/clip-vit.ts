@@ -1,10 +1,11 @@
 import {
   attention,
+  checkConfig,
+  checkValue,
   constantSpec,
   conv2d,
-  expectKeys,
+  expectParams,
   expectShape,
-  expectSizes,
   freezeParams,
   freshParams,
   FrozenMatrix,
@@ -18,7 +19,9 @@ import {
   mlp,
   normalSpec,
   retire,
+  rule,
   shapesOf,
+  type ConfigRules,
   type FrozenPrecision,
   type MakeOptions,
   type Random,
@@ -29,26 +32,29 @@ import * as tf from '@tensorflow/tfjs-core';
 // ---------------------------------------------------------------------------------------------------------------
 // Config
 
+const CLIP_ACTIVATIONS = ['quick-gelu', 'gelu'] as const;
+
 /** The vision transformer of CLIP (Radford et al. 2021, section 2.4). */
 export interface ClipViTConfig {
-  /** Width of the images, and their height unless `imageHeight` says otherwise. */
+  /** Width of the images, in pixels. */
   readonly imageSize: number;
+  /** Height of the images, in pixels. Defaults to `imageSize`. */
   readonly imageHeight?: number;
   /** Side of a square patch. */
   readonly patchSize: number;
-  /** Width of the tokens: the features. */
+  /** Width of the tokens and features. */
   readonly visualSize: number;
   readonly numLayers: number;
   readonly numHeads: number;
-  /** Inner width of the MLPs; default 4 times `visualSize`. */
+  /** Inner width of the MLPs. */
   readonly intermediateSize: number;
-  /** Width of the space shared with text, in which `pooled` lies. */
+  /** Width of the space shared with text: the output of `pooled`. */
   readonly embeddingSize: number;
   /** OpenAI's weights were trained with `quick-gelu`, most later ones with `gelu`. */
-  readonly activation: 'quick-gelu' | 'gelu';
-  /** Whether `encode` applies the last layer norm to the patch tokens. OpenFlamingo's checkpoints expect that it does not. */
+  readonly activation: (typeof CLIP_ACTIVATIONS)[number];
+  /** Applies the last layer norm to the patch tokens in `encode`. OpenFlamingo's checkpoints require false. */
   readonly normTokens: boolean;
-  /** Channel means and deviations, after division by 255, that images are normalised with. */
+  /** Channel means and standard deviations, on a scale of 0 to 1, by which images are normalised. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
 }
@@ -70,44 +76,58 @@ const DEFAULTS = {
   std: [0.26862954, 0.26130258, 0.27577711],
 } as const;
 
-/** Settings of a tower: a published variant with changes, or one's own sizes. */
-export type ClipViTSettings = Partial<ClipViTConfig> &
+/** Input of `clipViTConfig`: a published variant with changes, or your own sizes. */
+export type ClipViTConfigInput = Partial<ClipViTConfig> &
   (
     | { readonly variant: ClipViTVariant }
     | Pick<ClipViTConfig, 'patchSize' | 'visualSize' | 'numLayers' | 'numHeads' | 'embeddingSize'>
   );
 
 /**
- * Completes and checks settings.
+ * Fills in defaults and checks the result. `intermediateSize` defaults to 4 times `visualSize`.
  *
  * @example clipViTConfig({ variant: 'L/14' }) // the encoder of OpenFlamingo, for OpenAI's weights
+ * @throws Error naming the first wrong key
  */
-export function clipViTConfig(settings: ClipViTSettings): ClipViTConfig {
-  const { variant, ...own } = settings as Partial<ClipViTConfig> & { readonly variant?: ClipViTVariant };
-  const sizes = variant && CLIP_VIT_VARIANTS[variant];
-  if (variant && !sizes) {
-    throw new Error(
-      `clipViTConfig: variant must be one of ${Object.keys(CLIP_VIT_VARIANTS).join(', ')}, got ${variant}.`,
-    );
-  }
-  expectKeys('clipViTConfig', own, KEYS);
-  const merged = { ...DEFAULTS, ...sizes, ...own } as ClipViTConfig;
+export function clipViTConfig(input: ClipViTConfigInput): ClipViTConfig {
+  const { variant, ...own } = input as Partial<ClipViTConfig> & { readonly variant?: ClipViTVariant };
+  const variants = Object.keys(CLIP_VIT_VARIANTS) as ClipViTVariant[];
+  checkValue('clipViTConfig', 'variant', variant, rule.optional(rule.oneOf(variants)));
+  const merged = { ...DEFAULTS, ...(variant && CLIP_VIT_VARIANTS[variant]), ...own } as ClipViTConfig;
   const config = { ...merged, intermediateSize: merged.intermediateSize ?? 4 * merged.visualSize };
-  checkConfig(config);
+  checkClipViTConfig(config);
   return config;
 }
 
-const SIZES = ['imageSize', 'patchSize', 'visualSize', 'numLayers', 'numHeads', 'embeddingSize'] as const;
-const KEYS = ['variant', ...Object.keys(DEFAULTS), ...SIZES.slice(1), 'imageHeight', 'intermediateSize'];
+const RULES: ConfigRules<ClipViTConfig> = {
+  imageSize: rule.size,
+  imageHeight: rule.optional(rule.size),
+  patchSize: rule.size,
+  visualSize: rule.size,
+  numLayers: rule.size,
+  numHeads: rule.size,
+  intermediateSize: rule.size,
+  embeddingSize: rule.size,
+  activation: rule.oneOf(CLIP_ACTIVATIONS),
+  normTokens: rule.boolean,
+  mean: rule.list(rule.number(), 3),
+  std: rule.list(rule.number({ above: 0 }), 3),
+};
 
-function checkConfig(c: ClipViTConfig): void {
-  expectSizes('ClipViTConfig', c, SIZES);
+function checkClipViTConfig(c: ClipViTConfig): void {
+  checkConfig('ClipViTConfig', c, RULES);
   if (c.visualSize % c.numHeads) {
     throw new Error(`ClipViTConfig: visualSize must be a multiple of numHeads ${c.numHeads}, got ${c.visualSize}.`);
   }
+  const [rows, columns] = gridOf(c);
+  if (rows * columns === 0) {
+    throw new Error(
+      `ClipViTConfig: patchSize must be at most the size of the images, ${c.imageHeight ?? c.imageSize} x ${c.imageSize}, got ${c.patchSize}.`,
+    );
+  }
 }
 
-/** Patches of an image, down and across; pixels that fill no whole patch are not read. */
+/** Number of patches in an image; pixels outside whole patches are ignored. */
 function gridOf(c: ClipViTConfig): readonly [rows: number, columns: number] {
   return [Math.floor((c.imageHeight ?? c.imageSize) / c.patchSize), Math.floor(c.imageSize / c.patchSize)];
 }
@@ -146,12 +166,13 @@ export type ClipViTParams = {
   readonly projection: { readonly weight: Matrix };
 };
 
-/** All parameters, and how they start. */
+/** Specs of all parameters. */
 function clipViTSpecs(c: ClipViTConfig) {
+  checkClipViTConfig(c);
   const { visualSize: d, patchSize, intermediateSize } = c;
   const [rows, columns] = gridOf(c);
   const std = d ** -0.5;
-  // What writes into the residual stream starts smaller, by the number of things that write.
+  // Layers that write to the residual stream start smaller, by the number of such layers.
   const writing = std * (2 * c.numLayers) ** -0.5;
   const linearWithBias = (out: number, into: number, deviation: number) => ({
     ...linearSpec(out, into, deviation),
@@ -177,27 +198,27 @@ function clipViTSpecs(c: ClipViTConfig) {
   };
 }
 
-/** Shapes of all parameters by name, without making any. */
+/** Shapes of all parameters by name. Allocates nothing. */
 export function clipViTShapes(config: ClipViTConfig): Record<string, readonly number[]> {
   return shapesOf(clipViTSpecs(config));
 }
 
-/** Fresh parameters, with the deviations of CLIP's own initialisation. */
+/** Fresh parameters, with the standard deviations of CLIP's own initialisation. */
 export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParams {
   return freshParams(clipViTSpecs(config), random);
 }
 
-/** Which parameters `freeze` packs. */
+/** Whether `freeze` packs a parameter. */
 const isMatrix = (name: string, shape: readonly number[]): boolean => shape.length === 2 && name.endsWith('.weight');
 
 // ---------------------------------------------------------------------------------------------------------------
 // Model
 
-/** How a state becomes a tower. */
+/** Options of `ClipViT.fromState`. */
 export interface ClipViTLoading {
   /**
-   * Makes what `freeze` makes, one parameter after the other: where the backend packs, and the state's data are getters that
-   * read a file, hardly more than the packed tower is ever in memory.
+   * Freezes parameters one by one while reading. On a backend that packs, and with a state whose data are getters that
+   * read a file, memory holds little more than the packed tower at any time.
    */
   readonly freeze?: FrozenPrecision;
 }
@@ -214,12 +235,16 @@ export class ClipViT {
     readonly config: ClipViTConfig,
     readonly params: ClipViTParams,
   ) {
-    checkConfig(config);
+    expectParams('ClipViT', params, clipViTShapes(config));
     this.featureDim = config.visualSize;
     ({ imageSize: this.imageSize, mean: this.mean, std: this.std } = config);
   }
 
-  /** A tower with the values of a state that has this package's parameter names (see `importOpenClip`). */
+  /**
+   * Loads a tower from a state under this package's parameter names (see `importOpenClip`).
+   *
+   * @throws Error listing the tensors that are missing, unexpected or of another shape
+   */
   static fromState(
     config: ClipViTConfig,
     state: Readonly<Record<string, StateTensor>>,
@@ -234,8 +259,7 @@ export class ClipViT {
   }
 
   /**
-   * The same tower for use without training, its matrices packed by the backend. Frees the variables that it replaces; any
-   * further use of this object throws.
+   * Packs the matrices for inference. Frees the variables that it replaces; any further use of this object throws.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<ClipViT> {
     const params = await freezeParams(this.params, (name, { shape }) => isMatrix(name, shape), precision);
@@ -245,7 +269,7 @@ export class ClipViT {
   }
 
   /**
-   * The patch tokens, row by row, without the class token.
+   * Encodes images to patch tokens, row by row, without the class token.
    *
    * @param images float32 [images, height, width, 3], normalised by `mean` and `std`
    * @returns      float32 [images, patches, visualSize]
@@ -258,7 +282,7 @@ export class ClipViT {
     });
   }
 
-  /** The image in the space shared with text, not normalised: float32 [images, embeddingSize]. */
+  /** Embeddings of images in the space shared with text, not normalised: float32 [images, embeddingSize]. */
   pooled(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => {
       const x = this.hidden(images);
@@ -287,13 +311,13 @@ export class ClipViT {
       'ClipViT: images',
       images,
       ['images', imageHeight, imageSize, 3],
-      'Resize images to the size that the positions were trained for; channels come last.',
+      'Resize images to the size of the trained positions, with channels last.',
     );
     const p = this.params;
     return tf.tidy(() => {
       const patches = conv2d(images, p.patches, { stride: patchSize, padding: 'valid' }); // [n, rows, columns, d]
       const [n, rows, columns] = patches.shape;
-      // Adding to zeros repeats the class token; its gradient is then one sum.
+      // Repeats the class token by broadcasting, so that its gradient is one sum.
       const first = tf.add(tf.zeros([n, 1, visualSize]), p.classToken);
       const x = tf.concat([first, tf.reshape(patches, [n, rows * columns, visualSize])], 1); // [n, 1 + p, d]
       return layerNorm(tf.add(x, p.positions), p.preNorm) as tf.Tensor3D;
@@ -304,7 +328,7 @@ export class ClipViT {
   applyLayer(x: tf.Tensor3D, index: number): tf.Tensor3D {
     const p = this.params.layers[index]!;
     return tf.tidy(() => {
-      // What attention needed is freed before the MLP needs its own.
+      // Frees the intermediate tensors of attention before the MLP.
       const y = tf.tidy(() => {
         const h = layerNorm(x, p.attnNorm);
         const mixed = attention(

@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
 import { contrastiveLogits, contrastiveLoss, l2Normalise, LOG_SCALE_START } from './index';
 
-// open_clip's loss of one process, in float64.
+// The loss of open_clip in one process, in float64.
 const golden = loadReference(new URL('../test/reference/contrastive_loss', import.meta.url));
 const inputs = () =>
   [golden.tensor('image'), golden.tensor('text'), golden.tensor('log_scale')] as [tf.Tensor2D, tf.Tensor2D, tf.Scalar];
@@ -11,7 +11,7 @@ const inputs = () =>
 const random = (shape: [number, number], seed: number): tf.Tensor2D => tf.randomNormal(shape, 0, 1, 'float32', seed);
 
 describeBackends('contrastiveLoss', () => {
-  it("is CLIP's, and Flamingo's is the sum of both directions", () => {
+  it("equals CLIP's, and Flamingo's as the sum of both directions", () => {
     tf.tidy(() => {
       const [image, text, logScale] = inputs();
       expectClose(contrastiveLoss(image, text, logScale), golden.tensors['out.loss']!, { rtol: 1e-5 });
@@ -27,7 +27,7 @@ describeBackends('contrastiveLoss', () => {
     });
   });
 
-  it('with label smoothing is the cross-entropy with the smoothed target', () => {
+  it('equals the cross-entropy with the smoothed target under label smoothing', () => {
     tf.tidy(() => {
       const [images, texts] = [random([4, 5], 1), random([4, 5], 2)];
       const logScale = tf.scalar(LOG_SCALE_START);
@@ -44,13 +44,13 @@ describeBackends('contrastiveLoss', () => {
     });
   });
 
-  it('has gradients that differences confirm', () => {
+  it('has the gradients of finite differences', () => {
     const f = (i: tf.Tensor, t: tf.Tensor, s: tf.Tensor) =>
       contrastiveLoss(i as tf.Tensor2D, t as tf.Tensor2D, s as tf.Scalar, { labelSmoothing: 0.1 });
     checkGradient(f, [random([3, 4], 1), random([3, 4], 2), tf.scalar(1)], { rtol: 1e-2, elements: 6 });
   });
 
-  it('normalises rows of any length, and leaves zeros at zero', () => {
+  it('normalises rows of any length, and keeps zeros', () => {
     tf.tidy(() => {
       expectClose(
         l2Normalise(
@@ -69,7 +69,7 @@ describeBackends('contrastiveLoss', () => {
     checkGradient(l2Normalise, [random([3, 4], 5)], { rtol: 1e-2, elements: 6 });
   });
 
-  it('leaks nothing and names the widths that differ', async () => {
+  it('leaks nothing, and refuses other widths and unknown options', async () => {
     const [image, text, logScale] = inputs();
     await expectNoLeak(() => tf.grads((i) => contrastiveLoss(i as tf.Tensor2D, text, logScale))([image]));
     expect(() => contrastiveLoss(tf.zeros([2, 4]), tf.zeros([2, 5]), logScale)).toThrow(
@@ -79,5 +79,7 @@ describeBackends('contrastiveLoss', () => {
       /texts must be \[texts, 4\], got \[3, 5\]\. Project images and texts to one width/,
     );
     expect(() => contrastiveLoss(tf.zeros([2, 4]), tf.zeros([3, 4]), logScale)).toThrow(/got \[3, 4\]/);
+    expect(() => contrastiveLoss(image, text, logScale, { directions: 'both' as never })).toThrow(/one of mean, sum/);
+    expect(() => contrastiveLoss(image, text, logScale, { labelSmoothing: 1 })).toThrow(/labelSmoothing.*got 1/);
   });
 });

@@ -1,30 +1,38 @@
-import { crossEntropy, expectShape } from '@flamingo-ts/kernels';
+import { checkConfig, crossEntropy, expectShape, rule, type ConfigRules } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** Where CLIP's log of the inverse temperature starts, and the bound above which it may not grow (CLIP, section 2.5). */
+/** Initial value of CLIP's log inverse temperature, and its upper bound in training (CLIP, section 2.5). */
 export const LOG_SCALE_START = Math.log(1 / 0.07);
 export const LOG_SCALE_MAX = Math.log(100);
 
 export interface ContrastiveOptions {
-  /** Share of the target spread over all pairs of the batch; Flamingo's encoder was trained with 0.1. Default 0. */
+  /** Part of the target spread over all pairs of the batch. Flamingo's encoder was trained with 0.1. Defaults to 0. */
   readonly labelSmoothing?: number;
-  /** Image-to-text and text-to-image losses averaged (CLIP, the default) or added (Flamingo, appendix B.1.3). */
+  /** Averages image-to-text and text-to-image losses (CLIP, the default), or adds them (Flamingo, appendix B.1.3). */
   readonly directions?: 'mean' | 'sum';
 }
 
+const RULES: ConfigRules<ContrastiveOptions> = {
+  labelSmoothing: rule.optional(rule.number({ min: 0, below: 1 })),
+  directions: rule.optional(rule.oneOf(['mean', 'sum'])),
+};
+
 /**
- * Two-way contrastive loss of a batch of pairs: every image picks its text among all of the batch, and the reverse.
+ * Two-way contrastive loss of a batch of pairs: classifies the text of every image among all texts of the batch, and the
+ * image of every text.
  *
  * @param images   float32 [pairs, d], not normalised
- * @param texts    float32 [pairs, d], not normalised; row i belongs to image i
+ * @param texts    float32 [pairs, d], not normalised; row i is the text of image i
  * @param logScale float32 scalar, the log of the inverse temperature, usually learned
  */
 export function contrastiveLoss(
   images: tf.Tensor2D,
   texts: tf.Tensor2D,
   logScale: tf.Scalar,
-  { labelSmoothing = 0, directions = 'mean' }: ContrastiveOptions = {},
+  options: ContrastiveOptions = {},
 ): tf.Scalar {
+  checkConfig('contrastiveLoss', options, RULES);
+  const { labelSmoothing = 0, directions = 'mean' } = options;
   const [n, d] = images.shape;
   expectShape('contrastiveLoss: texts', texts, [n, d], 'Give one text per image, both projected to one width.');
   return tf.tidy(() => {
@@ -38,7 +46,7 @@ export function contrastiveLoss(
   });
 }
 
-/** Cosine of every image with every text, times the inverse temperature: float32 [images, texts]. */
+/** Cosine similarity of every image and every text, times the inverse temperature: float32 [images, texts]. */
 export function contrastiveLogits(images: tf.Tensor2D, texts: tf.Tensor2D, logScale: tf.Scalar): tf.Tensor2D {
   expectShape(
     'contrastiveLogits: texts',
@@ -47,13 +55,13 @@ export function contrastiveLogits(images: tf.Tensor2D, texts: tf.Tensor2D, logSc
     `Project images and texts to one width; the images have ${images.shape[1]}.`,
   );
   return tf.tidy(() => {
-    // The scale meets the narrow factor, not the square of the batch.
+    // Scales the narrow factor, not the square of the batch.
     const scaled = tf.mul(l2Normalise(images), tf.exp(logScale)) as tf.Tensor2D;
     return tf.matMul(scaled, l2Normalise(texts), false, true);
   });
 }
 
-/** Every row divided by its Euclidean norm, or by 1e-12 where that is larger: float32 [..., d]. */
+/** Divides every row by its Euclidean norm, or by 1e-12 if that is larger: float32 [..., d]. */
 export function l2Normalise<T extends tf.Tensor>(x: T): T {
   return tf.customGrad((x, save) => {
     const norm = tf.maximum(tf.sqrt(tf.sum(tf.square(x as tf.Tensor), -1, true)), 1e-12);
@@ -61,7 +69,7 @@ export function l2Normalise<T extends tf.Tensor>(x: T): T {
     (save as tf.GradSaveFunc)([y, norm]);
     return {
       value: y,
-      // The part of dy along the row does not change its direction.
+      // The component of dy along the row does not change the row's direction.
       gradFunc: (dy: tf.Tensor, [y, norm]: tf.Tensor[]) =>
         tf.div(tf.sub(dy, tf.mul(y!, tf.sum(tf.mul(dy, y!), -1, true))), norm!),
     };

@@ -8,7 +8,7 @@ const OPEN_CLIP: readonly NameRule[] = [
   { from: /^conv1\./, to: 'patches.' },
   { from: /^ln_pre\./, to: 'preNorm.' },
   { from: /^ln_post\./, to: 'postNorm.' },
-  // Theirs is applied as `x @ proj`, ours as `x @ weight^T`.
+  // open_clip computes `x @ proj`, this package `x @ weight^T`.
   { from: /^proj$/, to: 'projection.weight', convert: outputsFirst },
   { from: new RegExp(`${LAYER}ln_1\\.`), to: 'layers.$1.attnNorm.' },
   { from: new RegExp(`${LAYER}ln_2\\.`), to: 'layers.$1.mlpNorm.' },
@@ -22,8 +22,8 @@ const OPEN_CLIP: readonly NameRule[] = [
 ];
 
 /**
- * An open_clip (or OpenAI) state dict under our names and layouts, for `ClipViT.fromState`. Of a whole CLIP model, where
- * the tower's names begin with `visual.`, only the tower is taken.
+ * Converts an open_clip (or OpenAI) state dict to this package's names and layouts, for `ClipViT.fromState`. From a whole CLIP
+ * model, where names of the vision tower start with `visual.`, it keeps only the tower.
  */
 export function importOpenClip(state: Readonly<Record<string, FloatTensor>>): Record<string, FloatTensor> {
   const tower = Object.entries(state).flatMap(([name, tensor]) =>

@@ -5,9 +5,9 @@ export {
   clipViTShapes,
   initClipViT,
   type ClipViTConfig,
+  type ClipViTConfigInput,
   type ClipViTLoading,
   type ClipViTParams,
-  type ClipViTSettings,
   type ClipViTVariant,
 } from './clip-vit';
 export {
