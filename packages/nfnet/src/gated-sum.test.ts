@@ -10,9 +10,9 @@ describeBackends('gatedSum', () => {
     ['a weight per image and channel', [2, 3, 2, 5], [2, 1, 1, 5]],
     ['per image', [2, 3, 2, 5], [2, 1, 1, 1]],
     ['one for all', [2, 3, 2, 5], [1, 1, 1, 1]],
-    // Large enough for backends to take their fast ways.
-    ['many, per image and channel', [2, 16, 16, 24], [2, 1, 1, 24]],
-    ['many, one for all', [2, 16, 16, 24], [1, 1, 1, 1]],
+    // Large enough for the fast path of a backend.
+    ['large, per image and channel', [2, 16, 16, 24], [2, 1, 1, 24]],
+    ['large, one for all', [2, 16, 16, 24], [1, 1, 1, 1]],
   ])('%s', async (_, shape, gateShape) => {
     await expectNoLeak(() => {
       const [y, gate, shortcut] = [normal(shape, 1), normal(gateShape, 2), normal(shape, 3)];

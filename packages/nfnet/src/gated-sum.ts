@@ -17,12 +17,12 @@ const gatedSumOp = fusedOp<object>({
 });
 
 /**
- * The end of a residual block in one operation: a branch times the weights of its channels, and the shortcut.
+ * Ends a residual block in one operation: multiplies a branch by its channel weights and adds the shortcut.
  *
  * @param y        float32 [n, h, w, c]
  * @param gate     float32 [n or 1, 1, 1, c or 1]
  * @param shortcut float32 [n, h, w, c]
- * @returns        float32 [n, h, w, c], y gate + shortcut
+ * @returns        float32 [n, h, w, c], y * gate + shortcut
  */
 export function gatedSum(y: tf.Tensor4D, gate: tf.Tensor4D, shortcut: tf.Tensor4D): tf.Tensor4D {
   return gatedSumOp({ y, gate, shortcut }, {})[0] as tf.Tensor4D;

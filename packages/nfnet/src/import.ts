@@ -1,9 +1,9 @@
 import { mapNames, outputsFirst, type FloatTensor, type NameRule } from '@flamingo-ts/checkpoint';
-import type { NFNetConfig } from './nfnet';
+import type { NFNetConfig } from './config';
 
 type State = Readonly<Record<string, FloatTensor>>;
 
-/** Drops the axes behind the first `rank`, as long as they are of size 1. */
+/** Drops the axes after the first `rank` if all of them have size 1. */
 const keepAxes =
   (rank: number) =>
   ({ shape, data }: FloatTensor): FloatTensor => ({
@@ -12,7 +12,7 @@ const keepAxes =
   });
 
 const TIMM: readonly NameRule[] = [
-  // timm counts the stem from 1 and keeps gains as [out, 1, 1, 1] and squeeze-excite as 1x1 convolutions.
+  // timm counts the stem from 1, and stores gains as [out, 1, 1, 1] and squeeze-excite as 1x1 convolutions.
   ...[0, 1, 2, 3].flatMap((i): NameRule[] => [
     { from: new RegExp(`^stem\\.conv${i + 1}\\.gain$`), to: `stem.${i}.gain`, convert: keepAxes(1) },
     { from: new RegExp(`^stem\\.conv${i + 1}\\.`), to: `stem.${i}.` },
@@ -30,7 +30,7 @@ const TIMM: readonly NameRule[] = [
   { from: /\.gain$/, to: '.gain', convert: keepAxes(1) },
 ];
 
-/** A timm state dict (`dm_nfnet_f0` to `f6`) under our names and shapes, for `NFNet.fromState`. */
+/** Converts a timm state dict (`dm_nfnet_f0` to `f6`) to this package's names and shapes, for `NFNet.fromState`. */
 export function importTimm(state: State): Record<string, FloatTensor> {
   return mapNames(state, TIMM);
 }
@@ -57,9 +57,9 @@ const HAIKU: readonly NameRule[] = [
 ];
 
 /**
- * DeepMind's parameters under our names and layouts, for `NFNet.fromState`. Theirs are named `module/name`, as in
- * `NFNet/~/nf_block_3/~/conv1b/w`; dots instead of slashes will do. They number blocks through all stages, so the depths
- * are needed.
+ * Converts DeepMind's parameters to this package's names and layouts, for `NFNet.fromState`. Their names are `module/name`,
+ * as in `NFNet/~/nf_block_3/~/conv1b/w`, with slashes or dots. They number blocks through all stages, so the depths are
+ * required.
  */
 export function importHaiku(state: State, { depths }: Pick<NFNetConfig, 'depths'>): Record<string, FloatTensor> {
   const dotted = Object.entries(state).map(([name, tensor]) => {

@@ -1,18 +1,12 @@
 export {
-  drawKeepMasks,
-  initNFNet,
   NFNET_VARIANTS,
-  NFNet,
   nfnetConfig,
-  nfnetFlops,
   nfnetPlan,
-  nfnetShapes,
   type NFBlockPlan,
   type NFNetConfig,
-  type NFNetLoading,
-  type NFNetParams,
-  type NFNetSettings,
-  type NFNetTraining,
+  type NFNetConfigInput,
   type NFNetVariant,
-} from './nfnet';
+} from './config';
 export { importHaiku, importTimm } from './import';
+export { drawKeepMasks, NFNet, type NFNetLoading, type NFNetTraining } from './nfnet';
+export { initNFNet, nfnetFlops, nfnetShapes, type NFNetParams } from './params';

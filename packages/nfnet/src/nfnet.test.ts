@@ -28,8 +28,8 @@ import {
 
 const reference = (name: string) => loadReference(new URL(`../test/reference/${name}`, import.meta.url));
 
-// A tiny network computed in float64 in DeepMind's convention and checked against DeepMind's own source under JAX, and one
-// by timm in training mode with given drop masks. Names and layouts of both are timm's.
+// A tiny network computed in float64 in DeepMind's convention, checked against DeepMind's own source under JAX, and one
+// computed by timm in training mode with given drop masks. Both have timm's names and layouts.
 const deepmind = reference('nfnet_dm_features');
 const training = reference('nfnet_stochastic_depth');
 const table = reference('nfnet_table').meta;
@@ -50,7 +50,7 @@ function referenceConfig({ meta }: Reference, conventions: Partial<NFNetConfig>)
 const channelsLast = (x: tf.Tensor) => tf.transpose(x, [0, 2, 3, 1]) as tf.Tensor4D;
 const channelsFirst = (x: tf.Tensor) => tf.transpose(x, [0, 3, 1, 2]);
 
-/** A network small enough for gradients by differences, whose every part is there. */
+/** A network with every part, small enough for gradients by finite differences. */
 const small = nfnetConfig({
   imageSize: 12,
   stemWidths: [4, 6],
@@ -95,7 +95,7 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
-  it("leaves out branches as timm's network does", () => {
+  it("drops branches as timm's network does", () => {
     const config = referenceConfig(training, {
       activation: 'scaled-gelu',
       standardisation: 'timm',
@@ -131,8 +131,8 @@ describeBackends('NFNet', () => {
     tf.dispose([x, map, logits, gradient]);
   });
 
-  it('gives the same features frozen in bfloat16, as exact as that is', async () => {
-    // Channels that fill the blocks of fast code, and depth enough for errors to add up.
+  it('gives nearly the same features frozen in bfloat16', async () => {
+    // Channels that fill the blocks of the fast path, and enough depth for errors to accumulate.
     const config = nfnetConfig({
       ...small,
       stemWidths: [16, 32],
@@ -152,7 +152,7 @@ describeBackends('NFNet', () => {
     tf.dispose([x, map]);
   });
 
-  it('is the same read frozen from a state whose data come when they are asked for', async () => {
+  it('gives the same logits when read frozen from a state with lazy data', async () => {
     const net = fresh();
     const x = images(1);
     const logits = net.logits(x);
@@ -181,7 +181,7 @@ describeBackends('NFNet', () => {
     tf.dispose([x, logits]);
   });
 
-  it('has gradients that differences confirm, in training too', () => {
+  it('has the gradients of finite differences, in training too', () => {
     const net = fresh();
     const keep = [
       [1, 0],
@@ -199,7 +199,7 @@ describeBackends('NFNet', () => {
       };
       const { grads } = tf.variableGrads(() => tf.sum(tf.square(net.logits(images(2), { keep }))), [variable]);
       const analytic = grads[variable.name]!;
-      // Along its own direction the gradient's slope is its squared length.
+      // Along the gradient, the slope of the loss is the gradient's length.
       const length = Math.sqrt(tf.sum(tf.square(analytic)).dataSync()[0]!);
       const step = tf.mul(analytic, 1e-2 / length);
       const slope = (at(tf.add(start, step)) - at(tf.sub(start, step))) / 2e-2;
@@ -209,8 +209,8 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
-  it('learns from every image of a batch: gradients add up', () => {
-    // Maps large enough that backends take their fast ways.
+  it('has gradients that add up over the images of a batch', () => {
+    // Maps large enough for the fast path of a backend.
     const config = nfnetConfig({
       ...small,
       stemWidths: [16],
@@ -251,13 +251,13 @@ describeBackends('NFNet', () => {
   });
 });
 
-// What holds of the network holds on every backend if the parts do; the fastest that is always there shows it.
+// These properties hold on every backend if the parts are correct, so one backend is enough: the fastest that always runs.
 describe('NFNet by its definition', () => {
   beforeAll(async () => {
     await useBackend('wasm');
   });
 
-  it('ignores every branch while the skip gains are 0, and they alone learn of it', () => {
+  it('ignores every branch while the skip gains are 0, and then only they have a gradient', () => {
     const config = nfnetConfig({ ...small, initialSkipGain: 0 });
     const net = fresh(config);
     tf.tidy(() => {
@@ -279,7 +279,7 @@ describe('NFNet by its definition', () => {
     disposeParams(net.params);
   });
 
-  it('an image left out of a block passes by it, and does not disturb the others', () => {
+  it('an image dropped from a block skips it, and does not change the others', () => {
     const net = fresh();
     tf.tidy(() => {
       const x = net.applyStem(images(2));
@@ -346,9 +346,12 @@ describe('NFNet by its definition', () => {
     expect(() => net.encode(images(1), { keep: [[1]] })).toThrow(
       /one mask for each of the 3 blocks, got 1.*drawKeepMasks/,
     );
+    expect(() => net.encode(images(2), { keep: [[1, 1], [1], [0, 1]] })).toThrow(
+      /one entry for each of the 2 images, got 1/,
+    );
     const { 'finalConv.gain': _, ...rest } = await stateOf(net.params);
     expect(() => NFNet.fromState(small, rest)).toThrow(/missing \(1\): finalConv\.gain/);
-    const again = NFNet.fromState({ ...small, numClasses: 0 }, await stateOf(net.params)); // its classifier is left out
+    const again = NFNet.fromState({ ...small, numClasses: 0 }, await stateOf(net.params)); // ignores the classifier
     expect(again.params.classifier).toBeUndefined();
     disposeParams(again.params);
     disposeParams(net.params);
@@ -418,12 +421,12 @@ describe('importing', () => {
   const shapesOf = (state: Readonly<Record<string, StateTensor>>) =>
     Object.fromEntries(Object.entries(state).map(([name, { shape }]) => [name, shape]));
 
-  it("understands all of timm's names", () => {
+  it("converts all of timm's names", () => {
     const state = Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, { shape, data: none }]));
     expect(shapesOf(importTimm(state))).toEqual(ours);
   });
 
-  it("understands all of DeepMind's names, with slashes or dots", () => {
+  it("converts all of DeepMind's names, with slashes or dots", () => {
     const config = nfnetConfig({ variant: 'F0' });
     const tensors = names.map(([module, leaf, shape]) => [`${module}/${leaf}`, { shape, data: none }] as const);
     expect(shapesOf(importHaiku(Object.fromEntries(tensors), config))).toEqual(ours);
@@ -441,7 +444,7 @@ describe('importing', () => {
     expect([matrix.shape, ...matrix.data]).toEqual([[3, 4], 0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
   });
 
-  it('leaves a name it does not know for the loader to report', () => {
+  it('keeps an unknown name for the loader to report', () => {
     expect(Object.keys(importTimm({ 'stem.norm.weight': { shape: [1], data: none } }))).toEqual(['stem.norm.weight']);
   });
 });
@@ -453,13 +456,35 @@ describe('nfnetConfig', () => {
     expect(nfnetConfig({ variant: 'F6', standardisation: 'timm' }).eps).toBe(1e-5);
   });
 
-  it('refuses what cannot be', () => {
-    expect(() => nfnetConfig({ variant: 'F9' as never })).toThrow(/variant must be one of F0, .*got F9/);
-    expect(() => nfnetConfig({ variant: 'F0', width: 3 } as never)).toThrow(/keys variant, mean.*got width\./);
-    expect(() => nfnetConfig({ ...small, depths: [1] })).toThrow(/one entry per stage, got 2, 1 and 2/);
-    expect(() => nfnetConfig({ ...small, stemStrides: [2] })).toThrow(/one entry for each of the 2 stemWidths, got 1/);
-    expect(() => nfnetConfig({ ...small, strides: [1, 3] })).toThrow(/strides must be 1 or 2, got 3/);
-    expect(() => nfnetConfig({ ...small, groupSize: 5 })).toThrow(/groupSize 5 does not fit into the 4 inner channels/);
-    expect(() => nfnetConfig({ ...small, finalWidth: 0 })).toThrow(/whole numbers above 0, got 0/);
+  it('refuses invalid configs', () => {
+    const change = (changes: object) => () => nfnetConfig({ ...small, ...changes } as never);
+    expect(() => nfnetConfig({ variant: 'F9' as never })).toThrow(/variant must be one of F0, .*got "F9"/);
+    expect(() => nfnetConfig({ variant: 'F0', width: 3 } as never)).toThrow(
+      /width is not a config key.*mean.*widths\?/,
+    );
+    expect(change({ depths: [1] })).toThrow(/one entry per stage, got 2, 1 and 2/);
+    expect(change({ stemStrides: [2] })).toThrow(/one entry for each of the 2 stemWidths, got 1/);
+    expect(change({ strides: [1, 3] })).toThrow(/strides\[1\] must be one of 1, 2, got 3/);
+    expect(change({ groupSize: 5 })).toThrow(/groupSize 5 does not fit into the 4 inner channels/);
+    expect(change({ finalWidth: 0 })).toThrow(/finalWidth must be a whole number of at least 1, got 0/);
+    expect(change({ activation: 'gelu' })).toThrow(/activation must be one of scaled-gelu, .*got "gelu"/);
+    expect(change({ padding: 'valid' })).toThrow(/padding must be one of same, symmetric/);
+    expect(change({ standardisation: 'keras' })).toThrow(/standardisation must be one of timm, deepmind/);
+    expect(change({ stochasticDepthRule: 'linear' })).toThrow(/stochasticDepthRule must be one of timm, deepmind/);
+    expect(change({ mean: [0.5] })).toThrow(/mean must be an array of 3/);
+    expect(change({ dropRate: 1 })).toThrow(/dropRate must be .* less than 1, got 1/);
+  });
+
+  it('is checked by the constructor, with the parameters', () => {
+    const { params } = fresh();
+    const build = (changes: object) => () => new NFNet({ ...small, ...changes }, params);
+    expect(build({ activation: 'gelu' })).toThrow(/activation must be one of/);
+    expect(build({ dephts: [1] })).toThrow(/dephts is not a config key.*Did you mean depths\?/);
+    expect(build({ depths: [1, 3] })).toThrow(/NFNet: .*missing \(\d+\): stages\.1\.2\./);
+    expect(build({ depths: [1, 1] })).toThrow(/unexpected \(\d+\): stages\.1\.1\./);
+    expect(build({ finalWidth: 12 })).toThrow(/finalConv\.weight: expected \[12, 12, 1, 1\], got \[10, 12, 1, 1\]/);
+    expect(() => initNFNet(small, 1 as never)).toThrow(/random must be a Random, got 1/);
+    expect(() => drawKeepMasks(small, 2, 1 as never)).toThrow(/random must be a Random, got 1/);
+    disposeParams(params);
   });
 });
