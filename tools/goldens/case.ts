@@ -1,30 +1,30 @@
 import type { Reference } from '@flamingo-ts/testing';
 
 /**
- * One reference case: a sidecar JSON with or without a safetensors file beside it, or a folder with `golden.json`.
- * `meta` is the JSON, `tensors` and `tensor(name)` the safetensors of the same name, read on first use.
+ * One reference case: a JSON file, a JSON file with a safetensors file of the same name, or a folder with `golden.json`.
+ * `meta` is the JSON; `tensors` and `tensor(name)` come from the safetensors file, read on first use.
  */
 export interface GoldenCase extends Reference {
-  /** Given folder and path below it: `flamingo/xattn_immediate`, `lm/chinchilla`. Never decide by it what the case is. */
+  /** Path relative to the parent of the given folder: `flamingo/xattn_immediate`, `lm/chinchilla`. Do not use it to identify the kind of case. */
   readonly name: string;
   /** Absolute folder of the case's files. */
   readonly folder: string;
-  /** Another reference of the same folder: `sibling('e2e_forward.safetensors')`, `sibling('config.json')`. */
+  /** Another reference in the same folder: `sibling('e2e_forward.safetensors')`, `sibling('config.json')`. */
   sibling(file: string): Reference;
 }
 
-/** What running a case gave. */
+/** Result of running a case. */
 export interface GoldenResult {
-  /** Largest relative error over everything compared; 0 for exact comparisons that hold, Infinity for those that fail. */
+  /** Largest relative error of all comparisons; for exact comparisons 0 if equal, otherwise Infinity. */
   readonly error: number;
   readonly pass: boolean;
-  /** What went wrong, or how it was compared, in a few words. */
+  /** What failed, or what was compared, in a few words. */
   readonly note?: string;
 }
 
-/** Knows one kind of case. */
+/** Runs one kind of case. */
 export interface GoldenHandler {
-  /** Decides by the content of `meta` (and the tensors' names), so that other folders of the same form work. */
+  /** Identifies the kind by the content of `meta` and the names of the tensors, so that other folders of the same form work. */
   matches(c: GoldenCase): boolean;
   run(c: GoldenCase): Promise<GoldenResult>;
 }

@@ -1,34 +1,34 @@
 import { relativeError, type Reference, type Values } from '@flamingo-ts/testing';
 import type { GoldenResult } from './case';
 
-/** Largest relative errors allowed, as DESIGN says: a float64 run of a reference lies within a third of them. */
+/** Largest relative errors allowed. A float64 run of a reference is within a third of them. */
 export const OUTPUT = 1e-5;
 export const GRADIENT = 1e-4;
 
-/** Collects how far values are from their references, each against its own tolerance. */
+/** Collects the errors of values against their references, each with its own tolerance. */
 export class Comparison {
   private compared = 0;
   private error = 0;
   private worst = '';
   private readonly failed: string[] = [];
 
-  /** Norm of the difference over norm of the expected; with tolerance 0 for tensors that must be equal. */
+  /** Compares the norm of the difference over the norm of the expected values; with tolerance 0 for exact equality. */
   close(name: string, actual: Values, expected: Values, tolerance: number): void {
     this.note(name, relativeError(actual, expected), tolerance);
   }
 
-  /** `close` to the tensor of this name in a reference. */
+  /** Like `close`, with the tensor of this name in a reference. */
   stored(reference: Reference, name: string, actual: Values, tolerance: number): void {
     this.close(name, actual, reference.tensors[name]!, tolerance);
   }
 
-  /** For plain values that must be equal and not only close. */
+  /** Requires plain values to be equal. */
   same(name: string, actual: unknown, expected: unknown): void {
     const [got, want] = [JSON.stringify(actual), JSON.stringify(expected)];
     this.note(name, got === want ? 0 : Infinity, 0, `got ${got}, expected ${want}`);
   }
 
-  /** An error measured elsewhere, and what to say of it where it is too large. */
+  /** Records an error measured elsewhere, and the message if it is too large. */
   note(name: string, error: number, tolerance: number, failure = error.toExponential(1)): void {
     this.compared++;
     if (!(error <= this.error)) [this.error, this.worst] = [error, name];

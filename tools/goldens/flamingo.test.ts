@@ -6,7 +6,7 @@ import { flamingoHandlers } from './flamingo';
 
 const folder = fileURLToPath(new URL('reference', import.meta.url));
 
-/** A case of the whole model; the parameters that the cases share stand in two files. */
+/** A case of the whole model. All cases share their parameters, which are in two files. */
 function caseOf(name: string): GoldenCase {
   const parameters = {
     ...loadReference(`${folder}/joint`),

@@ -1,4 +1,4 @@
-/* eslint-disable @typescript-eslint/no-explicit-any -- sidecars have as many forms as kinds of cases */
+/* eslint-disable @typescript-eslint/no-explicit-any -- the JSON of each kind of case has its own form */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -51,8 +51,8 @@ function numbers({ tensors }: Reference, name: string): number[] {
 }
 
 /**
- * Compares gradients by name; where the loss does not depend on a parameter, the reference must have zeros. Gates are
- * compared as one vector: the gradient of a single number may cancel to almost nothing.
+ * Compares gradients by name. If the loss does not depend on a parameter, the reference must have zeros. Compares all gates as
+ * one vector, because the gradient of a single number may cancel to almost 0.
  */
 function compareGradients(check: Comparison, params: Record<string, tf.Variable>, grads: Gradients, expected: State) {
   const gates: { actual: number[]; expected: number[] } = { actual: [], expected: [] };
@@ -72,7 +72,7 @@ function compareGradients(check: Comparison, params: Record<string, tf.Variable>
 
 // --- One module ---
 
-/** Runs a module on its inputs, compares output and all gradients of `sum(output * cotangent)`. */
+/** Runs a module on its inputs, and compares its output and all gradients of `sum(output * cotangent)`. */
 function runModule(
   c: GoldenCase,
   params: ParamTree,
@@ -107,7 +107,7 @@ function runModule(
   return check.result();
 }
 
-/** Which class of which implementation a module case is of. */
+/** Matches the cases of one class, of either implementation. */
 const isModule = (name: string) => (c: GoldenCase) =>
   new RegExp(`^(open_flamingo|flamingo_pytorch)\\.${name}$`).test(c.meta.module) && 'out.y' in c.tensors;
 
@@ -128,7 +128,7 @@ const resampler: GoldenHandler = {
       numMedia: hp.max_num_media ?? hp.num_media_embeds ?? undefined,
     };
     const module = new PerceiverResampler(config, initResampler(config, new Random(0)));
-    // flamingo-pytorch leaves out the axis of frames, and that of media where there is one alone.
+    // flamingo-pytorch has no axis for frames, and none for media if there is only one.
     const [batch, ...rest] = c.tensors['x']!.shape as number[];
     const media = rest.slice(0, -2);
     const shape = [batch!, media[0] ?? 1, media[1] ?? 1, ...rest.slice(-2)] as [number, number, number, number, number];
@@ -138,7 +138,7 @@ const resampler: GoldenHandler = {
   },
 };
 
-/** Sizes of a block; the references normalise no media and average where nothing is to be seen. */
+/** Config of a block. The references do not normalise media, and average over all images for a token without an image. */
 function xattnConfig(hp: any, locations: boolean): GatedXAttnConfig {
   const immediate = hp.only_attend_immediate_media ? 'immediate' : 'all-previous';
   return {
@@ -155,8 +155,8 @@ function xattnConfig(hp: any, locations: boolean): GatedXAttnConfig {
 }
 
 /**
- * Media index from `[batch, n]` marks of image tokens: how many there are up to and including each token, or, for text
- * that follows a prompt, how many the prompt has.
+ * Media index from `[batch, n]` flags of image tokens: their number up to and including each token, or, for text that follows
+ * a prompt, their number in the prompt.
  */
 function mediaIndex(locations: ArrayLike<number>, batch: number, text: number, afterPrompt: boolean): number[] {
   const width = locations.length / batch;
@@ -194,7 +194,7 @@ const gatedBlock = xattn('GatedCrossAttentionBlock', (config) => {
   return new GatedXAttn(config, initGatedXAttn(config, new Random(0)));
 });
 
-/** Attention weights read off: all keys alike, one latent per image whose value is a one-hot of its number. */
+/** Attention weights per image: all keys are equal, and each image has one latent, whose value is its one-hot number. */
 const attentionTable: GoldenHandler = {
   matches: (c) => c.meta.entries?.every((entry: any) => 'attention_per_image' in entry) ?? false,
   async run(c) {
@@ -228,15 +228,15 @@ function attentionPerImage(entry: any): number[] {
 
 // --- The whole model ---
 
-/** A model of an end-to-end case, and the language model inside. */
+/** The model of an end-to-end case, and its language model. */
 interface WholeModel {
   readonly model: Flamingo;
   readonly lm: TinyLM;
 }
 
 /**
- * The model of an end-to-end case, loaded as OpenFlamingo's checkpoints are, from both kinds of files. Its parameters may
- * stand in another file of the folder.
+ * Loads the model of an end-to-end case as an OpenFlamingo checkpoint, from both file formats. Its parameters may be in another
+ * file of the folder.
  */
 async function wholeModel(c: GoldenCase, gates: 'as given' | 'closed' = 'as given'): Promise<WholeModel> {
   const { language_model: language, resampler, special_ids: ids } = c.meta.hyperparameters;
@@ -249,7 +249,7 @@ async function wholeModel(c: GoldenCase, gates: 'as given' | 'closed' = 'as give
     const own = /^lang_encoder\.transformer\.(.*)$/.exec(name);
     if (own) languageState[own[1]!] = value;
   }
-  // With closed gates and marks that were not trained the model is the language model alone.
+  // With closed gates and untrained special tokens, the model equals its language model.
   if (gates === 'as given')
     languageState['wte.weight'] = withoutRows(languageState['wte.weight']!, Object.values(tokens));
   const lm = new TinyLM(languageState, language.layers, language.heads);
@@ -261,7 +261,7 @@ async function wholeModel(c: GoldenCase, gates: 'as given' | 'closed' = 'as give
     const model = await loadOpenFlamingo(join(folder, 'checkpoint.pt'), options);
     const other = await loadOpenFlamingo(folder, options);
     if (!isDeepStrictEqual(await other.state(), await model.state())) {
-      throw new Error('the model is another when it is loaded from safetensors than from .pt');
+      throw new Error('the model loaded from safetensors differs from the one loaded from .pt');
     }
     tf.dispose(Object.values(variables(other.params)));
     return { model, lm };
@@ -270,7 +270,7 @@ async function wholeModel(c: GoldenCase, gates: 'as given' | 'closed' = 'as give
   }
 }
 
-/** A table before tokens were added and trained: their rows are the mean of the others. */
+/** An embedding table before training of some rows: they are the mean of the others. */
 function withoutRows({ shape, data }: StateTensor, rows: readonly number[]): StateTensor {
   const [count, width] = shape as [number, number];
   const mean = new Float32Array(width);
@@ -285,7 +285,7 @@ function release({ model, lm }: WholeModel): void {
 
 const isWhole = (c: GoldenCase) => /^open_flamingo\.Flamingo\b/.test(c.meta.module);
 
-/** A batch of a case; `prefix` tells its two streams apart. */
+/** The batch of a case; `prefix` selects one of its two data streams. */
 function batchOf(c: GoldenCase, prefix = ''): FlamingoBatch & { readonly visual: Visual } {
   const ids = c.tensors[`${prefix}input_ids`]!;
   const [size, text] = ids.shape as [number, number];
@@ -312,7 +312,7 @@ function featuresOf(c: GoldenCase, prefix = ''): Visual {
   return { kind: 'features', shape, data: data as Float32Array };
 }
 
-/** Prompts of a case, one for each row. */
+/** The prompts of a case, one per row. */
 function promptsOf(c: GoldenCase): FlamingoPrompt[] {
   const { size, text, tokens, visual } = batchOf(c);
   const [, ...shape] = visual.shape;
@@ -323,7 +323,7 @@ function promptsOf(c: GoldenCase): FlamingoPrompt[] {
   }));
 }
 
-/** Latents, the stream before and after each block, and logits. Keys that the attention mask hides count here. */
+/** Latents, the residual stream before and after each block, and logits; with the attention mask of the case. */
 function forward(model: Flamingo, c: GoldenCase): { latents: tf.Tensor; hidden: tf.Tensor3D[]; logits: tf.Tensor } {
   const batch = batchOf(c);
   const media = model.encodeMedia(batch)!;
@@ -342,7 +342,7 @@ const wholeForward: GoldenHandler = {
     const check = new Comparison();
     const { latents, hidden, logits } = forward(model, c);
     check.close('resampled', latents, c.tensor('out.resampled'), OUTPUT);
-    // The copy for the tests of this repository has neither these nor gradients.
+    // The copy for this repository's tests contains neither hidden states nor gradients.
     for (const [i, x] of hidden.entries()) {
       if (`out.hidden.${i}` in c.tensors) check.close(`hidden ${i}`, x, c.tensor(`out.hidden.${i}`), OUTPUT);
     }
@@ -417,7 +417,7 @@ const generation: GoldenHandler = {
   },
 };
 
-/** Logits from which each new token was taken, the given tokens fed one by one; `[rows, steps, vocab]` flattened. */
+/** Logits of each step when the given tokens are read one by one; `[rows, steps, vocab]` flattened. */
 async function stepLogits(model: Flamingo, prompts: readonly FlamingoPrompt[], ids: number[][]): Promise<Values> {
   const media = model.prepare(prompts);
   const read = prompts.map(({ tokens }) => tokens);
@@ -505,8 +505,8 @@ const training: GoldenHandler = {
 };
 
 /**
- * Parameters after training: all but one in a hundred within 1e-6 and none off by more than 1e-4, for the optimizer divides
- * by the size of gradients, some of which are next to nothing.
+ * Compares parameters after training: 99% must be within 1e-6 and all within 1e-4, because the optimizer divides by the size of
+ * gradients, some of which are almost 0.
  */
 async function compareTrained(
   check: Comparison,
@@ -518,7 +518,7 @@ async function compareTrained(
   const expected = flamingoFromOpenFlamingo(final);
   const embedding = final['lang_encoder.transformer.wte.weight'];
   if (embedding) {
-    // Theirs is the row itself, ours what training added to it.
+    // OpenFlamingo stores the row itself, this package what training added to it.
     const before = rowsOf({ shape: embedding.shape, data: lm.params.tokens.dataSync() as Float32Array }, model);
     const after = rowsOf(embedding, model);
     expected['tokenOffsets'] = { ...after, data: after.data.map((x, i) => x - before.data[i]!) };

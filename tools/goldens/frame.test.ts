@@ -9,7 +9,7 @@ import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import type { GoldenHandler } from './case';
 import { runGoldens } from './frame';
 
-/** Cases of a made-up kind: y = factor * x. */
+/** Handles cases of an invented kind: y = factor * x. */
 const scaling: GoldenHandler = {
   matches: (c) => c.meta.layer.kind === 'scaling',
   run: async (c) => {
@@ -41,7 +41,7 @@ function putScaling(path: string, factor: number, y: readonly number[], extra: o
 
 const run = (...handlers: GoldenHandler[]) => runGoldens([root], handlers, (line) => lines.push(line));
 
-it('runs pairs, single files and folders, and tells which passed', async () => {
+it('runs pairs, single files and folders, and reports which passed', async () => {
   putScaling('double', 2, [2, 4], { note: 'in float32' });
   putScaling('deep/triple', 3, [3, 7]);
   putScaling('decode/steps', 4, [4, 8], { uses: { numbers: [1] } });
@@ -64,27 +64,27 @@ it('runs pairs, single files and folders, and tells which passed', async () => {
   ]);
 });
 
-it('all passing is success, and a handler leaves no tensors', async () => {
+it('succeeds if all cases pass, and leaves no tensors', async () => {
   putScaling('double', 2, [2, 4]);
   const before = tf.memory().numTensors;
   expect(await run(scaling)).toBe(true);
   expect(tf.memory().numTensors).toBe(before);
 });
 
-it('fails a case that no handler knows, by name', async () => {
+it('fails a case of unknown kind by name', async () => {
   put('strange.json', { other: 1 });
   expect(await run(scaling)).toBe(false);
   expect(lines[0]).toMatch(/^area\/strange +- +fail +unknown kind$/);
   expect(lines[1]).toBe('0 passed, 1 failed');
 });
 
-it('a NaN never passes', async () => {
+it('fails on NaN', async () => {
   put('nan.json', {});
   expect(await run({ matches: () => true, run: async () => ({ error: NaN, pass: true }) })).toBe(false);
   expect(lines[1]).toBe('0 passed, 1 failed');
 });
 
-it('an exception and a broken file fail their case only', async () => {
+it('fails only the case that throws or has a broken file', async () => {
   putScaling('a', 2, [2, 4]);
   putScaling('b', 2, [2, 4, 6]);
   putScaling('c', 2, [2, 4]);
@@ -102,7 +102,7 @@ it('an exception and a broken file fail their case only', async () => {
   ]);
 });
 
-it('reads other files of the case', async () => {
+it('reads other files of a case', async () => {
   put('one/golden.json', { uses: 'config.json' });
   put('one/config.json', { width: 3 });
   const handler: GoldenHandler = {
@@ -113,9 +113,9 @@ it('reads other files of the case', async () => {
   expect(lines[0]).toMatch(/^area\/one +3.0e\+0 +pass$/);
 });
 
-it('says when a folder is missing or holds nothing', async () => {
+it('says if a folder is missing or contains no case', async () => {
   await expect(runGoldens([join(root, 'none')], [], () => {})).rejects.toThrow(
-    /there is no folder .*none\. Give folders/,
+    /there is no folder .*none\. Pass folders/,
   );
-  await expect(run(scaling)).rejects.toThrow(/area holds no reference case/);
+  await expect(run(scaling)).rejects.toThrow(/area contains no reference case/);
 });

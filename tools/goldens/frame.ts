@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { loadReference } from '@flamingo-ts/testing';
 import type { GoldenCase, GoldenHandler, GoldenResult } from './case';
 
-/** A case that was found but not read yet, so that a broken file is that case's failure and not the end of the run. */
+/** A case that is not read yet, so that a broken file fails this case only and not the whole run. */
 interface FoundCase {
   readonly name: string;
   readonly folder: string;
@@ -12,9 +12,9 @@ interface FoundCase {
 }
 
 /**
- * Runs every case found in the folders, one line each, and a count at the end.
+ * Runs every case in the folders. Prints a line for each, and the counts at the end.
  *
- * @param print where the lines go
+ * @param print prints one line
  * @returns whether every case passed
  */
 export async function runGoldens(
@@ -35,14 +35,14 @@ export async function runGoldens(
 }
 
 async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Promise<GoldenResult> {
-  // The scope frees what a handler leaves behind; its variables stay until it disposes of them.
+  // The scope frees the tensors that a handler leaves; handlers dispose of variables themselves.
   tf.engine().startScope();
   try {
     const c = readCase(item);
     const handler = handlers.find((h) => recognises(h, c));
     if (!handler) return { error: NaN, pass: false, note: 'unknown kind' };
     const result = await handler.run(c);
-    // No comparison that met a NaN can have passed.
+    // An error of NaN never passes.
     return { ...result, pass: result.pass && !Number.isNaN(result.error) };
   } catch (cause) {
     return {
@@ -55,7 +55,7 @@ async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Pro
   }
 }
 
-/** A handler that stumbles over a form it does not expect does not know the case. */
+/** Whether a handler matches; one that throws on an unexpected form does not. */
 function recognises(handler: GoldenHandler, c: GoldenCase): boolean {
   try {
     return handler.matches(c);
@@ -78,15 +78,15 @@ function readCase({ name, folder, file }: FoundCase): GoldenCase {
   };
 }
 
-/** All cases below a folder, in the order of their names. */
+/** All cases in a folder and its subfolders, sorted by name. */
 function findCases(given: string): FoundCase[] {
   const root = resolve(given);
   if (!existsSync(root) || !statSync(root).isDirectory()) {
-    throw new Error(`there is no folder ${root}. Give folders that hold reference cases: npm run goldens -- DIR...`);
+    throw new Error(`there is no folder ${root}. Pass folders that contain reference cases: npm run goldens -- DIR...`);
   }
   const found = walk(root, basename(root));
   if (found.length === 0) {
-    throw new Error(`${root} holds no reference case: neither a NAME.json nor a folder with golden.json was found.`);
+    throw new Error(`${root} contains no reference case: found neither a NAME.json nor a folder with golden.json.`);
   }
   return found;
 }
@@ -95,14 +95,14 @@ function walk(folder: string, name: string): FoundCase[] {
   const entries = readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1));
   const below = entries.filter((e) => e.isDirectory()).flatMap((e) => walk(join(folder, e.name), `${name}/${e.name}`));
   const files = entries.filter((e) => !e.isDirectory()).map((e) => e.name);
-  // A folder with golden.json is one case; its other files (config, weights, tokenizer) belong to it.
+  // A folder with golden.json is one case, to which its other files (config, weights, tokenizer) belong.
   const own = files.includes('golden.json')
     ? [{ name, folder, file: 'golden.json' }]
     : caseFiles(folder, files).map((file) => ({ name: `${name}/${file.replace(/\.\w+$/, '')}`, folder, file }));
   return [...own, ...below];
 }
 
-/** Every JSON but the index, and every safetensors that no JSON of the folder describes or mentions. */
+/** Every JSON file except the index, and every safetensors file that no JSON file of the folder describes or mentions. */
 function caseFiles(folder: string, files: readonly string[]): string[] {
   const sidecars = files.filter((f) => f.endsWith('.json') && f !== 'index.json');
   const texts = sidecars.map((f) => readFileSync(join(folder, f), 'utf8'));

@@ -68,7 +68,7 @@ async function checkChinchilla(c: GoldenCase): Promise<GoldenResult> {
   }
 }
 
-/** A folder as transformers write it. */
+/** A folder in the format of transformers. */
 async function checkPretrained(c: GoldenCase): Promise<GoldenResult> {
   const { lm } = await loadCausalLM(c.folder);
   try {
@@ -98,23 +98,23 @@ function finalNorm({ params, config }: Transformer, x: tf.Tensor3D): tf.Tensor {
   return kind === 'rms' ? rmsNorm(x, params.final_norm, epsilon) : layerNorm(x, params.final_norm, epsilon);
 }
 
-/** What the references look at inside a model. */
+/** Parts of a model that the references compare. */
 interface Inside {
   /** The embedding. */
   readonly table: tf.Variable;
-  /** Its rows as they enter the residual stream, before positions are added. */
+  /** Projects its rows to the residual stream, before positions are added. */
   readonly project: (rows: tf.Tensor) => tf.Tensor;
   readonly norm: (x: tf.Tensor3D) => tf.Tensor;
 }
 
-/** Everything that a language model's golden.safetensors holds, whatever the architecture. */
+/** Compares everything in the golden.safetensors of a language model, for any architecture. */
 function checkModel(lm: CausalLM, c: GoldenCase, comparison: Comparison, inside: Inside): void {
   checkFull(lm, c, comparison, inside);
   for (const padding of ['leftpad', 'rightpad']) checkPadded(lm, c, comparison, padding);
   checkCached(lm, c, comparison);
 }
 
-/** One call without padding: every residual, the loss, and its gradient to every residual. */
+/** One call without padding: the residual stream at every block, the loss, and its gradient at every block. */
 function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, { table, project, norm }: Inside): void {
   const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
   const from = (i: number, x: tf.Tensor3D) => lm.blocks.slice(i).reduce((h, block) => block.apply(h, {}), x);
@@ -139,7 +139,7 @@ function checkFull(lm: CausalLM, c: GoldenCase, comparison: Comparison, { table,
   comparison.stored(c, 'full.loss', tf.reshape(meanLoss(lm.logits(x), tokens), [1]), OUTPUT);
 }
 
-/** Mean cross-entropy over pairs (t-1, t) that are both real; all of them without a mask. */
+/** Mean cross-entropy over pairs (t-1, t) of two real tokens; over all pairs without a mask. */
 function meanLoss(logits: tf.Tensor3D, tokens: tf.Tensor2D, mask?: tf.Tensor2D): tf.Scalar {
   const [batch, text, vocab] = logits.shape;
   const pairs = [batch, text - 1] as [number, number];
@@ -161,7 +161,7 @@ function checkPadded(lm: CausalLM, c: GoldenCase, comparison: Comparison, name: 
   comparison.stored(c, `${name}.loss`, loss, OUTPUT);
 }
 
-/** A prompt in one call, then token by token; without padding, and the left-padded batch again. */
+/** Reads a prompt in one call, then token by token; first without padding, then the left-padded batch. */
 function checkCached(lm: CausalLM, c: GoldenCase, comparison: Comparison): void {
   const cache = new KVCache(lm.blocks.length);
   const tokens = c.tensor('full.input_ids') as tf.Tensor2D;
@@ -207,7 +207,7 @@ function stepByStep(lm: CausalLM, tokens: tf.Tensor2D, first: number, cache: KVC
 async function checkDecoding(c: GoldenCase): Promise<GoldenResult> {
   const comparison = new Comparison();
   const { meta } = c;
-  // Searches were recorded on the GPT-2 beside them.
+  // The searches were recorded with the GPT-2 in the folder next to this one.
   const { lm } = await loadCausalLM(join(c.folder, '../gpt2'));
   const prompts: number[][] = meta.prompts;
   const decoding = { maxNewTokens: meta.max_new_tokens, stopTokens: [meta.eos_token_id] };
@@ -276,7 +276,7 @@ function checkFilters(c: GoldenCase, comparison: Comparison): void {
         minTokensToKeep: spec['keep'],
       });
       const got = Array.from(logSoftmax(kept), Math.exp);
-      // Which of equal tokens survive depends on the sort: there the values are compared, not their places.
+      // Which of several equal tokens remain depends on the sort, so this compares values, not positions.
       const ordered = (p: number[]) => (ties[name]?.includes(i) ? [...p].sort((a, b) => a - b) : p);
       comparison.close(`filter ${name}`, ordered(got), ordered(want[i]!), 1e-6);
     });
@@ -305,7 +305,7 @@ async function checkTokenizer(c: GoldenCase): Promise<GoldenResult> {
     const corpus = readFileSync(join(c.folder, '..', training.corpus), 'utf8');
     const ours = loadTokenizer(trainByteLevelBPE([corpus], { vocabSize: training.vocab_size }));
     const [got, want] = [ours, tokenizer].map((t) => t.encode(corpus).length) as [number, number];
-    // Ties are broken differently, and the recorded vocabulary has special tokens: the size is what is compared.
+    // Ties are broken differently, and the recorded vocabulary has special tokens, so this compares the number of ids.
     comparison.close('ids over the corpus', [got], [want], 0.01);
   }
   return comparison.result();
@@ -316,7 +316,7 @@ async function checkSentencePiece(c: GoldenCase): Promise<GoldenResult> {
   const tokenizer = loadTokenizer(sentencePieceTokenizer(readFileSync(join(c.folder, 'tokenizer.model')), c.name));
   for (const { text, ids, decoded } of c.meta.cases) {
     const shown = JSON.stringify(text);
-    // The file has no template, so that both ways of asking give the ids of the text.
+    // The file has no template, so both options give the ids of the text.
     for (const addSpecialTokens of [false, true]) {
       comparison.same(`ids of ${shown}`, tokenizer.encode(text, { addSpecialTokens, parseSpecialTokens: true }), ids);
     }

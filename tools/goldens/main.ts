@@ -13,7 +13,7 @@ async function main(): Promise<boolean> {
     allowPositionals: true,
     options: { backend: { type: 'string', default: 'auto' } },
   });
-  if (positionals.length === 0) throw new Error(`no folder was given. ${usage}`);
+  if (positionals.length === 0) throw new Error(`no folder given. ${usage}`);
   const { summary } = await useBackend(values.backend as BackendName | 'auto');
   console.error(summary);
   const handlers = [...flamingoHandlers, ...visionHandlers, ...lmHandlers, ...textHandlers];

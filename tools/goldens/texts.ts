@@ -23,7 +23,7 @@ import {
 import type { GoldenHandler, GoldenResult } from './case';
 import { Comparison } from './comparison';
 
-/** Labels, text building, prompts and the answer metric. */
+/** Labels, text construction, prompts and the answer metric. */
 export const textHandlers: readonly GoldenHandler[] = [
   {
     matches: ({ meta }) => meta.interleaved?.[0]?.sentences !== undefined,
@@ -62,10 +62,10 @@ interface TextBuilding {
 
 function checkTextBuilding(meta: TextBuilding): GoldenResult {
   const c = new Comparison();
-  // The end-of-text token is whatever the finished texts end with.
+  // The end-of-text token is the end of the finished texts.
   const endOfText = /<\|endofchunk\|>((?:(?!<\|endofchunk\|>).)*)$/s.exec(meta.pairs[0]?.text ?? '')?.[1] ?? '</s>';
-  const marks = ['<image>', '<|endofchunk|>', endOfText].map((mark) => mark.replace(/[^\w]/g, '\\$&')).join('|');
-  const tokenize = (text: string) => text.split(new RegExp(`(${marks})|\\s+`)).filter(Boolean);
+  const special = ['<image>', '<|endofchunk|>', endOfText].map((token) => token.replace(/[^\w]/g, '\\$&')).join('|');
+  const tokenize = (text: string) => text.split(new RegExp(`(${special})|\\s+`)).filter(Boolean);
   for (const page of meta.interleaved) {
     const got = openFlamingoPage(
       { sentences: page.sentences, imageBytes: page.image_bytes, similarity: page.similarity },
@@ -144,7 +144,7 @@ function checkAnswerMetric(meta: AnswerMetric): GoldenResult {
   }
   for (const { annotations, entries, overall_percent_rounded_to_2 } of meta.accuracy) {
     const accuracies = entries.map((e) => vqaAccuracy(e.prediction, e.answers, 'open-flamingo'));
-    // The file holds 8 decimals of each and 2 of the mean.
+    // The file has 8 decimals of each accuracy and 2 of the mean.
     entries.forEach((entry, i) => {
       c.same(`${annotations}: "${entry.prediction}"`, round(100 * accuracies[i]!, 8), entry.accuracy_percent);
     });
@@ -193,31 +193,35 @@ function checkPrompts(meta: PromptsAndRetrieval): GoldenResult {
 
 function checkTask(c: Comparison, name: string, task: PromptsAndRetrieval['tasks'][string]): void {
   const template = templateOf(task.items[0]!);
-  const marks = { image: '<image>', endOfChunk: '<|endofchunk|>' };
+  const special = { image: '<image>', endOfChunk: '<|endofchunk|>' };
   const examples = task.items.map(({ question, answer, caption, label, text }): FewShotExample<true> => {
     const fields = { ...(question != null && { question }), ...(text != null && { text }) };
     return { image: true, fields, answer: answer ?? caption ?? label ?? '' };
   });
   const query = examples[examples.length - 1]!;
-  const write = (shots: readonly FewShotExample<true>[]) => promptText(fewShotPrompt(template, shots, query), marks);
+  const write = (shots: readonly FewShotExample<true>[]) => promptText(fewShotPrompt(template, shots, query), special);
   task.items.forEach((item, i) => {
     const { image, fields, answer } = examples[i]!;
-    const opening = promptText(fewShotPrompt(template, [], { image, fields }), marks);
+    const opening = promptText(fewShotPrompt(template, [], { image, fields }), special);
     const solved = (item.answer ?? item.caption ?? item.label) != null;
-    c.same(`${name}: item ${i}`, solved ? opening + template.answer(answer) + marks.endOfChunk : opening, item.prompt);
+    c.same(
+      `${name}: item ${i}`,
+      solved ? opening + template.answer(answer) + special.endOfChunk : opening,
+      item.prompt,
+    );
   });
   c.same(`${name}: few-shot`, write(examples.slice(0, -1)), task.few_shot);
   c.same(`${name}: zero-shot`, write(textOnly(examples.slice(0, 2))), task.zero_shot);
 }
 
-/** The kinds of tasks differ in what their items hold. */
+/** The template of a task, identified by the fields of its items. */
 function templateOf(item: TaskItem) {
   if (item.question !== undefined) return openFlamingoTemplates.vqa;
   if (item.caption !== undefined) return openFlamingoTemplates.caption;
   return item.text !== undefined ? openFlamingoTemplates['hateful-memes'] : openFlamingoTemplates.imagenet;
 }
 
-/** Classes are named a, b, c ... by their column. */
+/** Compares rankings of classes, which are named a, b, c, ... by column. */
 function checkChoice(c: Comparison, choice: NonNullable<PromptsAndRetrieval['class_choice']>): void {
   const rankings = choice.mean_logprobs.map(rankCandidates);
   for (const [key, want] of Object.entries(choice)) {
@@ -227,7 +231,7 @@ function checkChoice(c: Comparison, choice: NonNullable<PromptsAndRetrieval['cla
     c.same(key, named, want);
   }
   rankings.forEach(({ order, probabilities }, row) => {
-    // Computed in float32 there: equal within its rounding.
+    // The reference was computed in float32: equal within its rounding.
     const [got, want] = [probabilities[order[0]!]!, choice.score_of_best[row]!];
     c.same(`score of row ${row}`, Math.abs(got - want) <= 1e-6 * want ? want : got, want);
   });

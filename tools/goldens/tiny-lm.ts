@@ -3,7 +3,7 @@ import { attention, embedding, layerNorm, linear, type ParamTree, type StateTens
 import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** Everything in this small model that has a weight has a bias too. */
+/** Every layer of this small model has both a weight and a bias. */
 type WeightAndBias<R extends tf.Rank> = { readonly weight: tf.Variable<R>; readonly bias: tf.Variable<tf.Rank.R1> };
 type Linear = WeightAndBias<tf.Rank.R2>;
 type Norm = WeightAndBias<tf.Rank.R1>;
@@ -25,8 +25,8 @@ type TinyParams = {
 };
 
 /**
- * The language model of the end-to-end references: GPT-2's blocks with exact GELU, learned positions that padding does not
- * shift, and a tied head.
+ * The language model of the end-to-end references: GPT-2's blocks with exact GELU, learned positions that count padding,
+ * and a tied head.
  */
 export class TinyLM implements CausalLM, TiedHead {
   readonly hiddenSize: number;
@@ -34,11 +34,11 @@ export class TinyLM implements CausalLM, TiedHead {
   readonly params: TinyParams & ParamTree;
   readonly blocks: readonly LMBlock[];
 
-  /** @param state parameters by the names of the references, `transformer.` and what stands before it left out */
+  /** @param state parameters by the names in the references, without the prefix up to and including `transformer.` */
   constructor(state: Readonly<Record<string, StateTensor>>, numLayers: number, numHeads: number) {
     const variable = <R extends tf.Rank>(name: string): tf.Variable<R> => {
       const value = state[name];
-      if (!value) throw new Error(`the tiny language model needs the parameter ${name}`);
+      if (!value) throw new Error(`TinyLM: parameter ${name} is missing`);
       return tf.tidy(() => tf.variable(tf.tensor(value.data, [...value.shape] as never))) as unknown as tf.Variable<R>;
     };
     const both = <R extends tf.Rank>(name: string): WeightAndBias<R> => ({

@@ -1,4 +1,4 @@
-/* eslint-disable @typescript-eslint/no-explicit-any -- sidecars have as many forms as kinds of cases */
+/* eslint-disable @typescript-eslint/no-explicit-any -- the JSON of each kind of case has its own form */
 import {
   ClipViT,
   clipViTConfig,
@@ -54,8 +54,8 @@ const channelsFirst = (x: tf.Tensor) => (x.rank === 4 ? tf.transpose(x, [0, 3, 1
 type State = Readonly<Record<string, StateTensor>>;
 
 /**
- * Compares the gradients of `sum(output * cotangent)` to `x` (channels last) and to every variable with those stored under
- * `prefix`.
+ * Compares the gradients of `sum(output * cotangent)` with respect to `x` (channels last) and every variable with those stored
+ * under `prefix`.
  */
 function compareGradients(
   check: Comparison,
@@ -82,9 +82,8 @@ function compareGradients(
 }
 
 /**
- * Compares tensors by name. Some are compared together as one vector, since alone they may cancel to almost nothing: all
- * scalars, and a layer's query, key and value biases (no softmax depends on a key's bias), which the reference stacks
- * anyway.
+ * Compares tensors by name. Compares some together as one vector, because each alone may cancel to almost 0: all scalars, and the
+ * biases of query, key and value of a layer (no softmax depends on a key's bias), which the reference stacks.
  */
 function compareNamed(
   check: Comparison,
@@ -105,7 +104,7 @@ function compareNamed(
   for (const [group, [a, b]] of groups) check.close(`${prefix}${group}`, a, b, tolerance);
 }
 
-/** Gradients to tensors and variables alike; zeros where the value does not depend on one. */
+/** Gradients with respect to tensors and variables; zeros for those that the value does not depend on. */
 function gradientsOf(f: () => tf.Scalar, at: tf.Tensor[]): { value: tf.Scalar; grads: tf.Tensor[] } {
   const { value, grads } = tf.engine().gradients(f, at, undefined, true);
   return { value: value as tf.Scalar, grads: grads.map((g, i) => g ?? tf.zerosLike(at[i]!)) };
@@ -151,7 +150,7 @@ const convolution: GoldenHandler = {
 // ---------------------------------------------------------------------------------------------------------------
 // NFNet
 
-/** The configuration that a sidecar describes. */
+/** The config that the JSON of a case describes. */
 function nfnetConfigOf(hp: any): NFNetConfig {
   const deepmind = /DeepMind/.test(hp.conv);
   const eps = /(\d\S*e-\d+)/.exec(hp.conv)?.[1];
@@ -240,7 +239,7 @@ const nfnet: GoldenHandler = {
   },
 };
 
-/** A few steps of training a classifier with adaptive gradient clipping. */
+/** Trains a classifier with adaptive gradient clipping for a few steps. */
 const nfnetTraining: GoldenHandler = {
   matches: (c) => 'stem_channels' in c.meta.hyperparameters && 'clipping' in c.meta.hyperparameters,
   async run(c) {
@@ -275,7 +274,7 @@ const nfnetTraining: GoldenHandler = {
   },
 };
 
-/** Clipping, and the update after it, as the sidecar puts them in words. */
+/** Clipping and the update after it, from their description in the JSON. */
 function optimizerOf(hp: any): { clip: Transform; apply: Transform } {
   const number = (text: string, pattern: RegExp) => Number(pattern.exec(text)![1]);
   const spared: readonly string[] = hp.clipping.match(/head\.fc\.\w+/g) ?? [];
@@ -283,7 +282,7 @@ function optimizerOf(hp: any): { clip: Transform; apply: Transform } {
     factor: number(hp.clipping, /factor (\S+?),/),
     epsilon: number(hp.clipping, /eps (\S+?),/),
     mask: (name) => !spared.includes(name.replace('classifier.', 'head.fc.')),
-    // timm's gains have four axes, so each of their numbers is a unit; for DeepMind a vector is one, our default.
+    // timm's gains have four axes, so each number is a unit; for DeepMind each vector is one, which is our default.
     ...(/^timm/.test(hp.unitwise_norm) && {
       unit: (name, { rank }) => (name.endsWith('.gain') ? 'element' : rank > 1 ? 'output' : 'tensor'),
     }),
@@ -313,7 +312,7 @@ const nfnetTable: GoldenHandler = {
     }
     for (const [name, row] of Object.entries<any>(variants)) {
       const { depth: depths, width: widths } = row;
-      // The stem ends at half the width of the first stage, which differs in the wide ones alone.
+      // The stem ends at half the width of the first stage, which differs only in the wide variants.
       const stemWidths = [...common.stem_channels.slice(0, -1), widths[0] / 2];
       const config = nfnetConfig({ depths, widths, stemWidths, imageSize: row.test_imsize });
       const count = (numClasses: number) => countOf(nfnetShapes({ ...config, numClasses }));
@@ -334,7 +333,7 @@ const nfnetTable: GoldenHandler = {
           betas.flat(),
           1e-12,
         );
-      if (!(name in NFNET_VARIANTS)) continue; // only in DeepMind's repository: F7 and the wider ones
+      if (!(name in NFNET_VARIANTS)) continue; // only in DeepMind's repository: F7 and the wide variants
       const ours = nfnetConfig({ variant: name as NFNetVariant });
       check.same(`${name} depths, widths`, [ours.depths, ours.widths], [row.depth, row.width]);
       check.same(`${name} drop rate`, ours.dropRate, row.drop_rate);
@@ -366,11 +365,11 @@ type Shapes = Readonly<Record<string, readonly number[]>>;
 const countOf = (shapes: Shapes): number =>
   Object.values(shapes).reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
 
-/** Names and shapes in one order, for comparison. */
+/** Names and shapes in sorted order, for comparison. */
 const sorted = (shapes: Shapes): [string, readonly number[]][] =>
   Object.entries(shapes).sort(([a], [b]) => (a < b ? -1 : 1));
 
-/** The names and shapes that an importer makes of others; it is given no values, of which there would be too many. */
+/** The names and shapes that an importer returns. Passes no values, because there would be too many. */
 function importedShapes(theirs: Shapes, importer: (state: State) => State): Shapes {
   const none = new Float32Array(0);
   const state = Object.fromEntries(Object.entries(theirs).map(([name, shape]) => [name, { shape, data: none }]));
@@ -393,7 +392,7 @@ const nfnetStateShapes: GoldenHandler = {
 
 const variantOf = (model: string): NFNetVariant => /f\d/i.exec(model)![0].toUpperCase() as NFNetVariant;
 
-/** How the values of a DeepMind array are brought into timm's order, by the names that the tables use. */
+/** Conversions of a DeepMind array to timm's layout, by their names in the tables. */
 const HAIKU_CONVERSIONS: Readonly<Record<string, (x: tf.Tensor) => tf.Tensor>> = {
   'hwio->oihw': (x) => tf.transpose(x, [3, 2, 0, 1]),
   'vec->o111': (x) => tf.reshape(x, [-1, 1, 1, 1]),
@@ -415,22 +414,22 @@ const haikuNames: GoldenHandler = {
     const check = new Comparison();
     check.same('shapes', sorted(ours), sorted(nfnetShapes(config)));
     check.same('parameters', countOf(ours), meta.parameters);
-    // The table's timm names, imported in their turn, are the same names.
+    // Importing the timm names of the table gives the same names.
     const timm = importedShapes(
       shapesBy(([, , , name]) => name),
       importTimm,
     );
     check.same('names', Object.keys(ours), Object.keys(timm));
-    // One array of each conversion, the first, with values: both ways give the same numbers.
+    // Both ways give the same numbers, tested with the first array of each conversion.
     for (const conversion of Object.keys(meta.conversions)) {
       const [module, leaf, shape, name] = entries.find((entry) => entry[4] === conversion)!;
       const data = Float32Array.from({ length: countOf({ shape }) }, (_, i) => i);
       const [direct] = Object.values(importHaiku({ [`${module}/${leaf}`]: { shape, data } }, config));
       const converted = HAIKU_CONVERSIONS[conversion]!(tf.tensor(data, shape));
-      const [overTimm] = Object.values(
+      const [throughTimm] = Object.values(
         importTimm({ [name]: { shape: converted.shape, data: converted.dataSync() as Float32Array } }),
       );
-      check.close(conversion, direct!, overTimm!, 0);
+      check.close(conversion, direct!, throughTimm!, 0);
     }
     return check.result();
   },
@@ -439,7 +438,7 @@ const haikuNames: GoldenHandler = {
 // ---------------------------------------------------------------------------------------------------------------
 // CLIP
 
-/** The configuration that a sidecar describes. */
+/** The config that the JSON of a case describes. */
 function clipConfigOf(hp: any): ClipViTConfig {
   return clipViTConfig({
     imageSize: hp.image_size ?? hp.image_width,
