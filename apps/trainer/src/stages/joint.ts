@@ -50,7 +50,7 @@ export class JointModel {
   }
 }
 
-/** Flamingo as the paper has it, at the configured sizes. */
+/** The paper's Flamingo at the configured sizes, with a final norm in the resampler, which the paper's figure does not show. */
 export function flamingoConfig(config: Config, language: LanguageModel): FlamingoConfig {
   const { resampler, xattn } = config.flamingo;
   const { hiddenSize } = language.lm;
