@@ -7,13 +7,14 @@ import path from 'node:path';
  * packages of one layer do not know each other.
  */
 export const arrows = {
-  kernels: [],
+  random: [],
+  kernels: ['random'],
   backend: ['kernels'],
   core: ['kernels'],
   module: ['core', 'kernels'],
-  model: ['module', 'core', 'kernels'],
-  data: [],
-  app: ['model', 'data', 'module', 'core', 'backend', 'kernels'],
+  model: ['module', 'core', 'kernels', 'random'],
+  data: ['random'],
+  app: ['model', 'data', 'module', 'core', 'backend', 'kernels', 'random'],
   testing: ['core', 'kernels'],
 };
 

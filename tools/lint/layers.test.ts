@@ -26,8 +26,8 @@ describe('import arrows', () => {
     ],
     ['backend-native', 'const f = await import("@flamingo-ts/flamingo");', /layer 'backend' may import 'kernels'/],
     ['data-mixtures', 'import * as tf from "@tensorflow/tfjs-core";', /is a tensor library/],
-    ['data-mixtures', 'import { linear } from "@flamingo-ts/kernels";', /layer 'data' may import no other package/],
-    ['kernels', 'import type { CausalLM } from "@flamingo-ts/lm-core";', /layer 'kernels' may import no other package/],
+    ['data-mixtures', 'import { linear } from "@flamingo-ts/kernels";', /layer 'data' may import 'random'/],
+    ['kernels', 'import type { CausalLM } from "@flamingo-ts/lm-core";', /layer 'kernels' may import 'random'/],
     ['kernels', 'export const x: import("@flamingo-ts/lm-core").CausalLM = null as never;', /points upwards/],
     [
       'gated-xattn',

@@ -1,4 +1,4 @@
-import { shuffledIndex } from './random';
+import { shuffledIndex } from '@flamingo-ts/random';
 
 /**
  * An order for documents that lie in groups (shards, row groups) of which only some should be held at a time. Every epoch

@@ -34,7 +34,6 @@ export {
 } from './open-flamingo';
 export { openDataset, QUESTIONS, type OpenDatasetOptions } from './open-dataset';
 export { prefetch, type Prefetchable } from './prefetch';
-export { seededStream, shuffledIndex, type RandomStream } from './random';
 export { PendingReads } from './pending-reads';
 export { normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
 export { buildSample, type LossRule, type Rejection, type Sample, type SampleOptions } from './sample';

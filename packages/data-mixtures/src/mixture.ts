@@ -2,7 +2,7 @@ import { makeBatch, type Batch, type LoadedSample } from './batch';
 import { expectOneOf, expectWhole, fail } from './checks';
 import { closeGaps, mediaName, type Document, type DocumentSource, type MediaRef } from './document';
 import type { MediaLoader } from './media';
-import { seededStream, shuffledIndex } from './random';
+import { seededStream, shuffledIndex } from '@flamingo-ts/random';
 import { PendingReads } from './pending-reads';
 import { buildSample, checkSampleOptions, type SampleOptions } from './sample';
 import { checkTokenizer, type TextTokenizer } from './tokenizer';

@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { asSample, EOC, EOS, IMAGE, page, wordTokenizer } from '../test/words';
 import { closeGaps, type Document } from './document';
-import { seededStream } from './random';
+import { seededStream } from '@flamingo-ts/random';
 import { buildSample, checkSampleOptions, mediaIndexOf, nextMediaIndexOf, type SampleOptions } from './sample';
 
 const tokenizer = wordTokenizer();

@@ -1,7 +1,7 @@
 import { expectOneOf, expectProbability, expectWhole } from './checks';
 import type { Document, MediaRef } from './document';
 import { IGNORED_LABEL, openFlamingoLabels } from './open-flamingo';
-import type { RandomStream } from './random';
+import type { RandomStream } from '@flamingo-ts/random';
 import { encodeText, type TextTokenizer } from './tokenizer';
 
 const LOSS_RULES = ['paper', 'open-flamingo-interleaved', 'open-flamingo-pairs'] as const;

@@ -1,7 +1,7 @@
 import { exactMatch } from './answers';
 import { ensembleScores, rankCandidates } from './choice';
 import { fewShotPrompt, textOnly, type FewShotExample, type Prompt, type PromptTemplate } from './prompt';
-import { seededStream, type RandomStream } from './random';
+import { shotStream, type RandomStream } from '@flamingo-ts/random';
 
 /** Log-likelihood of each candidate text after each prompt: `result[prompt][candidate]`. */
 export type CandidateScorer<Image> = (
@@ -107,7 +107,7 @@ async function choose<Image>(
 ): Promise<string[]> {
   const texts = candidates.map((candidate) => task.template.answer(candidate));
   const groups = task.queries.map((query, i) => {
-    const random = seededStream(seed, shots, i);
+    const random = shotStream(seed, shots, i);
     const support = selectSupport(task, query, shots, random, i);
     return orders(support, permutations, random).map((order) => fewShotPrompt(task.template, order, query));
   });
@@ -125,7 +125,7 @@ async function generate<Image>(
   { seed, generator, batchSize = 16 }: FewShotOptions<Image>,
 ): Promise<string[]> {
   const prompts = task.queries.map((query, i) => {
-    const random = seededStream(seed, shots, i);
+    const random = shotStream(seed, shots, i);
     // Without any example the model cannot know the form of the answer: the paper gives two as text alone.
     const support =
       shots === 0 ? textOnly(selectSupport(task, query, 2, random, i)) : selectSupport(task, query, shots, random, i);

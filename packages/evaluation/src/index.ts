@@ -25,6 +25,5 @@ export {
   type PromptTemplate,
   type PromptTokenizer,
 } from './prompt';
-export { seededStream, type RandomStream } from './random';
 export { Rices } from './rices';
 export { normaliseVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer, type VqaRule } from './vqa-metric';

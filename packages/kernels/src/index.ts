@@ -48,7 +48,8 @@ export {
   type ParamsOf,
   type SpecTree,
 } from './param-spec';
-export { constantVariable, expectRandom, normalVariable, Random } from './random';
+export { Random } from '@flamingo-ts/random';
+export { constantVariable, expectRandom, normalVariable } from './random';
 export { activation, ACTIVATIONS, type Activation } from './activation';
 export { adamWStep, type AdamWOptions } from './adamw-step';
 export { attention, type AttentionOptions } from './attention';

@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { FrozenMatrix } from './frozen-matrix';
 import { constantSpec, freshParams, layerNormSpec, linearSpec, loadParams, ParamSpec, shapesOf } from './param-spec';
 import { disposeParams, namedParams, stateOf } from './params';
-import { Random } from './random';
+import { Random } from '@flamingo-ts/random';
 
 const specs = {
   layers: [

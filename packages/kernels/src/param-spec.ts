@@ -1,7 +1,8 @@
+import type { Random } from '@flamingo-ts/random';
 import * as tf from '@tensorflow/tfjs-core';
 import { FrozenMatrix, type FrozenPrecision } from './frozen-matrix';
 import { expectState, mapTree, type LoadOptions, type Parameter, type StateTensor, type Tree } from './params';
-import { constantVariable, expectRandom, normalVariable, type Random } from './random';
+import { constantVariable, expectRandom, normalVariable } from './random';
 
 type Shape = readonly number[];
 type RankOf<S extends Shape> = (typeof tf.Rank)[`R${S['length']}` & keyof typeof tf.Rank];

@@ -7,7 +7,6 @@ import {
   mediaName,
   openDataset,
   readManifest,
-  seededStream,
   verifyShards,
   type BrokenDocument,
   type Dataset,
@@ -16,6 +15,7 @@ import {
   type Fault,
   type OpenDatasetOptions,
 } from '@flamingo-ts/data-mixtures';
+import { seededStream } from '@flamingo-ts/random';
 import { z } from 'zod';
 import { wordTokenizer } from './word-tokenizer';
 

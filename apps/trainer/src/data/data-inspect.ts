@@ -1,13 +1,13 @@
 import {
   buildSample,
   openDataset,
-  seededStream,
   type Document,
   type EncodedImage,
   type MediaRef,
   type OpenDatasetOptions,
   type Sample,
 } from '@flamingo-ts/data-mixtures';
+import { seededStream } from '@flamingo-ts/random';
 import sharp from 'sharp';
 import { counted, imagesOf } from './data-check';
 import { escapeHtml } from '../report/html-page';

@@ -1,4 +1,5 @@
-import { shuffledIndex, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import { type DocumentSource } from '@flamingo-ts/data-mixtures';
+import { shuffledIndex } from '@flamingo-ts/random';
 import type { FewShotTask } from '@flamingo-ts/evaluation';
 import type { Random } from '@flamingo-ts/kernels';
 

@@ -1,4 +1,5 @@
-import { fewShotPrompt, paperTemplates, seededStream } from '@flamingo-ts/evaluation';
+import { fewShotPrompt, paperTemplates } from '@flamingo-ts/evaluation';
+import { shotStream } from '@flamingo-ts/random';
 import sharp from 'sharp';
 import type { Config } from '../config/config';
 import { answering, findRow, type Evaluation } from '../eval/evaluate';
@@ -246,7 +247,7 @@ async function samplePrompts(model: JointModel, data: EmojiData, config: Config)
     });
     for (const [i, query] of task.queries.entries()) {
       const select = task.support as Exclude<typeof task.support, readonly unknown[]>;
-      const shots = select(query, 3, seededStream(config.eval.seed, i), i);
+      const shots = select(query, 3, shotStream(config.eval.seed, i), i);
       const [scores] = await scorer(
         [fewShotPrompt(task.template, shots, query)],
         ALL_ANSWERS.map((answer) => paperTemplates.caption.answer(answer)),

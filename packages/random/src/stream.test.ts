@@ -1,8 +1,12 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { seededStream, shuffledIndex } from './random';
+import { seededStream, shotStream, shuffledIndex } from './stream';
 
 describe('shuffledIndex', () => {
+  it('gives the same order as ever', () => {
+    expect([0, 1, 2, 3, 4, 5, 6].map((i) => shuffledIndex(i, 7, 3, 'pages'))).toEqual([1, 5, 6, 0, 3, 2, 4]);
+  });
+
   it('is a permutation for any length and key', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 700 }), fc.nat(), (n, key) => {
@@ -35,7 +39,23 @@ describe('shuffledIndex', () => {
   });
 });
 
+describe('shotStream', () => {
+  it('gives the same numbers as ever', () => {
+    const stream = shotStream(1, 2, 3);
+    expect([stream.uniform(), stream.uniform(), stream.int(1000)]).toEqual([
+      0.49396097380667925, 0.8181351942475885, 329,
+    ]);
+  });
+});
+
 describe('seededStream', () => {
+  it('gives the same numbers as ever', () => {
+    const stream = seededStream(1, 'a', 2);
+    expect([stream.uniform(), stream.uniform(), stream.int(1000)]).toEqual([
+      0.040938633523809886, 0.7418568017013185, 843,
+    ]);
+  });
+
   it('depends on every key and on nothing else', () => {
     const first = (...keys: (number | string)[]) => seededStream(...keys).uniform();
     expect(first(1, 'a', 2)).toBe(first(1, 'a', 2));

@@ -1,0 +1,2 @@
+export { Random } from './random';
+export { seededStream, shotStream, shuffledIndex, type RandomStream } from './stream';
