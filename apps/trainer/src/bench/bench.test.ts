@@ -43,7 +43,7 @@ describe('flamingo bench', () => {
     return { lines: stdout.trim().split('\n'), stderr, status };
   };
 
-  it('prints one line a workload with the keys of the peer', () => {
+  it('prints one line per workload with the keys of the peer', () => {
     const { lines, status, stderr } = run('--json');
     expect(status, stderr).toBe(0);
     const [train, decode] = lines.map((line) => JSON.parse(line));
@@ -69,19 +69,19 @@ describe('flamingo bench', () => {
     expect(outside).toBeGreaterThan(0);
   });
 
-  it('names the workloads there are', () => {
-    expect(run('train-huge').stderr).toMatch(/has the workloads train-tiny, decode-tiny, not train-huge/);
+  it('lists the known workloads', () => {
+    expect(run('train-huge').stderr).toMatch(/unknown workload train-huge, expected one of train-tiny, decode-tiny/);
   });
 
   it('says what is wrong with a file of workloads', () => {
     const wrong = join(folder, 'wrong.json');
     writeFileSync(wrong, JSON.stringify({ mine: { ...specs['train-tiny'], batch: 0 } }));
-    expect(() => readSpecs(wrong)).toThrow(/wrong.json does not describe workloads[\s\S]*mine.batch/);
+    expect(() => readSpecs(wrong)).toThrow(/wrong.json is not a valid file of workloads[\s\S]*mine.batch/);
   });
 });
 
 describe('operations', () => {
-  it('of a step are those of its matrices and attentions', () => {
+  it('of a step are those of its matrices and its attention', () => {
     const spec = { kind: 'train', ...model } as TrainSpec;
     const rows = 24;
     const layer = rows * (2 * 12 * 16 ** 2 + 4 * 6 * 16);
@@ -93,7 +93,7 @@ describe('operations', () => {
     expect(trainFlops(spec)).toBe(2 * layer + head + layer + head + 3 * (gated + resampler));
   });
 
-  it('of a further token leave the images alone', () => {
+  it('of a further token do not include the images', () => {
     const { prefill, token } = decodeFlops({ kind: 'decode', ...model, batch: 1, new_tokens: 4 } as DecodeSpec);
     const layer = 2 * 12 * 16 ** 2 + 4 * 12 * 16;
     expect(token).toBe(2 * layer + 2 * 16 * 50 + 2 * (2 * 16 * 16 + 2 * 16 * 64) + 4 * 4 * 16);

@@ -5,23 +5,23 @@ import { measureRoofline, type Roofline } from './roofline';
 import type { WorkloadSpec } from './spec';
 import { createWorkload } from './workload';
 
-/** What one workload gave; the keys up to `peak_rss_mib` are those of the PyTorch peer. */
+/** Measurements of one workload. The keys up to `peak_rss_mib` are those of the PyTorch peer. */
 export interface BenchResult {
   readonly workload: string;
   readonly backend: string;
   readonly dtype: FrozenPrecision;
   readonly threads: number;
   readonly metric: string;
-  /** Of the median step. */
+  /** For the median step. */
   readonly value: number;
   readonly step_seconds: number;
   readonly runs: number;
   readonly peak_rss_mib: number;
   readonly gflops: number;
-  /** GFLOP/s that the largest matrix products reach here, and the share of it that the workload reaches. */
+  /** GFLOP/s of large matrix products on this machine, and the share of it that the workload reaches. */
   readonly roof_gflops: number;
   readonly share_of_roof: number;
-  /** Where a step has parts: seconds of each, in the last one. */
+  /** Seconds of each part of the last step, for workloads whose steps have parts. */
   readonly [part: `${string}_seconds`]: number;
 }
 
@@ -32,7 +32,7 @@ export interface BenchOptions {
   readonly seconds: number;
 }
 
-/** Times a workload: two steps to warm up, then steps for so many seconds, at least three. */
+/** Times a workload: two warm-up steps, then steps for `seconds`, at least three. */
 export async function benchWorkload(name: string, spec: WorkloadSpec, options: BenchOptions): Promise<BenchResult> {
   const { backend, precision, threads, seconds } = options;
   const workload = await createWorkload(spec, precision);
@@ -46,10 +46,10 @@ export async function benchWorkload(name: string, spec: WorkloadSpec, options: B
     times.push((performance.now() - from) / 1000);
   }
   const step = times.sort((a, b) => a - b)[times.length >> 1]!;
-  // Read before the roof is measured, which takes memory of its own.
+  // Read before measuring the roof, which allocates memory itself.
   const peak = process.resourceUsage().maxRSS / 1024;
   const gflops = workload.flopsPerStep / step / 1e9;
-  // What is held in int8 is multiplied in float32.
+  // int8 weights are multiplied in float32.
   const roof = measureRoofline(Math.min(1, seconds))[precision === 'int8' ? 'float32' : precision];
   return {
     workload: name,
@@ -68,7 +68,7 @@ export async function benchWorkload(name: string, spec: WorkloadSpec, options: B
   };
 }
 
-/** Profiles one step after two to warm up. */
+/** Profiles one step after two warm-up steps. */
 export async function profileWorkload(spec: WorkloadSpec, precision: FrozenPrecision): Promise<Profile> {
   const workload = await createWorkload(spec, precision);
   await workload.step();
@@ -76,8 +76,8 @@ export async function profileWorkload(spec: WorkloadSpec, precision: FrozenPreci
   return profile(() => workload.step());
 }
 
-/** Runs this command once more for each workload: peak memory is that of one workload then. */
-export function benchApart(names: readonly string[], flags: readonly string[]): number {
+/** Runs each workload in its own process, so that its peak memory can be measured. */
+export function benchInProcesses(names: readonly string[], flags: readonly string[]): number {
   for (const name of names) {
     const args = [...process.execArgv, process.argv[1]!, 'bench', name, ...flags];
     const { status } = spawnSync(process.execPath, args, { stdio: 'inherit' });
@@ -91,7 +91,7 @@ const round = (x: number) => Number(x.toPrecision(4));
 export function formatResult(r: BenchResult): string {
   const rate = `${r.value.toFixed(2)} ${r.metric.replaceAll('_', ' ')}`;
   const work = `${r.gflops.toFixed(0)} GFLOP/s, ${(100 * r.share_of_roof).toFixed(0)} % of ${r.roof_gflops.toFixed(0)}`;
-  return `${r.workload.padEnd(18)} ${r.dtype}  ${rate}  (${r.step_seconds.toFixed(3)} s a step, ${r.runs} runs)  ${work}  ${r.peak_rss_mib} MiB`;
+  return `${r.workload.padEnd(18)} ${r.dtype}  ${rate}  (${r.step_seconds.toFixed(3)} s per step, ${r.runs} runs)  ${work}  ${r.peak_rss_mib} MiB`;
 }
 
 export function formatRoofline({ float32, bfloat16, bandwidth }: Roofline): string {

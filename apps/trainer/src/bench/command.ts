@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { useBackend, type BackendName, type FrozenPrecision } from '@flamingo-ts/kernels';
-import { benchApart, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench';
+import { benchInProcesses, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench';
 import { measureRoofline } from './roofline';
 import { readSpecs } from './spec';
 
@@ -20,18 +20,20 @@ export interface BenchFlags {
   readonly json?: boolean;
 }
 
-/** Runs what was asked for and gives the exit status; `given` are the flags as they were written. */
+/** Runs the named workloads, or all, and returns the exit status. `given` are the flags as the user wrote them. */
 export async function runBench(asked: string[], flags: BenchFlags, given: readonly string[]): Promise<number> {
   const specs = readSpecs(flags.specs);
   const unknown = asked.find((name) => !Object.hasOwn(specs, name));
   if (unknown !== undefined) {
-    throw new Error(`bench: ${flags.specs} has the workloads ${Object.keys(specs).join(', ')}, not ${unknown}.`);
+    throw new Error(
+      `bench: unknown workload ${unknown}, expected one of ${Object.keys(specs).join(', ')} (from ${flags.specs}).`,
+    );
   }
   const names = asked.length > 0 || flags.roofline ? asked : Object.keys(specs);
-  if (names.length > 1) return benchApart(names, given);
+  if (names.length > 1) return benchInProcesses(names, given);
   const backend = await useBackend(flags.backend);
   process.stderr.write(`${backend.summary}\n`);
-  const threads = await takeThreads(backend.name, flags.threads);
+  const threads = await setThreads(backend.name, flags.threads);
   if (backend.name === 'native' && flags.precision === 'bf16') {
     (await import('@flamingo-ts/backend-native')).setNativePrecision('bfloat16');
   }
@@ -50,11 +52,11 @@ export async function runBench(asked: string[], flags: BenchFlags, given: readon
   return 0;
 }
 
-/** Sets the threads of the native backend where a number was given, and tells how many there are. */
-async function takeThreads(backend: BackendName, threads: number | undefined): Promise<number> {
+/** Sets the number of threads of the native backend if one is given. Returns the number in use. */
+async function setThreads(backend: BackendName, threads: number | undefined): Promise<number> {
   if (backend !== 'native') {
     if (threads !== undefined) {
-      throw new Error(`bench: --threads is for the native backend, not for ${backend}. Leave it out.`);
+      throw new Error(`bench: --threads requires the native backend, got ${backend}. Leave it out.`);
     }
     return backend === 'tensorflow' ? availableParallelism() : 1;
   }

@@ -3,7 +3,7 @@ import { gatedPositions, interleaveShapes, type InterleaveConfig } from '@flamin
 import { resamplerShapes, type ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
 import type { ModelSpec } from './spec';
 
-/** What joins the two models in a workload, as OpenFlamingo has it. */
+/** Resampler and gated cross-attention of a workload, as in OpenFlamingo. */
 export function joinOf({ lm, xattn, resampler, vision }: ModelSpec): {
   resampler: ResamplerConfig;
   xattn: InterleaveConfig;
@@ -33,18 +33,18 @@ export function joinOf({ lm, xattn, resampler, vision }: ModelSpec): {
   };
 }
 
-/** Multiply-adds of one pass through each part, counted as two operations. */
+/** Operations of one forward pass through each part. A multiply-add counts as two. */
 interface Work {
   readonly lm: number;
-  /** The language model above its first gated block, head included: what a gradient flows through. */
+  /** The language model above its first gated block, head included. Gradients flow through this part. */
   readonly lmAbove: number;
   readonly joined: number;
 }
 
 /**
  * @param text    text positions per row that are computed
- * @param context keys that a text position sees on average
- * @param media   whether images are encoded too: no, once they are cached
+ * @param context keys that a text position attends to on average
+ * @param media   whether the pass encodes images, which is not needed once they are cached
  */
 function workOf(spec: ModelSpec, text: number, context: number, media: boolean): Work {
   const { lm, xattn, resampler, vision, batch, images } = spec;
@@ -75,22 +75,22 @@ function workOf(spec: ModelSpec, text: number, context: number, media: boolean):
   return { lm: lm.layers * layer + head, lmAbove: (lm.layers - first) * layer + head, joined };
 }
 
-/** Operations of one training step: what is trained costs three passes, what a gradient only crosses two. */
+/** Operations of one training step. Trained parts cost three passes, parts that gradients only flow through two. */
 export function trainFlops(spec: ModelSpec): number {
   const { lm, lmAbove, joined } = workOf(spec, spec.tokens, spec.tokens / 2, true);
   return lm + lmAbove + 3 * joined;
 }
 
-/** Operations that read the prompt, and those of each further token; only one position a row needs the head. */
+/** Operations of the prompt and of each further token. Only one position per row needs the head. */
 export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readonly token: number } {
   const { lm, tokens, batch } = spec;
   const prompt = workOf(spec, tokens, tokens / 2, true);
   const token = workOf(spec, 1, tokens, false);
-  const spared = 2 * batch * (tokens - 1) * lm.hidden * lm.vocab;
-  return { prefill: prompt.lm + prompt.joined - spared, token: token.lm + token.joined };
+  const skippedHead = 2 * batch * (tokens - 1) * lm.hidden * lm.vocab;
+  return { prefill: prompt.lm + prompt.joined - skippedHead, token: token.lm + token.joined };
 }
 
-/** Operations of CLIP's vision transformer on one image. */
+/** Operations of the CLIP vision transformer for one image. */
 export function clipFlops(config: ClipViTConfig): number {
   const { imageSize, patchSize, visualSize, numLayers } = config;
   const patches = Math.floor(imageSize / patchSize) ** 2;

@@ -1,7 +1,7 @@
 import { flamingoPreset, flamingoShapes, type FlamingoArchitecture, type FlamingoShapes } from '@flamingo-ts/flamingo';
 import { nfnetFlops } from '@flamingo-ts/nfnet';
 
-/** What one update sees of one data set. */
+/** What one update uses of one dataset. */
 interface StepData {
   readonly name: string;
   /** Sequences per update. */
@@ -11,7 +11,7 @@ interface StepData {
   readonly frames: number;
 }
 
-/** The batches of the paper's ablations (section 4.4 of its first version); those of the final models are not printed. */
+/** The batches of the paper's ablations (section 4.4 of its first version); it does not give those of the final models. */
 const PAPER_STEP: readonly StepData[] = [
   { name: 'M3W', batch: 256, tokens: 256, media: 5, frames: 1 },
   { name: 'ALIGN', batch: 512, tokens: 32, media: 1, frames: 1 },
@@ -34,17 +34,17 @@ export interface Plan {
   readonly trained: number;
   /** Bytes on each device: data parallel, optimizer state sharded over all devices (ZeRO stage 1). */
   readonly memoryPerDevice: Record<'frozen' | 'trained' | 'gradients' | 'optimizer' | 'activations' | 'total', number>;
-  /** Floating-point operations of one update over all data sets and devices. */
+  /** Floating-point operations of one update over all datasets and devices. */
   readonly flopsPerStep: Record<'vision' | 'resampler' | 'xattn' | 'lm' | 'total', number>;
-  /** What an update sees. */
+  /** What an update uses. */
   readonly step: readonly StepData[];
 }
 
 /**
- * Parameters, memory and work of a preset, all counted from the shapes that the models themselves are made from.
+ * Parameters, memory and work of a preset, counted from the shapes of the models.
  *
  * @param preset  3b, 9b or 80b
- * @param devices accelerators that share an update
+ * @param devices number of accelerators that share an update
  */
 export function planTraining(preset: string, devices: number): Plan {
   if (!Number.isInteger(devices) || devices < 1) {
@@ -89,7 +89,7 @@ function rowsOf(a: FlamingoArchitecture, d: StepData) {
   return { text: d.tokens, latents, features };
 }
 
-/** Every matrix of the three parts behind the encoder: its shape and the rows it multiplies in one sequence. */
+/** Every matrix of the three parts after the encoder: its shape and the rows it multiplies in one sequence. */
 function matricesOf(shapes: FlamingoShapes, rows: ReturnType<typeof rowsOf>) {
   return (['resampler', 'xattn', 'lm'] as const).flatMap((part) =>
     Object.entries(shapes[part])
@@ -107,8 +107,8 @@ function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnTyp
 }
 
 /**
- * Multiply-adds counted as two. Backward costs twice the forward pass where weights train, once where the gradient only
- * passes through; nothing flows into the vision encoder, and below the first gated block only to two token vectors.
+ * A multiply-add counts as two. The backward pass costs twice the forward pass for trained weights, and once where the
+ * gradient only flows through. No gradient flows into the vision encoder.
  */
 function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPerStep'] {
   const flops = { vision: 0, resampler: 0, xattn: 0, lm: 0 };
@@ -124,22 +124,22 @@ function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPe
     const gated = Math.ceil(a.lm.numLayers / a.xattn.every);
     flops.xattn += d.batch * gated * 12 * d.tokens * numLatents * a.xattn.numHeads * a.xattn.headDim;
 
-    // Position projections multiply distances, as many as there are tokens; causal scores see half of all pairs.
+    // Causal attention scores cover half of all pairs.
     flops.lm += d.batch * a.lm.numLayers * 12 * d.tokens * (d.tokens / 2) * a.lm.numHeads * a.lm.headDim;
   }
   return { ...flops, total: flops.vision + flops.resampler + flops.xattn + flops.lm };
 }
 
 /**
- * What the backward pass needs of the largest data set's share on one device, one set after another: every matrix's
- * input. Counted from the shapes; the temporary memory of a kernel comes on top.
+ * Bytes that the backward pass needs: the input of every matrix, for the share of the largest dataset on one device
+ * (datasets run one after another). Excludes the temporary memory of kernels.
  */
 function activationBytes(shapes: FlamingoShapes, a: FlamingoArchitecture, devices: number): number {
-  const perSet = PAPER_STEP.map((d) => {
+  const perDataset = PAPER_STEP.map((d) => {
     const scalars = matricesOf(shapes, rowsOf(a, d)).reduce((n, m) => n + m.shape[1]! * m.rows, 0);
     return Math.ceil(d.batch / devices) * scalars * ACTIVATION_BYTES;
   });
-  return Math.max(...perSet);
+  return Math.max(...perDataset);
 }
 
 /** The plan as text. */
@@ -163,14 +163,14 @@ export function formatPlan(plan: Plan): string {
     row('trained', gib(m.trained), 'float32'),
     row('gradients', gib(m.gradients), 'float32'),
     row('optimizer', gib(m.optimizer), 'two float32 per trained parameter, sharded'),
-    row('activations', gib(m.activations), 'of the largest data set, bfloat16'),
+    row('activations', gib(m.activations), 'of the largest dataset, bfloat16'),
     row('total', gib(m.total)),
     'work per update',
     row('vision', work(f.vision), 'forward only'),
     row('resampler', work(f.resampler)),
     row('xattn', work(f.xattn)),
-    row('lm', work(f.lm), 'the gradient passes through'),
+    row('lm', work(f.lm), 'gradients flow through'),
     row('total', work(f.total)),
-    `an update sees ${plan.step.map((d) => `${d.batch} x ${d.tokens} tokens of ${d.name}`).join(', ')}`,
+    `an update uses ${plan.step.map((d) => `${d.batch} x ${d.tokens} tokens of ${d.name}`).join(', ')}`,
   ].join('\n');
 }

@@ -1,37 +1,37 @@
 import * as tf from '@tensorflow/tfjs-core';
 
-/** What one kernel took. */
+/** Time and calls of one kernel. */
 export interface KernelProfile {
   readonly kernel: string;
   readonly calls: number;
-  /** Without the kernels that it called itself. */
+  /** Without the kernels that it calls itself. */
   readonly seconds: number;
-  /** Calls that ended in one of tfjs' JavaScript kernels. */
+  /** Calls that fell back to a JavaScript kernel of tfjs. */
   readonly inJavaScript: number;
 }
 
-/** Where the time of some work went. */
+/** Time of some work by kernel. */
 export interface Profile {
   readonly seconds: number;
   readonly kernels: readonly KernelProfile[];
-  /** Outside kernels: the tape, shapes, garbage collection. */
+  /** Seconds outside kernels: the tape, shapes, garbage collection. */
   readonly outside: number;
 }
 
-/** A backend that counts the calls its fast kernels did not take. */
+/** A backend that counts the calls that its fast kernels do not support. */
 interface CountingBackend {
   readonly fallbacks?: ReadonlyMap<string, number>;
 }
 
 /**
- * Runs the work with a watch around every kernel of the current backend. Run it once before: kernels are registered, and
- * operations compiled, on first use.
+ * Times every kernel of the current backend while `work` runs. Run `work` once before, because the first use registers
+ * kernels and compiles operations.
  */
 export async function profile(work: () => Promise<void>): Promise<Profile> {
   const found = new Map<string, { calls: number; seconds: number }>();
   const backend = tf.backend() as CountingBackend;
   const before = new Map(backend.fallbacks);
-  // Time of the kernels inside the one that runs, for each that is open.
+  // For each running kernel, the time of the kernels that it called.
   const inner: number[] = [];
   const restore = tf.getKernelsForBackend(tf.getBackend()).map((config) => {
     const original = config.kernelFunc;
@@ -79,7 +79,7 @@ export function formatProfile({ seconds, kernels, outside }: Profile): string {
   );
   const calls = kernels.reduce((sum, k) => sum + k.calls, 0);
   return [
-    `${(1000 * seconds).toFixed(1)} ms in all, ${calls} kernel calls`,
+    `${(1000 * seconds).toFixed(1)} ms in total, ${calls} kernel calls`,
     ...lines,
     `  ${'outside kernels'.padEnd(49)} ${(1000 * outside).toFixed(2).padStart(10)} ms ${share(outside)}`,
   ].join('\n');

@@ -1,24 +1,24 @@
 import { FrozenMatrix } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** What this machine can do at best through the backend in use. */
+/** Upper limits of this machine with the current backend. */
 export interface Roofline {
-  /** Matrix products, GFLOP/s. */
+  /** GFLOP/s of matrix products. */
   readonly float32: number;
-  /** The same with a frozen bfloat16 factor. */
+  /** GFLOP/s of matrix products with a frozen bfloat16 factor. */
   readonly bfloat16: number;
-  /** Memory read by one pass over more than any cache holds, GB/s. */
+  /** GB/s when reading more memory than any cache holds. */
   readonly bandwidth: number;
 }
 
-/** Side of the largest matrices: the rate is level there. */
+/** Side of the largest matrices. The rate does not grow beyond it. */
 const LARGEST = 2048;
-/** A product that takes so many milliseconds is large enough: plain JavaScript would multiply larger ones for minutes. */
+/** A product that takes this many milliseconds is large enough. Larger ones would take minutes in plain JavaScript. */
 const LONG = 20;
-/** Numbers read once: 256 MiB. */
+/** Numbers read to measure the bandwidth: 256 MiB. */
 const STREAM = 1 << 26;
 
-/** Measures the roof; each figure is the best of several tries, since a roof is what nothing exceeds. */
+/** Measures the upper limits. Each is the best of several tries. */
 export function measureRoofline(seconds: number): Roofline {
   const float32 = bestProduct(seconds, (a, b) => tf.matMul(a, b));
   let frozen: FrozenMatrix | undefined;
@@ -36,13 +36,13 @@ export function measureRoofline(seconds: number): Roofline {
   return { float32, bfloat16, bandwidth };
 }
 
-/** GFLOP/s of a product of square matrices, twice as large each time until they are large enough. */
+/** GFLOP/s of a product of square matrices. Their side doubles until they are large enough. */
 function bestProduct(seconds: number, multiply: (a: tf.Tensor2D, b: tf.Tensor2D) => tf.Tensor2D): number {
   for (let side = 256; ; side *= 2) {
     const [a, b] = [tf.randomUniform<tf.Rank.R2>([side, side]), tf.randomUniform<tf.Rank.R2>([side, side])];
     const run = () => {
       const product = multiply(a, b);
-      // One element is read back, so that backends that run behind have to finish.
+      // Reading one element back makes asynchronous backends finish.
       const corner = tf.slice(product, [0, 0], [1, 1]);
       product.dispose();
       return corner;

@@ -3,7 +3,7 @@ import { z } from 'zod';
 
 const size = z.number().int().positive();
 
-/** A GPT-2 with gated cross-attention as OpenFlamingo has it, and features that come from nowhere. */
+/** A GPT-2 with gated cross-attention as in OpenFlamingo, on random image features. */
 const model = {
   lm: z.strictObject({
     family: z.literal('gpt2'),
@@ -46,7 +46,7 @@ const file = z.object({ about: z.string().optional() }).catchall(workload);
 export function readSpecs(path: string): Record<string, WorkloadSpec> {
   const parsed = file.safeParse(JSON.parse(readFileSync(path, 'utf8')));
   if (!parsed.success) {
-    throw new Error(`bench: ${path} does not describe workloads:\n${z.prettifyError(parsed.error)}`);
+    throw new Error(`bench: ${path} is not a valid file of workloads:\n${z.prettifyError(parsed.error)}`);
   }
   const { about: _, ...workloads } = parsed.data;
   return workloads as Record<string, WorkloadSpec>;

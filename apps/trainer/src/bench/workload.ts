@@ -16,21 +16,21 @@ import * as tf from '@tensorflow/tfjs-core';
 import { clipFlops, decodeFlops, joinOf, trainFlops } from './flops';
 import type { DecodeSpec, ModelSpec, TrainSpec, VisionSpec, WorkloadSpec } from './spec';
 
-/** Work that is done again and again to be timed. */
+/** Work that is repeated to measure its speed. */
 export interface Workload {
   readonly metric: 'tokens_per_second' | 'new_tokens_per_second' | 'images_per_second';
-  /** What the metric counts, in one step. */
+  /** What the metric counts, per step. */
   readonly unitsPerStep: number;
   readonly flopsPerStep: number;
   step(): Promise<void>;
-  /** Seconds of the parts of the last step, where it has parts. */
+  /** Seconds of each part of the last step, if steps have parts. */
   parts?(): Record<string, number>;
 }
 
-/** Makes what a workload needs, with random weights and inputs. */
+/** Creates a workload with random weights and inputs. */
 export async function createWorkload(spec: WorkloadSpec, precision: FrozenPrecision): Promise<Workload> {
   if (precision === 'int8' && spec.kind !== 'decode') {
-    throw new Error(`bench: int8 is for answering, not for a ${spec.kind} workload. Use fp32 or bf16.`);
+    throw new Error(`bench: int8 requires a decode workload, got ${spec.kind}. Use fp32 or bf16.`);
   }
   if (spec.kind === 'vision') return visionWorkload(spec, precision as FilterPrecision);
   return spec.kind === 'train' ? trainWorkload(spec, precision) : decodeWorkload(spec, precision);
@@ -49,14 +49,14 @@ async function createModel(spec: ModelSpec, precision: FrozenPrecision): Promise
   const lm = await initFrozenCausalLM(gpt2, new Random(0), precision);
   const config = { ...joinOf(spec), tokens: { image: 0, endOfChunk: 1 } };
   const params = initFlamingo(config, layers, new Random(1));
-  // Closed gates would let the first step pass no gradient to what they close off.
+  // With gates at 0 the first step would pass no gradient to the layers behind them.
   for (const block of params.xattn.blocks) {
     for (const gate of [block.attnGate, block.mlpGate]) tf.tidy(() => gate.assign(tf.fill(gate.shape, 0.5)));
   }
   return new Flamingo(config, params, { lm });
 }
 
-/** Images at equal distances, text everywhere else. */
+/** Images at regular intervals, text everywhere else. */
 function inputs({ lm, vision, batch, tokens, images }: ModelSpec) {
   const random = new Random(2);
   const row = () =>
@@ -94,7 +94,7 @@ async function trainWorkload(spec: TrainSpec, precision: FrozenPrecision): Promi
       data: features,
     },
   };
-  // The vectors of the marks stay as they are: so does the peer's whole embedding.
+  // The embeddings of the special tokens are not trained, as the peer trains no embeddings.
   const params = variables({ resampler: model.params.resampler, xattn: model.params.xattn });
   const optimizer = adamW({ learningRate: () => 1e-4, weightDecay: 0.1, clipNorm: 1 });
   const state = optimizer.init(params);
@@ -157,13 +157,13 @@ function largest(values: Float32Array): number {
   return best;
 }
 
-/** Numbers from which on a backend that packs weights copies what it is given. */
+/** A backend that packs weights copies tensors of this size and above. */
 const COPIED = 1 << 16;
 
-/** Weights that keep the size of what they multiply, drawn when they are read: never all of them are in memory as float32. */
+/** Random weights that preserve the scale of their inputs. They are drawn when read, so they are never all in memory as float32. */
 function randomState(shapes: Readonly<Record<string, readonly number[]>>, random: Random): Record<string, StateTensor> {
   const sizeOf = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
-  // One array for all large ones: the collector would let many stand around.
+  // One array for all large tensors, because garbage collection would leave many of them in memory.
   const packs = 'packMatrix' in tf.backend();
   const shared = new Float32Array(packs ? Math.max(...Object.values(shapes).map(sizeOf)) : 0);
   const draw = (name: string, shape: readonly number[]): Float32Array => {
@@ -208,7 +208,7 @@ async function visionWorkload(spec: VisionSpec, precision: FilterPrecision): Pro
     unitsPerStep: batch,
     flopsPerStep: batch * flops,
     async step() {
-      // One number tells that all are there; a copy of all would be work, and memory, of its own.
+      // Reading one number waits for the result without copying all of it.
       tf.tidy(() => tf.slice(encoder.encode(images), [0, 0, 0], [1, 1, 1]).dataSync());
     },
   };
