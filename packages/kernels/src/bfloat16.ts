@@ -1,6 +1,7 @@
-/** Values as float32: themselves, or what the bits of bfloat16 mean. */
-export function widened(values: Float32Array | Uint16Array): Float32Array {
+/** Values as float32: float32 as it is, a Uint16Array as the bits of bfloat16, any other numbers converted. */
+export function widened(values: ArrayLike<number | bigint>): Float32Array {
   if (values instanceof Float32Array) return values;
+  if (!(values instanceof Uint16Array)) return Float32Array.from(values, Number);
   const bits = new Uint32Array(values.length);
   for (let i = 0; i < bits.length; i++) bits[i] = values[i]! << 16;
   return new Float32Array(bits.buffer);

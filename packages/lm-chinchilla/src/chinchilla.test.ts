@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { countParams, Random, stateOf, variables, type StateTensor } from '@flamingo-ts/kernels';
+import { countParams, disposeParams, Random, stateOf, variables, type StateTensor } from '@flamingo-ts/kernels';
 import {
   checkCausalLM,
   generate,
@@ -298,6 +298,17 @@ describe('sizes', () => {
     expect(() => chinchillaPreset('chinchilla-2b')).toThrow(/expected one of chinchilla-mini, .*got chinchilla-2b/);
     expect(() => chinchillaShapes({ ...small, hiddenSize: 13 })).toThrow(/hiddenSize must be even.*got 13/);
     expect(() => chinchillaShapes({ ...small, numHeads: 0 })).toThrow(/numHeads must be a whole number.*got 0/);
-    expect(() => chinchillaShapes({ ...small, nHeads: 4 } as ChinchillaConfig)).toThrow(/got nHeads/);
+    const wrong = [{ activation: 'relu7' }, { epsilon: NaN }, { outputScale: '4' }, { embeddingScale: 0 }];
+    for (const option of wrong) {
+      const [key] = Object.keys(option);
+      expect(() => chinchillaShapes({ ...small, ...option } as ChinchillaConfig)).toThrow(`Chinchilla: ${key} must be`);
+    }
+    const params = initChinchilla(small, new Random(1));
+    expect(() => new Chinchilla({ ...small, numLayers: 5 }, params)).toThrow(/Chinchilla: the parameters do not fit/);
+    expect(() => initChinchilla(small, 7 as never)).toThrow(/Random/);
+    disposeParams(params);
+    expect(() => chinchillaShapes({ ...small, nHeads: 4 } as ChinchillaConfig)).toThrow(
+      /Chinchilla: nHeads is not a config key, .*Remove it/,
+    );
   });
 });

@@ -1,14 +1,14 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {
+  ACTIVATIONS,
   attention,
+  checkConfig,
   constantSpec,
   disposeParams,
   embedding,
-  expectKeys,
+  expectParams,
   expectShape,
-  expectSizes,
   expectState,
-  freezeParams,
   freshParams,
   FrozenMatrix,
   FrozenTable,
@@ -23,17 +23,24 @@ import {
   relativeScores,
   retire,
   rmsNorm,
+  rule,
   shapesOf,
-  variableOf,
   widened,
   type Activation,
+  type ConfigRules,
   type FrozenPrecision,
-  type Parameter,
   type Random,
   type StateTensor,
   type WeightSource,
 } from '@flamingo-ts/kernels';
-import type { CausalLM, KVCache, LMBlock, LMContext } from '@flamingo-ts/lm-core';
+import {
+  freezeLM,
+  ParameterCollector,
+  type CausalLM,
+  type KVCache,
+  type LMBlock,
+  type LMContext,
+} from '@flamingo-ts/lm-core';
 
 // --- Config ---
 
@@ -61,12 +68,22 @@ export interface ChinchillaConfig {
 
 const DEFAULTS = { activation: 'gelu-tanh', epsilon: 1e-6, embeddingScale: 1, outputScale: 1 } as const;
 
-const SIZES = ['vocabSize', 'hiddenSize', 'numLayers', 'numHeads', 'headDim', 'intermediateSize'] as const;
+const RULES: ConfigRules<ChinchillaConfig> = {
+  vocabSize: rule.size,
+  hiddenSize: rule.size,
+  numLayers: rule.size,
+  numHeads: rule.size,
+  headDim: rule.size,
+  intermediateSize: rule.size,
+  activation: rule.optional(rule.oneOf(ACTIVATIONS)),
+  epsilon: rule.optional(rule.number({ above: 0 })),
+  embeddingScale: rule.optional(rule.number({ above: 0 })),
+  outputScale: rule.optional(rule.number({ above: 0 })),
+};
 
 /** @throws Error naming the first key that is unknown or out of range */
-function checkConfig(config: ChinchillaConfig): Required<ChinchillaConfig> {
-  expectKeys('Chinchilla', config, [...SIZES, ...Object.keys(DEFAULTS)]);
-  expectSizes('Chinchilla', config, SIZES);
+function completeConfig(config: ChinchillaConfig): Required<ChinchillaConfig> {
+  checkConfig('Chinchilla', config, RULES);
   if (config.hiddenSize % 2) {
     throw new Error(
       `Chinchilla: hiddenSize must be even, half for the sines and half for the cosines of positions, got ${config.hiddenSize}. ` +
@@ -115,7 +132,7 @@ export type ChinchillaParams = {
 
 /** All parameters in the order of a checkpoint, and how they start. */
 function chinchillaSpecs(config: ChinchillaConfig) {
-  const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = checkConfig(config);
+  const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = completeConfig(config);
   const width = numHeads * headDim;
   const std = hiddenSize ** -0.5;
   // What writes into the residual stream starts smaller, so that the stream's size does not grow with depth.
@@ -284,15 +301,16 @@ export class Chinchilla implements CausalLM {
   private readonly distances: GrowingTable;
 
   /**
-   * @param params see `initChinchilla` and `loadChinchilla`
-   * @param head   the output head where it is held apart from the embedding; `freeze` makes one
+   * @param params     see `initChinchilla` and `loadChinchilla`
+   * @param packedHead the output head, if it is stored apart from the embedding; `freeze` makes one
    */
   constructor(
     config: ChinchillaConfig,
     readonly params: ChinchillaParams,
-    private readonly head: Table | FrozenMatrix = params.embed.weight as Table,
+    private readonly packedHead?: FrozenMatrix,
   ) {
-    this.config = checkConfig(config);
+    this.config = completeConfig(config);
+    expectParams('Chinchilla', params, chinchillaShapes(config));
     const { hiddenSize, headDim } = this.config;
     this.distances = new GrowingTable((length) => sinusoids(length, hiddenSize, headDim ** -0.5));
     this.blocks = params.layers.map((layer, i) => new ChinchillaBlock(this.config, layer, i, this.distances));
@@ -320,7 +338,8 @@ export class Chinchilla implements CausalLM {
     const want = ['batch', 'text', this.config.hiddenSize];
     expectShape('Chinchilla.logits: x', x, want, 'Pass what left the last block, or rows of it as [1, n, hiddenSize].');
     return tf.tidy(() => {
-      return linear(this.finalNorm(x, this.config.outputScale), { weight: this.head }) as tf.Tensor3D;
+      const weight = this.packedHead ?? (this.params.embed.weight as Table);
+      return linear(this.finalNorm(x, this.config.outputScale), { weight }) as tf.Tensor3D;
     });
   }
 
@@ -339,19 +358,9 @@ export class Chinchilla implements CausalLM {
    * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and the head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
-    const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
+    const { params, head } = await freezeLM(this.params, this.packedHead, precision, { isMatrix, tiedHead: true });
     this.disposeTables();
-    const { weight } = params.embed;
-    let frozen: Chinchilla;
-    if (precision === 'float32' || weight instanceof FrozenTable) {
-      frozen = new Chinchilla(this.config, params, this.head);
-    } else {
-      const values = (await weight.data()) as Float32Array;
-      const embed = { weight: new FrozenTable(values, weight.shape) };
-      const head = this.head === weight ? new FrozenMatrix(values, weight.shape, precision) : this.head;
-      weight.dispose();
-      frozen = new Chinchilla(this.config, { ...params, embed }, head);
-    }
+    const frozen = new Chinchilla(this.config, params, head);
     retire(this, 'Chinchilla');
     return frozen;
   }
@@ -359,7 +368,7 @@ export class Chinchilla implements CausalLM {
   /** Frees everything the model holds. */
   dispose(): void {
     this.disposeTables();
-    if (this.head !== this.params.embed.weight) this.head.dispose();
+    this.packedHead?.dispose();
     disposeParams(this.params);
   }
 
@@ -456,27 +465,16 @@ export async function loadFrozenChinchilla(
   const shapes = chinchillaShapes(config);
   const given = source.names.map((name) => [name, { ...source.info(name), data: new Float32Array(0) }] as const);
   expectState(shapes, Object.fromEntries(given), { what });
-  const params = new Map<string, Parameter>();
-  let head: FrozenMatrix | undefined;
+  const collected = new ParameterCollector(precision, { isMatrix, tiedHead: true });
   try {
     for (const [name, shape] of Object.entries(shapes)) {
       const lent = await lentValues(source, name);
       const { data = [] } = lent ? {} : await source.read(name);
-      const values = lent?.values ?? (data instanceof Float32Array ? data : Float32Array.from(data, Number));
-      const [rows, width] = shape as [number, number];
-      if (name === 'embed.weight' && precision !== 'float32') {
-        head = new FrozenMatrix(values, [rows, width], precision);
-        params.set(name, new FrozenTable(values, [rows, width], lent?.close));
-      } else if (isMatrix(name, shape))
-        params.set(name, new FrozenMatrix(values, [rows, width], precision, lent?.close));
-      else {
-        params.set(name, variableOf(widened(values).slice(), shape));
-        lent?.close();
-      }
+      if (!collected.add(name, lent?.values ?? widened(data), shape, lent?.close)) lent?.close();
     }
   } catch (error) {
-    for (const p of [...params.values(), ...(head ? [head] : [])]) p.dispose();
+    collected.dispose();
     throw error;
   }
-  return new Chinchilla(config, paramsFrom(chinchillaSpecs(config), params), head);
+  return new Chinchilla(config, paramsFrom(chinchillaSpecs(config), collected.params), collected.head);
 }

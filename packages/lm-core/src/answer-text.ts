@@ -42,6 +42,9 @@ export class TextReader {
     if (stopStrings.includes('')) {
       throw new Error("generate: stopStrings must be texts of at least one character, got ''. Leave it out.");
     }
+    if (tokenizer && typeof tokenizer.decode !== 'function') {
+      throw new Error('generate: tokenizer must have a method decode, got none. Pass what loadTokenizer returns.');
+    }
     if (tokenizer) return new TextReader(tokenizer, stopStrings);
     if (stopStrings.length === 0) return undefined;
     throw new Error(

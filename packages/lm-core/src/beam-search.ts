@@ -1,4 +1,5 @@
 import { shownText, TextReader, type AnswerText, type TextOptions } from './answer-text';
+import { checkDecodingOptions } from './decoding-options';
 import { logSoftmax, topIndices } from './log-probs';
 import { logitsRule, nothingLeft, type RuleOptions } from './logits-rules';
 import type { Stepper } from './session';
@@ -69,6 +70,7 @@ type Rules = (search: Search, candidates: readonly Beam[], length: number, optio
 
 /** Beam search over any stepper: for each prompt up to `beams` finished answers, best first. */
 export async function beamSearch(stepper: Stepper, options: BeamOptions): Promise<Hypothesis[][]> {
+  checkDecodingOptions('beamSearch', options);
   const o = { stopTokens: [], lengthPenalty: 0, earlyStopping: false, rules: 'current', ...options } as const;
   const advance: Rules = o.rules === 'current' ? advanceCurrent : advanceLegacy;
   const rule = logitsRule(stepper.prompts, o);

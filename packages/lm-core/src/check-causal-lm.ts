@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { Random } from '@flamingo-ts/kernels';
+import { checkConfig, Random, rule } from '@flamingo-ts/kernels';
 import { hiddenStates, type CausalLM, type LMContext } from './causal-lm';
 import { DecodingSession, type ContextFactory, type ContextOption } from './session';
 
@@ -12,6 +12,13 @@ export interface CheckOptions {
   /** Default 1. */
   readonly seed?: number;
 }
+
+const RULES = {
+  text: rule.optional(rule.integer({ min: 2 })),
+  tolerance: rule.optional(rule.number({ min: 0 })),
+  seed: rule.optional(rule.integer()),
+  context: rule.optional(rule.callback),
+};
 
 /** Largest difference seen for each promise, as a fraction of the largest logit. */
 export interface CausalLMReport {
@@ -36,6 +43,7 @@ export async function checkCausalLM<C extends LMContext>(
   lm: CausalLM<C>,
   ...[options]: LMContext extends C ? [options?: CheckOptions & ContextOption<C>] : [CheckOptions & ContextOption<C>]
 ): Promise<CausalLMReport> {
+  checkConfig<CheckOptions & { readonly context?: unknown }>('checkCausalLM', options ?? {}, RULES);
   const { text = 10, tolerance = 1e-4, seed = 1 } = options ?? {};
   const contextOf: ContextFactory<C> = options?.context ?? ((call) => call.base as C);
   const random = new Random(seed);

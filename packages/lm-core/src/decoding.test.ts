@@ -1,7 +1,15 @@
 import { describeBackends, expectClose, expectNoLeak, loadReference } from '@flamingo-ts/testing';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { TinyGPT2 } from '../test/gpt2';
-import { beamSearch, DecodingSession, generate, scoreCandidates, type BeamOptions, type Stepper } from './index';
+import {
+  beamSearch,
+  DecodingSession,
+  filterLogits,
+  generate,
+  scoreCandidates,
+  type BeamOptions,
+  type Stepper,
+} from './index';
 
 const reference = (name: string) => loadReference(new URL(`../test/reference/${name}`, import.meta.url));
 
@@ -164,6 +172,21 @@ describeBackends('decoding', (backend) => {
       /onToken works for greedy and sampled decoding, got 2 beams.*Leave out beams or onToken/,
     );
     await expect(generate(lm, prompts, { ...decoding, topP: 1.5 })).rejects.toThrow(/topP must be .*got 1.5/);
+    const wrong: [object, RegExp][] = [
+      [{ maxNewTokens: NaN }, /maxNewTokens must be a whole number of at least 1, got NaN/],
+      [{ rules: 'transformers' }, /rules must be one of current, transformers-4\.2x, got "transformers"/],
+      [{ earlyStopping: 'always' }, /earlyStopping must be true or false or one of never, got "always"/],
+      [{ temperature: NaN }, /temperature must be a finite number greater than 0, got NaN/],
+      [{ lengthPenalty: '1' }, /lengthPenalty must be a finite number, got "1"/],
+      [{ seed: 0.5 }, /seed must be a whole number, got 0\.5/],
+      [{ stopTokens: 3 }, /stopTokens must be an array/],
+      [{ tokenizer: {} }, /tokenizer must have a method decode/],
+      [{ maxTokens: 3 }, /maxTokens is not a config key/],
+    ];
+    for (const [options, message] of wrong) {
+      await expect(generate(lm, prompts, { ...decoding, ...options })).rejects.toThrow(message);
+    }
+    expect(() => filterLogits([1], { topQ: 1 } as object)).toThrow(/^filterLogits: topQ .*Did you mean topK/);
     await expect(scoreCandidates(lm, prompts, [[[1]]])).rejects.toThrow(/each of 3 prompts, got 1 lists/);
     await expect(scoreCandidates(lm, [[1]], [[[1], []]])).rejects.toThrow(
       /candidate 1 of prompt 0: expected at least one/,

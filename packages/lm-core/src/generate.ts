@@ -2,9 +2,10 @@ import { Random } from '@flamingo-ts/kernels';
 import { shownText, TextReader, type AnswerText } from './answer-text';
 import { beamSearch, type BeamOptions, type Hypothesis } from './beam-search';
 import type { CausalLM, LMContext } from './causal-lm';
+import { checkDecodingOptions } from './decoding-options';
 import { logSoftmax, topIndices } from './log-probs';
 import { logitsRule, nothingLeft, type LogitsRule } from './logits-rules';
-import { checkSampling, drawToken, filterLogits, type SamplingOptions } from './sample';
+import { drawToken, filtered, type SamplingOptions } from './sample';
 import { checkTokens, DecodingSession, type ContextOption, type Stepper } from './session';
 
 /**
@@ -52,11 +53,10 @@ export function sample(
   stepper: Stepper,
   options: TokenOptions & Pick<GenerateOptions, 'seed'> & SamplingOptions,
 ): Promise<Hypothesis[]> {
-  checkSampling(options);
   const seed = new Random(options.seed ?? 0);
   const streams = stepper.prompts.map((_, prompt) => seed.fork(`prompt ${prompt}`));
   return tokenByToken(stepper, options, (logits, prompt) =>
-    drawToken(filterLogits(logits, options), streams[prompt]!.uniform()),
+    drawToken(filtered(logits, options), streams[prompt]!.uniform()),
   );
 }
 
@@ -71,6 +71,7 @@ interface Answer {
 }
 
 async function tokenByToken(stepper: Stepper, options: TokenOptions, choose: Choose): Promise<Hypothesis[]> {
+  checkDecodingOptions('generate', options);
   const { maxNewTokens, stopTokens = [], onToken } = options;
   const rule = logitsRule(stepper.prompts, options);
   const reader = TextReader.of(options);
@@ -143,10 +144,9 @@ export async function generate<C extends LMContext>(
   prompts: readonly (readonly number[])[],
   options: GenerateOptions & ContextOption<C>,
 ): Promise<Hypothesis[]> {
-  const { beams = 1, maxNewTokens } = options;
+  checkDecodingOptions('generate', options);
+  const { beams = 1 } = options;
   const draws = options.temperature !== undefined || options.topK !== undefined || options.topP !== undefined;
-  checkCount('maxNewTokens', maxNewTokens);
-  checkCount('beams', beams);
   if (draws && beams > 1) {
     throw new Error(
       `generate: expected either beams or temperature, topK and topP, got both (beams ${beams}). ` +
@@ -171,11 +171,5 @@ export async function generate<C extends LMContext>(
     return (await beamSearch(session, { ...options, beams })).map((answers) => answers[0]!);
   } finally {
     session.dispose();
-  }
-}
-
-function checkCount(name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 1) {
-    throw new Error(`generate: ${name} must be a whole number of at least 1, got ${value}. Pass ${name}: 1 or more.`);
   }
 }

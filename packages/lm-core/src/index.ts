@@ -2,6 +2,7 @@ export { type TextOptions } from './answer-text';
 export { beamSearch, type BeamOptions, type Hypothesis } from './beam-search';
 export { hiddenStates, type CausalLM, type LMBlock, type LMContext } from './causal-lm';
 export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-causal-lm';
+export { freezeLM, ParameterCollector, type FreezeOptions } from './frozen-lm';
 export { generate, greedy, sample, type AnswerPiece, type GenerateOptions } from './generate';
 export { KVCache, type LayerCache, type RoomyLayerCache } from './kv-cache';
 export { logSoftmax } from './log-probs';

@@ -1,5 +1,5 @@
 import type { Decoder, Normalizer, PreTokenizer } from '@huggingface/tokenizers';
-import { splitWords, type SplitBehavior } from './split-words';
+import { GPT2_WORDS, splitWords, type SplitBehavior } from './split-words';
 
 /*
  * Where the JavaScript library differs from the original `tokenizers` library, its objects get the original's behavior
@@ -44,8 +44,7 @@ export function repairPreTokenizer(object: PreTokenizer | null, json: PartJson |
       );
     };
   } else if (type === 'ByteLevel') {
-    (object as unknown as { pattern: RegExp }).pattern =
-      /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+    (object as unknown as { pattern: RegExp }).pattern = GPT2_WORDS;
   } else if (type === 'Metaspace' && json['split'] !== false) {
     const whole = object.pre_tokenize_text.bind(object);
     const mark = new RegExp((json['replacement'] as string | undefined) ?? '\u2581', 'gu');

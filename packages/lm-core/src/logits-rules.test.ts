@@ -216,7 +216,9 @@ describeBackends('allowedAnswers', (backend) => {
     await refused([[[8], [500]]]).toThrow(/allowed answer 1 of prompt 0: .* vocabSize 96, got 500/);
     // "8 8" repeats the 8 of the answer itself.
     await refused([[[8, 8]]], { noRepeatNgram: 1 }).toThrow(/after 1 tokens of the answer to prompt 0/);
-    await refused([[[8]]], { repetitionPenalty: 0 }).toThrow(/repetitionPenalty must be above 0, got 0/);
+    await refused([[[8]]], { repetitionPenalty: 0 }).toThrow(
+      /repetitionPenalty must be a finite number greater than 0, got 0/,
+    );
     await refused([[[8]]], { noRepeatNgram: 1.5 }).toThrow(/noRepeatNgram must be a whole number.* got 1.5/);
   });
 });

@@ -50,9 +50,6 @@ export function nothingLeft(prompt: number, answered: number): Error {
 }
 
 function penalty(prompts: readonly (readonly number[])[], by: number): LogitsRule {
-  if (!(by > 0)) {
-    throw new Error(`generate: repetitionPenalty must be above 0, got ${by}. Leave it out to do without it.`);
-  }
   return (scores, answer, prompt) => {
     for (const token of new Set([...prompts[prompt]!, ...answer])) {
       const score = scores[token]!;
@@ -62,11 +59,6 @@ function penalty(prompts: readonly (readonly number[])[], by: number): LogitsRul
 }
 
 function noRepeat(prompts: readonly (readonly number[])[], n: number): LogitsRule {
-  if (!Number.isInteger(n) || n < 1) {
-    throw new Error(
-      `generate: noRepeatNgram must be a whole number of at least 1, got ${n}. Leave it out to do without it.`,
-    );
-  }
   return (scores, answer, prompt) => {
     const tokens = [...prompts[prompt]!, ...answer];
     const begun = tokens.length - (n - 1); // Where the n-gram begins that the next token completes.

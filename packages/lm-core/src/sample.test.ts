@@ -41,6 +41,8 @@ it('draws by probability and never what fell out', () => {
 });
 
 it('refuses values out of range', () => {
-  expect(() => filterLogits([1, 2], { temperature: 0 })).toThrow(/temperature must be above 0, got 0/);
-  expect(() => filterLogits([1, 2], { topK: 0 })).toThrow(/topK must be at least 1, got 0/);
+  expect(() => filterLogits([1, 2], { temperature: 0 })).toThrow(
+    /temperature must be a finite number greater than 0, got 0/,
+  );
+  expect(() => filterLogits([1, 2], { topK: 0 })).toThrow(/topK must be a whole number of at least 1, got 0/);
 });

@@ -1,3 +1,4 @@
+import { checkSamplingOptions } from './decoding-options';
 import { topIndices } from './log-probs';
 
 /** How to thin out a distribution before a token is drawn; applied in this order. */
@@ -12,20 +13,18 @@ export interface SamplingOptions {
   readonly minTokensToKeep?: number;
 }
 
-/** @throws Error naming the first option that is out of range */
-export function checkSampling({ temperature = 1, topK, topP, minTokensToKeep = 1 }: SamplingOptions): void {
-  const refuse = (name: string, expected: string, got: number) => {
-    throw new Error(`sampling: ${name} must be ${expected}, got ${got}. Leave it out to do without it.`);
-  };
-  if (!(temperature > 0)) refuse('temperature', 'above 0', temperature);
-  if (topK !== undefined && !(topK >= 1)) refuse('topK', 'at least 1', topK);
-  if (topP !== undefined && !(topP > 0 && topP <= 1)) refuse('topP', 'above 0 and at most 1', topP);
-  if (!(minTokensToKeep >= 1)) refuse('minTokensToKeep', 'at least 1', minTokensToKeep);
+/**
+ * Logits after temperature, top-k and top-p; tokens that are filtered out are at -Infinity.
+ *
+ * @throws Error naming the first option that is unknown or out of range
+ */
+export function filterLogits(logits: ArrayLike<number>, options: SamplingOptions): Float64Array {
+  checkSamplingOptions('filterLogits', options);
+  return filtered(logits, options);
 }
 
-/** Logits after temperature, top-k and top-p; tokens that fell out are at -Infinity. */
-export function filterLogits(logits: ArrayLike<number>, options: SamplingOptions): Float64Array {
-  checkSampling(options);
+/** `filterLogits` for options that were checked before. */
+export function filtered(logits: ArrayLike<number>, options: SamplingOptions): Float64Array {
   const { temperature = 1, topK, topP, minTokensToKeep = 1 } = options;
   const kept = Float64Array.from({ length: logits.length }, (_, i) => logits[i]! / temperature);
   if (topK !== undefined) {

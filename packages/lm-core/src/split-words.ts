@@ -1,3 +1,7 @@
+/** GPT-2's words: contractions, letters, digits and other signs, each with the space before it; and white space. */
+export const GPT2_WORDS =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+
 /** What happens to the delimiters that a pre-tokenizer splits at. */
 export type SplitBehavior = 'Removed' | 'Isolated' | 'Contiguous' | 'MergedWithPrevious' | 'MergedWithNext';
 

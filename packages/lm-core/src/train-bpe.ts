@@ -1,3 +1,6 @@
+import { checkConfig, rule } from '@flamingo-ts/kernels';
+import { escapeRegExp } from './added-tokens';
+import { GPT2_WORDS } from './split-words';
 import { specialToken, type TokenizerJson } from './tokenizer';
 
 /** What `trainByteLevelBPE` makes. */
@@ -8,9 +11,6 @@ export interface BPEOptions {
   readonly specialTokens?: readonly string[];
 }
 
-/** GPT-2's way to cut text into words: contractions, letters, digits, other signs, each with a leading space; blanks. */
-const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
-
 /**
  * Trains a byte-level BPE tokenizer (Radford et al. 2019) and returns the content of its tokenizer.json. The most
  * frequent pair is merged first, among equals the one whose tokens are older; the same texts give the same file.
@@ -18,10 +18,14 @@ const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
  * @param texts documents; special tokens written in them are not learned from
  */
 export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions): TokenizerJson {
+  checkConfig('trainByteLevelBPE', options, {
+    vocabSize: rule.size,
+    specialTokens: rule.optional(rule.list<readonly string[]>(rule.string)),
+  });
   const { vocabSize, specialTokens = [] } = options;
   const alphabet = [...BYTE_CHARS].sort();
   const room = vocabSize - specialTokens.length - alphabet.length;
-  if (!(room >= 0)) {
+  if (room < 0) {
     throw new Error(
       `trainByteLevelBPE: vocabSize must be at least ${specialTokens.length + alphabet.length} ` +
         `(256 bytes and ${specialTokens.length} special tokens), got ${vocabSize}. Raise vocabSize.`,
@@ -39,12 +43,10 @@ function countWords(texts: Iterable<string>, specialTokens: readonly string[]): 
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   const places = new Map<string, number>();
   const frequency: number[] = [];
-  const special = specialTokens.length
-    ? new RegExp(specialTokens.map((t) => t.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|'), 'g')
-    : undefined;
+  const special = specialTokens.length ? new RegExp(specialTokens.map(escapeRegExp).join('|'), 'g') : undefined;
   for (const text of texts) {
     for (const part of special ? text.split(special) : [text]) {
-      for (const word of part.match(WORDS) ?? []) {
+      for (const word of part.match(GPT2_WORDS) ?? []) {
         let place = places.get(word);
         if (place === undefined) {
           // A word cut out of a text keeps all of it in memory (so V8 does it), a copy does not. Halves of surrogate

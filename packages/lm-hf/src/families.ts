@@ -5,7 +5,7 @@ import { llama } from './families/llama';
 import { mosaicGPT, mpt } from './families/mpt';
 import { opt } from './families/opt';
 import { HFConfig, type HFConfigJson } from './hf-config';
-import { checkConfig, type TransformerConfig } from './transformer';
+import { checkTransformerConfig, type TransformerConfig } from './transformer';
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   gpt2,
@@ -41,6 +41,6 @@ export function transformerConfig(json: HFConfigJson, what = 'config.json'): Tra
         "Use the model that was quantised; freeze: 'int8' holds it in a quarter of the memory here.",
     );
   }
-  checkConfig(config, what);
+  checkTransformerConfig(config, what);
   return config;
 }

@@ -1,12 +1,14 @@
 import * as tf from '@tensorflow/tfjs-core';
 import {
+  ACTIVATIONS,
   attention,
+  checkConfig,
   constantSpec,
   disposeParams,
   embedding,
+  expectParams,
   expectShape,
   freshParams,
-  freezeParams,
   FrozenMatrix,
   FrozenTable,
   layerNorm,
@@ -20,13 +22,15 @@ import {
   retire,
   rmsNorm,
   rotary,
+  rule,
   shapesOf,
   type Activation,
+  type ConfigRules,
   type FrozenPrecision,
   type Parameter,
   type Random,
 } from '@flamingo-ts/kernels';
-import type { CausalLM, LMBlock, LMContext } from '@flamingo-ts/lm-core';
+import { freezeLM, type CausalLM, type LMBlock, type LMContext } from '@flamingo-ts/lm-core';
 import { AlibiTable, pastOf, RotaryTable, tokenPositions, type Positions } from './positions';
 
 // --- Config ---
@@ -69,27 +73,43 @@ export interface TransformerConfig {
   readonly queryKeyNorm?: boolean;
 }
 
-const SIZES = [
-  'vocabSize',
-  'hiddenSize',
-  'numLayers',
-  'numHeads',
-  'numKeyValueHeads',
-  'headDim',
-  'intermediateSize',
-  'embeddingSize',
-] as const;
+const RULES: ConfigRules<TransformerConfig> = {
+  vocabSize: rule.size,
+  hiddenSize: rule.size,
+  numLayers: rule.size,
+  numHeads: rule.size,
+  numKeyValueHeads: rule.size,
+  headDim: rule.size,
+  intermediateSize: rule.size,
+  embeddingSize: rule.size,
+  positions: rule.kinds<Positions>({
+    learned: { rows: rule.size, offset: rule.integer({ min: 0 }) },
+    rotary: { frequencies: rule.list(rule.number()) },
+    alibi: { slopes: rule.list(rule.number()) },
+  }),
+  norm: rule.object<TransformerConfig['norm']>({
+    kind: rule.oneOf(['layer', 'rms']),
+    bias: rule.boolean,
+    epsilon: rule.number({ min: 0 }),
+  }),
+  residual: rule.oneOf(['pre-norm', 'parallel', 'post-norm']),
+  finalNorm: rule.boolean,
+  activation: rule.oneOf(ACTIVATIONS),
+  gatedMLP: rule.boolean,
+  attentionBias: rule.boolean,
+  mlpBias: rule.boolean,
+  tiedHead: rule.boolean,
+  attentionScale: rule.optional(rule.number()),
+  clipQKV: rule.optional(rule.number({ above: 0 })),
+  queryKeyNorm: rule.optional(rule.boolean),
+};
 
-/** @throws Error naming the first size that cannot be */
-export function checkConfig(config: TransformerConfig, what: string): void {
+/** @throws Error naming the first value that is out of range or does not fit the others */
+export function checkTransformerConfig(config: TransformerConfig, what: string): void {
   const fail = (problem: string) => {
     throw new Error(`${what}: ${problem}. Check that config.json is that of the checkpoint.`);
   };
-  for (const size of SIZES) {
-    if (!Number.isInteger(config[size]) || config[size] < 1) {
-      fail(`${size} must be a whole number of at least 1, got ${config[size]}`);
-    }
-  }
+  checkConfig(what, config, RULES);
   const { numHeads, numKeyValueHeads, headDim, positions } = config;
   if (numHeads % numKeyValueHeads) {
     fail(`the ${numHeads} heads of queries must be a multiple of those of keys and values, got ${numKeyValueHeads}`);
@@ -322,6 +342,8 @@ export class Transformer implements CausalLM {
     readonly params: TransformerParams,
     private readonly packedHead?: FrozenMatrix,
   ) {
+    checkTransformerConfig(config, 'Transformer');
+    expectParams('Transformer', params, transformerShapes(config));
     const { positions, tiedHead, hiddenSize, embeddingSize } = config;
     if (positions.kind === 'rotary') this.rotary = new RotaryTable(positions.frequencies);
     if (positions.kind === 'alibi') this.alibi = new AlibiTable(positions.slopes);
@@ -376,19 +398,10 @@ export class Transformer implements CausalLM {
    * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and a tied head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Transformer> {
-    const params = await freezeParams(this.params, (name, p) => isMatrix(name, p.shape), precision);
+    const { tiedHead } = this.config;
+    const { params, head } = await freezeLM(this.params, this.packedHead, precision, { isMatrix, tiedHead });
     this.disposeTables();
-    const { weight } = params.embed;
-    let frozen: Transformer;
-    if (precision === 'float32' || weight instanceof FrozenTable) {
-      frozen = new Transformer(this.config, params, this.packedHead);
-    } else {
-      const values = (await weight.data()) as Float32Array;
-      const embed = { weight: new FrozenTable(values, weight.shape) };
-      const head = this.config.tiedHead ? new FrozenMatrix(values, weight.shape, precision) : undefined;
-      weight.dispose();
-      frozen = new Transformer(this.config, { ...params, embed }, head);
-    }
+    const frozen = new Transformer(this.config, params, head);
     retire(this, 'Transformer');
     return frozen;
   }

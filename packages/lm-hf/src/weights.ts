@@ -1,14 +1,5 @@
-import {
-  FrozenMatrix,
-  FrozenTable,
-  lentValues,
-  variableOf,
-  widened,
-  type FrozenPrecision,
-  type FrozenValues,
-  type Parameter,
-  type WeightSource,
-} from '@flamingo-ts/kernels';
+import { lentValues, widened, type FrozenPrecision, type FrozenValues, type WeightSource } from '@flamingo-ts/kernels';
+import { ParameterCollector } from '@flamingo-ts/lm-core';
 import type { ModuleName, Names, Source } from './family';
 import { gathered, isMatrix, Transformer, transformerShapes, type TransformerConfig } from './transformer';
 
@@ -56,8 +47,7 @@ export async function readTransformer(
   }
   const grown = { ...config, vocabSize };
   const shapes = transformerShapes(grown);
-  const params = new Map<string, Parameter>();
-  let packedHead: FrozenMatrix | undefined;
+  const collected = new ParameterCollector(freeze, { isMatrix, tiedHead: config.tiedHead });
   try {
     for (const [stored, parts] of locate(config, names, weights, what)) {
       const lent = freeze && (await lentValues(weights, stored));
@@ -68,26 +58,20 @@ export async function readTransformer(
           const want = shapes[name]! as [number, number];
           const values = withRows(take(data, shape, source), shape, want);
           const isLent = values === lent?.values;
-          // Frozen, values may be kept as they are: lent ones until they are given back, and those that were put together here.
-          const release = isLent ? lent.close : values === data ? undefined : () => undefined;
-          const isTable = name === 'embed.weight' && freeze !== undefined && freeze !== 'float32';
-          const isFrozen = isTable || (freeze !== undefined && isMatrix(name, shape));
-          if (isTable && config.tiedHead) packedHead = new FrozenMatrix(values, want, freeze);
-          if (isTable) params.set(name, new FrozenTable(values, want, release));
-          else if (isFrozen) params.set(name, new FrozenMatrix(values, want, freeze, release));
-          else params.set(name, variableOf(widened(isLent ? values.slice() : values), want));
-          keeps ||= isFrozen && isLent;
+          // Packed matrices may keep values: lent ones until they are released, and those that were computed here.
+          const release = isLent ? lent.close : values === data || !freeze ? undefined : () => undefined;
+          const isKept = collected.add(name, values, want, release);
+          keeps ||= isKept && isLent;
         }
       } finally {
         if (!keeps) lent?.close();
       }
     }
   } catch (error) {
-    packedHead?.dispose();
-    for (const p of params.values()) p.dispose();
+    collected.dispose();
     throw error;
   }
-  return new Transformer(grown, gathered(grown, params), packedHead);
+  return new Transformer(grown, gathered(grown, collected.params), collected.head);
 }
 
 /** Finds every parameter in the checkpoint and checks its shape there. @returns what each stored tensor holds, by its name */
@@ -156,7 +140,7 @@ function take(
   const [rows = 1, width = 1] = shape;
   const { index, of, turns } = part ?? { index: 0, of: 1, turns: 1 };
   const isBits = data instanceof Uint16Array;
-  if (!transposed && of === 1) return isBits || data instanceof Float32Array ? data : Float32Array.from(data, Number);
+  if (!transposed && of === 1) return isBits ? data : widened(data);
   const values = new (isBits ? Uint16Array : Float32Array)(rows * width);
   const run = rows / turns;
   const columns = rows * of;
