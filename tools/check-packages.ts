@@ -16,6 +16,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
@@ -83,6 +84,8 @@ async function main(): Promise<void> {
     }
     for (const node of [process.execPath, ...values.node.map((node) => path.resolve(node))])
       runEverything(packages, project, node);
+    checkWithPnpm(packages, work);
+    checkOtherRuntimes(packages, project);
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
@@ -147,13 +150,6 @@ async function checkTarball({ json, folder, tarball, files }: Packed): Promise<v
 
 /** Installs the tarballs and the peers they need, with no scripts run, as in a new project of a user. */
 function install(packages: readonly Packed[], project: string): string[] {
-  const dev = manifest(root).devDependencies ?? {};
-  const peers = new Set(['@tensorflow/tfjs-backend-cpu', '@tensorflow/tfjs-backend-wasm']);
-  for (const { json } of packages) {
-    for (const name of Object.keys(json.peerDependencies ?? {})) {
-      if (!json.peerDependenciesMeta?.[name]?.optional && !packages.some((p) => p.json.name === name)) peers.add(name);
-    }
-  }
   mkdirSync(project);
   writeFileSync(path.join(project, 'package.json'), '{ "private": true }\n');
   const { status, stdout, stderr } = npm(
@@ -164,11 +160,27 @@ function install(packages: readonly Packed[], project: string): string[] {
       '--no-audit',
       '--no-fund',
       ...packages.map(({ tarball }) => tarball),
-      ...[...peers].map((name) => `${name}@${dev[name] ?? 'latest'}`),
+      ...peersOf(packages).map((name) => `${name}@${versionOf(name)}`),
     ],
     project,
   );
   return status === 0 ? [] : [`${stdout}${stderr}`];
+}
+
+/** What the packages expect a program to install, and two backends. */
+function peersOf(packages: readonly Packed[]): string[] {
+  const peers = new Set(['@tensorflow/tfjs-backend-cpu', '@tensorflow/tfjs-backend-wasm']);
+  for (const { json } of packages) {
+    for (const name of Object.keys(json.peerDependencies ?? {})) {
+      if (!json.peerDependenciesMeta?.[name]?.optional && !packages.some((p) => p.json.name === name)) peers.add(name);
+    }
+  }
+  return [...peers];
+}
+
+/** The version that this workspace tests with. */
+function versionOf(name: string): string {
+  return manifest(root).devDependencies?.[name] ?? 'latest';
 }
 
 function runEverything(packages: readonly Packed[], project: string, node: string): void {
@@ -198,6 +210,73 @@ function runEverything(packages: readonly Packed[], project: string, node: strin
       report(`${json.name}: README example as ${form} on Node ${version}`, run(node, project, [file]));
     }
   }
+}
+
+/**
+ * A product on the backend of these packages that needs most of a runtime: native where oneDNN is, WebAssembly elsewhere.
+ */
+const product = `
+  import { linear, useBackend } from '@flamingo-ts/kernels';
+  import * as tf from '@tensorflow/tfjs-core';
+  const { name } = await useBackend('auto');
+  const y = linear(tf.tensor2d([[1, 2]]), { weight: tf.tensor2d([[3, 4]]) });
+  if ((await y.data())[0] !== 11) throw new Error(name + ' gave ' + y);
+  console.log(name);
+`;
+
+/** pnpm's node_modules hides what a package does not declare, and it runs no install scripts. */
+function checkWithPnpm(packages: readonly Packed[], work: string): void {
+  const folder = path.join(work, 'pnpm');
+  mkdirSync(folder);
+  const tarballs = Object.fromEntries(packages.map(({ json, tarball }) => [json.name, `file:${tarball}`]));
+  const peers = Object.fromEntries(peersOf(packages).map((name) => [name, versionOf(name)]));
+  writeFileSync(
+    path.join(folder, 'package.json'),
+    JSON.stringify({ private: true, dependencies: { ...tarballs, ...peers }, pnpm: { overrides: tarballs } }),
+  );
+  const pnpm = spawnSync('npx', ['--yes', 'pnpm@10', 'install', '--ignore-scripts', '--reporter=append-only'], {
+    cwd: folder,
+    encoding: 'utf8',
+    env: { ...process.env, CI: 'true' },
+  });
+  report('all packages install with pnpm', pnpm.status === 0 ? [] : [`${pnpm.stdout}${pnpm.stderr}`]);
+  writeFileSync(path.join(folder, 'product.mjs'), product);
+  report('a product, installed with pnpm', run(process.execPath, folder, ['product.mjs']));
+}
+
+/** Deno, Bun and the newest TypeScript, from npm's packages. */
+function checkOtherRuntimes(packages: readonly Packed[], project: string): void {
+  const deno = '@deno/linux-x64-glibc';
+  const bun = '@oven/bun-linux-x64';
+  if (process.platform !== 'linux' || process.arch !== 'x64') return;
+  const tools = path.join(root, '.cache', 'runtimes');
+  mkdirSync(tools, { recursive: true });
+  const names = [`${deno}@2`, `${bun}@1`, 'typescript@7'];
+  const installed = npm(
+    ['install', '--prefix', tools, '--no-save', '--prefer-offline', '--ignore-scripts', ...names],
+    tools,
+  );
+  report('Deno, Bun and TypeScript 7 install', installed.status === 0 ? [] : [installed.stderr]);
+  if (installed.status !== 0) return;
+  const binary = (...parts: string[]) => path.join(tools, 'node_modules', ...parts);
+
+  writeFileSync(path.join(project, 'product.mjs'), product);
+  report('a product on Deno', run(binary(deno, 'deno'), project, ['run', '--allow-all', 'product.mjs']));
+  report('a product on Bun', run(binary(bun, 'bin', 'bun'), project, ['product.mjs']));
+
+  const examples = packages.flatMap(({ json, folder }) => {
+    const file = `${path.basename(json.name)}.mts`;
+    const code = exampleOf(folder);
+    if (code !== undefined) writeFileSync(path.join(project, file), code);
+    return code === undefined ? [] : [file];
+  });
+  const types = path.resolve(createRequire(import.meta.url).resolve('@types/node/package.json'), '../..');
+  const options = '--noEmit --strict --skipLibCheck --module nodenext --target es2022 --lib es2023 --types node';
+  const tsc = binary('typescript', 'bin', 'tsc');
+  report(
+    'README examples type-check with TypeScript 7',
+    run(process.execPath, project, [tsc, ...options.split(' '), '--typeRoots', types, ...examples]),
+  );
 }
 
 function layerOf({ nx }: Manifest): string {
