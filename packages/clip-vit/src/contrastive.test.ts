@@ -1,7 +1,7 @@
 import { checkGradient, describeBackends, expectClose, expectNoLeak, loadReference } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
-import { contrastiveLogits, contrastiveLoss, l2Normalise, LOG_SCALE_START } from './index';
+import { contrastiveLogits, contrastiveLoss, l2Normalise, LOG_SCALE_START } from './contrastive';
 
 // The loss of open_clip in one process, in float64.
 const golden = loadReference(new URL('../test/reference/contrastive_loss', import.meta.url));

@@ -13,7 +13,6 @@ export {
 export {
   contrastiveLogits,
   contrastiveLoss,
-  l2Normalise,
   LOG_SCALE_MAX,
   LOG_SCALE_START,
   type ContrastiveOptions,

@@ -133,7 +133,6 @@ export class Flamingo<C extends LMContext = LMContext> {
   /** The language model with gated blocks and trained special tokens; works with every tool for a `CausalLM`. */
   readonly lm: InterleavedLM<C>;
   readonly resampler: PerceiverResampler;
-  readonly vision: VisionEncoder | undefined;
 
   constructor(
     readonly config: FlamingoConfig,
@@ -148,7 +147,6 @@ export class Flamingo<C extends LMContext = LMContext> {
     const lm = new TrainedTokens(parts.lm, [image, endOfChunk], params.tokenOffsets, params.headOffsets);
     this.lm = new InterleavedLM(lm, config.xattn, params.xattn);
     this.resampler = new PerceiverResampler(config.resampler, params.resampler);
-    this.vision = parts.vision;
   }
 
   /**
@@ -157,7 +155,7 @@ export class Flamingo<C extends LMContext = LMContext> {
    * @returns float32 `[batch, media, numLatents, xattn.visualSize]`
    */
   latents(visual: Visual): tf.Tensor4D {
-    return tf.tidy(() => this.lm.projectMedia(this.resampler.apply(visualFeatures(visual, this.vision))));
+    return tf.tidy(() => this.lm.projectMedia(this.resampler.apply(visualFeatures(visual, this.parts.vision))));
   }
 
   /**

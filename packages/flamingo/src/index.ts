@@ -25,5 +25,5 @@ export {
   type FlamingoPreset,
   type FlamingoShapes,
 } from './presets';
-export { TrainedTokens, type SeparateHead, type TiedHead } from './trained-tokens';
+export { type SeparateHead, type TiedHead } from './trained-tokens';
 export { type VisionEncoder, type Visual } from './vision';

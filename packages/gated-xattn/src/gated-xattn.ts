@@ -94,11 +94,6 @@ export type GatedXAttnParams = ParamsOf<ReturnType<typeof gatedXAttnSpecs>>;
 /** Parameters of its attention. */
 export type CrossAttentionParams = GatedXAttnParams['attn'];
 
-/** Shape of every parameter of one block by name. Allocates nothing. */
-export function gatedXAttnShapes(config: GatedXAttnConfig): Record<string, readonly number[]> {
-  return shapesOf(gatedXAttnSpecs(config));
-}
-
 /** Fresh parameters of one block: matrices normal with variance 1 / inputs, norms the identity, gates 0. */
 export function initGatedXAttn(config: GatedXAttnConfig, random: Random): GatedXAttnParams {
   return freshParams(gatedXAttnSpecs(config), random);
@@ -214,7 +209,7 @@ export class GatedXAttn {
     readonly config: GatedXAttnConfig,
     readonly params: GatedXAttnParams,
   ) {
-    expectParams('GatedXAttn', params, gatedXAttnShapes(config));
+    expectParams('GatedXAttn', params, shapesOf(gatedXAttnSpecs(config)));
     this.attn = new CrossAttention(config, params.attn);
   }
 

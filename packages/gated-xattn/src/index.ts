@@ -2,7 +2,6 @@ export { checkInterleaving, type InterleavingOptions, type InterleavingReport } 
 export {
   CrossAttention,
   GatedXAttn,
-  gatedXAttnShapes,
   initGatedXAttn,
   type CrossAttentionParams,
   type GatedXAttnConfig,
@@ -22,7 +21,6 @@ export {
 export {
   expectMediaIndex,
   MediaContext,
-  type MediaAware,
   type MediaContextOptions,
   type MediaKeysValues,
   type MediaLMContext,

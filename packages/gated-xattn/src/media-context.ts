@@ -97,11 +97,8 @@ export function expectMediaIndex(what: string, mediaIndex: ArrayLike<number>, me
   }
 }
 
-/** What the context of a language model with gated layers holds besides its own fields. */
-export interface MediaAware {
+/** Context of a language model with gated layers. */
+export type MediaLMContext<C extends LMContext = LMContext> = C & {
   /** Absent for text alone: no token sees an image. */
   readonly media?: MediaContext;
-}
-
-/** Context of a language model with gated layers. */
-export type MediaLMContext<C extends LMContext = LMContext> = C & MediaAware;
+};
