@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 
 /** `scaled-*` are NFNet's: multiplied by the constant that makes the output's variance 1 for normal input. */
@@ -119,7 +120,16 @@ export function activationGrad(dy: tf.Tensor, x: tf.Tensor, kind: Activation): t
   return activationGradOp({ dy, x }, { kind })[0]!;
 }
 
+const KIND = rule.oneOf(ACTIVATIONS);
+const KIND_OR_NONE = rule.optional(KIND);
+
+/** @throws Error unless this is an activation or undefined */
+export function expectActivation(what: string, kind: Activation | undefined): void {
+  checkValue(what, 'activation', kind, KIND_OR_NONE);
+}
+
 /** Applies an activation to every entry. */
 export function activation(x: tf.Tensor, kind: Activation): tf.Tensor {
+  checkValue('activation', 'kind', kind, KIND);
   return activationOp({ x }, { kind })[0]!;
 }

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 import { mergeHeads, splitHeads } from './heads';
 import { expectShape } from './shape';
@@ -19,6 +20,8 @@ export interface AttentionOptions {
   /** What a query that sees no key gives: exact zeros (default) or the mean of all values, as masked-fill references do. */
   readonly emptyRows?: 'zero' | 'uniform';
 }
+
+const EMPTY_ROWS = rule.oneOf(['zero', 'uniform']);
 
 interface AttentionAttrs {
   readonly numHeads: number;
@@ -127,6 +130,8 @@ function sumTo(x: tf.Tensor, shape: readonly number[]): tf.Tensor {
  */
 export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: AttentionOptions): tf.Tensor3D {
   const { numHeads, causal = false, emptyRows = 'zero', bias, keyMask } = o;
+  checkValue('attention', 'numHeads', numHeads, rule.size);
+  checkValue('attention', 'emptyRows', emptyRows, EMPTY_ROWS);
   expectShape(
     'attention: q',
     q,

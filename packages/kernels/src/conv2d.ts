@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { activation as activate, activationGrad, type Activation } from './activation';
+import { activation as activate, activationGrad, expectActivation, type Activation } from './activation';
+import { checkValue, rule } from './check-config';
 import { FrozenFilter } from './frozen-filter';
 import { fusedOp } from './fused-op';
 import { asRows, expectShape } from './shape';
@@ -13,8 +14,10 @@ export interface Conv2dParams {
   readonly bias?: tf.Tensor1D;
 }
 
-/** `same`: TensorFlow's, the odd cell after; `symmetric`: floor(k / 2) on both sides; `valid`: none. */
+/** `same`: TensorFlow's, with an odd cell at the end; `symmetric`: floor(k / 2) cells on both sides; `valid`: none. */
 export type Padding = 'same' | 'symmetric' | 'valid';
+
+const PADDING = rule.oneOf(['same', 'symmetric', 'valid']);
 
 /** How `conv2d` moves. */
 export interface Conv2dOptions {
@@ -222,6 +225,10 @@ function range(n: number): number[] {
 /** What a convolution of images of this shape is to a kernel, and the shape that it gives. */
 function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o: Conv2dOptions) {
   const { stride, groups = 1, padding, activation } = o;
+  checkValue('conv2d', 'stride', stride, rule.size);
+  checkValue('conv2d', 'groups', groups, rule.size);
+  checkValue('conv2d', 'padding', padding, PADDING);
+  expectActivation('conv2d', activation);
   expectShape('conv2d: x', x, ['batch', 'height', 'width', 'in'], 'Images are NHWC.');
   const [batch, height, width, channels] = x.shape as [number, number, number, number];
   expectShape(

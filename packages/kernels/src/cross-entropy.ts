@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkConfig, rule, type ConfigRules } from './check-config';
 import { fusedOp } from './fused-op';
 import { expectIndices } from './gather-rows';
 import { expectShape } from './shape';
@@ -12,6 +13,11 @@ export interface CrossEntropyOptions {
   /** `mean` (default) divides by the sum of the weights; `sum` does not. */
   readonly reduction?: 'mean' | 'sum';
 }
+
+const RULES: ConfigRules<Omit<CrossEntropyOptions, 'weights'>> = {
+  labelSmoothing: rule.optional(rule.number({ min: 0, max: 1 })),
+  reduction: rule.optional(rule.oneOf(['mean', 'sum'])),
+};
 
 interface CrossEntropyAttrs {
   readonly labelSmoothing: number;
@@ -82,7 +88,9 @@ function flatTargets(targets: tf.Tensor, vocab: number): tf.Tensor1D {
  * @returns       float32 scalar; `mean` is sum(weight * loss) / sum(weight), and 0 if no row counts
  */
 export function crossEntropy(logits: tf.Tensor, targets: tf.Tensor, o: CrossEntropyOptions = {}): tf.Scalar {
-  const { weights, labelSmoothing = 0, reduction = 'mean' } = o;
+  const { weights, ...rest } = o;
+  checkConfig('crossEntropy', rest, RULES);
+  const { labelSmoothing = 0, reduction = 'mean' } = rest;
   expectShape('crossEntropy: logits', logits, ['n', 'vocab'], 'Flatten the leading axes first.');
   const [n, vocab] = logits.shape as [number, number];
   expectShape('crossEntropy: targets', targets, [n], 'Give one class number per row.');

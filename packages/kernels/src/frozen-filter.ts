@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import type { FrozenPrecision } from './frozen-matrix';
 
 /** How the kernel of a frozen convolution is held. */
@@ -38,6 +39,7 @@ export class FrozenFilter {
     weight: tf.Tensor,
     readonly precision: FilterPrecision = 'float32',
   ) {
+    checkValue('FrozenFilter', 'precision', precision, rule.oneOf(['float32', 'bfloat16']));
     if (weight.rank !== 4) {
       throw new Error(
         `FrozenFilter: weight must be [out, in / groups, kernelHeight, kernelWidth], got [${weight.shape.join(', ')}]. ` +

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { widened } from './bfloat16';
+import { checkValue, rule } from './check-config';
 import { matMul } from './mat-mul';
 
 /**
@@ -63,6 +64,7 @@ export class FrozenMatrix {
     precision: FrozenPrecision = 'float32',
     release?: () => void,
   ) {
+    checkValue('FrozenMatrix', 'precision', precision, rule.oneOf(FROZEN_PRECISIONS));
     if (values.length !== shape[0] * shape[1]) {
       throw new Error(
         `FrozenMatrix: values must hold ${shape[0]} x ${shape[1]} = ${shape[0] * shape[1]} numbers, got ${values.length}. ` +

@@ -21,13 +21,11 @@ export {
   expectState,
   freezeParams,
   loadState,
-  mapTree,
   namedParams,
   retireParams,
   stateOf,
   variables,
   type LoadOptions,
-  type Module,
   type Parameter,
   type ParamTree,
   type StateTensor,
@@ -82,6 +80,5 @@ export {
   type WeightStandardisedConv2dOptions,
   type WeightStandardisedConv2dParams,
 } from './standardise-weight';
-export { sumRows } from './sum-rows';
 export { lentValues, type LentValues, type WeightSource } from './weight-source';
 export { writeRows } from './write-rows';

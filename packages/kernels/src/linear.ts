@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { activation as activate, activationGrad, type Activation } from './activation';
+import { activation as activate, activationGrad, expectActivation, type Activation } from './activation';
 import { FrozenMatrix } from './frozen-matrix';
 import { fusedOp } from './fused-op';
 import { matMul } from './mat-mul';
@@ -137,6 +137,7 @@ function apply(
   }: { readonly activation?: Activation; readonly residual?: tf.Tensor; readonly inner?: boolean },
 ): tf.Tensor {
   expectLinear('linear', x.shape, p);
+  expectActivation('linear', activation);
   const frozen = p.weight instanceof FrozenMatrix ? p.weight : undefined;
   const weight = frozen ? undefined : (p.weight as tf.Tensor2D);
   return linearOp({ x, weight, bias: p.bias, residual }, { activation, frozen, inner })[0]!;

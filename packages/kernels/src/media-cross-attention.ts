@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 import { mergeHeads, splitHeads } from './heads';
 import type { MediaSegments } from './media-segments';
@@ -112,6 +113,7 @@ export function mediaCrossAttention(
   o: MediaCrossAttentionOptions,
 ): tf.Tensor3D {
   const { batch, text, media } = segments;
+  checkValue('mediaCrossAttention', 'numHeads', o.numHeads, rule.size);
   expectShape('mediaCrossAttention: q', q, [batch, text, 'heads*headDim'], 'Make the segments for this batch.');
   const width = q.shape[2]!;
   expectShape('mediaCrossAttention: k', k, [batch, media, 'latents', width], 'Project the latents to the width of q.');

@@ -1,3 +1,5 @@
+import { checkValue, rule } from './check-config';
+
 /**
  * Groups text positions by the image they attend to, so that attention runs image by image. Made once per batch.
  *
@@ -24,6 +26,9 @@ export class MediaSegments {
     readonly text: number,
     readonly media: number,
   ) {
+    for (const [name, size] of Object.entries({ batch, text, media })) {
+      checkValue('MediaSegments', name, size, rule.integer({ min: 0 }));
+    }
     if (mediaIndex.length !== batch * text) {
       throw new Error(
         `MediaSegments: mediaIndex must hold batch x text = ${batch} x ${text} = ${batch * text} numbers, got ${mediaIndex.length}.`,

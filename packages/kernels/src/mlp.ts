@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { activation as activate, activationGrad, type Activation } from './activation';
+import { activation as activate, activationGrad, ACTIVATIONS, type Activation } from './activation';
+import { checkValue, rule } from './check-config';
 import { FrozenMatrix } from './frozen-matrix';
 import { fusedOp } from './fused-op';
 import {
@@ -76,6 +77,7 @@ function paramsOf(weight: tf.Tensor | undefined, bias: tf.Tensor | undefined, fr
 export function mlp(x: tf.Tensor, p: MLPParams, activation: Activation, residual?: tf.Tensor): tf.Tensor {
   expectLinear('mlp: up', x.shape, p.up);
   expectLinear('mlp: down', [p.up.weight.shape[0]], p.down);
+  checkValue('mlp', 'activation', activation, rule.oneOf(ACTIVATIONS));
   if (residual) {
     const want = [...x.shape.slice(0, -1), p.down.weight.shape[0]];
     expectShape('mlp: residual', residual, want, 'It must have the shape of the result.');

@@ -15,11 +15,6 @@ export type Tree<Leaf> = Leaf | undefined | readonly Tree<Leaf>[] | { readonly [
 /** A module's parameters. */
 export type ParamTree = Tree<Parameter>;
 
-/** Anything that holds parameters. */
-export interface Module {
-  readonly params: ParamTree;
-}
-
 /** The same tree with other leaves; `replace` is told the dotted name of each, after `name` if there is one. */
 export function mapTree<A, B>(
   tree: Tree<A>,

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { causalMask } from './attention';
+import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 import { mergeHeads, splitHeads } from './heads';
 import { expectShape } from './shape';
@@ -71,6 +72,7 @@ const relativeScoresGradOp = fusedOp<RelativeScoresAttrs>({
  * @returns        float32 `[b, h, t, s]`: entry (i, j) = q_i . r(distance s-t+i-j), 0 where the key is later than the query
  */
 export function relativeScores(q: tf.Tensor, r: tf.Tensor, numHeads: number): tf.Tensor4D {
+  checkValue('relativeScores', 'numHeads', numHeads, rule.size);
   expectShape('relativeScores: q', q, ['batch', 'queries', 'heads*headDim'], 'Leave the heads side by side.');
   const [, t, width] = q.shape as [number, number, number];
   expectShape(

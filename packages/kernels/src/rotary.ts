@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 import { expectShape } from './shape';
 
@@ -45,6 +46,7 @@ function turned(x: tf.Tensor, turns: tf.Tensor, attrs: RotaryAttrs): tf.Tensor {
  * @returns       float32 `[b, t, h*headDim]`
  */
 export function rotary(x: tf.Tensor, turns: tf.Tensor, headDim: number): tf.Tensor3D {
+  checkValue('rotary', 'headDim', headDim, rule.size);
   expectShape('rotary: x', x, ['batch', 'text', 'heads*headDim'], 'Leave the heads side by side in the last axis.');
   const [b, t, width] = x.shape as [number, number, number];
   const fix = 'Give cosines and sines for each token, of all texts or of each.';

@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { checkValue, rule } from './check-config';
 import { conv2d } from './conv2d';
 import { fusedOp } from './fused-op';
 import { expectShape } from './shape';
@@ -31,6 +32,9 @@ export interface WeightStandardisedConv2dParams {
   /** `[out]` */
   readonly bias?: tf.Tensor1D;
 }
+
+const STANDARDISATION = rule.oneOf(['timm', 'deepmind']);
+const EPS = rule.number({ min: 0 });
 
 type StandardiseAttrs = Required<StandardiseOptions>;
 
@@ -93,6 +97,8 @@ const standardiseGradOp = fusedOp<StandardiseAttrs>({
 export function standardiseWeight(weight: tf.Tensor, gain: tf.Tensor, o: StandardiseOptions): tf.Tensor {
   expectShape('standardiseWeight: gain', gain, [weight.shape[0]!], 'Give one gain per output channel.');
   const { standardisation, eps, gamma = 1 } = o;
+  checkValue('standardiseWeight', 'standardisation', standardisation, STANDARDISATION);
+  checkValue('standardiseWeight', 'eps', eps, EPS);
   return standardiseOp({ weight, gain }, { standardisation, eps, gamma })[0]!;
 }
 
