@@ -313,6 +313,16 @@ describeBackends('Flamingo', () => {
     expect(() => initFlamingo(config, 2, 3 as never)).toThrow(/initFlamingo: random must be a Random, got 3/);
   });
 
+  it('gives the same loss frozen, and throws by name afterwards', async () => {
+    const model = make();
+    const { latents } = model.params.resampler;
+    const before = value(model.loss(batch()));
+    const frozen = await model.freeze();
+    expect(Math.abs(value(frozen.loss(batch())) - before)).toBeLessThan(1e-5);
+    expect(() => model.loss(batch())).toThrow('Flamingo: used after freeze(). Use the object that freeze() returned.');
+    expect(latents.isDisposed).toBe(false);
+  });
+
   it('leaves no tensors behind', async () => {
     const model = make();
     const trained = Object.values(variables(model.params));
