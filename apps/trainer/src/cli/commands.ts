@@ -6,7 +6,7 @@ import { wholeNumberFrom } from './command-text';
 import type { Config, ConfigCommand } from '../config/config';
 import { BENCH_SPECS, CONFIGS } from '../configs';
 import { addExtractCommands } from './data-commands';
-import { addLookingCommands } from './data-looking';
+import { addDatasetCommands } from './dataset-commands';
 import type { RunOptions, StageName } from '../stages/recipe';
 import { Interrupted, StopSignal } from './stop-signal';
 import type { TrainingData } from '../data/training-data';
@@ -170,7 +170,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   for (const add of more) add(program);
   const data = program.command('data').description('makes, checks and shows training data');
-  addLookingCommands(data);
+  addDatasetCommands(data);
   addExtractCommands(data);
 
   return program;

@@ -1,12 +1,11 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { resolve, sep } from 'node:path';
 import {
-  closeGaps,
+  DocumentTooLarge,
   openDataset,
   ShardWriter,
-  DocumentTooLarge,
   wordCounter,
-  type Document,
+  type Dataset,
   type OpenDatasetOptions,
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
@@ -16,53 +15,48 @@ import {
   counted,
   droppedBefore,
   examine,
-  formatKinds,
-  hasText,
-  isTextAlone,
-  imagesOf,
-  type Examined,
+  formatCounts,
+  indices,
+  Tally,
+  usableDocument,
+  type DataCounts,
 } from './data-check';
 
-/** Documents between two reports of progress. */
-const REPORTED = 1000;
+/** Documents between two progress reports. */
+const REPORT_EVERY = 1000;
 
 export interface PackOptions extends OpenDatasetOptions {
-  /** Folder of the shards: a new one, or an empty one. */
+  /** Folder for the shards. Must be new or empty. */
   readonly out: string;
-  /** `tokenizer.json` that tokens are counted by; words where left out. */
+  /** `tokenizer.json` to count tokens with. Defaults to counting words. */
   readonly tokenizer?: string;
-  /** Documents of a shard, at most. */
+  /** Maximum number of documents per shard. */
   readonly maxDocuments?: number;
-  /** Documents done, of how many. */
-  readonly onProgress?: (done: number, of: number) => void;
+  readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** What `flamingo data pack` wrote. */
-export interface PackedData {
+/** Result of `flamingo data pack`. */
+export interface PackedData extends DataCounts {
   readonly path: string;
-  /** What it was read as. */
+  /** Format of the input. */
   readonly format: string;
   readonly out: string;
-  readonly documents: number;
-  /** By kind: pages, pairs, clips. */
-  readonly kinds: Readonly<Record<string, number>>;
-  /** Pages without images. */
-  readonly textAlone: number;
-  readonly images: number;
   readonly tokens: number;
+  /** Name of the tokenizer that counted `tokens`. */
   readonly tokensAre: string;
   readonly shards: number;
   readonly bytes: number;
-  /** What was left out, by reason: here, and before where the data have a manifest that says so. */
+  /** What was dropped, by reason: here, and earlier according to the manifest of the input. */
   readonly dropped: Readonly<Record<string, number>>;
 }
 
 /**
- * Writes a data set of any kind as shards, in its order. What training would leave out is left out and counted: a document
- * that is broken, an image that cannot be decoded, and with it the pair or clip that it belongs to. The manifest comes
- * last, so what a stopped run leaves behind is not taken for a finished set.
+ * Writes a dataset of any format as shards. Drops and counts what training would skip: broken documents, unreadable
+ * images, and pairs and clips with an unreadable image. Keeps the order of the documents, except that documents move next
+ * to the first one with the same image file, so that their shard stores it once. Writes the manifest last, so that an
+ * interrupted run is not mistaken for a finished dataset.
  *
- * @throws Error where `out` holds anything, or no document is left
+ * @throws Error if `out` is not empty, or if no document is left
  */
 export async function packData(path: string, options: PackOptions): Promise<PackedData> {
   const { out, tokenizer, maxDocuments, images, onProgress } = options;
@@ -70,43 +64,37 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
   const tokens = tokenizer === undefined ? wordCounter : await countedBy(tokenizer);
   const dataset = await openDataset(path, { ...(images !== undefined && { images }) });
   const writer = await ShardWriter.create(out, { tokens, ...(maxDocuments !== undefined && { maxDocuments }) });
-  const kinds: Record<string, number> = {};
-  let [written, textAlone] = [0, 0];
+  const tally = new Tally();
   const dropped: Record<string, number> = {};
   const drop = (reason: string, count = 1) => void (dropped[reason] = (dropped[reason] ?? 0) + count);
+  let done = 0;
   try {
-    for await (const examined of examine(dataset)) {
-      const { index, document, unreadable } = examined;
-      if ((index + 1) % REPORTED === 0) onProgress?.(index + 1, dataset.length);
+    for await (const examined of examine(dataset, await orderBySharedImages(dataset))) {
+      const { document, unreadable } = examined;
+      if (++done % REPORT_EVERY === 0) onProgress?.(done, dataset.length);
       if (unreadable.size > 0) drop('unreadable image', unreadable.size);
-      // Those that the data set rejects are in its own counts, with the images that it misses.
+      // The dataset's own counts cover rejected documents and missing images.
       if ('rejected' in document) continue;
-      if (document.kind === 'question') {
-        drop('question for evaluation');
-        continue;
-      }
-      const fit = withoutUnreadable(document, examined);
-      if (typeof fit === 'string') {
-        drop(fit);
+      const usable = usableDocument(document, examined);
+      if (typeof usable === 'string') {
+        drop(usable);
         continue;
       }
       try {
-        await writer.add(fit);
+        await writer.add(usable);
       } catch (error) {
         if (!(error instanceof DocumentTooLarge)) throw error;
         drop(error.reason);
         continue;
       }
-      written++;
-      kinds[fit.kind] = (kinds[fit.kind] ?? 0) + 1;
-      if (isTextAlone(fit)) textAlone++;
+      tally.add(usable);
     }
     for (const [reason, count] of Object.entries(dataset.faults.counts)) drop(reason, count);
-    if (written === 0) {
+    if (tally.counts.documents === 0) {
       const why = Object.entries(dropped).map(([reason, count]) => `${reason} ${count}`);
       throw new Error(
-        `${path}: expected at least one whole document, got ${dataset.length} and none of them whole` +
-          `${why.length > 0 ? ` (${why.join(', ')})` : ''}. Look with: flamingo data check ${path}`,
+        `${path}: expected at least one document to pack, got ${dataset.length} and none of them usable` +
+          `${why.length > 0 ? ` (${why.join(', ')})` : ''}. Run: flamingo data check ${path}`,
       );
     }
     for (const [reason, count] of Object.entries(await droppedBefore(path))) drop(reason, count);
@@ -120,10 +108,7 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
     path,
     format: dataset.format,
     out,
-    documents: manifest.documents,
-    kinds,
-    textAlone,
-    images: manifest.images,
+    ...tally.counts,
     tokens: manifest.tokens,
     tokensAre: manifest.tokensAre,
     shards: manifest.shards.length,
@@ -132,19 +117,31 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
   };
 }
 
-/** For people. */
+/** The indices of a dataset, each moved behind the first document that has the same first image file. */
+async function orderBySharedImages(dataset: Dataset): Promise<Iterable<number>> {
+  if (!dataset.firstImage) return indices(dataset.length);
+  const groups = new Map<string | number, number[]>();
+  for (let i = 0; i < dataset.length; i++) {
+    const image = (await dataset.firstImage(i)) ?? i;
+    const group = groups.get(image);
+    if (group) group.push(i);
+    else groups.set(image, [i]);
+  }
+  return Array.from(groups.values()).flat();
+}
+
+/** Formats the result for people. */
 export function formatPacked(packed: PackedData): string {
-  const { format, out, documents, kinds, textAlone, images, tokens, tokensAre, shards, bytes, dropped } = packed;
+  const { format, out, kinds, images, tokens, tokensAre, shards, bytes, dropped } = packed;
   const lines = [
-    `${out}: ${counted(documents, 'document')} (${formatKinds(kinds, textAlone)}), ${counted(images, 'image')}, ` +
-      `${counted(tokens, 'token')} (${tokensAre}), ` +
+    `${out}: ${formatCounts(packed)}, ${counted(images, 'image')}, ${counted(tokens, 'token')} (${tokensAre}), ` +
       `${counted(shards, 'shard')} of ${sizeOf(bytes)}.`,
   ];
   const reasons = reasonLines(dropped);
-  if (reasons.length > 0) lines.push('Left out:', ...reasons);
+  if (reasons.length > 0) lines.push('Dropped:', ...reasons);
   if (format === 'jsonl' && Object.keys(kinds).length > 1) {
     lines.push(
-      'One set of several kinds. To weigh them apart in a mixture, pack each .jsonl file into a folder of its own.',
+      'The dataset has several kinds of documents. To weight them in a mixture, pack each .jsonl file into its own folder.',
     );
   }
   return lines.join('\n');
@@ -153,46 +150,28 @@ export function formatPacked(packed: PackedData): string {
 const sizeOf = (bytes: number) =>
   bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
-/** Nothing is written over, and nothing of before is mixed in. */
+/** Prevents overwriting files and mixing them with those of an earlier run. */
 async function expectEmpty(out: string): Promise<void> {
   let names: string[];
   try {
     names = await readdir(out);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw new Error(`${out}: expected a folder for the shards, got ${(error as Error).message}. Give another --out.`, {
+    throw new Error(`${out}: expected a folder for the shards, got ${(error as Error).message}. Change --out.`, {
       cause: error,
     });
   }
   if (names.length === 0) return;
-  const whose = names.includes('manifest.json')
-    ? ''
-    : ' Where a packing was stopped its shards lie there without a manifest.';
+  const why = names.includes('manifest.json') ? '' : ' An interrupted run leaves shards without a manifest.';
   throw new Error(
-    `${out}: expected a new or empty folder for the shards, got one with ${names.sort().slice(0, 3).join(', ')}.${whose} ` +
-      'Remove it or give another --out.',
+    `${out}: expected a new or empty folder for the shards, got one with ${names.sort().slice(0, 3).join(', ')}.${why} ` +
+      'Remove the folder or change --out.',
   );
 }
 
-/** Named by its folder too: every tokenizer's file is called tokenizer.json. */
+/** Includes the folder in the name, because every tokenizer's file is called tokenizer.json. */
 async function countedBy(file: string): Promise<TokenCounter> {
-  const tokenizer = loadTokenizer(JSON.parse(await readFile(file, 'utf8')) as TokenizerJson);
+  const tokenizer = loadTokenizer(JSON.parse(new TextDecoder().decode(await readFile(file))) as TokenizerJson);
   const name = resolve(file).split(sep).slice(-2).join('/');
   return { name, count: (text) => tokenizer.encode(text).length };
-}
-
-/** The document with the images that training can show, or why nothing of it is left. */
-function withoutUnreadable(document: Document, { unreadable, faults }: Examined): Document | string {
-  const bad = new Set(Array.from(unreadable.keys(), ({ image }) => image));
-  const isReadable = (part: Document['parts'][number]) =>
-    'text' in part ||
-    !('frames' in part.media ? part.media.frames : 'image' in part.media ? [part.media.image] : []).some((image) =>
-      bad.has(image),
-    );
-  const parts = closeGaps(document.parts.map((part) => (isReadable(part) ? part : undefined)));
-  if (!parts.some((part) => 'text' in part && hasText(part))) return 'no text';
-  const fit = { ...document, parts };
-  const lost = unreadable.size > 0 || faults.length > 0;
-  if (imagesOf(fit).length === 0 && (lost || document.kind !== 'page')) return 'no readable image';
-  return fit;
 }

@@ -1,10 +1,18 @@
 import { openDataset, type OpenDatasetOptions } from '@flamingo-ts/data-mixtures';
 import sharp from 'sharp';
-import { droppedBefore, imagesOf } from './data-check';
-import { escapeHtml } from '../report/html-page';
+import { barCharts } from '../report/charts';
+import {
+  counted,
+  droppedBefore,
+  examine,
+  imagesOf,
+  indices,
+  Tally,
+  textsOf,
+  usableDocument,
+  type DataCounts,
+} from './data-check';
 import type { ReadableTokenizer } from './word-tokenizer';
-
-const MAX_PIXELS = 2 ** 26;
 
 /** Counts of one measure over all documents or images. */
 export interface Distribution {
@@ -14,56 +22,59 @@ export interface Distribution {
   readonly median?: number;
 }
 
-/** What `flamingo data stats` measured. */
-export interface DataStats {
+/** Result of `flamingo data stats`. Its counts are those of `flamingo data check`. */
+export interface DataStats extends DataCounts {
   readonly path: string;
-  readonly documents: number;
-  readonly images: number;
   readonly tokens: number;
   readonly distributions: readonly Distribution[];
 }
 
-/** Reads the documents of a data set, of images no more than their headers. */
+/**
+ * Measures documents and images that training can use.
+ *
+ * @param limit number of documents to read, from the first
+ */
 export async function measureData(
   path: string,
   { name, tokenizer }: ReadableTokenizer,
   { limit, ...options }: OpenDatasetOptions & { readonly limit: number },
 ): Promise<DataStats> {
   const dataset = await openDataset(path, options);
+  const tally = new Tally();
   const imageCounts: number[] = [];
   const tokens: number[] = [];
   const sides: number[] = [];
-  let unreadable = 0;
-  for (let i = 0; i < Math.min(limit, dataset.length); i++) {
-    const document = await dataset.get(i);
+  const dropped: Record<string, number> = { ...(await droppedBefore(path)) };
+  const drop = (reason: string, count = 1) => void (dropped[reason] = (dropped[reason] ?? 0) + count);
+  for await (const examined of examine(dataset, indices(Math.min(limit, dataset.length)))) {
+    const { document, unreadable } = examined;
+    if (unreadable.size > 0) drop('unreadable image', unreadable.size);
     if ('rejected' in document) continue;
-    const images = imagesOf(document);
+    const usable = usableDocument(document, examined);
+    if (typeof usable === 'string') {
+      drop(usable);
+      continue;
+    }
+    tally.add(usable);
+    const images = imagesOf(usable);
     imageCounts.push(images.length);
-    tokens.push(document.parts.reduce((n, part) => n + ('text' in part ? tokenizer.encode(part.text).length : 0), 0));
+    tokens.push(sum(textsOf(usable).map((text) => tokenizer.encode(text).length)));
     for (const { image } of images) {
-      try {
-        const { width, height } = await sharp(image, { limitInputPixels: MAX_PIXELS }).metadata();
-        sides.push(Math.min(width, height));
-      } catch {
-        unreadable++;
-      }
+      const { width, height } = await sharp(image).metadata();
+      sides.push(Math.min(width, height));
     }
   }
-  const dropped: Record<string, number> = { ...(await droppedBefore(path)) };
-  const broken = { ...dataset.faults.counts, ...(unreadable > 0 && { 'unreadable image': unreadable }) };
-  for (const [reason, count] of Object.entries(broken)) dropped[reason] = (dropped[reason] ?? 0) + count;
-  const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+  for (const [reason, count] of Object.entries(dataset.faults.counts)) drop(reason, count);
   return {
     path,
-    documents: imageCounts.length,
-    images: sum(imageCounts),
+    ...tally.counts,
     tokens: sum(tokens),
     distributions: [
       distribution('Images per document', imageCounts, [0, 1, 2, 3, 4, 5, 6, 8, 12, 20, 50]),
       distribution(`Tokens per document (${name})`, tokens, powersOfTwo(0, 14)),
       distribution('Shorter side of the images, pixels', sides, powersOfTwo(4, 13)),
       {
-        title: 'Left out, by reason',
+        title: 'Dropped, by reason',
         bars: Object.entries(dropped)
           .map(([label, count]) => ({ label, count }))
           .sort((a, b) => b.count - a.count),
@@ -72,18 +83,18 @@ export async function measureData(
   };
 }
 
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
 const powersOfTwo = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => 2 ** (from + i));
 
-/** @param edges where each bar begins; the first also takes what is below, the last what is above */
-export function distribution(title: string, values: readonly number[], edges: readonly number[]): Distribution {
+/** @param edges start of each bar. The first bar includes smaller values, the last all larger ones */
+function distribution(title: string, values: readonly number[], edges: readonly number[]): Distribution {
+  if (values.length === 0) return { title, bars: [] };
   const counts = new Array<number>(edges.length).fill(0);
-  for (const value of values)
-    counts[
-      Math.max(
-        0,
-        edges.findLastIndex((edge) => edge <= value),
-      )
-    ]!++;
+  for (const value of values) {
+    const bar = edges.findLastIndex((edge) => edge <= value);
+    counts[Math.max(0, bar)]!++;
+  }
   const last = counts.findLastIndex((count) => count > 0);
   const bars = edges.slice(0, last + 1).map((edge, i) => {
     const next = edges[i + 1];
@@ -92,46 +103,22 @@ export function distribution(title: string, values: readonly number[], edges: re
   });
   const first = bars.findIndex((bar) => bar.count > 0);
   const sorted = [...values].sort((a, b) => a - b);
-  if (sorted.length === 0) return { title, bars: [] };
   return {
     title,
     bars: bars.slice(first),
-    mean: values.reduce((a, b) => a + b, 0) / values.length,
+    mean: sum(values) / values.length,
     median: sorted[Math.floor(sorted.length / 2)]!,
   };
 }
 
-const PANEL = { width: 560, bar: 18, label: 230, top: 46, gap: 24 };
-
-/** All distributions in one image. */
-export function statsSvg(stats: DataStats): string {
-  const { width, bar, label, top, gap } = PANEL;
-  let y = 58;
-  const panels = stats.distributions.map(({ title, bars, mean, median }) => {
-    const most = Math.max(1, ...bars.map((b) => b.count));
-    const facts = mean === undefined ? '' : `mean ${+mean.toPrecision(3)}, median ${median}`;
-    const rows = bars.map(({ label: name, count }, i) => {
-      const at = top + i * bar;
-      const long = (count / most) * (width - label - 70);
-      const short = name.length > 30 ? `${name.slice(0, 29)}…` : name;
-      return (
-        `<text x="${label - 8}" y="${at + 13}" text-anchor="end">${escapeHtml(short)}</text>` +
-        `<rect x="${label}" y="${at + 3}" width="${long.toFixed(1)}" height="${bar - 5}" fill="#0b6e99"/>` +
-        `<text x="${(label + long + 6).toFixed(1)}" y="${at + 13}">${count}</text>`
-      );
-    });
-    const none = bars.length === 0 ? `<text x="12" y="${top + 13}" fill="#666">none</text>` : '';
-    const panel =
-      `<g transform="translate(0 ${y})"><text x="12" y="16" font-weight="600">${escapeHtml(title)}</text>` +
-      `<text x="12" y="33" fill="#666">${facts}</text>${rows.join('')}${none}</g>`;
-    y += top + Math.max(1, bars.length) * bar + gap;
-    return panel;
-  });
-  const head = `${stats.documents} documents, ${stats.images} images, ${stats.tokens} tokens`;
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" font-family="system-ui,sans-serif" font-size="12" fill="#222">
-<rect width="100%" height="100%" fill="#fff"/>
-<text x="12" y="24" font-size="14" font-weight="600">${escapeHtml(stats.path.split('/').slice(-2).join('/'))}</text><text x="12" y="42" fill="#666">${head}</text>
-${panels.join('\n')}
-</svg>
-`;
+/** All distributions as one SVG image. */
+export function statsSvg({ path, documents, images, tokens, distributions }: DataStats): string {
+  const title = path.split('/').slice(-2).join('/');
+  const totals = [counted(documents, 'document'), counted(images, 'image'), counted(tokens, 'token')].join(', ');
+  const charts = distributions.map(({ title, bars, mean, median }) => ({
+    title,
+    bars,
+    ...(mean !== undefined && { note: `mean ${+mean.toPrecision(3)}, median ${median}` }),
+  }));
+  return barCharts(title, totals, charts);
 }

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
-import type { TextTokenizer } from '@flamingo-ts/data-mixtures';
+import { wordCounter, type TextTokenizer } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer, withSpecialTokens, type TokenizerJson } from '@flamingo-ts/lm-core';
 import { END_OF_CHUNK, END_OF_TEXT, IMAGE, specialIds } from '../stages/lm';
 
-/** A tokenizer whose tokens a person can look at. */
+/** A tokenizer whose tokens can be shown to people. */
 export interface ReadableTokenizer {
   readonly name: string;
   readonly tokenizer: TextTokenizer;
@@ -11,11 +11,11 @@ export interface ReadableTokenizer {
   textOf(id: number): string;
 }
 
-const MARKS = ['<BOS>', '<EOS>', '<pad>', '<image>', '<EOC>'];
+const SPECIAL_TOKENS = ['<BOS>', '<EOS>', '<pad>', IMAGE, END_OF_CHUNK];
 
-/** For looking at data before there is a tokenizer: every word, with the blanks around it, is a token. */
+/** A tokenizer for data without a language model. A token is a word or punctuation mark with the whitespace around it. */
 export function wordTokenizer(): ReadableTokenizer {
-  const words = [...MARKS];
+  const words = [...SPECIAL_TOKENS];
   const ids = new Map<string, number>();
   const idOf = (word: string) => {
     let id = ids.get(word);
@@ -23,7 +23,7 @@ export function wordTokenizer(): ReadableTokenizer {
     return id;
   };
   return {
-    name: 'words and punctuation marks',
+    name: wordCounter.name,
     tokenizer: {
       encode: (text) => (text.match(/\s*(?:[\p{L}\p{M}\p{N}]+|[^\s\p{L}\p{M}\p{N}])(?:\s+$)?/gu) ?? []).map(idOf),
       special: { bos: 0, eos: 1, pad: 2, image: 3, endOfChunk: 4 },
@@ -32,9 +32,9 @@ export function wordTokenizer(): ReadableTokenizer {
   };
 }
 
-/** The tokenizer of a language model, from its tokenizer.json; marks that it lacks are added. */
+/** The tokenizer of a language model, from its `tokenizer.json`. Adds the special tokens that it lacks. */
 export function readableTokenizer(file: string): ReadableTokenizer {
-  const json = JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
+  const json = JSON.parse(new TextDecoder().decode(readFileSync(file))) as TokenizerJson;
   const tokenizer = loadTokenizer(withSpecialTokens(json, [IMAGE, END_OF_CHUNK, END_OF_TEXT]));
   return {
     name: file,
