@@ -2,12 +2,12 @@ import { open, readdir, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { constants, gunzipSync } from 'node:zlib';
 
-/** A piece of the input that is extracted as a whole: done again after a crash, it gives the same bytes. */
+/** A part of the input that is extracted as a whole. Repeated after a crash, it gives the same bytes. */
 export type Unit =
   | { readonly kind: 'files'; readonly root: string; readonly files: readonly string[] }
-  /** Bytes `start` to `end` of an archive, whole records. */
+  /** Bytes `start` to `end` of an archive: whole records. */
   | { readonly kind: 'warc'; readonly file: string; readonly start: number; readonly end: number }
-  /** Images of one server; of each, addresses of which one is enough, the best first. */
+  /** Images to fetch from one server: for each, its alternative URLs, the best first. */
   | { readonly kind: 'fetch'; readonly images: readonly (readonly string[])[] };
 
 const PAGES_PER_UNIT = 16;
@@ -15,9 +15,9 @@ const PAGE = /\.x?html?$/i;
 const WARC = /\.warc(?:\.gz)?$/i;
 
 /**
- * Units of folders and files, in an order that depends on names alone.
+ * Divides folders and files into units, in an order that depends on names alone.
  *
- * @throws Error for an input that is not there, or holds neither pages nor archives
+ * @throws Error for an input that does not exist, or contains neither pages nor archives
  */
 export async function* planUnits(
   inputs: readonly string[],
@@ -26,7 +26,7 @@ export async function* planUnits(
   for (const input of inputs) {
     const info = await stat(input).catch(() => undefined);
     if (!info)
-      throw new Error(`Input ${input}: there is no such file or folder. Give a folder of pages or a WARC file.`);
+      throw new Error(`Input ${input}: there is no such file or folder. Pass a folder of pages or a WARC file.`);
     const resolved = await realpath(input);
     const root = info.isDirectory() ? resolved : path.dirname(resolved);
     let pages: string[] = [];
@@ -41,13 +41,13 @@ export async function* planUnits(
       pages = [];
     }
     if (pages.length > 0) yield { kind: 'files', root, files: pages };
-    if (isEmpty) throw new Error(`Input ${input}: expected .html, .htm, .xhtml, .warc or .warc.gz, got none of them.`);
+    if (isEmpty) throw new Error(`Input ${input}: expected .html, .htm, .xhtml, .warc or .warc.gz files, found none.`);
   }
 }
 
 /**
- * Regular files below a folder in the order of their names, one folder in memory at a time. Links are not followed: they
- * may lead anywhere.
+ * Regular files below a folder in the order of their names, one folder in memory at a time. Symbolic links are not
+ * followed, because they may lead anywhere.
  */
 export async function* filesBelow(folder: string): AsyncGenerator<string> {
   const entries = await readdir(folder, { withFileTypes: true });
@@ -59,7 +59,7 @@ export async function* filesBelow(folder: string): AsyncGenerator<string> {
   }
 }
 
-/** Cuts an archive where records begin, so that a large one is shared among workers and a crash costs little. */
+/** Splits an archive at records, so that workers share a large one and a crash costs little. */
 async function* splitArchive(file: string, bytes: number): AsyncGenerator<Unit> {
   const handle = await open(file);
   try {
@@ -76,10 +76,10 @@ async function* splitArchive(file: string, bytes: number): AsyncGenerator<Unit> 
 }
 
 const WINDOW = 2 ** 20;
-/** Enough compressed bytes to see the first words of a record. */
+/** Enough compressed bytes to recognise a record. */
 const PEEK = 1024;
 
-/** Where the first record at or after `from` begins; undefined without one. */
+/** Position of the first record at or after `from`; undefined if there is none. */
 async function nextRecord(
   handle: { read(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesRead: number }> },
   from: number,
@@ -93,13 +93,17 @@ async function nextRecord(
       if (window[i] === 0x1f && window[i + 1] === 0x8b && window[i + 2] === 8 && opensRecord(window.subarray(i))) {
         return at + i;
       }
-      if (window[i] === 0x0d && window.subarray(i, i + 11).toString('latin1') === '\r\n\r\nWARC/1.') return at + i + 4;
+      if (window[i] === 0x0a) {
+        // Records end with two line breaks, CR LF or LF.
+        const start = window[i + 1] === 0x0d ? i + 3 : i + 2;
+        if (window[start - 1] === 0x0a && window.toString('latin1', start, start + 7) === 'WARC/1.') return at + start;
+      }
     }
   }
   return undefined;
 }
 
-/** Whether a gzip member begins here with a record in it; three bytes alone come by chance. */
+/** Whether a gzip member with a record begins here: its three magic bytes also occur by chance. */
 function opensRecord(window: Buffer): boolean {
   try {
     const start = gunzipSync(window.subarray(0, PEEK), { finishFlush: constants.Z_SYNC_FLUSH });
