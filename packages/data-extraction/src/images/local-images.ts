@@ -2,10 +2,10 @@ import { open, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { IMAGE_LIMITS } from './image-info';
 
-/** Stands for the server of a folder that names none. */
+/** The host of pages in a folder that names no server. */
 const NO_HOST = 'folder.invalid';
 
-/** Address of a page in a folder: a mirror that has a folder for each server says which (`example.org/a/b.html`). */
+/** URL of a page in a folder. In a mirror, the first folder names the server (`example.org/a/b.html`). */
 export function pageUrl(file: string): string {
   const [host, ...rest] = file.split(path.sep);
   const isHost = rest.length > 0 && /^[a-z0-9-]+(?:\.[a-z0-9-]+)+$/i.test(host!);
@@ -13,52 +13,59 @@ export function pageUrl(file: string): string {
   return `https://${isHost ? host!.toLowerCase() : NO_HOST}/${names.map(encodeURIComponent).join('/')}`;
 }
 
-/** The address as documents show it: of a folder without a server, the path within. */
+/** The URL as documents show it: the relative path if the folder names no server. */
 export function shownUrl(url: string): string {
   const start = `https://${NO_HOST}/`;
   return url.startsWith(start) ? decodeURIComponent(url.slice(start.length)) : url;
 }
 
-/** Whether an address names a server that could be asked. */
+/** Whether a URL names a server that an image could be fetched from. */
 export function isOnServer(url: string): boolean {
   return /^https?:/.test(url) && !url.startsWith(`https://${NO_HOST}/`);
 }
 
-/** Images of a folder of pages, by their addresses. Nothing outside the folder is ever read. */
+/** Reads images of a folder of pages by their addresses, and nothing outside the folder. */
 export class LocalImages {
   constructor(private readonly root: string) {}
 
-  /** @returns bytes of the first of `sources` that is there; undefined without one, and for one that is too large */
-  async read(sources: readonly string[]): Promise<Uint8Array | undefined> {
+  /** Yields the bytes of each of `sources` that is there, and not too large. */
+  async *find(sources: readonly string[]): AsyncGenerator<Uint8Array> {
     for (const source of sources) {
-      const inline = source.startsWith('data:') ? dataOf(source) : undefined;
-      if (inline) return inline;
-      for (const name of source.startsWith('data:') ? [] : this.namesOf(source)) {
+      if (source.startsWith('data:')) {
+        const inline = dataOf(source);
+        if (inline) yield inline;
+        continue;
+      }
+      for (const name of this.namesOf(source)) {
         const bytes = await this.readFile(name);
-        if (bytes) return bytes;
+        if (bytes) yield bytes;
       }
     }
-    return undefined;
   }
 
-  /** Files that may hold an address, as wget and others name them: with its query first. */
-  private namesOf(source: string): string[] {
-    const url = new URL(source);
-    let [name, query] = [url.pathname, url.search];
-    try {
-      [name, query] = [decodeURIComponent(name), decodeURIComponent(query)];
-    } catch {
-      // A lone percent sign: the name as it stands.
+  /** File names that wget and others may give to an address: with its query first, decoded or as it is. */
+  private namesOf(source: string): Set<string> {
+    const { host, pathname, search } = new URL(source);
+    const folders = host === NO_HOST ? [''] : [host, ''];
+    const names = new Set<string>();
+    for (const query of search === '' ? [''] : [search, '']) {
+      for (const folder of folders) {
+        for (const name of [
+          decoded(pathname) + decoded(query),
+          pathname + query,
+          decoded(pathname) + decoded(query).replace('?', '%3F'),
+        ]) {
+          names.add(path.join(this.root, folder, name));
+        }
+      }
     }
-    const folders = url.host === NO_HOST ? [''] : [url.host, ''];
-    const endings = query === '' ? [''] : [query, ''];
-    return folders.flatMap((folder) => endings.map((ending) => path.join(this.root, folder, name + ending)));
+    return names;
   }
 
   private async readFile(name: string): Promise<Uint8Array | undefined> {
     if (name.includes('\0')) return undefined;
     try {
-      // Links are resolved first: neither they nor `..` lead out of the folder.
+      // Resolve links first, so that neither they nor `..` lead out of the folder.
       const file = await realpath(name);
       if (!file.startsWith(this.root + path.sep)) return undefined;
       const handle = await open(file);
@@ -70,13 +77,22 @@ export class LocalImages {
         await handle.close();
       }
     } catch (error) {
-      if (isOfTheMachine(error)) throw error;
+      if (isMachineError(error)) throw error;
       return undefined;
     }
   }
 }
 
-/** Bytes of a `data:` address; undefined for one that is not base64 or too large. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A lone percent sign.
+    return text;
+  }
+}
+
+/** Bytes of a `data:` URL; undefined if it is not base64 or too large. */
 export function dataOf(source: string): Uint8Array | undefined {
   const encoded = /^data:image\/[\w.+-]+;base64,/i.exec(source.slice(0, 100))?.[0];
   if (!encoded || source.length > (IMAGE_LIMITS.bytes * 4) / 3) return undefined;
@@ -84,10 +100,10 @@ export function dataOf(source: string): Uint8Array | undefined {
 }
 
 /**
- * A full disk, a lost network folder, too many open files: nobody's page. The unit ends, and is done again. A file that is
- * gone, or may not be read, stays so.
+ * Whether an error comes from the machine (a full disk, a lost network folder, too many open files) and not from a page.
+ * The unit fails then, and is retried. A file that is missing or unreadable stays so.
  */
-export function isOfTheMachine(error: unknown): boolean {
+export function isMachineError(error: unknown): boolean {
   const { syscall, code = '' } = error as NodeJS.ErrnoException;
   return (
     syscall !== undefined &&

@@ -2,86 +2,126 @@ import type { Element } from './html';
 
 /** An image of a page, as the page names it. */
 export interface ImageRef {
-  /** Absolute addresses (or `data:`) under which the same image may be found, the best first. */
+  /** Absolute URLs (or `data:` URLs) of the image, the best first. The first one that is available and fits is used. */
   readonly sources: readonly string[];
   readonly alt: string;
   readonly caption: string;
 }
 
-/** Attributes in which scripts look for the image that they load late, the usual ones first. */
-const LAZY = ['data-src', 'data-original', 'data-lazy-src', 'data-lazy', 'data-url', 'data-image', 'data-hi-res-src'];
+/** Addresses of an image. `substitutes` are what the page shows until a script loads one of `sources`. */
+export interface ImageSources {
+  readonly sources: readonly string[];
+  readonly substitutes: readonly string[];
+}
+
+/** Attributes that lazy-loading scripts read the image from. */
+const LAZY = ['data-src', 'data-original', 'data-lazy-src', 'data-lazy', 'data-hi-res-src'];
 const LAZY_SETS = ['data-srcset', 'data-lazy-srcset', 'data-original-set'];
-/** A `data:` image of fewer characters is a spacer that a script replaces. */
+/** Any other `data-` attribute counts if its value is the address of an image and the image has no other. */
+const IMAGE_ADDRESS = /^[^\s"'<>{}]{1,2000}\.(?:jpe?g|png|webp|gif|avif)(?:[?#][^\s"'<>{}]*)?$/i;
+const PLACEHOLDER_NAME = /(?:spacer|blank|placeholder|transparent|pixel|loading|lazy|1x1)[\w.-]*$/i;
+/** A shorter `data:` image is a spacer that a script replaces. */
 const PLACEHOLDER_LENGTH = 400;
 const MAX_SOURCES = 16;
+/** `<source>` elements of a `<picture>` that are read. */
+const MAX_VARIANTS = 64;
 
 /**
- * The addresses of an `<img>`, the largest of what it and the `<picture>` around it offer first; what a script would load
- * later instead of the placeholder that stands in its place.
+ * Collects the addresses of an `<img>`: the largest that it and its `<picture>` offer first. If a script loads the image
+ * late, what the script loads comes first.
  *
  * @param variants `<source>` elements of the `<picture>` around it
- * @param base     address that relative ones start from
+ * @param base     URL that relative addresses are resolved against
  */
-export function imageSources(img: Element, variants: readonly Element[], base: string): string[] {
-  const a = img.attributes;
-  const named = (keys: readonly string[]) => keys.flatMap((key) => a[key]?.trim() || []);
-  const sets = [...variants, img].flatMap((element) =>
-    ['srcset', ...LAZY_SETS].flatMap((key) => parseSrcset(element.attributes[key] ?? '')),
+export function imageSources(img: Element, variants: readonly Element[], base: string): ImageSources {
+  const { attributes } = img;
+  const elements = [...variants.slice(0, MAX_VARIANTS), img];
+  const largestFirst = (keys: readonly string[]) =>
+    elements
+      .flatMap((element) => keys.flatMap((key) => parseSrcset(element.attributes[key] ?? '')))
+      .sort((a, b) => b.size - a.size)
+      .map(({ url }) => url);
+  const resolved = (urls: readonly string[]) => resolveAll(urls, base);
+  const lazy = resolved([...largestFirst(LAZY_SETS), ...LAZY.flatMap((key) => attributes[key] ?? [])]);
+  const shown = resolved([...largestFirst(['srcset']), attributes['src'] ?? '']);
+  const real = shown.filter((url) => !PLACEHOLDER_NAME.test(url.slice(-200)));
+  if (lazy.length > 0) return { sources: lazy, substitutes: real.filter((url) => !url.startsWith('data:')) };
+  if (real.length > 0) return { sources: shown, substitutes: [] };
+  const others = resolved(
+    Object.entries(attributes).flatMap(([key, value]) =>
+      key.startsWith('data-') && isImageAddress(value) ? value : [],
+    ),
   );
-  sets.sort((x, y) => y.size - x.size);
-  const lazy = named(LAZY);
-  const isLazy = lazy.length > 0 || LAZY_SETS.some((key) => a[key] !== undefined);
-  // Beside an image that is loaded late, `src` is a spacer, often the same one for all.
-  const all = [...sets.map(({ url }) => url), ...lazy, ...(isLazy ? [] : named(['src']))];
-  const sources = new Set<string>();
-  for (const url of all) {
-    const absolute = resolveSource(url, base);
-    if (absolute && sources.size < MAX_SOURCES) sources.add(absolute);
-  }
-  return [...sources];
+  return { sources: others.length > 0 ? others : shown, substitutes: [] };
 }
 
-/** `undefined` for what is no image to be had: spacers, scripts, other schemes. */
-function resolveSource(source: string, base: string): string | undefined {
-  if (/^data:/i.test(source)) {
-    return /^data:image\//i.test(source) && source.length >= PLACEHOLDER_LENGTH ? source : undefined;
+function isImageAddress(value: string): boolean {
+  return value.length <= 2500 && IMAGE_ADDRESS.test(value.trim());
+}
+
+/** Without repetitions and spacers. A `data:` URL is the image only if there is no other: else it is a preview. */
+function resolveAll(addresses: readonly string[], base: string): string[] {
+  const urls = new Set<string>();
+  const inline = new Set<string>();
+  for (const address of addresses) {
+    const url = resolveSource(address.trim(), base);
+    if (url) (url.startsWith('data:') ? inline : urls).add(url);
+    if (urls.size === MAX_SOURCES) break;
   }
-  try {
-    const url = new URL(source, base);
-    url.hash = '';
-    return /^(https?|file):$/.test(url.protocol) ? url.href : undefined;
-  } catch {
-    return undefined;
+  return [...(urls.size > 0 ? urls : inline)].slice(0, MAX_SOURCES);
+}
+
+/** Returns undefined for what cannot be an image: spacers, scripts, other schemes. */
+function resolveSource(address: string, base: string): string | undefined {
+  if (address === '') return undefined;
+  if (/^data:/i.test(address)) {
+    return /^data:image\//i.test(address) && address.length >= PLACEHOLDER_LENGTH
+      ? `data${address.slice(4)}`
+      : undefined;
   }
+  if (!URL.canParse(address, base)) return undefined;
+  const url = new URL(address, base);
+  url.hash = '';
+  return /^(https?|file):$/.test(url.protocol) ? url.href : undefined;
 }
 
 /**
- * Candidates of a `srcset`. Addresses may hold commas, so a candidate ends at white space, or at a comma that ends the
- * address.
+ * Parses the candidates of a `srcset`. Addresses may contain commas, so a candidate ends at white space, or at a comma
+ * that ends the address.
  */
 export function parseSrcset(text: string): { url: string; size: number }[] {
   const found: { url: string; size: number }[] = [];
   const pattern = /[\s,]*([^\s,]\S*)(?:\s+([\d.]+)([wx]))?[^,]*/gy;
   for (let match = pattern.exec(text); match && found.length < MAX_SOURCES; match = pattern.exec(text)) {
     const [, first, number, unit] = match;
-    const url = first!.replace(/,+$/, '');
-    // Densities count as so many pixels of the usual column, so that both kinds can be compared.
+    const url = withoutCommas(first!);
+    // A density is converted to pixels of a usual column, so that both kinds can be compared.
     const size = number ? Number(number) * (unit === 'x' ? 640 : 1) : 640;
     found.push({ url, size: Number.isFinite(size) ? size : 0 });
-    // A comma at the end of an address, and no descriptor: the next candidate begins there.
+    // A comma at the end of an address without a descriptor: the next candidate begins there.
     if (first !== url && !number) pattern.lastIndex = match.index + match[0].indexOf(first!) + first!.length;
   }
   return found;
 }
 
-/** Width and height that the page asks for in pixels; undefined where it does not say. */
+function withoutCommas(address: string): string {
+  let end = address.length;
+  while (address[end - 1] === ',') end--;
+  return address.slice(0, end);
+}
+
+const PLAIN_PIXELS = /^(\d+(?:\.\d+)?)(?:px)?$/;
+const STYLES = {
+  width: /(?:^|[;\s])width\s*:\s*(\d+(?:\.\d+)?)px/i,
+  height: /(?:^|[;\s])height\s*:\s*(\d+(?:\.\d+)?)px/i,
+} as const;
+
+/** Width and height in pixels that the page declares for an image; undefined where it declares none. */
 export function declaredSize({ attributes }: Element): { width?: number; height?: number } {
+  const style = (attributes['style'] ?? '').slice(0, 1000);
   const pixels = (key: 'width' | 'height') => {
-    const plain = /^\s*(\d+(?:\.\d+)?)\s*(?:px)?\s*$/.exec(attributes[key] ?? '')?.[1];
-    const styled = new RegExp(`(?:^|[;\\s])${key}\\s*:\\s*(\\d+(?:\\.\\d+)?)px`, 'i').exec(
-      (attributes['style'] ?? '').slice(0, 1000),
-    )?.[1];
-    const text = styled ?? plain;
+    const text =
+      STYLES[key].exec(style)?.[1] ?? PLAIN_PIXELS.exec((attributes[key] ?? '').slice(0, 100).replace(/\s+/g, ''))?.[1];
     return text === undefined ? undefined : Number(text);
   };
   return { width: pixels('width'), height: pixels('height') };
