@@ -1,16 +1,22 @@
 import type { Element } from './html';
+import { inlineText } from './inline';
 
-/** What an element holds, itself and all below. Lengths in characters without white space. */
+/** What an element and its descendants contain. Lengths are in characters without white space. */
 export interface Measure {
   text: number;
   linkText: number;
   links: number;
   images: number;
-  /** Longest text outside links that stands in one block. */
+  /** Longest text outside links within one block. */
   longestPlain: number;
   buttons: number;
   /** Whether the word cookie occurs. */
   cookies: boolean;
+  /** Whether it contains headings, lists, tables or preformatted text. */
+  blocks: boolean;
+  /** Whether it contains what a cell of a data table does not: blocks, images or several paragraphs. */
+  layout: boolean;
+  paragraphs: number;
 }
 
 const UNREAD = new Set(
@@ -18,12 +24,12 @@ const UNREAD = new Set(
    optgroup input textarea datalist progress meter rp rt applet`.split(/\s+/),
 );
 
-/** Whether an element never holds readable text of the page: a script, a mark beside a heading that links to it (¶). */
+/** Whether an element never contains readable text of the page: a script, or the sign that links to a heading (¶). */
 export function isUnread({ name, attributes, children }: Element): boolean {
   if (name !== 'a') return UNREAD.has(name);
   const [text] = children;
-  const isMark = children.length === 1 && typeof text === 'string' && PERMALINK.test(text);
-  return isMark && attributes['href']?.includes('#') === true;
+  const isSign = children.length === 1 && typeof text === 'string' && text.length < 50 && PERMALINK.test(text);
+  return isSign && attributes['href']?.includes('#') === true;
 }
 
 const PERMALINK = /^\s*[¶#§∞⚓🔗][\u{fe0e}\u{fe0f}]?\s*$/u;
@@ -35,7 +41,7 @@ export const BLOCKS = new Set(
    thead tr ul caption`.split(/\s+/),
 );
 
-/** Characters of a text that are no white space. */
+/** Counts the characters of a text that are not white space. */
 export function lengthWithoutSpaces(text: string): number {
   let length = text.length;
   for (let i = 0; i < text.length; i++) {
@@ -46,12 +52,23 @@ export function lengthWithoutSpaces(text: string): number {
   return length;
 }
 
-/** Measures every element once, from the leaves up. */
+/** Measures every element once, bottom up. */
 export function measure(root: Element): Map<Element, Measure> {
   const measures = new Map<Element, Measure>();
-  // `plain` gives the text outside links of the block around: inline elements add to it, blocks start their own.
+  // `plain` is the text outside links of the enclosing block: inline elements add to it, blocks start their own.
   const visit = (element: Element, inLink: boolean): { own: Measure; plain: number } => {
-    const own: Measure = { text: 0, linkText: 0, links: 0, images: 0, longestPlain: 0, buttons: 0, cookies: false };
+    const own: Measure = {
+      text: 0,
+      linkText: 0,
+      links: 0,
+      images: 0,
+      longestPlain: 0,
+      buttons: 0,
+      cookies: false,
+      blocks: false,
+      layout: false,
+      paragraphs: 0,
+    };
     let plain = 0;
     for (const child of element.children) {
       if (typeof child === 'string') {
@@ -62,8 +79,11 @@ export function measure(root: Element): Map<Element, Measure> {
         if (/cookie/i.test(child)) own.cookies = true;
         continue;
       }
-      if (child.name === 'button') own.buttons++;
+      if (child.name === 'button' || child.name === 'input') own.buttons++;
       if (child.name === 'img') own.images++;
+      if (child.name === 'p' && ++own.paragraphs > 1) own.layout = true;
+      if (INNER_BLOCKS.has(child.name)) own.blocks = own.layout = true;
+      if (/^(?:img|picture|figure)$/.test(child.name)) own.layout = true;
       if (isUnread(child) || child.name === 'noscript') continue;
       const isLink = child.name === 'a' && child.attributes['href'] !== undefined;
       const { own: below, plain: belowPlain } = visit(child, inLink || isLink);
@@ -73,6 +93,9 @@ export function measure(root: Element): Map<Element, Measure> {
       own.images += below.images;
       own.buttons += below.buttons;
       own.cookies ||= below.cookies;
+      own.blocks ||= below.blocks;
+      own.paragraphs += below.paragraphs;
+      own.layout ||= below.layout || own.paragraphs > 1;
       own.longestPlain = Math.max(own.longestPlain, below.longestPlain);
       if (!BLOCKS.has(child.name)) plain += belowPlain;
     }
@@ -83,6 +106,8 @@ export function measure(root: Element): Map<Element, Measure> {
   visit(root, false);
   return measures;
 }
+
+const INNER_BLOCKS = new Set(['table', 'pre', 'ul', 'ol', 'dl', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6']);
 
 const ELEMENT_REASONS: Readonly<Record<string, string>> = {
   nav: 'navigation',
@@ -105,7 +130,7 @@ const ROLE_REASONS: Readonly<Record<string, string>> = {
   alertdialog: 'dialog',
 };
 
-/** Words of class names and ids, as designers and the usual systems use them. */
+/** Words of class names and ids, as designers and common systems use them. */
 const NAME_REASONS = new Map(
   Object.entries({
     navigation: `nav navbar navbox navigation navheader navfooter navmenu menubar menu submenu breadcrumb breadcrumbs
@@ -122,34 +147,88 @@ const NAME_REASONS = new Map(
   }).flatMap(([reason, names]) => names.split(/\s+/).map((name) => [name, reason] as const)),
 );
 
-/** An element that holds more of the page's text than this is the page, whatever it is called. */
+/** An element with a larger share of the page's text than this is the page, whatever its name. */
 const TOO_MUCH_TO_DROP = 0.4;
-const NEVER_DROPPED = new Set(['#root', 'html', 'body', 'main', 'article', 'h1', 'img', 'picture', 'br']);
+const NEVER_DROPPED = new Set(['#root', 'html', 'body', 'main', 'article', 'h1', 'img', 'picture', 'br', 'math']);
+/** Elements whose id says what they are for. Ids of others are targets of links, made from the words that stand there. */
+const NAMED_BY_ID = new Set(`div section table ul ol header p center fieldset form aside iframe`.split(' '));
+/** Reasons that hold only for what can be clicked, with little text around it. */
+const CLICKABLE = new Set(['navigation', 'sharing', 'related pages']);
+const PROSE = 80;
+/** Asides that documentation systems use for notes within the text. */
+const NOTES = /\b(?:admonition|footnotes?|note|tip|hint|important|caution|warning|topic|callout|example)\b/i;
+
+/** Where an element is. */
+export interface Place {
+  /** Within `<main>` or `<article>`, where a header is the article's own. */
+  readonly inContent: boolean;
+  readonly inHeading: boolean;
+}
 
 /**
- * Why an element is no part of what a reader came for; undefined where it is.
+ * Returns why an element is not content; undefined if it is.
  *
- * @param inContent whether it stands within `<main>` or `<article>`, where a header is the article's own
+ * Names are weak evidence. An id counts only on an element that is not named after its own heading, and a name that
+ * promises links counts only where there are links, or next to nothing.
  */
 export function boilerplateReason(
   element: Element,
   size: Measure,
   pageText: number,
-  inContent: boolean,
+  { inContent, inHeading }: Place,
 ): string | undefined {
   const { name, attributes } = element;
   if (NEVER_DROPPED.has(name)) return undefined;
   if (size.text <= TOO_MUCH_TO_DROP * pageText) {
     if (isHidden(attributes)) return 'hidden';
-    const byElement = ELEMENT_REASONS[name] ?? (name === 'header' && !inContent ? 'header' : undefined);
+    const isNote = name === 'aside' && NOTES.test((attributes['class'] ?? '').slice(0, 500));
+    const byElement = isNote ? undefined : ELEMENT_REASONS[name];
     const byRole = ROLE_REASONS[attributes['role']?.toLowerCase() ?? ''];
-    const reason = byElement ?? byRole ?? reasonOfNames(attributes['class']) ?? reasonOfNames(attributes['id']);
+    const reason = byElement ?? (name === 'header' && !inContent ? 'header' : byRole);
     if (reason) return reason;
-    if (size.cookies && size.text < 1200 && size.buttons + size.links > 0 && isConsent(element)) return 'cookie banner';
+    const byClass = /^h\d$/.test(name) ? undefined : reasonOfNames(attributes['class']);
+    const byId = NAMED_BY_ID.has(name) && !inHeading ? reasonOfNames(attributes['id']) : undefined;
+    const named = byClass ?? (byId && !isNamedByHeading(element, size) ? byId : undefined);
+    if (named && (!CLICKABLE.has(named) || isClickable(name, size))) return named;
+    if (!inContent && size.cookies && size.text < 1200 && size.buttons + size.links > 0 && isConsent(element)) {
+      return 'cookie banner';
+    }
   }
-  // Many links with nothing but scraps between them: menus without a name, tag clouds, lists of other pages.
-  if (BLOCKS.has(name) && size.links >= 3 && size.linkText > 0.5 * size.text && size.longestPlain < 80) {
+  // Many links with little text between them: unnamed menus, tag clouds, lists of other pages.
+  if (BLOCKS.has(name) && size.links >= 3 && size.linkText > 0.5 * size.text && size.longestPlain < PROSE) {
     return 'link farm';
+  }
+  return undefined;
+}
+
+function isClickable(name: string, { text, linkText, links, buttons, longestPlain }: Measure): boolean {
+  if (links + buttons === 0) return name !== 'p' && text < 25;
+  return longestPlain < PROSE || linkText > 0.5 * text;
+}
+
+/** Whether an id was made from the heading of its element: `related-work` of "3.1 Related work". */
+function isNamedByHeading({ attributes, children }: Element, size: Measure): boolean {
+  const heading = firstHeading(children, 3);
+  if (!heading || size.linkText > 0.5 * size.text) return false;
+  const words = (text: string) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '');
+  const title = words(plainText(heading).slice(0, 300));
+  const id = words((attributes['id'] ?? '').slice(0, 300));
+  const plainTitle = title.replace(/^\d+/, '');
+  if (id === title || id === plainTitle) return true;
+  // Prefixes (`section-`, `user-content-`), numbers at the end, and labels that authors chose from the title.
+  return (title.includes(id) || id.includes(plainTitle)) && size.longestPlain >= PROSE;
+}
+
+/** The heading that an element begins with, at most so many levels down. */
+function firstHeading(children: Element['children'], levels: number): Element | undefined {
+  for (const child of children.slice(0, 10)) {
+    if (typeof child === 'string') {
+      if (child.trim() !== '') return undefined;
+      continue;
+    }
+    if (/^h[1-6]$/.test(child.name)) return child;
+    const below = levels > 0 ? firstHeading(child.children, levels - 1) : undefined;
+    if (below) return below;
   }
   return undefined;
 }
@@ -162,7 +241,7 @@ function isHidden(attributes: Readonly<Record<string, string>>): boolean {
   );
 }
 
-/** What names were found to say: those of a site come again on each of its pages. */
+/** Cached results: a site uses the same names on each of its pages. */
 const namesKnown = new Map<string, string | undefined>();
 const MAX_NAMES_KNOWN = 10_000;
 
@@ -173,7 +252,7 @@ function reasonOfNames(names = ''): string | undefined {
     .replace(/(?:sr|screen)-(?:only|reader)|visually-hidden|skip-link|cookie-law/gi, (found) => found.replace('-', ''))
     .replace(/([a-z])([A-Z])/g, '$1-$2')
     .toLowerCase()
-    // Numbers end a word, as in nav2 and ad-300x250; letters among digits are none: generated names are full of them.
+    // Numbers end a word (nav2, ad-300x250). Letters between digits are not words: generated names are full of them.
     .split(/(?:\d[\dx]*)?(?:[^a-z\d]+|$)/);
   const reason = words.map((word) => NAME_REASONS.get(word)).find((found) => found);
   if (namesKnown.size >= MAX_NAMES_KNOWN) namesKnown.clear();
@@ -187,12 +266,17 @@ function isConsent(element: Element): boolean {
   );
 }
 
-/** All text below an element in one line, without what is never read. */
+/** Returns the text of an element in one line, without what is never read. */
 export function plainText(element: Element): string {
   const pieces: string[] = [];
   const visit = (e: Element) => {
     for (const child of e.children) {
-      if (typeof child === 'string') pieces.push(child);
+      if (typeof child === 'string') {
+        pieces.push(child);
+        continue;
+      }
+      const inline = inlineText(child, pieces[pieces.length - 1] ?? '', plainText);
+      if (inline !== undefined) pieces.push(inline);
       else if (!isUnread(child) && child.name !== 'noscript') {
         const block = BLOCKS.has(child.name) || child.name === 'br';
         if (block) pieces.push(' ');
@@ -205,10 +289,21 @@ export function plainText(element: Element): string {
   return pieces.join('').replace(/\s+/g, ' ').trim();
 }
 
-/** A whole block of nothing but this is furniture of the page. */
+/** A block of text that consists of nothing else is not content. */
 const FURNITURE =
-  /^(?:(?:©|\(c\)|copyright\b).{0,160}|all rights reserved\.?|(?:read|learn|show|see|view|load) more\.{0,3}|skip to (?:main )?content|advertisement|share(?: this)?(?: (?:page|article|post|on .{1,20}))?|back to top|click here(?: to .{1,40})?|print this page|(?:leave|add|post) a (?:comment|reply)|sign (?:in|up)|log ?in|subscribe|table of contents|contents|(?:prev(?:ious)?|next|home|up)(?: (?:page|post|article))?|\d+ comments?|[«»‹›<>←→↑|•·\s]+)$/i;
+  /^(?:(?:copyright\s*)?©.{0,160}|\(c\)\s*(?:copyright|(?:19|20)\d\d).{0,160}|copyright\s*(?:\(c\)|(?:19|20)\d\d).{0,160}|all rights reserved\.?|(?:read|learn|show|see|view|load) more\.{0,3}|skip to (?:main )?content|advertisement|share this(?: (?:page|article|post|on .{1,20}))?|back to top|click here(?: to .{1,40})?|print this page|(?:leave|add|post) a (?:comment|reply)|table of contents|\d+ comments?)$/i;
+/** These words are content as well: of headings, keys and menus. They are dropped if they are links. */
+const LINKED_FURNITURE =
+  /^(?:share(?: (?:page|article|post|on .{1,20}))?|sign (?:in|up)|log ?in|subscribe|contents|(?:prev(?:ious)?|next|home|up)(?: (?:page|post|article))?)$/i;
+const SYMBOLS = /^[«»‹›<>←→↑|•·\s]+$/;
+const LIST_TITLE = /^(?:(?:table of )?contents|on this page|navigation)$/i;
 
-export function isFurniture(text: string): boolean {
-  return text.length < 200 && FURNITURE.test(text);
+/** Whether a block of text says nothing about the subject of the page. */
+export function isFurniture(text: string, isLinked: boolean): boolean {
+  return text.length < 200 && (FURNITURE.test(text) || SYMBOLS.test(text) || (isLinked && LINKED_FURNITURE.test(text)));
+}
+
+/** Whether a heading announces nothing but a list of links. */
+export function isListTitle(text: string): boolean {
+  return text.length < 50 && LIST_TITLE.test(text);
 }

@@ -5,8 +5,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { extracted, goldenPages, readExpected, readPage } from '../../test/golden-pages';
 import { extractPage, tidyParts, type ExtractedPage } from './extract';
-import { decodeHtml, PAGE_LIMITS } from './html';
-import { parseSrcset } from './images';
+import { PAGE_LIMITS } from './html';
 
 const url = 'https://example.org/';
 const textOf = (page: ExtractedPage) => page.parts.map((part) => ('text' in part ? part.text : '<image>')).join('');
@@ -68,32 +67,6 @@ describe('extractPage', () => {
     extractPage(`<img srcset="${' ,'.repeat(1_000_000)}">`, { url });
     extractPage(`<p ${'a '.repeat(1_000_000)}>`, { url });
   });
-});
-
-describe('decodeHtml', () => {
-  const bytes = (text: string, encoding: BufferEncoding = 'latin1') => Buffer.from(text, encoding);
-
-  it.each([
-    ['utf-8 by itself', bytes('Größe', 'utf8'), '', 'Größe'],
-    ['not utf-8: Windows-1252', bytes('Gr\xf6\xdfe \x80'), '', 'Größe €'],
-    ['named by the header', bytes('\xc4\xc5'), 'text/html; charset=koi8-r', 'де'],
-    ['named by the page', bytes('<meta charset="koi8-r">\xc4\xc5'), '', '<meta charset="koi8-r">де'],
-    ['an encoding that does not exist', bytes('Größe', 'utf8'), 'text/html; charset=x-none', 'Größe'],
-    ['a byte order mark', Buffer.concat([Buffer.from([0xff, 0xfe]), bytes('hej', 'utf16le')]), '', 'hej'],
-    ['UTF-16 that cannot be', bytes('<meta charset="utf-16">plain'), '', '<meta charset="utf-16">plain'],
-  ])('%s', (_, page, type, text) => expect(decodeHtml(page, type)).toBe(text));
-});
-
-it('parseSrcset knows widths, densities, commas in addresses and none at all', () => {
-  expect(parseSrcset('a,b.png 2x, c.png')).toEqual([
-    { url: 'a,b.png', size: 1280 },
-    { url: 'c.png', size: 640 },
-  ]);
-  expect(parseSrcset(' , x.png, y.png 300w,')).toEqual([
-    { url: 'x.png', size: 640 },
-    { url: 'y.png', size: 300 },
-  ]);
-  expect(parseSrcset('')).toEqual([]);
 });
 
 describe('mutated pages', () => {

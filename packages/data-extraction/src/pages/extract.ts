@@ -2,72 +2,82 @@ import {
   BLOCKS,
   boilerplateReason,
   isFurniture,
+  isListTitle,
   isUnread,
   lengthWithoutSpaces,
   measure,
   plainText,
   type Measure,
 } from './boilerplate';
-import { decodeHtml, PageError, parseHtml, type Element } from './html';
+import { decodePage } from './encoding';
+import { PAGE_LIMITS, PageError, parseHtml, type Element } from './html';
+import { inlineText } from './inline';
 import { optedOut } from './opt-out';
 import { declaredSize, imageSources, type ImageRef } from './images';
 import { cleanText, collapse, comparable, wordsOf } from './text';
 
 export type PagePart = { readonly text: string } | { readonly image: ImageRef };
 
-/** What a reader came for, in the order of the page. */
+/** The content of a page, in the order of its markup. */
 export interface ExtractedPage {
   readonly title: string;
-  /** As the page declares it: `en`, `pt-BR`; empty where it does not. */
+  /** As the page declares it, such as `en` or `pt-BR`. Empty if it declares none. */
   readonly language: string;
   readonly parts: readonly PagePart[];
-  /** What was left out, by reason: `block: navigation`, `image: icon`. */
+  /** Number of dropped blocks and images by reason, such as `block: navigation` or `image: icon`. */
   readonly dropped: Readonly<Record<string, number>>;
 }
 
 export interface ExtractOptions {
-  /** Address of the page, which relative addresses start from. */
+  /** URL of the page. Relative URLs are resolved against it. */
   readonly url: string;
-  /** `Content-Type` header that came with it. */
+  /** `Content-Type` header of the page. */
   readonly contentType?: string;
-  /** An image that the page shows smaller than this on either side is an icon. Default 64, the paper's smallest. */
+  /** An image that the page displays smaller than this on either side is an icon. Defaults to 64, the paper's minimum. */
   readonly minSide?: number;
 }
 
-type Piece = string | ImageRef;
+/** The alternative text of an image that is not kept, for the sentence that it was part of. */
+interface StandIn {
+  readonly standIn: string;
+}
+
+type Piece = string | ImageRef | StandIn;
 
 interface Block {
   readonly kind: 'text' | 'heading' | 'row' | 'pre';
-  /** 1 to 6 of a heading. */
+  /** Level of a heading, 1 to 6. */
   readonly level: number;
   /** Bullet and indentation. */
   readonly prefix: string;
-  /** Follows its predecessor without an empty line. */
+  /** Whether no empty line precedes it. */
   readonly tight: boolean;
   readonly pieces: Piece[];
   /** Characters in links. */
   linked: number;
 }
 
-/** Where the walk stands. */
+/** The position in the tree. */
 interface Context {
   readonly inLink: boolean;
   readonly inPre: boolean;
   readonly inContent: boolean;
-  /** Lists around, from the outside in; `next` is the number of the next item, undefined for bullets. */
+  readonly inHeading: boolean;
+  /** Enclosing lists, from the outside in. `next` is the number of the next item, undefined for bullets. */
   readonly lists: readonly { next: number | undefined }[];
 }
 
 /**
- * Extracts text and images of a page in the order of its markup. Navigation, footers, banners and lists of links go;
- * so does what the page says or shows twice. Captions and alternative texts stay with their images.
+ * Extracts text and images of a page in the order of its markup. Drops navigation, footers, banners, lists of links, and
+ * what the page contains twice. Captions and alternative texts stay with their images.
  *
- * @param page bytes as they came, or text
- * @throws PageError for a page that is too large or nested too deeply, and for one that does not want to be used
+ * @param page the bytes of the page, or its text
+ * @throws PageError for a page that exceeds `PAGE_LIMITS` or opts out of machine learning
  */
 export function extractPage(page: Uint8Array | string, options: ExtractOptions): ExtractedPage {
-  const root = parseHtml(typeof page === 'string' ? page : decodeHtml(page, options.contentType));
-  return new Extraction(root, options).run();
+  if (page.length > PAGE_LIMITS.bytes) throw new PageError('too large');
+  const html = typeof page === 'string' ? page : decodePage(page, options.contentType);
+  return new Extraction(parseHtml(html), options).run();
 }
 
 class Extraction {
@@ -80,7 +90,9 @@ class Extraction {
   private language = '';
   private title = '';
   private block: Block | undefined;
-  private imagesSeen = new Set<string>();
+  private readonly imagesSeen = new Set<string>();
+  /** How many images show an address until a script loads them: one that several show is a placeholder. */
+  private readonly substitutes = new Map<string, number>();
 
   constructor(
     private readonly root: Element,
@@ -94,12 +106,20 @@ class Extraction {
 
   run(): ExtractedPage {
     this.readHead();
-    this.children(this.root, { inLink: false, inPre: false, inContent: false, lists: [] });
+    this.children(this.root, { inLink: false, inPre: false, inContent: false, inHeading: false, lists: [] });
     this.endBlock();
-    return { title: this.title, language: this.language, parts: joinBlocks(this.keptBlocks()), dropped: this.dropped };
+    const parts = joinBlocks(this.keptBlocks()).map((part) =>
+      'text' in part ? part : { image: this.withoutPlaceholders(part.image) },
+    );
+    return { title: this.title, language: this.language, parts, dropped: this.dropped };
   }
 
-  /** Title, language and base address, wherever broken markup has put them. */
+  private withoutPlaceholders(image: ImageRef): ImageRef {
+    const sources = image.sources.filter((url) => (this.substitutes.get(url) ?? 0) < 2);
+    return sources.length === image.sources.length || sources.length === 0 ? image : { ...image, sources };
+  }
+
+  /** Reads title, language and base URL, wherever broken markup has put them. */
   private readHead(): void {
     const visit = (element: Element, depth: number) => {
       const { name, attributes } = element;
@@ -110,7 +130,7 @@ class Extraction {
         try {
           this.base = new URL(attributes['href'], this.base).href;
         } catch {
-          // An address that is none changes nothing.
+          // Ignore an invalid URL.
         }
       }
       if (depth < 4) for (const child of element.children) if (typeof child !== 'string') visit(child, depth + 1);
@@ -131,15 +151,19 @@ class Extraction {
 
   private element(element: Element, context: Context): void {
     const { name } = element;
+    const before = this.block?.pieces.at(-1);
+    const inline = inlineText(element, typeof before === 'string' ? before : '', plainText);
+    if (inline !== undefined) return this.text(inline, context);
     if (isUnread(element)) return;
     const size = this.measures.get(element);
     if (size) {
-      const reason = boilerplateReason(element, size, this.pageText, context.inContent);
+      const reason = boilerplateReason(element, size, this.pageText, context);
       if (reason) {
         if (size.text + size.images > 0) this.drop(`block: ${reason}`);
-        // Words on both sides of what was taken out do not grow together.
-        if (BLOCKS.has(name)) this.endBlock();
-        else this.text(' ', context);
+        // Keep the words on both sides apart.
+        if (!BLOCKS.has(name)) return this.text(' ', context);
+        this.endBlock();
+        if (reason === 'navigation' || reason === 'link farm') this.dropListTitle();
         return;
       }
     }
@@ -147,7 +171,7 @@ class Extraction {
     switch (name) {
       case 'br':
         return this.lineBreak();
-      // What stands for people without scripts is the image that a script would load; its words ask for scripts.
+      // For readers without scripts there is the image that a script would load. The text asks for scripts.
       case 'noscript':
       case 'img':
       case 'picture':
@@ -157,10 +181,6 @@ class Extraction {
           ...context,
           inLink: context.inLink || element.attributes['href'] !== undefined,
         });
-      case 'sup':
-        // The numbers of footnotes.
-        if (/\breference\b|\bfootnote/.test(element.attributes['class'] ?? '')) return;
-        return this.children(element, context);
       case 'pre':
         this.startBlock({ kind: 'pre' }, context);
         this.children(element, { ...context, inPre: true });
@@ -177,7 +197,7 @@ class Extraction {
     const heading = HEADINGS.get(name);
     if (heading) {
       this.startBlock({ kind: 'heading', level: heading }, context);
-      this.children(element, context);
+      this.children(headingText(element), { ...context, inHeading: true });
       return this.endBlock();
     }
     if (isCaption(element) && this.caption(element)) return;
@@ -186,6 +206,14 @@ class Extraction {
     this.startBlock({ tight: name === 'dd' }, context);
     this.children(element, { ...context, inContent });
     this.endBlock();
+  }
+
+  /** Drops the heading "Contents" of a list of links that was dropped. */
+  private dropListTitle(): void {
+    const last = this.blocks.at(-1);
+    if (last?.kind !== 'heading' || !isListTitle(textOf(last).trim())) return;
+    this.blocks.pop();
+    this.drop('block: furniture');
   }
 
   private list(element: Element, context: Context): void {
@@ -202,17 +230,17 @@ class Extraction {
     const bullet = list.next === undefined ? '- ' : `${list.next++}. `;
     this.endBlock();
     const indent = '  '.repeat(Math.min(lists.length, 8) - 1);
-    // Items follow one another closely; so does a list within an item.
+    // No empty line between items, nor before a list within an item.
     const tight = this.blocks[this.blocks.length - 1]?.prefix !== '' || lists.length > 1;
     this.block = newBlock({ prefix: indent + bullet, tight });
     this.children(element, { ...context, lists });
     this.endBlock();
   }
 
-  /** A table of data gives a line for each row; one that only lays out the page gives what is in its cells. */
+  /** A data table becomes one line per row. The cells of a layout table are extracted like any other element. */
   private table(element: Element, context: Context): void {
     this.endBlock();
-    const rows = dataRows(element);
+    const rows = dataRows(element, this.measures);
     if (!rows) {
       this.children(element, context);
       return this.endBlock();
@@ -233,7 +261,7 @@ class Extraction {
     }
   }
 
-  /** Images of a figure, each with the text that follows it; what precedes all of them belongs to the first. */
+  /** Adds the images of a figure, each with the text that follows it. Text before all images belongs to the first. */
   private figure(element: Element, context: Context): void {
     this.endBlock();
     const found: { image: ImageRef; words: string[] }[] = [];
@@ -243,11 +271,15 @@ class Extraction {
         if (typeof child === 'string') (found[found.length - 1]?.words ?? before).push(child);
         else if (child.name === 'img' || child.name === 'picture' || child.name === 'noscript') {
           for (const image of this.imagesIn(child)) {
+            if ('standIn' in image) continue;
             found.push({ image, words: before });
             before = [];
           }
-        } else if (!isUnread(child)) {
+        } else {
           const words = found[found.length - 1]?.words ?? before;
+          const inline = inlineText(child, words.at(-1) ?? '', plainText);
+          if (inline !== undefined) words.push(inline);
+          if (inline !== undefined || isUnread(child)) continue;
           if (BLOCKS.has(child.name) || child.name === 'br') words.push(' ');
           visit(child);
           if (BLOCKS.has(child.name)) (found[found.length - 1]?.words ?? before).push(' ');
@@ -255,7 +287,7 @@ class Extraction {
       }
     };
     visit(element);
-    // All its images were icons or duplicates: what it says is plain text.
+    // All its images were icons or duplicates: its text is plain text.
     if (found.length === 0) {
       this.startBlock({}, context);
       this.text(before.join(''), context);
@@ -268,12 +300,12 @@ class Extraction {
     this.endBlock();
   }
 
-  /** Gives the text to the image right before it. @returns whether there is one */
+  /** Makes the text the caption of the image before it. @returns false if there is none */
   private caption(element: Element): boolean {
     this.endBlock();
     const last = this.blocks[this.blocks.length - 1];
     const piece = last?.pieces[last.pieces.length - 1];
-    if (piece === undefined || typeof piece === 'string' || piece.caption !== '') return false;
+    if (piece === undefined || typeof piece === 'string' || 'standIn' in piece || piece.caption !== '') return false;
     const caption = collapse(cleanText(plainText(element))).trim();
     if (caption.length > 1000) return false;
     last!.pieces[last!.pieces.length - 1] = { ...piece, caption };
@@ -287,26 +319,35 @@ class Extraction {
     }
   }
 
-  /** Images of an `<img>`, of a `<picture>` with its variants, or of all below another element. */
-  private imagesIn(element: Element, variants: readonly Element[] = []): ImageRef[] {
-    if (element.name === 'img') {
-      const image = this.readImage(element, variants);
-      return image ? [image] : [];
-    }
+  /** Reads an `<img>`, a `<picture>` with its variants, or all images below another element. */
+  private imagesIn(element: Element): (ImageRef | StandIn)[] {
+    if (element.name === 'img') return this.readImage(element, []);
     const below = element.children.filter((child) => typeof child !== 'string' && !isUnread(child)) as Element[];
-    const sources = element.name === 'picture' ? below.filter(({ name }) => name === 'source') : [];
-    return below.flatMap((child) => this.imagesIn(child, sources));
+    if (element.name !== 'picture') return below.flatMap((child) => this.imagesIn(child));
+    // Browsers show one image; the variants belong to it.
+    const variants = below.filter(({ name }) => name === 'source');
+    const first = below.find(({ name }) => name === 'img');
+    return below.flatMap((child) => (child === first ? this.readImage(child, variants) : this.imagesIn(child)));
   }
 
-  /** `undefined`, and counted, for icons, spacers and what the page has shown already. */
-  private readImage(img: Element, variants: readonly Element[]): ImageRef | undefined {
-    const sources = imageSources(img, variants, this.base);
-    if (sources.length === 0) return void this.drop('image: no address');
+  /** Counts an image that is not kept (icons, spacers, duplicates) and returns its alternative text in its place. */
+  private readImage(img: Element, variants: readonly Element[]): [ImageRef | StandIn] {
+    const alt = collapse(cleanText(img.attributes['alt'] ?? '')).trim();
+    const reason = this.imageReason(img, variants);
+    if (typeof reason !== 'string') return [{ ...reason, alt, caption: '' }];
+    this.drop(`image: ${reason}`);
+    return [{ standIn: alt.length <= MAX_STAND_IN ? alt : '' }];
+  }
+
+  private imageReason(img: Element, variants: readonly Element[]): string | Pick<ImageRef, 'sources'> {
+    const { sources, substitutes } = imageSources(img, variants, this.base);
+    if (sources.length === 0) return 'no address';
     const { width = Infinity, height = Infinity } = declaredSize(img);
-    if (width < this.minSide || height < this.minSide) return void this.drop('image: icon');
-    if (sources.some((source) => this.imagesSeen.has(source))) return void this.drop('image: duplicate on the page');
+    if (width < this.minSide || height < this.minSide) return 'icon';
+    if (sources.some((source) => this.imagesSeen.has(source))) return 'duplicate on the page';
     for (const source of sources) this.imagesSeen.add(source);
-    return { sources, alt: collapse(cleanText(img.attributes['alt'] ?? '')).trim(), caption: '' };
+    for (const url of substitutes) this.substitutes.set(url, (this.substitutes.get(url) ?? 0) + 1);
+    return { sources: [...sources, ...substitutes.filter((url) => !sources.includes(url))] };
   }
 
   private text(text: string, context: Context): void {
@@ -318,7 +359,7 @@ class Extraction {
     }
     const { pieces } = this.block;
     if (pieces.length === 0 && clean.trim() === '') return;
-    // What spans several lines in the source is one line to a reader, unless it is preformatted.
+    // Line breaks of the source are spaces, except in preformatted text.
     pieces.push(context.inPre ? clean : collapse(clean));
     if (context.inLink) this.block.linked += lengthWithoutSpaces(clean);
   }
@@ -327,7 +368,7 @@ class Extraction {
     this.block?.pieces.push('\n');
   }
 
-  /** Ends the block before. One that is still empty hands on its bullet, and how closely it follows. */
+  /** Ends the current block. An empty one passes on its bullet and spacing. */
   private startBlock(block: Partial<Block>, context: Context): void {
     const waiting = this.block?.pieces.length === 0 ? this.block : undefined;
     this.endBlock();
@@ -340,24 +381,24 @@ class Extraction {
     const { block } = this;
     this.block = undefined;
     if (!block || block.pieces.length === 0) return;
-    const pieces = tidyPieces(block.pieces, block.kind === 'pre');
+    const pieces = tidyPieces(withStandIns(block.pieces), block.kind === 'pre');
     if (pieces.length > 0) this.blocks.push({ ...block, pieces });
   }
 
-  /** Blocks without furniture, repetitions and headings that nothing follows. */
+  /** Returns the blocks without furniture, repetitions and headings without content. */
   private keptBlocks(): Block[] {
     const said = new Set<string>();
     let before = '';
     const kept = this.blocks.filter((block) => {
       if (block.pieces.some((piece) => typeof piece !== 'string')) return true;
-      const text = block.pieces.join('');
+      const text = textOf(block);
       const key = comparable(text);
       const reason = this.textReason(block, text, key, said, before);
       before = key;
       if (reason) this.drop(`block: ${reason}`);
       return !reason;
     });
-    // From the end: a heading needs something below it that is no heading of its own rank or above.
+    // From the end: a heading needs something below it other than a heading of its own level or above.
     let followed = 7;
     const result: Block[] = [];
     for (const block of kept.reverse()) {
@@ -373,8 +414,8 @@ class Extraction {
   }
 
   private textReason(block: Block, text: string, key: string, said: Set<string>, before: string): string | undefined {
-    if (isFurniture(text.trim())) return 'furniture';
     const length = lengthWithoutSpaces(text);
+    if (block.kind === 'text' && isFurniture(text.trim(), block.linked > 0.75 * length)) return 'furniture';
     if (
       block.kind === 'text' &&
       block.linked > 0.75 * length &&
@@ -383,7 +424,7 @@ class Extraction {
     ) {
       return 'link';
     }
-    // Short ones (cells, labels) may come twice, only not in a row.
+    // Short blocks (cells, labels) may repeat, but not consecutively.
     if (key !== '' && key === before) return 'duplicate on the page';
     if (key.length < 25) return undefined;
     if (said.has(key)) return 'duplicate on the page';
@@ -392,10 +433,38 @@ class Extraction {
   }
 }
 
-/** What a `<meta>` says in place of a header of the answer. */
+/** Longer alternative texts describe an image, and do not replace it in a sentence. */
+const MAX_STAND_IN = 100;
+
+/** The value of a `<meta>` that stands for an HTTP header. */
 function metaHeader({ name, content }: Readonly<Record<string, string>>, header: string): string | undefined {
-  const stands = header === 'x-robots-tag' ? /^(?:robots|flamingo-ts)$/i : new RegExp(`^${header}$`, 'i');
-  return name !== undefined && stands.test(name.trim()) ? content : undefined;
+  const names = header === 'x-robots-tag' ? ['robots', 'flamingo-ts'] : [header];
+  return name !== undefined && names.includes(name.trim().toLowerCase()) ? content : undefined;
+}
+
+function textOf({ pieces }: Block): string {
+  return pieces.filter((piece) => typeof piece === 'string').join('');
+}
+
+/** The element that holds the text of a heading: a button, if there is no text outside of it. */
+function headingText(heading: Element): Element {
+  if (plainText(heading) !== '') return heading;
+  const stack: Element[] = [heading];
+  for (let next = stack.pop(); next; next = stack.pop()) {
+    if (next.name === 'button') return next;
+    for (const child of next.children) if (typeof child !== 'string') stack.push(child);
+  }
+  return heading;
+}
+
+/** Replaces images that are not kept by their alternative texts if they interrupt a sentence, else removes them. */
+function withStandIns(pieces: readonly Piece[]): (string | ImageRef)[] {
+  let hasText = false;
+  return pieces.flatMap((piece) => {
+    if (typeof piece === 'string') hasText ||= piece.trim() !== '';
+    if (typeof piece === 'string' || !('standIn' in piece)) return piece;
+    return hasText && piece.standIn !== '' ? piece.standIn : [];
+  });
 }
 
 function newBlock({
@@ -417,22 +486,19 @@ const HEADINGS = new Map([1, 2, 3, 4, 5, 6].map((level) => [`h${level}`, level])
 const FIGURES = /(?:^|\s)(?:figure|informalfigure|mediaobject|screenshot|thumb|wp-caption|image-container)(?:\s|$)/i;
 const CAPTIONS = /(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-caption-text)(?:\s|$)/i;
 
-/** Images with a caption and no more: not a table, not a good part of the page. */
-function isFigure({ name, attributes, children }: Element, size: Measure, pageText: number): boolean {
+/** Whether an element is images with captions, not more: no table, and not a large part of the page. */
+function isFigure({ name, attributes }: Element, size: Measure, pageText: number): boolean {
   if (size.images === 0 || size.text > 800 || (size.text > 200 && size.text > 0.5 * pageText)) return false;
-  if (name !== 'figure' && !FIGURES.test(attributes['class'] ?? '')) return false;
-  const holdsBlocks = (e: Element | string): boolean =>
-    typeof e !== 'string' && (/^(?:table|pre|ul|ol|dl|h[1-6])$/.test(e.name) || e.children.some(holdsBlocks));
-  return !children.some(holdsBlocks);
+  return !size.blocks && (name === 'figure' || FIGURES.test((attributes['class'] ?? '').slice(0, 1000)));
 }
 
 function isCaption({ name, attributes }: Element): boolean {
   const { class: names } = attributes;
-  return name === 'figcaption' || (names !== undefined && name !== 'caption' && CAPTIONS.test(names));
+  return name === 'figcaption' || (names !== undefined && name !== 'caption' && CAPTIONS.test(names.slice(0, 1000)));
 }
 
-/** Rows of cells of a table of data; undefined for one that lays out a page: a single column, blocks or images in its cells. */
-function dataRows(table: Element): Element[][] | undefined {
+/** Rows of cells of a data table; undefined for a layout table: a single column, blocks or images in its cells. */
+function dataRows(table: Element, measures: ReadonlyMap<Element, Measure>): Element[][] | undefined {
   if (table.attributes['role'] === 'presentation') return undefined;
   const rows: Element[][] = [];
   let plain = true;
@@ -441,7 +507,7 @@ function dataRows(table: Element): Element[][] | undefined {
       if (typeof child === 'string') continue;
       if (child.name === 'td' || child.name === 'th') {
         if (row) row.push(child);
-        plain &&= !holdsLayout(child);
+        plain &&= measures.get(child)?.layout !== true;
       } else if (child.name === 'tr') {
         const cells: Element[] = [];
         rows.push(cells);
@@ -454,22 +520,9 @@ function dataRows(table: Element): Element[][] | undefined {
   return plain && rows.length >= 2 && columns >= 2 ? rows : undefined;
 }
 
-function holdsLayout(cell: Element): boolean {
-  let paragraphs = 0;
-  const visit = (element: Element): boolean =>
-    element.children.some(
-      (child) =>
-        typeof child !== 'string' &&
-        (/^(?:table|img|image|ul|ol|dl|pre|h[1-6]|figure)$/.test(child.name) ||
-          (child.name === 'p' && ++paragraphs > 1) ||
-          visit(child)),
-    );
-  return visit(cell);
-}
-
-/** White space as a reader sees it; nothing left of a block without words and images. */
-function tidyPieces(pieces: readonly Piece[], preformatted: boolean): Piece[] {
-  const merged: Piece[] = [];
+/** Removes white space that is not displayed. Returns no pieces for a block without words and images. */
+function tidyPieces(pieces: readonly (string | ImageRef)[], preformatted: boolean): (string | ImageRef)[] {
+  const merged: (string | ImageRef)[] = [];
   for (const piece of pieces) {
     const last = merged.length - 1;
     if (typeof piece === 'string' && typeof merged[last] === 'string') merged[last] += piece;
@@ -477,10 +530,11 @@ function tidyPieces(pieces: readonly Piece[], preformatted: boolean): Piece[] {
   }
   const tidy = merged.map((piece) => {
     if (typeof piece !== 'string') return piece;
-    if (preformatted) return piece.replace(/\r\n?/g, '\n').replace(/[^\S\n]+$/gm, '');
+    if (preformatted) return withoutTrailingSpaces(piece.replace(/\r\n?/g, '\n'));
+    // Runs of spaces first: the second pattern is quadratic in their length.
     return piece
-      .replace(/ *\n */g, '\n')
       .replace(/ {2,}/g, ' ')
+      .replace(/ ?\n ?/g, '\n')
       .replace(/\n{3,}/g, '\n\n');
   });
   const ends = (index: number, trim: (text: string) => string) => {
@@ -494,6 +548,14 @@ function tidyPieces(pieces: readonly Piece[], preformatted: boolean): Piece[] {
   return kept.some((piece) => typeof piece !== 'string' || piece.trim() !== '') ? kept : [];
 }
 
+/** Removes white space before line breaks and at the end. A regular expression would be quadratic in runs of spaces. */
+function withoutTrailingSpaces(text: string): string {
+  return text
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .join('\n');
+}
+
 function joinBlocks(blocks: readonly Block[]): PagePart[] {
   const parts: PagePart[] = [];
   let text = '';
@@ -504,7 +566,7 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
       if (typeof piece === 'string') {
         text += prefix + piece;
         prefix = '';
-      } else {
+      } else if ('sources' in piece) {
         if (text !== '') parts.push({ text });
         text = '';
         parts.push({ image: piece });
@@ -516,8 +578,22 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
 }
 
 /**
- * Neighbouring texts as one, without white space at either end and without texts of nothing else: what remains when
- * images have been taken out.
+ * The alternative text of an image that is dropped after extraction, as a part in its place. Empty unless the image
+ * interrupts a sentence.
+ *
+ * @param before parts before the image
+ */
+export function imageInText(before: readonly object[], alt: string): { text: string }[] {
+  const last = before.at(-1);
+  if (alt === '' || alt.length > MAX_STAND_IN || !last || !('text' in last)) return [];
+  const line = (last.text as string).trimEnd();
+  const gap = (last.text as string).slice(line.length);
+  return line === '' || gap.includes('\n') ? [] : [{ text: alt }];
+}
+
+/**
+ * Merges adjacent texts, removes white space at their ends, and drops empty texts: what remains after images have been
+ * removed.
  */
 export function tidyParts<P extends object>(
   parts: readonly (P | { readonly text: string })[],
@@ -530,9 +606,7 @@ export function tidyParts<P extends object>(
   }
   return result.flatMap((part): (P | { text: string })[] => {
     if (!('text' in part)) return [part];
-    const text = part.text
-      .replace(/(\S) {2,}/g, '$1 ')
-      .replace(/[^\S\n]+$/gm, '')
+    const text = withoutTrailingSpaces(part.text.replace(/(\S) {2,}/g, '$1 '))
       .replace(/\n{3,}/g, '\n\n')
       .replace(/^\s*\n/, '')
       .trimEnd();
