@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** The commands of docs/web-pages.md, in the block that begins with this one. */
+/** The commands of the block of docs/web-pages.md that begins with `first`. */
 function commandsFrom(first: string): string[] {
   const { code } = blocksOf(join(root, 'docs/web-pages.md')).find((block) => block.code.startsWith(first))!;
   return code.trim().split('\n');
@@ -24,7 +24,7 @@ function commandsFrom(first: string): string[] {
 
 const run = (command: string) => flamingo(folder, ...command.replace('npx flamingo ', '').split(' '));
 
-it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120_000 }, async () => {
+it('the commands of docs/web-pages.md turn pages into shards', { timeout: 120_000 }, async () => {
   const commands = commandsFrom('npm install').slice(1);
   expect(commands).toHaveLength(6);
   const said: string[] = [];
@@ -34,15 +34,15 @@ it('the commands of docs/web-pages.md lead from pages to shards', { timeout: 120
     said.push(stdout);
   }
   expect(said[0]).toMatch(
-    /^20 pages in 2 units; 20 pages of 2 units were tried\.\nA page costs [\d.]+ ms of a core .* gives 1\.00 documents with 1\.00 images/,
+    /^20 pages in 2 units; 20 pages of 2 units sampled\.\nA page takes [\d.]+ ms of one core .* yields 1\.00 documents with 1\.00 images/,
   );
-  expect(said[1]).toMatch(/^20 documents of 20 pages: 20 images, \d+ words; 20 pairs of image and text\./);
+  expect(said[1]).toMatch(/^20 documents from 20 pages: 20 images, \d+ words; 20 pairs of image and text\./);
   expect(existsSync(join(folder, 'inspect.html')) && existsSync(join(folder, 'stats.svg'))).toBe(true);
   expect(await readManifest(join(folder, 'shards/pages'))).toMatchObject({ documents: 20, images: 20 });
   expect(await readManifest(join(folder, 'shards/pairs'))).toMatchObject({ documents: 20, images: 20 });
 });
 
-it.skipIf(!redisServer)('those for many machines do so by way of Redis', { timeout: 120_000 }, async () => {
+it.skipIf(!redisServer)('the commands for several machines work through Redis', { timeout: 120_000 }, async () => {
   const [server, extract, work] = commandsFrom('redis-server');
   const redis = await TestRedis.start(...server!.split(' ').slice(1));
   const here = (command: string) =>
@@ -52,15 +52,15 @@ it.skipIf(!redisServer)('those for many machines do so by way of Redis', { timeo
       .replace('queue:6379', `127.0.0.1:${redis.port}`);
   const done = await Promise.all([run(here(extract!)), run(here(work!))]);
   await redis.kill();
-  expect(done).toMatchObject([{ status: 0 }, { status: 0, stdout: expect.stringMatching(/^\d units done here\.$/m) }]);
+  expect(done).toMatchObject([{ status: 0 }, { status: 0, stdout: expect.stringMatching(/^\d units processed by this worker\.$/m) }]);
   const documents = (name: string) => readFileSync(join(folder, name, 'pages.jsonl'), 'utf8');
   expect(documents('elsewhere')).toBe(documents('documents'));
 });
 
-it('a command ends where no Redis answers', { timeout: 60_000 }, async () => {
+it('a command fails if no Redis server responds', { timeout: 60_000 }, async () => {
   const { status, stderr } = await run('data extract pages --out nowhere --redis redis://127.0.0.1:1');
   expect([status, stderr]).toEqual([
     1,
-    expect.stringMatching(/^Redis at 127.* does not answer \(.*\)\. Start it.*\n$/),
+    expect.stringMatching(/^Redis at 127.* does not respond \(.*\)\. Start it.*\n$/),
   ]);
 });

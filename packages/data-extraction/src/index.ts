@@ -3,7 +3,7 @@ export { type TextFilter } from './filters/text-quality';
 export { type Manifest } from './job/assemble';
 export { estimateExtraction, type ExtractionEstimate } from './job/estimate';
 export { extractPages, type ExtractPagesOptions, type ExtractProgress } from './job/job';
-export { workOnPages, type WorkOnPagesOptions } from './job/queue';
+export { runPageWorker, type PageWorkerOptions } from './job/queue';
 export { type ExplicitContentHook } from './job/unit';
 export { extractPage, tidyParts, type ExtractedPage, type ExtractOptions, type PagePart } from './pages/extract';
 export { PAGE_LIMITS, PageError } from './pages/html';

@@ -1,4 +1,4 @@
-// Extracts in a process of its own, which a test kills. Arguments: output folder, Redis server or `-`, input folders.
+// An extraction process for tests to kill. Arguments: output folder, URL of a Redis server or `-`, input folders.
 import { extractPages } from '../src/index';
 
 const [out, redis, ...inputs] = process.argv.slice(2);

@@ -1,5 +1,5 @@
-// Does units of a job in a process of its own, which a test kills. Arguments: output folder, Redis server.
-import { workOnPages } from '../src/index';
+// A worker process for tests to kill. Arguments: output folder, URL of the Redis server.
+import { runPageWorker } from '../src/index';
 
 const [out, redis] = process.argv.slice(2);
-await workOnPages({ out: out!, redis: redis!, workers: 1 });
+await runPageWorker({ out: out!, redis: redis!, workers: 1 });

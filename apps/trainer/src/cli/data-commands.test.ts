@@ -12,7 +12,7 @@ it('data plan concludes from what a page costs', () => {
     dropped: { b: 1, a: 3 },
   };
   const lines = formatPlan(estimate, 4).split('\n');
-  expect(lines).toContain('A page costs 36.0 ms of a core (28 pages/s) and gives 0.500 documents with 2.00 images.');
+  expect(lines).toContain('A page takes 36.0 ms of one core (28 pages/s) and yields 0.500 documents with 2.00 images.');
   // 3600 core seconds, and 86.6 million pages.
   expect(lines).toContain('  1.00 core hours: 15.0 minutes on the 4 cores of this machine');
   expect(lines).toContain('  200 MB of text and 5.00 GB of images');

@@ -7,40 +7,49 @@ const PRESETS = ['m3w', 'obelics', 'mmc4'] as const satisfies readonly PresetNam
 /** Flamingo (Alayrac et al., 2022), appendix A.3.1: documents of M3W. */
 const M3W_DOCUMENTS = 43.3e6;
 const REASONS_SHOWN = 12;
-/** Progress that is asked for by nobody's eyes need not come more often. */
+/** Interval between progress lines. */
 const PROGRESS_MS = 1000;
 
 type ExtractFlags = Omit<ExtractPagesOptions, 'inputs' | 'onProgress'> & { readonly json?: boolean };
+/** Flags of `data work`. */
+interface WorkFlags {
+  readonly redis: string;
+  readonly workers?: number;
+  readonly explicitHook?: string;
+}
 
 /** Adds `flamingo data extract`, `data work` and `data plan`. */
 export function addExtractCommands(data: Command): void {
-  const preset = () => new Option('--preset <name>', 'whose filters').choices(PRESETS).default('m3w');
+  const preset = () => new Option('--preset <name>', 'filters of this dataset').choices(PRESETS).default('m3w');
   data
     .command('extract')
-    .description('extracts documents of text and images from web pages: HTML folders, mirrors, WARC files')
+    .description('Extract documents of text and images from web pages (HTML folders, mirrors, WARC files)')
     .argument('<input...>', 'folders and files')
-    .requiredOption('--out <folder>', 'folder for the documents; repeated after a stop, the command goes on')
+    .requiredOption('--out <folder>', 'output folder; run the same command again to resume')
     .addOption(preset())
-    .option('--workers <n>', 'threads; by default one less than the cores', wholeNumberFrom(1))
-    .option('--redis <url>', 'hand the work out to machines that run `flamingo data work`')
-    .option('--fetch-images', 'ask servers for images that the input does not hold')
-    .option('--benchmark <folder>', 'texts and images of tests, whose copies are dropped')
-    .option('--explicit-hook <module>', 'JavaScript module whose functions text and image say what is explicit')
-    .option('--skip-failed', 'leave out, and count, what failed three times, rather than end with an error')
+    .option('--workers <n>', 'number of threads (default: one less than the cores)', wholeNumberFrom(1))
+    .option('--redis <url>', 'distribute the work to machines that run `flamingo data work`')
+    .option('--fetch-images', 'fetch images that the input does not contain')
+    .option('--benchmark <folder>', 'drop copies of the texts and images in this folder')
+    .option('--explicit-hook <module>', 'JavaScript module whose functions text and image decide what is explicit')
+    .option('--skip-failed', 'skip and count units that failed three times instead of exiting with an error')
     .option('--json', 'print JSON')
     .action(extract);
 
   data
     .command('work')
-    .description('does work that `flamingo data extract --redis` hands out, until all is done')
-    .argument('<folder>', 'the --out of that command; all machines see it and the input at the same path')
-    .requiredOption('--redis <url>', 'the same Redis server')
-    .option('--workers <n>', 'threads; by default as many as cores', wholeNumberFrom(1))
+    .description('Process the work of `flamingo data extract --redis` until it is complete')
+    .argument('<folder>', 'output folder of that command; all machines see it and the input at the same path')
+    .requiredOption('--redis <url>', 'URL of the same Redis server')
+    .option('--workers <n>', 'number of threads (default: the number of cores)', wholeNumberFrom(1))
+    .option('--explicit-hook <module>', 'the module that the command was given; workers never load it from the folder')
     .action(work);
 
   data
     .command('plan')
-    .description('extracts a sample, and tells what a page costs, this input, and a set as large as the paper’s')
+    .description(
+      'Estimate cost and yield from a sample: per page, of this input, and of a dataset as large as the paper’s',
+    )
     .argument('<input...>', 'folders and files')
     .addOption(preset())
     .option('--json', 'print JSON')
@@ -58,8 +67,8 @@ async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
   const manifest = await extractPages({
     ...flags,
     inputs,
-    onProgress: ({ units, ofUnits, pages, trouble }) => {
-      if (trouble) return void process.stderr.write(`${trouble}\n`);
+    onProgress: ({ units, ofUnits, pages, problem }) => {
+      if (problem) return void process.stderr.write(`${problem}\n`);
       if (units < ofUnits && Date.now() - said < PROGRESS_MS) return;
       said = Date.now();
       const rate = pages / ((Date.now() - started) / 1000);
@@ -72,30 +81,31 @@ async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
   }
   const { documents, pages, images, words, pairs, dropped, failures } = manifest;
   const lines = [
-    `${documents} documents of ${pages} pages: ${images} images, ${words} words; ${pairs} pairs of image and text.`,
-    'Left out:',
+    `${documents} documents from ${pages} pages: ${images} images, ${words} words; ${pairs} pairs of image and text.`,
+    'Dropped:',
     ...reasonLines(dropped),
     ...failures.map((failure) => `failed: ${failure}`),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
 }
 
-async function work(out: string, { redis, workers }: { redis: string; workers?: number }): Promise<void> {
-  const { workOnPages } = await import('@flamingo-ts/data-extraction');
+async function work(out: string, { redis, workers, explicitHook }: WorkFlags): Promise<void> {
+  const { runPageWorker } = await import('@flamingo-ts/data-extraction');
   const stop = new AbortController();
-  // Once: the units at hand are finished, and a second signal ends the process.
+  // The first signal finishes the current units; a second one ends the process.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-  const units = await workOnPages({
+  const units = await runPageWorker({
     out,
     redis,
     ...(workers !== undefined && { workers }),
+    ...(explicitHook !== undefined && { explicitHook }),
     signal: stop.signal,
     onProgress: (message) => process.stderr.write(`${message}\n`),
   });
-  process.stdout.write(`${units} units done here.\n`);
+  process.stdout.write(`${units} units processed by this worker.\n`);
 }
 
-/** For people. @param cores that would do the work here */
+/** Formats an estimate as text. @param cores number of cores that would do the work */
 export function formatPlan(estimate: ExtractionEstimate, cores = availableParallelism()): string {
   const { units, sampledUnits, pages, sampledPages, perPage, dropped } = estimate;
   const { documents, images, cpuSeconds, textBytes, imageBytes } = perPage;
@@ -110,12 +120,12 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
     ];
   };
   const lines = [
-    `${whole(pages)} pages in ${whole(units)} units; ${whole(sampledPages)} pages of ${sampledUnits} units were tried.`,
-    `A page costs ${(cpuSeconds * 1000).toPrecision(3)} ms of a core (${(1 / cpuSeconds).toFixed(0)} pages/s) and gives ` +
+    `${whole(pages)} pages in ${whole(units)} units; ${whole(sampledPages)} pages of ${sampledUnits} units sampled.`,
+    `A page takes ${(cpuSeconds * 1000).toPrecision(3)} ms of one core (${(1 / cpuSeconds).toFixed(0)} pages/s) and yields ` +
       `${documents.toPrecision(3)} documents with ${images.toPrecision(3)} images.`,
     'This input:',
     ...cost(pages),
-    `  about ${whole(pages * documents)} documents; copies are found in the sample alone, so that it will be somewhat fewer`,
+    `  about ${whole(pages * documents)} documents; somewhat fewer in fact, because duplicates are found within the sample only`,
   ];
   if (documents > 0) {
     const needed = M3W_DOCUMENTS / documents;
@@ -123,8 +133,8 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
       `As many documents as the paper's M3W (43.3 million), from ${whole(needed)} such pages:`,
       ...cost(needed),
     );
-  } else lines.push('No page of the sample became a document: nothing can be said of a set like the paper’s.');
-  lines.push('Left out of the sample, the most frequent reasons:');
+  } else lines.push('No page of the sample became a document, so there is no estimate for a dataset like the paper’s.');
+  lines.push('Dropped from the sample, most frequent reasons first:');
   lines.push(...reasonLines(dropped).slice(0, REASONS_SHOWN));
   return lines.join('\n');
 }

@@ -1,28 +1,27 @@
 import { createHash } from 'node:crypto';
 import { comparable } from '../pages/text';
 
-/** A text's fingerprint for exact comparison: 52 bits, so that it is a number. Case, marks and spacing do not count. */
+/** Fingerprint of a text, 52 bits. Ignores case, punctuation and spacing. */
 export function textKey(text: string): number {
   return plainKey(comparable(text));
 }
 
-/** An address's fingerprint. Scheme, `www.`, fragment, a slash at the end and the marks of campaigns do not count. */
+/** Fingerprint of a URL. Ignores the scheme, `www.`, the fragment, a trailing slash and campaign parameters. */
 export function urlKey(url: string): number {
   let plain = url;
   try {
     const parsed = new URL(url);
-    for (const name of [...parsed.searchParams.keys()]) {
-      if (/^(?:utm_\w+|fbclid|gclid|msclkid)$/.test(name)) parsed.searchParams.delete(name);
-    }
-    parsed.searchParams.sort();
-    plain = `${parsed.host.replace(/^www\./, '')}${parsed.pathname.replace(/\/$/, '')}${parsed.search}`;
+    const kept = [...parsed.searchParams].filter(([name]) => !/^(?:utm_\w+|fbclid|gclid|msclkid)$/.test(name));
+    const query = new URLSearchParams(kept);
+    query.sort();
+    plain = `${parsed.host.replace(/^www\./, '')}${parsed.pathname.replace(/\/$/, '')}${kept.length > 0 ? '?' : ''}${query.toString()}`;
   } catch {
     // The path of a file.
   }
   return plainKey(plain);
 }
 
-/** A fingerprint in which every character counts. */
+/** Fingerprint of a string, 52 bits. Every character counts. */
 export function plainKey(text: string): number {
   return Number.parseInt(createHash('sha1').update(text).digest('hex').slice(0, 13), 16);
 }

@@ -216,8 +216,10 @@ export function obelicsText(limits: ObelicsLimits): TextFilter {
   };
 }
 
+/** Without punctuation, symbols and digits at both ends. A pattern for the end alone would be quadratic. */
 function stripped(word: string): string {
-  return word.replace(/^[\p{P}\p{S}\d]+|[\p{P}\p{S}\d]+$/gu, '');
+  const [found] = /[^\p{P}\p{S}\d](?:.*[^\p{P}\p{S}\d])?/su.exec(word) ?? [''];
+  return found;
 }
 
 /** Share of the most frequent 10-character sequences, as many as the root of their number, among all. */

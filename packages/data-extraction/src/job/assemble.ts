@@ -3,47 +3,47 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { NumberSet, plainKey, textKey } from '../filters/fingerprints';
 import type { Preset } from '../filters/presets';
-import { tidyParts } from '../pages/extract';
+import { imageInText, tidyParts } from '../pages/extract';
 import { wordsOf } from '../pages/text';
 import { shownUrl } from '../images/local-images';
 import type { ImageInfo } from '../images/image-info';
 import { LineWriter, readLines } from './json-lines';
 import type { Unit } from './sources';
-import { KeyTable, Marks, Spill } from './spill';
+import { ItemSet, KeyTable, Spill } from './spill';
 import type { UnitLine, UnitPart, UnitImage } from './unit';
 import type { WorkFolder } from './work-folder';
 
-/** What came out, by the same input always the same. */
+/** The result of an extraction. The same input always gives the same manifest. */
 export interface Manifest {
   readonly preset: string;
   readonly inputs: readonly string[];
   /** Pages that were read. */
   readonly pages: number;
   readonly documents: number;
-  /** Images in documents; one that stands in two counts twice. */
+  /** Images in documents. An image in two documents counts twice. */
   readonly images: number;
   readonly words: number;
   readonly pairs: number;
-  /** What was left out and why; `block:` and `line:` are pieces of pages. */
+  /** What was dropped, by reason. `block:`, `paragraph:` and `line:` count parts of pages. */
   readonly dropped: Readonly<Record<string, number>>;
-  /** Pages that met a defect, and damaged archives, named. */
+  /** Pages on which extraction threw, and damaged archives, with the cause. */
   readonly failures: readonly string[];
   /** SHA-256 of each file. */
   readonly files: Readonly<Record<string, string>>;
 }
 
-/** Alternative texts of so many words make a pair, as in ALIGN (Jia et al., 2021), section 3. */
+/** Length of an alternative text that makes a pair, as in ALIGN (Jia et al., 2021), section 3. */
 const PAIR_WORDS = { min: 3, max: 20 };
 const MAX_FAILURES_KEPT = 100;
-/** Pages whose images are in memory at a time. */
+/** Pages whose images are in memory at the same time. */
 const PAGES_AT_ONCE = 2 ** 14;
-/** A unit of images that are fetched. */
+/** Images that one unit fetches. */
 const IMAGES_PER_UNIT = 32;
 
-/** A page as its unit gave it; `number` counts all pages of all units. */
+/** A page of a unit. `number` counts the pages of all units. */
 type Page = Extract<UnitLine, { page: unknown }> & { readonly number: number };
 
-/** Where an image is wanted: the page, which of its parts, and which of the addresses that the part names. */
+/** Where an image is used: the page, the part of the page, and the rank among the URLs of that part. */
 interface Want {
   readonly page: number;
   readonly part: number;
@@ -53,9 +53,9 @@ interface Want {
 type KnownPart = { readonly text: string } | { readonly image: UnitImage };
 
 /**
- * Puts the pages of all units together in their order: finds the images that archives keep apart, drops what comes
- * twice, and moves the images that are used to `images`. What it must know of all pages at once lies on the disk, in
- * `work.spill`; memory holds some bytes a page. Done again after a crash it ends the same.
+ * Merges the pages of all units in order: joins pages with images from other records or units, drops duplicates, and moves
+ * the used images to `images`. Data about all pages at once is on disk, in `work.spill`; memory holds a few bytes per page.
+ * Repeated after a crash, it gives the same result.
  */
 export class Assembly {
   private readonly found: Spill<Want & { info: ImageInfo }>;
@@ -69,7 +69,7 @@ export class Assembly {
     this.found = new Spill(path.join(work.spill, 'found'));
   }
 
-  /** @param units how many units each stage has; all their files are there */
+  /** @param units number of units of each stage; all their files exist */
   static async begin(work: WorkFolder, preset: Preset, units: readonly number[]): Promise<Assembly> {
     await rm(work.spill, { recursive: true, force: true });
     const assembly = new Assembly(work, preset, units);
@@ -77,7 +77,7 @@ export class Assembly {
     return assembly;
   }
 
-  /** Units for the images that are nowhere among the input, those of one server together. */
+  /** Plans units that fetch the images that the input does not contain, grouped by server. */
   async *missing(): AsyncGenerator<Unit> {
     const servers = new Spill<readonly string[]>(path.join(this.work.spill, 'servers'));
     for await (const { parts } of this.pages()) {
@@ -94,14 +94,11 @@ export class Assembly {
         if (!ofServer.has(sources[0]!)) ofServer.set(sources[0]!, sources);
         images.set(server, ofServer);
       }
-      // Second helpings of a server come after the first ones of all: workers seldom meet at one.
-      for (let i = 0, more = true; more; i += IMAGES_PER_UNIT) {
-        more = false;
-        for (const ofServer of images.values()) {
-          const some = [...ofServer.values()].slice(i, i + IMAGES_PER_UNIT);
-          if (some.length > 0) yield { kind: 'fetch', images: some };
-          more ||= ofServer.size > i + IMAGES_PER_UNIT;
-        }
+      // Round-robin across servers, so that workers rarely use the same one.
+      let lists = [...images.values()].map((ofServer) => [...ofServer.values()]);
+      for (let i = 0; lists.length > 0; i += IMAGES_PER_UNIT) {
+        for (const list of lists) yield { kind: 'fetch', images: list.slice(i, i + IMAGES_PER_UNIT) };
+        lists = lists.filter((list) => list.length > i + IMAGES_PER_UNIT);
       }
     }
   }
@@ -146,10 +143,10 @@ export class Assembly {
     }
 
     const pairsFile = new LineWriter(path.join(out, 'pairs.jsonl'));
-    const repeatedPairs = new Marks();
-    pairKeys.markRepeated(repeatedPairs);
+    const repeatedPairs = new ItemSet();
+    pairKeys.findRepeated(repeatedPairs);
     let candidate = 0;
-    for await (const pair of pairs.read(0)) if (!repeatedPairs.get(candidate++)) await pairsFile.write(pair);
+    for await (const pair of pairs.read(0)) if (!repeatedPairs.has(candidate++)) await pairsFile.write(pair);
     total.pairs = pairsFile.lines;
     const files = { 'pages.jsonl': await pagesFile.close(), 'pairs.jsonl': await pairsFile.close() };
     return { ...total, dropped: sorted(dropped), failures, files };
@@ -161,7 +158,7 @@ export class Assembly {
     }
   }
 
-  /** Adds up the reports, and joins the images that archives hold or servers gave with the pages that want them. */
+  /** Adds up the reports, and joins images from archives and servers with the pages that use them. */
   private async gather(): Promise<void> {
     const { report } = this;
     const wanted = new Spill<Want & { url: string }>(path.join(this.work.spill, 'wanted'));
@@ -175,10 +172,14 @@ export class Assembly {
         }
         report.failures.push(...line.end.failures.slice(0, MAX_FAILURES_KEPT - report.failures.length));
       } else if ('image' in line) {
+        checkFile(line.image.info.file);
         archived.addByKey(plainKey(line.image.url), line.image);
       } else {
         for (const [part, { image }] of imagesOf(line.page.parts)) {
-          if ('file' in image) continue;
+          if ('file' in image) {
+            checkFile(image.file);
+            continue;
+          }
           for (const [rank, url] of image.wanted.entries()) {
             wanted.addByKey(plainKey(url), { url, page, part, rank });
           }
@@ -188,7 +189,7 @@ export class Assembly {
     }
     for (const part of archived.parts()) {
       const images = new Map<string, ImageInfo>();
-      // The first of several answers counts.
+      // If an archive has several responses for a URL, use the first.
       for await (const { url, info } of archived.read(part)) if (!images.has(url)) images.set(url, info);
       for await (const { url, ...want } of wanted.read(part)) {
         const info = images.get(url);
@@ -197,7 +198,7 @@ export class Assembly {
     }
   }
 
-  /** All pages in order, with the images that were found for them. */
+  /** Yields all pages in order, with the images that were found for them. */
   private async *pages(): AsyncGenerator<Page & { parts: readonly UnitPart[] }> {
     let number = 0;
     let found = new Map<string, Want & { info: ImageInfo }>();
@@ -208,7 +209,7 @@ export class Assembly {
         for await (const image of this.found.read(number / PAGES_AT_ONCE)) {
           const place = `${image.page} ${image.part}`;
           const other = found.get(place);
-          // The best address that leads to an image.
+          // Prefer the best URL that led to an image.
           if (!other || image.rank < other.rank) found.set(place, image);
         }
       }
@@ -222,7 +223,7 @@ export class Assembly {
     }
   }
 
-  /** Keys of images that stand in more pages than the preset allows. */
+  /** Keys of images that occur on more pages than the preset allows. */
   private async commonImages(): Promise<NumberSet> {
     if (!Number.isFinite(this.preset.maxRepeats)) return new NumberSet();
     const table = new KeyTable(path.join(this.work.spill, 'images'));
@@ -233,7 +234,7 @@ export class Assembly {
     return table.keysAbove(this.preset.maxRepeats);
   }
 
-  /** Which pages are copies of an earlier one, and in what. */
+  /** Returns why a page is a copy of an earlier one; undefined if it is not. */
   private async repeatedPages(common: NumberSet): Promise<(page: number) => string | undefined> {
     const urls = new KeyTable(path.join(this.work.spill, 'urls'));
     const texts = new KeyTable(path.join(this.work.spill, 'texts'));
@@ -244,47 +245,57 @@ export class Assembly {
       texts.add(keys.text, number);
       for (const band of keys.bands) bands.add(band, number);
     }
-    const [byUrl, byText, byBand] = [new Marks(), new Marks(), new Marks()];
-    urls.markRepeated(byUrl);
-    // What an address is said to hold later is no original of anything.
-    texts.markRepeated(byText, byUrl);
-    bands.markRepeated(byBand, byUrl);
+    const [byUrl, byText, byBand] = [new ItemSet(), new ItemSet(), new ItemSet()];
+    urls.findRepeated(byUrl);
+    // A page that is dropped for its URL is not the original of any other.
+    texts.findRepeated(byText, byUrl);
+    bands.findRepeated(byBand, byUrl);
     return (page) => {
-      if (byUrl.get(page)) return 'duplicate address';
-      if (byText.get(page)) return 'duplicate text';
-      return byBand.get(page) ? 'near duplicate' : undefined;
+      if (byUrl.has(page)) return 'duplicate address';
+      if (byText.has(page)) return 'duplicate text';
+      return byBand.has(page) ? 'near duplicate' : undefined;
     };
   }
 
-  /** The page's parts without images that are to be had nowhere or everywhere, or why nothing is left of it. */
+  /** The parts of a page without images that are unavailable or too common, or why the page is dropped. */
   private keptParts(
     parts: readonly UnitPart[],
     common: NumberSet,
     drop: (reason: string) => void = () => undefined,
   ): KnownPart[] | string {
     const files = new Set<string>();
-    const kept = tidyParts(
-      parts.filter((part): part is KnownPart => {
-        if ('text' in part) return true;
-        if (!isKnown(part)) drop('image: not available');
-        else if (common.has(plainKey(part.image.file))) drop('image: repeated in many pages');
-        else if (files.has(part.image.file)) drop('image: duplicate on the page');
-        else {
-          files.add(part.image.file);
-          return true;
-        }
-        return false;
-      }),
-    ) as KnownPart[];
+    const kept: KnownPart[] = [];
+    for (const part of parts) {
+      if ('text' in part) {
+        kept.push(part);
+        continue;
+      }
+      const reason = this.imageReason(part, common, files);
+      if (reason !== undefined) {
+        drop(`image: ${reason}`);
+        kept.push(...imageInText(kept, part.image.alt));
+      } else if (isKnown(part)) {
+        files.add(part.image.file);
+        kept.push(part);
+      }
+    }
     if (files.size === 0) return 'no images left';
     if (files.size > this.preset.maxImages) return 'too many images';
-    return kept.some((part) => 'text' in part) ? kept : 'no text';
+    const tidy = tidyParts(kept) as KnownPart[];
+    return tidy.some((part) => 'text' in part) ? tidy : 'no text';
+  }
+
+  private imageReason(part: ImagePart, common: NumberSet, onPage: ReadonlySet<string>): string | undefined {
+    if (!isKnown(part)) return 'not available';
+    const { file } = part.image;
+    if (common.has(plainKey(file))) return 'repeated in many pages';
+    return onPage.has(file) ? 'duplicate on the page' : undefined;
   }
 }
 
 type ImagePart = Extract<UnitPart, { image: unknown }>;
 
-/** With their numbers among all parts. */
+/** Images with their indices among all parts. */
 function imagesOf(parts: readonly UnitPart[]): [number, ImagePart][] {
   return parts.flatMap((part, i): [number, ImagePart][] => ('image' in part ? [[i, part]] : []));
 }
@@ -302,12 +313,20 @@ function isPairText(text: string): boolean {
   return length >= PAIR_WORDS.min && length <= PAIR_WORDS.max;
 }
 
-/** A folder for each two digits: no folder grows to millions of files. */
+/** Workers name the files. A name that they do not give could lead outside the folder. @throws Error for such a name */
+function checkFile(file: string): void {
+  if (/^[\da-f]{40}\.(?:jpg|png|webp|gif|avif)$/.test(file)) return;
+  throw new Error(
+    `Work folder: expected an image named by 40 hexadecimal digits, got ${file}. Delete the work folder.`,
+  );
+}
+
+/** One folder for each two first digits, so that no folder grows to millions of files. */
 function imagePath(file: string): string {
   return `images/${file.slice(0, 2)}/${file}`;
 }
 
-/** Moves a file; one that was moved before stays where it is. */
+/** Moves a file, unless an earlier call moved it. */
 function move(from: string, to: string): void {
   if (existsSync(to)) return;
   mkdirSync(path.dirname(to), { recursive: true });

@@ -3,24 +3,24 @@ import { comparable } from '../pages/text';
 import { examineImage, lookDistance, sniffFormat, type ImageInfo } from '../images/image-info';
 import { filesBelow } from './sources';
 
-/** Texts and images that models are tested on, and must not be trained on. */
+/** Texts and images that models are evaluated on, and must not be trained on. */
 export interface BenchmarkData {
   readonly texts: readonly string[];
   /** Perceptual hashes. */
   readonly looks: readonly string[];
 }
 
-/** Texts shorter than this are found everywhere, and say nothing. */
+/** Shorter texts occur everywhere, so a match would mean nothing. */
 const MIN_WORDS = 8;
-/** GPT-3 (Brown et al., 2020), appendix C, takes 13 words in a row for a copy. */
+/** GPT-3 (Brown et al., 2020), appendix C, treats 13 consecutive words as a copy. */
 const MAX_WORDS = 13;
-/** Of 64 bits; scaling and recompression change fewer. */
+/** Of 64 bits. Scaling and recompression change fewer. */
 const MAX_DISTANCE = 4;
 
 /**
  * Reads a folder of benchmark data: every image, every line of `.txt`, every string in `.json` and `.jsonl`.
  *
- * @throws Error naming a file that is not what its name says
+ * @throws Error naming a file that is not valid JSON although its name says so
  */
 export async function readBenchmark(folder: string): Promise<BenchmarkData> {
   const texts = new Set<string>();
@@ -65,15 +65,15 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
   }
   if (texts.size + looks.size === 0) {
     throw new Error(
-      `Benchmark ${folder}: expected images, .txt, .json or .jsonl, got none with an image or a text of ${MIN_WORDS} words.`,
+      `Benchmark ${folder}: expected images, .txt, .json or .jsonl files, found none with an image or a text of ${MIN_WORDS} words.`,
     );
   }
   return { texts: [...texts].sort(), looks: [...looks].sort() };
 }
 
-/** Finds benchmark data in pages. */
+/** Finds benchmark data on pages. */
 export class Decontamination {
-  /** By their first words: what may follow them. */
+  /** Maps the first words of each text to what may follow them. */
   private readonly endings = new Map<string, string[]>();
 
   constructor(private readonly data: BenchmarkData) {
@@ -81,11 +81,13 @@ export class Decontamination {
       const words = text.split(' ');
       const start = words.slice(0, MIN_WORDS).join(' ');
       const ending = words.slice(MIN_WORDS).join(' ');
-      this.endings.set(start, [...(this.endings.get(start) ?? []), ending]);
+      const endings = this.endings.get(start);
+      if (endings) endings.push(ending);
+      else this.endings.set(start, [ending]);
     }
   }
 
-  /** Whether a benchmark's text, or 13 words of it in a row, stand in the text. */
+  /** Whether the text contains a benchmark text, or 13 consecutive words of one. */
   hasText(text: string): boolean {
     if (this.endings.size === 0) return false;
     const words = comparable(text).split(' ');

@@ -9,33 +9,33 @@ import { UnitThreads } from './threads';
 import { WorkFolder } from './work-folder';
 
 export interface ExtractionEstimate {
-  /** Units of the input, and how many of them were extracted to find out. */
+  /** Units of the input, and units in the sample. */
   readonly units: number;
   readonly sampledUnits: number;
-  /** Pages of the input: counted in folders, concluded from the sample in archives. */
+  /** Pages of the input: counted in folders, estimated from the sample in archives. */
   readonly pages: number;
   readonly sampledPages: number;
-  /** For each page that is read; copies are found within the sample alone, so a whole input yields somewhat less. */
+  /** Per page read. Duplicates are found within the sample only, so a whole input yields somewhat less. */
   readonly perPage: {
     readonly documents: number;
     readonly images: number;
-    /** Processor seconds of all threads together. */
+    /** CPU seconds of all threads together. */
     readonly cpuSeconds: number;
     readonly textBytes: number;
     readonly imageBytes: number;
   };
-  /** What was left out of the sample, by reason. */
+  /** What was dropped from the sample, by reason. */
   readonly dropped: Readonly<Record<string, number>>;
 }
 
-/** The sample ends with the unit that passes either. */
+/** Sampling stops after the unit that exceeds either. */
 const MAX_UNITS = 48;
 const MAX_SECONDS = 30;
 
 /**
- * Extracts some units of the input, evenly spread, in a temporary folder, and tells what a page costs and gives.
+ * Estimates the cost and yield of an extraction: extracts evenly spaced units of the input in a temporary folder.
  *
- * @throws Error for inputs that are not there, and for a unit that fails
+ * @throws Error for inputs that do not exist, and for a unit that fails
  */
 export async function estimateExtraction(
   inputs: readonly string[],
@@ -52,13 +52,13 @@ export async function estimateExtraction(
     for await (const unit of planUnits(inputs)) {
       total = sizeOf(unit, total);
       if (all++ % step === 0) units.push(unit);
-      // Every second one, every fourth one, ...: an even sample of a number that is not known yet.
+      // Keep every second, fourth, ... unit: an even sample while the total is unknown.
       if (units.length > MAX_UNITS) {
         step *= 2;
         units = units.filter((_, i) => i % 2 === 0);
       }
     }
-    // The first one is done twice: a thread starts in a second or two, once.
+    // Warm-up, not measured: a thread takes a second or two to start.
     await threads.run(units[0]!, work.unit(0, 0));
     let sampled = { files: 0, bytes: 0 };
     let [sampledUnits, ofArchives] = [0, 0];
@@ -93,7 +93,7 @@ export async function estimateExtraction(
   }
 }
 
-/** Adds a unit's pages, of a folder, or bytes, of an archive. */
+/** Adds the pages of a unit of files, or the bytes of a unit of an archive. */
 function sizeOf(unit: Unit, before: { files: number; bytes: number }): { files: number; bytes: number } {
   if (unit.kind === 'files') return { ...before, files: before.files + unit.files.length };
   return unit.kind === 'warc' ? { ...before, bytes: before.bytes + unit.end - unit.start } : before;
@@ -101,7 +101,7 @@ function sizeOf(unit: Unit, before: { files: number; bytes: number }): { files: 
 
 async function bytesBelow(folder: string): Promise<number> {
   let bytes = 0;
-  // Where no page became a document there is no folder of images.
+  // The folder of images exists only if a page became a document.
   if (existsSync(folder)) for await (const file of filesBelow(folder)) bytes += (await stat(file)).size;
   return bytes;
 }

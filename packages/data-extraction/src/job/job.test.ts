@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -214,14 +215,93 @@ describe('extractPages on a folder', () => {
     );
   });
 
-  it('refuses what it cannot begin or go on with', async () => {
+  it('uses the first version of an image that fits, not the first that exists', async () => {
+    const input = folder();
+    const jpeg = await sharp(await image(61))
+      .jpeg()
+      .toBuffer();
+    writeFileSync(path.join(input, 'a.jpg'), jpeg);
+    writeFileSync(path.join(input, 'a.avif'), await sharp(jpeg).avif().toBuffer());
+    writeFileSync(path.join(input, 'a.webp'), await sharp(jpeg).webp().toBuffer());
+    writeFileSync(path.join(input, 'error.jpg'), '<html>404 not found</html>');
+    writeFileSync(
+      path.join(input, 'my%20b.jpg'),
+      await sharp(await image(62))
+        .jpeg()
+        .toBuffer(),
+    );
+    writeFileSync(
+      path.join(input, 'c d.jpg'),
+      await sharp(await image(63))
+        .jpeg()
+        .toBuffer(),
+    );
+    const picture = '<picture><source srcset="a.avif"><source srcset="a.webp"><img src="a.jpg"></picture>';
+    writeFileSync(path.join(input, 'a.html'), html(`<p>${prose(61)}</p>${picture}`));
+    writeFileSync(path.join(input, 'b.html'), html(`<p>${prose(62)}</p><img srcset="error.jpg 2x" src="my%20b.jpg">`));
+    writeFileSync(path.join(input, 'c.html'), html(`<p>${prose(63)}</p><img src="none.jpg" srcset="c%20d.jpg 2x">`));
+    const formats = async (preset: 'm3w' | 'obelics' | 'mmc4') => {
+      const { pages } = await extract([input], { preset });
+      return pages.map(({ parts }) =>
+        parts.flatMap((part: any) => (part.image ? part.image.split('.').at(-1) : [])).join(),
+      );
+    };
+    expect(await formats('m3w')).toEqual(['avif', 'jpg', 'jpg']);
+    expect(await formats('obelics')).toEqual(['webp', 'jpg', 'jpg']);
+    expect(await formats('mmc4')).toEqual(['jpg', 'jpg', 'jpg']);
+  });
+
+  it('uses the alternative text of a dropped image within a sentence', async () => {
+    const icon = '<img src="tiny.png" alt="Save">';
+    const { pages } = await withPage(
+      'z.html',
+      html(`<p>${prose(64)} Press ${icon} and wait.</p><p>${icon}</p><img src="p0.png">`),
+    );
+    expect(pages.find(({ url }) => url === 'z.html').parts[0].text).toMatch(/Press Save and wait\.$/);
+  });
+
+  it('never runs code that the work folder names', async () => {
+    const work = new WorkFolder(folder());
+    const hook = path.join(folder(), 'hook.mjs');
+    writeFileSync(hook, 'globalThis.planted = true; export const text = () => false;');
+    const planted = { preset: 'm3w', explicitHook: hook } as never;
+    await UnitExtractor.open(planted, work);
+    expect(globalThis).not.toHaveProperty('planted');
+    const explicitHookSha256 = createHash('sha256').update(readFileSync(hook)).digest('hex');
+    const settings = { preset: 'm3w', explicitHookSha256 };
+    await expect(UnitExtractor.open(settings, work)).rejects.toThrow(/expected the one that the job .* got no hook/);
+    await UnitExtractor.open(settings, work, { explicitHook: hook });
+    expect(globalThis).toHaveProperty('planted');
+    writeFileSync(hook, 'export const text = () => true;');
+    await expect(UnitExtractor.open(settings, work, { explicitHook: hook })).rejects.toThrow(/expected the one/);
+    await expect(UnitExtractor.open({ preset: 'm3w' }, work, { explicitHook: hook })).rejects.toThrow(/expected none/);
+  });
+
+  it.each(['../../../planted.png', '/etc/passwd', 'a.png'])('rejects the file name %s of a worker', async (file) => {
+    const work = new WorkFolder(folder());
+    const info = { file, width: 100, height: 100, look: '0'.repeat(16), alt: '', caption: '' };
+    const unit = {
+      page: { url: 'a', title: '', parts: [{ text: 'a' }, { image: info }] },
+      keys: { url: 1, text: 2, bands: [] },
+    };
+    mkdirSync(path.dirname(work.unit(0, 0)), { recursive: true });
+    writeFileSync(
+      work.unit(0, 0),
+      `${JSON.stringify(unit)}\n${JSON.stringify({ end: { pages: 1, dropped: {}, failures: [] } })}\n`,
+    );
+    await expect(Assembly.begin(work, presets.m3w, [1])).rejects.toThrow(
+      /expected an image named by 40 hexadecimal digits/,
+    );
+  });
+
+  it('rejects what it cannot start or resume', async () => {
     const { out } = await extract([input]);
     await expect(extractPages({ inputs: [input], out, preset: 'mmc4' })).rejects.toThrow(
-      /begun with other inputs or settings/,
+      /started with other inputs or options/,
     );
     await expect(extractPages({ inputs: [input], out: input })).rejects.toThrow(/expected an empty folder/);
     await expect(extract([path.join(input, 'none')])).rejects.toThrow(/no such file or folder/);
-    await expect(extract([folder()])).rejects.toThrow(/got none of them/);
+    await expect(extract([folder()])).rejects.toThrow(/found none/);
     await expect(extract([input], { preset: 'm4w' as never })).rejects.toThrow(
       /preset must be one of m3w, obelics, mmc4, got m4w/,
     );
@@ -383,7 +463,7 @@ describe('images that the input does not hold', () => {
     writeFileSync(path.join(input, 'a.html'), html(`<p>${prose(1)}</p>${images}`));
     writeFileSync(path.join(input, 'b.html'), html(`<p>${prose(2)}</p>${sizes}<img src="${server.host}/a.png">`));
     const fetcher = new ImageFetcher({ isPublic: (address) => address === '127.0.0.1' });
-    const extractor = await UnitExtractor.open({ preset: 'm3w', fetchImages: true }, work, fetcher);
+    const extractor = await UnitExtractor.open({ preset: 'm3w', fetchImages: true }, work, { fetcher });
     const [unit] = await gather(planUnits([input]));
     await extractor.extract(unit!, work.unit(0, 0));
     const missing = await gather((await Assembly.begin(work, presets.m3w, [1])).missing());

@@ -7,66 +7,69 @@ import { presetOf, type PresetName } from '../filters/presets';
 import { Assembly, type Manifest } from './assemble';
 import { readBenchmark } from './benchmark';
 import { LineWriter } from './json-lines';
-import { dispatch } from './queue';
+import { throughRedis } from './queue';
 import { ATTEMPTS, checkWorkers, inThreads, type RunStage } from './runner';
 import { planUnits, type Unit } from './sources';
-import type { UnitLine, UnitSettings } from './unit';
+import { hashHook, type UnitLine, type UnitSettings } from './unit';
 import { plannedUnits, WorkFolder } from './work-folder';
 
 export interface ExtractPagesOptions {
   /** Folders of pages, mirrors and archives, or single files. */
   readonly inputs: readonly string[];
-  /** Folder that everything is written to, and nothing beside it. */
+  /** Folder for all output. Nothing is written elsewhere. */
   readonly out: string;
-  /** Default `m3w`. */
+  /** Defaults to `m3w`. */
   readonly preset?: PresetName;
-  /** Threads. Default: one less than the cores, at least one. */
+  /** Number of threads. Defaults to one less than the number of cores, at least one. */
   readonly workers?: number;
   /**
-   * Address of a Redis server, `redis://host:6379`. The work is then done not here but by whoever calls `workOnPages` with
-   * the same output folder.
+   * URL of a Redis server, `redis://host:6379`. This process then only coordinates: the units are processed by workers that
+   * call `runPageWorker` with the same output folder.
    */
   readonly redis?: string;
-  /** Folder of benchmark texts and images that must not come through. */
+  /** Folder of benchmark texts and images; pages and images that copy them are dropped. */
   readonly benchmark?: string;
-  /** Path of a module that says what is explicit; see `ExplicitContentHook`. */
+  /**
+   * Path of a module that decides what is explicit; see `ExplicitContentHook`. With `redis`, every worker must be started
+   * with the same module: workers never load code from the shared folder.
+   */
   readonly explicitHook?: string;
-  /** Whether images that are not among the input are asked of their servers. Default false. */
+  /** Whether to fetch images that the input does not contain. Defaults to false. */
   readonly fetchImages?: boolean;
-  /** Whether to leave out units that failed again and again, counted as `unit: failed`, rather than end with an error. */
+  /** Whether to skip units that failed repeatedly, counted as `unit: failed`, instead of throwing. Defaults to false. */
   readonly skipFailed?: boolean;
-  /** Called after each unit, done now or before, and when something is in the way. */
+  /** Called after each unit, including units completed by an earlier run, and when there is a problem. */
   onProgress?(progress: ExtractProgress): void;
 }
 
 export interface ExtractProgress {
   readonly units: number;
   readonly ofUnits: number;
-  /** Pages of this run. */
+  /** Pages processed in this run. */
   readonly pages: number;
-  /** What keeps the work from going on: no worker, a server that does not answer. */
-  readonly trouble?: string;
+  /** What blocks progress: no worker, or a server that does not respond. */
+  readonly problem?: string;
 }
 
-/** What fails this often is not the unit. */
+/** If this many units fail, the cause is not the units. */
 const MAX_FAILED = 20;
 
 /**
- * Extracts documents from web pages: `pages.jsonl`, `pairs.jsonl` (alternative texts), `images/` and `manifest.json`.
- * Stopped or killed at any moment, the same call goes on where it was and ends with the same bytes.
+ * Extracts documents from web pages: `pages.jsonl`, `pairs.jsonl` (alternative texts), `images/` and `manifest.json`. If
+ * the process is killed at any moment, the same call resumes the work and gives the same bytes.
  *
- * @throws Error for inputs, presets or hooks that are not there, for a folder with the output of other settings, and for
- *         units that failed three times, named
+ * @throws Error for inputs, presets or hooks that do not exist, for a folder with the output of other options, and for units
+ *         that failed three times, naming them
  */
 export async function extractPages(options: ExtractPagesOptions): Promise<Manifest> {
   const { inputs, preset = 'm3w', workers = Math.max(1, availableParallelism() - 1) } = options;
   checkWorkers('extractPages', workers);
-  if (inputs.length === 0) throw new Error('extractPages: expected an input, got none. Give a folder or a WARC file.');
+  if (inputs.length === 0) throw new Error('extractPages: expected an input, got none. Pass a folder or a WARC file.');
   const rules = presetOf(preset);
   const out = path.resolve(options.out);
   const work = new WorkFolder(path.join(out, 'work'));
   const settings = await readSettings(options, preset);
-  const { job, units } = await plan(out, work, inputs, settings, options.explicitHook);
+  const { job, units } = await plan(out, work, inputs, settings);
   const done = path.join(out, 'manifest.json');
   if (existsSync(done)) {
     await rm(work.path, { recursive: true, force: true });
@@ -77,8 +80,8 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   const progress = { units: 0, ofUnits: units, pages: 0 };
   const runner =
     options.redis === undefined
-      ? inThreads(settings, work, workers)
-      : await dispatch(options.redis, job, work, (trouble) => options.onProgress?.({ ...progress, trouble }));
+      ? inThreads(settings, work, workers, options.explicitHook)
+      : await throughRedis(options.redis, job, work, (problem) => options.onProgress?.({ ...progress, problem }));
   const run = (stage: number, ofUnits: number) => {
     Object.assign(progress, { units: 0, ofUnits });
     return runStage(stage, work, runner.run, progress, options);
@@ -105,48 +108,47 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
 
 async function readSettings(options: ExtractPagesOptions, preset: PresetName): Promise<UnitSettings> {
   const { benchmark, explicitHook, fetchImages = false } = options;
+  const explicitHookSha256 = await hashHook(explicitHook);
   return {
     preset,
     ...(fetchImages && { fetchImages }),
     ...(benchmark !== undefined && { benchmark: await readBenchmark(benchmark) }),
-    ...(explicitHook !== undefined && { explicitHook: path.resolve(explicitHook) }),
+    ...(explicitHookSha256 !== undefined && { explicitHookSha256 }),
   };
 }
 
-/** Writes the plan of the first stage, and claims the folder for this job. */
+/** Writes the plan of the first stage, and reserves the folder for this job. */
 async function plan(
   out: string,
   work: WorkFolder,
   inputs: readonly string[],
   settings: UnitSettings,
-  explicitHook: string | undefined,
 ): Promise<{ job: string; units: number }> {
   await mkdir(out, { recursive: true });
-  const mark = path.join(out, 'job.json');
-  if (!existsSync(mark)) {
+  const jobFile = path.join(out, 'job.json');
+  if (!existsSync(jobFile)) {
     const others = (await readdir(out)).filter((name) => name !== 'job.json.tmp');
     if (others.length > 0) {
       throw new Error(
-        `Output ${out}: expected an empty folder or one begun before, got ${others.slice(0, 5).join(', ')}. Choose another.`,
+        `Output ${out}: expected an empty folder or the output of an earlier run, found ${others.slice(0, 5).join(', ')}. Choose another folder.`,
       );
     }
-    await writeWhole(mark, '{}\n');
+    await writeWhole(jobFile, '{}\n');
   }
-  const hookCode = explicitHook === undefined ? '' : await readFile(explicitHook, 'utf8');
   await mkdir(work.path, { recursive: true });
   const planned = `${work.plan(0)}.new`;
   const { sha256, units } = await writePlan(planned, planUnits(inputs));
   const job = createHash('sha256')
-    .update(JSON.stringify([2, sha256, settings, hookCode]))
+    .update(JSON.stringify([3, sha256, settings]))
     .digest('hex');
-  const { job: theirs = job } = JSON.parse(await readFile(mark, 'utf8')) as { job?: string };
+  const { job: theirs = job } = JSON.parse(await readFile(jobFile, 'utf8')) as { job?: string };
   if (theirs !== job) {
     await rm(planned);
     throw new Error(
-      `Output ${out}: it was begun with other inputs or settings. Repeat them to go on, or choose another folder.`,
+      `Output ${out}: it was started with other inputs or options. Repeat those to resume, or choose another folder.`,
     );
   }
-  await writeWhole(mark, `${JSON.stringify({ job })}\n`);
+  await writeWhole(jobFile, `${JSON.stringify({ job })}\n`);
   await rename(planned, work.plan(0));
   return { job, units };
 }
@@ -168,7 +170,7 @@ async function writeWhole(file: string, text: string): Promise<void> {
   await rename(`${file}.tmp`, file);
 }
 
-/** Runs a stage to its end: afterwards every unit has its file. */
+/** Runs a stage. Afterwards every unit has its file. */
 async function runStage(
   stage: number,
   work: WorkFolder,
@@ -185,8 +187,8 @@ async function runStage(
   if (!skipFailed) {
     const first = failed.slice(0, 5).map(({ error }) => `  ${error}`);
     throw new Error(
-      `${failed.length} of ${progress.ofUnits} units failed ${ATTEMPTS} times, the first of them:\n${first.join('\n')}\n` +
-        'Everything else is kept. Give the same command to try them again, or skip them (--skip-failed).',
+      `${failed.length} of ${progress.ofUnits} units failed ${ATTEMPTS} times; the first are:\n${first.join('\n')}\n` +
+        'Completed units are kept. Run the same command again to retry, or add --skip-failed to skip these units.',
     );
   }
   for (const { index, error } of failed) {

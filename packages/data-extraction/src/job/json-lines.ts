@@ -4,14 +4,14 @@ import { createReadStream, createWriteStream, type WriteStream } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 
-/** Values of a file that holds one in each line. */
+/** Reads a file that holds one JSON value per line. */
 export async function* readLines<T>(file: string): AsyncGenerator<T> {
   for await (const line of createInterface({ input: createReadStream(file), crlfDelay: Infinity })) {
     yield JSON.parse(line) as T;
   }
 }
 
-/** Writes values as lines of a file that appears under its name when all are there. */
+/** Writes values as JSON lines. The file appears under its name once it is complete. */
 export class LineWriter {
   /** Values written. */
   lines = 0;
@@ -19,7 +19,7 @@ export class LineWriter {
   private failure: Error | undefined;
   private readonly hash: Hash = createHash('sha256');
 
-  /** @param temporary where the file stands while it is written; no other writer may use it */
+  /** @param temporary where the file is written before it is complete; no other writer may use it */
   constructor(
     private readonly file: string,
     private readonly temporary = `${file}.tmp`,
@@ -27,7 +27,7 @@ export class LineWriter {
     this.stream = createWriteStream(temporary).on('error', (error) => (this.failure = error));
   }
 
-  /** @throws Error of the disk, of this write or one before */
+  /** @throws Error if this write or an earlier one failed */
   async write(value: object): Promise<void> {
     if (this.failure) throw this.failure;
     const line = `${JSON.stringify(value)}\n`;
@@ -36,7 +36,7 @@ export class LineWriter {
     if (!this.stream.write(line)) await once(this.stream, 'drain');
   }
 
-  /** @returns SHA-256 of what was written */
+  /** @returns SHA-256 of the file */
   async close(): Promise<string> {
     if (this.failure) throw this.failure;
     this.stream.end();

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { redisServer, TestRedis } from '../../test/redis';
 import { contents, pageOf, image } from '../../test/sample-pages';
 import { extractPages } from './job';
-import { dispatch, workOnPages } from './queue';
+import { throughRedis, runPageWorker } from './queue';
 import { WorkFolder } from './work-folder';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'queue-'));
@@ -61,7 +61,7 @@ describe('a unit that fails again and again', () => {
     const options = { inputs, explicitHook: hook, workers: 1 };
     const out = path.join(scratch, 'failing');
     await expect(extractPages({ ...options, out })).rejects.toThrow(
-      /1 of 13 units failed 3 times[^]*pages-\w+, page\d+\.html and following: its thread ended with 3[^]*--skip-failed/,
+      /1 of 13 units failed 3 times[^]*pages-\w+, from page\d+\.html: its thread exited with code 3[^]*--skip-failed/,
     );
     const skipped = await extractPages({ ...options, out: `${out}-skipped`, skipFailed: true });
     expect(skipped).toMatchObject({ pages: 184, dropped: { 'unit: failed': 1 } });
@@ -142,7 +142,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     const { hook, mend } = deadlyHook('of 70\n');
     const out = path.join(scratch, 'letters');
     const options = { inputs, out, explicitHook: hook, redis: redis.url };
-    const work = () => workOnPages({ out, redis: redis.url, workers: 2 });
+    const work = () => runPageWorker({ out, redis: redis.url, workers: 2 });
     const first = work();
     await expect(extractPages(options)).rejects.toThrow(/1 of 13 units failed 3 times[^]*its thread ended with 3/);
     const { job } = JSON.parse(readFileSync(path.join(out, 'job.json'), 'utf8')) as { job: string };
@@ -163,17 +163,17 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
 
   it('says what is missing', async () => {
     const inputs = [await folderOfPages(1)];
-    const troubles = new Set<string>();
+    const problems = new Set<string>();
     const out = path.join(scratch, 'lonely');
     const job = extractPages({
       inputs,
       out,
       redis: redis.url,
-      onProgress: ({ trouble }) => trouble && troubles.add(trouble),
+      onProgress: ({ problem }) => problem && problems.add(problem),
     });
-    while (troubles.size === 0) await sleep(100);
-    expect([...troubles]).toEqual(['no worker is there yet']);
-    const done = workOnPages({ out, redis: redis.url });
+    while (problems.size === 0) await sleep(100);
+    expect([...problems]).toEqual(['no worker is there yet']);
+    const done = runPageWorker({ out, redis: redis.url });
     expect((await job).pages).toBe(1);
     expect(await done).toBe(1);
 
@@ -184,7 +184,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     );
     mkdirSync(path.join(scratch, 'waits'));
     const signal = AbortSignal.timeout(700);
-    expect(await workOnPages({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
+    expect(await runPageWorker({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
   }, 180_000);
 
   it('ends well where Redis is gone by then', async () => {
@@ -193,9 +193,9 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     mkdirSync(work.path);
     writeFileSync(work.settings, JSON.stringify({ job: 'a'.repeat(64), settings: { preset: 'm3w' } }));
     const gone = await TestRedis.start();
-    const runner = await dispatch(gone.url, 'a'.repeat(64), work, () => undefined);
+    const runner = await throughRedis(gone.url, 'a'.repeat(64), work, () => undefined);
     const said: string[] = [];
-    const worker = workOnPages({ out, redis: gone.url, onProgress: (message) => said.push(message) });
+    const worker = runPageWorker({ out, redis: gone.url, onProgress: (message) => said.push(message) });
     await sleep(1000);
     await gone.kill();
     while (said.length === 0) await sleep(100);

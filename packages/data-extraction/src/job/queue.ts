@@ -6,10 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Queue } from 'bullmq';
 import { ATTEMPTS, checkWorkers, type FailedUnit, type Runner } from './runner';
 import { UnitThreads } from './threads';
-import type { UnitSettings } from './unit';
+import { checkHook, type UnitSettings } from './unit';
 import { plannedUnits, readUnit, reportOf, WorkFolder } from './work-folder';
 
-/** What a worker is told: where a unit's line lies in the plan. Everything else is in the folder that all share. */
+/** What a worker receives: the position of a unit in the plan. Everything else is in the shared folder. */
 interface Task {
   readonly stage: number;
   readonly index: number;
@@ -17,25 +17,25 @@ interface Task {
   readonly bytes: number;
 }
 
-/** Tasks in Redis at a time: enough for every worker, and nothing beside the size of the job. */
+/** Tasks in Redis at the same time: enough for every worker, however large the job. */
 const WINDOW = 1000;
 const POLL_MS = 500;
-/** What is not done by then is handed in again: a no-op, unless Redis has lost it. */
-const HAND_IN_AGAIN_MS = 5000;
+/** Pending tasks are submitted again after this: a no-op unless Redis has lost them. */
+const RESUBMIT_MS = 5000;
 const CONNECT_MS = 10_000;
-/** What is in the way is met twice a second, and told no more often than this. */
-const TROUBLE_MS = 10_000;
-/** A worker that is killed loses its tasks to others after so long. Units are done in threads, so the lock is kept up. */
+/** Problems occur twice a second, and are reported at most this often. */
+const REPORT_MS = 10_000;
+/** Other workers take over the tasks of a killed worker after this. Threads do the work, so a live worker renews its lock. */
 const LOCK_MS = 10_000;
-/** How many workers a unit may outlive before it is held to be what kills them; others lose theirs by bad luck. */
+/** After this many workers were killed while they held a unit, the unit counts as failed: it probably kills them. */
 const MAX_KILLED = 30;
 
-/** BullMQ is loaded where it is used: who extracts on one machine need not install it. */
+/** BullMQ is loaded on demand: extraction on one machine does not require it. */
 async function loadBullMQ(): Promise<typeof import('bullmq')> {
   try {
     return await import('bullmq');
   } catch (error) {
-    throw new Error('Redis: expected the packages bullmq and ioredis. Install them: npm install bullmq ioredis.', {
+    throw new Error('Redis requires the packages bullmq and ioredis. Install them: npm install bullmq ioredis.', {
       cause: error,
     });
   }
@@ -43,28 +43,28 @@ async function loadBullMQ(): Promise<typeof import('bullmq')> {
 
 const queueName = (job: string) => `flamingo-pages-${job.slice(0, 24)}`;
 
-/** Hands units to workers on other machines, as many at a time as they need; what is done is seen by its file. */
-export async function dispatch(
+/** Submits units to workers through Redis, a window at a time. A unit is complete when its file exists. */
+export async function throughRedis(
   redis: string,
   job: string,
   work: WorkFolder,
-  onTrouble: (trouble: string) => void,
+  onProblem: (problem: string) => void,
 ): Promise<Runner> {
-  const leaving = new AbortController();
-  const queue = await openQueue(redis, job, leaving);
-  const tell = seldom(onTrouble);
-  // What failed in an earlier run is tried again.
+  const closing = new AbortController();
+  const queue = await openQueue(redis, job, closing);
+  const report = throttled(onProblem);
+  // Retry what failed in an earlier run.
   await queue.clean(0, 0, 'failed');
 
-  /** Tells Redis of the tasks, and asks it for those that failed. */
+  /** Submits tasks to Redis. Returns the reasons of those that failed. */
   const exchange = async (tasks: readonly Task[], look: boolean): Promise<Map<string, string>> => {
     try {
       await queue.addBulk(tasks.map((data) => ({ name: 'unit', data, opts: { ...TASK_OPTIONS, jobId: idOf(data) } })));
-      if (look && (await queue.getWorkersCount()) === 0) tell('no worker is there yet');
+      if (look && (await queue.getWorkersCount()) === 0) report('no worker has connected yet');
       const failed = await queue.getFailed(0, WINDOW);
       return new Map(failed.map(({ id, failedReason }) => [id ?? '', failedReason ?? 'no reason given']));
     } catch (error) {
-      tell(`Redis at ${hostOf(redis)} does not answer (${(error as Error).message})`);
+      report(`Redis at ${hostOf(redis)} does not respond (${(error as Error).message})`);
       return new Map();
     }
   };
@@ -74,7 +74,7 @@ export async function dispatch(
       const units = plannedUnits(work.plan(stage));
       const waiting = new Map<string, Task>();
       const failed: FailedUnit[] = [];
-      for (let [isPlanned, handedIn] = [false, 0]; failed.length < maxFailed; await sleep(POLL_MS)) {
+      for (let [isPlanned, submitted] = [false, 0]; failed.length < maxFailed; await sleep(POLL_MS)) {
         for (const [id, { index }] of waiting) {
           const file = work.unit(stage, index);
           if (!existsSync(file)) continue;
@@ -95,26 +95,26 @@ export async function dispatch(
           }
         }
         if (waiting.size === 0) break;
-        const again = Date.now() - handedIn > HAND_IN_AGAIN_MS;
-        if (again) handedIn = Date.now();
+        const again = Date.now() - submitted > RESUBMIT_MS;
+        if (again) submitted = Date.now();
         for (const [id, reason] of await exchange(again ? [...waiting.values()] : fresh, again)) {
           const task = waiting.get(id);
           if (!task || existsSync(work.unit(stage, task.index))) continue;
           waiting.delete(id);
-          failed.push({ index: task.index, error: /stalled/.test(reason) ? `Unit ${task.index} ${KILLS}` : reason });
+          failed.push({ index: task.index, error: /stalled/.test(reason) ? `Unit ${task.index} ${LOST}` : reason });
         }
       }
       return failed.sort((a, b) => a.index - b.index);
     },
     finish: async () => {
-      // What stays in a server that is gone by now harms nobody.
+      // Leftovers on a server that no longer responds are harmless.
       await queue.obliterate({ force: true }).catch(() => undefined);
     },
-    close: () => leave(queue, leaving),
+    close: () => disconnect(queue, closing),
   };
 }
 
-const KILLS = `was lost with each of the ${MAX_KILLED} workers that had it: killed, or out of memory.`;
+const LOST = `was lost with ${MAX_KILLED} workers, which were killed or ran out of memory.`;
 
 const TASK_OPTIONS = {
   attempts: ATTEMPTS,
@@ -126,32 +126,35 @@ function idOf({ stage, index }: Task): string {
   return `unit-${stage}-${index}`;
 }
 
-export interface WorkOnPagesOptions {
-  /** The output folder of `extractPages`, which may not have begun. All machines see it, and the input, at the same path. */
+export interface PageWorkerOptions {
+  /** Output folder of `extractPages`, which may start later. All machines see it and the input at the same path. */
   readonly out: string;
-  /** Address of the Redis server that `extractPages` was given. */
+  /** URL of the Redis server that `extractPages` uses. */
   readonly redis: string;
-  /** Units at a time. Default: the cores. */
+  /** Path of the module that `extractPages` was given as `explicitHook`. */
+  readonly explicitHook?: string;
+  /** Number of threads. Defaults to the number of cores. */
   readonly workers?: number;
-  /** Ends the work after the units that are at hand. */
+  /** Stops the worker after its current units. */
   readonly signal?: AbortSignal;
-  /** Called with a unit's number when it is done, and with what is in the way. */
+  /** Called when a unit is complete, and when there is a problem. */
   onProgress?(message: string): void;
 }
 
 /**
- * Does units of a job of `extractPages` that was given the same Redis server, until the job has ended. Killed at any moment
- * it loses nothing: others do what it had begun.
+ * Processes units of an `extractPages` job that uses the same Redis server, until the job ends. It may be killed at any
+ * moment: other workers take over its units.
  *
- * @returns how many units it has done
+ * @returns the number of units it completed
+ * @throws Error for a hook that is missing or differs from the job's
  */
-export async function workOnPages(options: WorkOnPagesOptions): Promise<number> {
-  const { redis, workers = availableParallelism(), signal, onProgress } = options;
-  checkWorkers('workOnPages', workers);
+export async function runPageWorker(options: PageWorkerOptions): Promise<number> {
+  const { redis, workers = availableParallelism(), explicitHook, signal, onProgress } = options;
+  checkWorkers('runPageWorker', workers);
   const out = path.resolve(options.out);
   const work = new WorkFolder(path.join(out, 'work'));
   const ended = () => signal?.aborted === true || existsSync(path.join(out, 'manifest.json'));
-  if (!existsSync(work.settings)) onProgress?.(`waiting for the job to begin in ${out}`);
+  if (!existsSync(work.settings)) onProgress?.(`waiting for the job to start in ${out}`);
   while (!ended() && !existsSync(work.settings)) await sleep(POLL_MS);
   if (ended()) return 0;
 
@@ -159,91 +162,93 @@ export async function workOnPages(options: WorkOnPagesOptions): Promise<number> 
     job: string;
     settings: UnitSettings;
   };
-  const threads = new UnitThreads(settings, work);
-  let [units, atHand] = [0, 0];
-  const leaving = new AbortController();
+  await checkHook(settings, explicitHook);
+  const threads = new UnitThreads(settings, work, explicitHook);
+  let [units, running] = [0, 0];
+  const closing = new AbortController();
   const { Worker } = await loadBullMQ();
   const worker = new Worker<Task>(
     queueName(job),
     async ({ data: { stage, index, at, bytes } }) => {
-      if (![stage, index, at, bytes].every(Number.isSafeInteger)) throw new Error('Task: expected four whole numbers.');
+      if (![stage, index, at, bytes].every(Number.isSafeInteger)) throw new Error('Task: expected four integers.');
       const file = work.unit(stage, index);
       if (existsSync(file)) return;
-      atHand++;
+      running++;
       try {
         await threads.run(await readUnit(work.plan(stage), at, bytes), file);
       } finally {
-        atHand--;
+        running--;
       }
       units++;
-      onProgress?.(`unit ${index} of stage ${stage} done`);
+      onProgress?.(`unit ${index} of stage ${stage} completed`);
     },
     {
-      connection: { url: redis, maxRetriesPerRequest: null, retryStrategy: retryUntil(leaving.signal) },
+      connection: { url: redis, maxRetriesPerRequest: null, retryStrategy: retryUntil(closing.signal) },
       concurrency: workers,
       lockDuration: LOCK_MS,
       stalledInterval: LOCK_MS / 2,
       maxStalledCount: MAX_KILLED,
     },
   );
-  const tell = seldom((trouble) => onProgress?.(trouble));
-  worker.on('error', (error) => tell(`Redis at ${hostOf(redis)}: ${error.message || error.name}`));
+  const report = throttled((problem) => onProgress?.(problem));
+  worker.on('error', (error) => report(`Redis at ${hostOf(redis)}: ${error.message || error.name}`));
   try {
     while (!ended() && existsSync(work.settings)) await sleep(POLL_MS);
     return units;
   } finally {
-    leaving.abort();
+    closing.abort();
     await worker.pause(true);
-    // Of a job that has ended nothing is wanted any more.
-    while (signal?.aborted && atHand > 0) await sleep(POLL_MS);
+    // Wait for running units only if the job continues.
+    while (signal?.aborted && running > 0) await sleep(POLL_MS);
     await threads.close();
-    // Without force it would wait for a server that is gone. A unit that is not reported yet is handed out again, and found done.
+    // Force: otherwise it waits for a dead server. A completed unit that was not reported is submitted again, and skipped.
     await Promise.race([worker.close(true), sleep(CONNECT_MS, undefined, { ref: false })]);
   }
 }
 
-/** @throws Error for an address that is none, and a server that does not answer */
-async function openQueue(redis: string, job: string, leaving: AbortController): Promise<Queue<Task>> {
+/** @throws Error for an invalid URL, and for a server that does not respond */
+async function openQueue(redis: string, job: string, closing: AbortController): Promise<Queue<Task>> {
   if (!/^rediss?:$/.test(URL.canParse(redis) ? new URL(redis).protocol : '')) {
-    throw new Error(`Redis: expected an address such as redis://localhost:6379, got ${redis}.`);
+    throw new Error(`Redis: expected a URL such as redis://localhost:6379, got ${redis}.`);
   }
   const { Queue } = await loadBullMQ();
-  // A command that meets no server fails at once, and is given again.
+  // Without a connection commands fail at once; they are sent again later.
   const queue = new Queue<Task>(queueName(job), {
-    connection: { url: redis, enableOfflineQueue: false, retryStrategy: retryUntil(leaving.signal) },
+    connection: { url: redis, enableOfflineQueue: false, retryStrategy: retryUntil(closing.signal) },
   });
-  let trouble = 'no answer';
-  queue.on('error', (error) => (trouble = error.message || error.name));
+  let problem = 'no response';
+  queue.on('error', (error) => (problem = error.message || error.name));
   const ready = await Promise.race([queue.waitUntilReady().then(() => true), sleep(CONNECT_MS, false, { ref: false })]);
   if (ready) return queue;
-  void leave(queue, leaving);
+  void disconnect(queue, closing);
   throw new Error(
-    `Redis at ${hostOf(redis)} does not answer (${trouble}). Start it, let it accept this machine (it refuses others ` +
-      'without a password, unless protected-mode is no), or give another address.',
+    `Redis at ${hostOf(redis)} does not respond (${problem}). Start it, configure it to accept this machine (it refuses other ` +
+      'machines without a password unless protected-mode is off), or pass another URL.',
   );
 }
 
-/** To take leave of a server that is gone is an error to BullMQ, and its end is not always told. */
-async function leave(queue: Queue<Task>, leaving: AbortController): Promise<void> {
-  leaving.abort();
+/** BullMQ throws when disconnecting from a dead server, and does not always settle. */
+async function disconnect(queue: Queue<Task>, closing: AbortController): Promise<void> {
+  closing.abort();
   await Promise.race([queue.disconnect().catch(() => undefined), sleep(POLL_MS, undefined, { ref: false })]);
 }
 
-/** A server that is gone is waited for, until there is nothing to do any more: the waiting keeps a process alive. */
-function retryUntil(leaving: AbortSignal): (times: number) => number | null {
-  return (times) => (leaving.aborted ? null : Math.min(times * 200, 2000));
+/** Retries a lost connection until the work is over. Retries keep the process alive. */
+function retryUntil(closing: AbortSignal): (times: number) => number | null {
+  return (times) => (closing.aborted ? null : Math.min(times * 200, 2000));
 }
 
-function seldom(tell: (trouble: string) => void): (trouble: string) => void {
-  let told = 0;
-  return (trouble) => {
-    if (Date.now() - told < TROUBLE_MS) return;
-    told = Date.now();
-    tell(trouble);
+/** Calls `report` at most every `REPORT_MS`. */
+function throttled(report: (problem: string) => void): (problem: string) => void {
+  let last = 0;
+  return (problem) => {
+    if (Date.now() - last < REPORT_MS) return;
+    last = Date.now();
+    report(problem);
   };
 }
 
-/** Without the password that an address may hold. */
+/** Host and port, without the password that the URL may contain. */
 function hostOf(redis: string): string {
   return new URL(redis).host;
 }

@@ -3,40 +3,41 @@ import { UnitThreads } from './threads';
 import type { UnitSettings } from './unit';
 import { plannedUnits, type PlannedUnit, type WorkFolder } from './work-folder';
 
-/** How often a unit is tried: a thread may have been killed, a disk full, a server down. */
+/** Attempts at a unit: a thread may be killed, a disk full, a server down. */
 export const ATTEMPTS = 3;
+
 /** A unit that failed at every attempt. */
 export interface FailedUnit {
   readonly index: number;
   readonly error: string;
 }
 
-/** Does the units of a stage that have no file yet, and gives those that cannot be done. */
+/** Processes the units of a stage that have no file yet. Returns those that failed. */
 export type RunStage = (
   stage: number,
-  /** After so many failed units the rest is not begun. */
+  /** After this many failed units no other is started. */
   maxFailed: number,
   onDone: (pages: number) => void,
 ) => Promise<readonly FailedUnit[]>;
 
-/** Who does the units. */
+/** Runs the units of a job: in threads of this process, or on workers through Redis. */
 export interface Runner {
   readonly run: RunStage;
-  /** All is done: leaves no trace. */
+  /** Removes what the runner keeps outside the output folder, after the job has succeeded. */
   finish(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** @throws Error naming the function that was called with them */
+/** @throws Error naming the function `where` if `workers` is not a positive integer */
 export function checkWorkers(where: string, workers: number): void {
   if (!Number.isInteger(workers) || workers < 1) {
-    throw new Error(`${where}: workers must be a whole number from 1, got ${workers}.`);
+    throw new Error(`${where}: workers must be an integer of at least 1, got ${workers}.`);
   }
 }
 
-/** The embedded way: threads of this process. */
-export function inThreads(settings: UnitSettings, work: WorkFolder, workers: number): Runner {
-  const threads = new UnitThreads(settings, work);
+/** Runs units in threads of this process. */
+export function inThreads(settings: UnitSettings, work: WorkFolder, workers: number, explicitHook?: string): Runner {
+  const threads = new UnitThreads(settings, work, explicitHook);
   const attempt = async ({ unit, index }: PlannedUnit, file: string): Promise<number | FailedUnit> => {
     for (let i = 1; ; i++) {
       try {
@@ -50,7 +51,7 @@ export function inThreads(settings: UnitSettings, work: WorkFolder, workers: num
     async run(stage, maxFailed, onDone) {
       const failed: FailedUnit[] = [];
       const units = plannedUnits(work.plan(stage));
-      const takeTurns = async () => {
+      const processUnits = async () => {
         for (let next = await units.next(); !next.done; next = await units.next()) {
           const file = work.unit(stage, next.value.index);
           const result = existsSync(file) ? 0 : await attempt(next.value, file);
@@ -59,7 +60,7 @@ export function inThreads(settings: UnitSettings, work: WorkFolder, workers: num
           if (failed.length >= maxFailed) return;
         }
       };
-      await Promise.all(Array.from({ length: workers }, takeTurns));
+      await Promise.all(Array.from({ length: workers }, processUnits));
       return failed.sort((a, b) => a.index - b.index);
     },
     finish: () => Promise.resolve(),

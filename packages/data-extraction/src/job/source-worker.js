@@ -1,5 +1,5 @@
-// In a clone of the repository a worker runs from the sources; a worker does not inherit its parent's TypeScript loader.
-// What is published has worker.js instead, and never comes here.
+// In a clone of the repository workers run from the sources. A worker does not inherit its parent's TypeScript loader, so
+// it registers its own. Published packages use worker.js instead.
 // eslint-disable-next-line workspace/layers
 import { register } from 'tsx/esm/api';
 

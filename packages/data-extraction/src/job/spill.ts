@@ -3,20 +3,20 @@ import path from 'node:path';
 import { NumberSet } from '../filters/fingerprints';
 import { readLines } from './json-lines';
 
-/** What is gathered from all pages goes to the disk in so many parts; one of them fits in memory. */
+/** Data about all pages is spread over this many files, so that one of them fits in memory. */
 const PARTS = 256;
-/** Characters that wait in memory before they are appended to their parts. */
+/** Characters buffered in memory before they are appended to their files. */
 const MAX_WAITING = 8 * 2 ** 20;
 
 /**
- * Values in numbered parts on the disk, each part in the order in which they came. Writing waits for the disk:
- * nothing else goes on meanwhile, and thousands of short waits cost more than the work.
+ * Values in numbered parts on disk, each part in insertion order. Writes are synchronous: nothing else runs meanwhile, and
+ * thousands of short asynchronous waits would take longer than the work.
  */
 export class Spill<T> {
   private readonly waiting = new Map<number, string>();
   private characters = 0;
 
-  /** @param folder made when it is needed, and this spill's alone */
+  /** @param folder created on the first write; no other spill may use it */
   constructor(private readonly folder: string) {}
 
   add(part: number, value: T): void {
@@ -26,19 +26,19 @@ export class Spill<T> {
     if (this.characters > MAX_WAITING) this.flush();
   }
 
-  /** @param key 0 to 2^53 - 1; equal ones come to the same part */
+  /** @param key 0 to 2^53 - 1; equal keys go to the same part */
   addByKey(key: number, value: T): void {
     this.add(key % PARTS, value);
   }
 
-  /** Numbers of the parts that hold anything, in order. */
+  /** Numbers of the parts that are not empty, in ascending order. */
   parts(): number[] {
     this.flush();
     const names = existsSync(this.folder) ? readdirSync(this.folder) : [];
     return names.map((name) => Number.parseInt(name)).sort((a, b) => a - b);
   }
 
-  /** Nothing for a part that was never written to. */
+  /** Yields nothing for a part that was never written. */
   async *read(part: number): AsyncGenerator<T> {
     this.flush();
     if (existsSync(this.fileOf(part))) yield* readLines<T>(this.fileOf(part));
@@ -57,15 +57,15 @@ export class Spill<T> {
   }
 }
 
-/** One byte for each item, 0 at first, for as many items as there turn out to be. */
-export class Marks {
+/** A growing set of item numbers, one byte per item. */
+export class ItemSet {
   private bytes = new Uint8Array(1024);
 
-  get(item: number): boolean {
+  has(item: number): boolean {
     return this.bytes[item] === 1;
   }
 
-  set(item: number): void {
+  add(item: number): void {
     if (item >= this.bytes.length) {
       const longer = new Uint8Array(Math.max(item + 1, 2 * this.bytes.length));
       longer.set(this.bytes);
@@ -77,17 +77,17 @@ export class Marks {
 
 const RECORDS_WAITING = 512;
 
-/** Keys of items, on the disk: finds the items that have a key in common with an earlier one. */
+/** Keys of items, on disk. Finds items that share a key with an earlier item. */
 export class KeyTable {
-  /** By part: pairs of key and item. */
+  /** Pairs of key and item, by part. */
   private readonly waiting = new Map<number, { readonly records: Float64Array; length: number }>();
 
-  /** @param folder made when it is needed, and this table's alone */
+  /** @param folder created on the first write; no other table may use it */
   constructor(private readonly folder: string) {}
 
   /**
-   * @param key  0 to 2^53 - 1; the keys of one item all differ
-   * @param item numbers that never fall
+   * @param key  0 to 2^53 - 1; the keys of one item differ from each other
+   * @param item not smaller than in earlier calls
    */
   add(key: number, item: number): void {
     const part = key % PARTS;
@@ -101,19 +101,19 @@ export class KeyTable {
     if (waiting.length === waiting.records.length) this.flush(part);
   }
 
-  /** Marks every item that has a key of an earlier one. Those in `absent` count as if they were not there. */
-  markRepeated(marks: Marks, absent?: Marks): void {
+  /** Adds every item that shares a key with an earlier one to `repeated`. Items in `ignored` are skipped. */
+  findRepeated(repeated: ItemSet, ignored?: ItemSet): void {
     for (const part of this.waiting.keys()) {
       const seen = new NumberSet();
       const records = this.read(part);
       for (let i = 0; i < records.length; i += 2) {
         const item = records[i + 1]!;
-        if (!absent?.get(item) && !seen.add(records[i]!)) marks.set(item);
+        if (!ignored?.has(item) && !seen.add(records[i]!)) repeated.add(item);
       }
     }
   }
 
-  /** Keys that more than `limit` items have. */
+  /** Returns the keys that more than `limit` items have. */
   keysAbove(limit: number): NumberSet {
     const found = new NumberSet();
     for (const part of this.waiting.keys()) {

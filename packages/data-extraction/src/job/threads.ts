@@ -3,26 +3,28 @@ import type { Unit } from './sources';
 import type { UnitSettings } from './unit';
 import type { UnitReport, WorkFolder } from './work-folder';
 
-/** A unit takes seconds, one of images of a slow server minutes; one that takes this long hangs. */
+/** A unit takes seconds, or minutes if it fetches images from a slow server. After this it counts as hanging. */
 const TIME_LIMIT_MS = 30 * 60_000;
-/** A unit holds one page at a time; a page that needs more than this is a bomb that got past its limits. */
+/** A unit holds one page in memory. A page that needs more than this is a bomb that got past the limits. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 2048, stackSizeMb: 8 };
 
 export type ThreadReply = { readonly report: UnitReport } | { readonly error: string };
 
-/** What a thread of extraction is started with. */
+/** What an extraction thread is started with. */
 export interface ThreadData {
   readonly settings: UnitSettings;
   readonly work: string;
+  /** Path of the `ExplicitContentHook` that this process was given. */
+  readonly explicitHook: string | undefined;
 }
 
 interface Thread {
   readonly worker: Worker;
-  /** Ends the unit that it is at. */
+  /** Completes the current unit. */
   settle?: (reply: ThreadReply) => void;
 }
 
-/** Threads that do one unit each. One that ends or hangs fails its unit, and is replaced. */
+/** Threads that process one unit each. If a thread exits or hangs, its unit fails and a new thread replaces it. */
 export class UnitThreads {
   private readonly idle = new Set<Thread>();
   private readonly busy = new Set<Thread>();
@@ -30,21 +32,22 @@ export class UnitThreads {
   constructor(
     private readonly settings: UnitSettings,
     private readonly work: WorkFolder,
+    private readonly explicitHook?: string,
     private readonly timeLimitMs = TIME_LIMIT_MS,
   ) {}
 
   /**
-   * Does a unit; as many go on at a time as are asked for.
+   * Processes a unit. Calls may overlap: each starts a thread if none is idle.
    *
-   * @param file where what comes out is written
-   * @throws Error naming the unit, and what went wrong
+   * @param file where the result is written
+   * @throws Error naming the unit and the cause
    */
   run(unit: Unit, file: string): Promise<UnitReport> {
     const [thread = this.start()] = this.idle;
     this.idle.delete(thread);
     this.busy.add(thread);
     return new Promise((resolve, reject) => {
-      const hangs = () => this.lose(thread, `not done within ${this.timeLimitMs / 60_000} minutes.`);
+      const hangs = () => this.lose(thread, `did not finish within ${this.timeLimitMs / 60_000} minutes.`);
       const timer = setTimeout(hangs, this.timeLimitMs);
       thread.settle = (reply) => {
         clearTimeout(timer);
@@ -62,7 +65,8 @@ export class UnitThreads {
 
   private start(): Thread {
     const file = import.meta.url.endsWith('.ts') ? './source-worker.js' : './worker.js';
-    const workerData: ThreadData = { settings: this.settings, work: this.work.path };
+    const { settings, work, explicitHook } = this;
+    const workerData: ThreadData = { settings, work: work.path, explicitHook };
     const worker = new Worker(new URL(file, import.meta.url), {
       workerData,
       execArgv: [],
@@ -75,7 +79,7 @@ export class UnitThreads {
       thread.settle?.(reply);
     });
     worker.on('error', (error) => this.lose(thread, error.message));
-    worker.on('exit', (code) => this.lose(thread, `its thread ended with ${code}.`));
+    worker.on('exit', (code) => this.lose(thread, `its thread exited with code ${code}.`));
     return thread;
   }
 
@@ -88,6 +92,6 @@ export class UnitThreads {
 }
 
 export function nameOf(unit: Unit): string {
-  if (unit.kind === 'files') return `${unit.root}, ${unit.files[0]} and following`;
-  return unit.kind === 'warc' ? `${unit.file}, byte ${unit.start}` : `${unit.images[0]?.[0]} and following`;
+  if (unit.kind === 'files') return `${unit.root}, from ${unit.files[0]}`;
+  return unit.kind === 'warc' ? `${unit.file}, byte ${unit.start}` : `images from ${unit.images[0]?.[0]}`;
 }

@@ -1,15 +1,14 @@
-import { randomUUID } from 'node:crypto';
-import { access, mkdir, open, rename, writeFile } from 'node:fs/promises';
+import { createHash, randomUUID } from 'node:crypto';
+import { access, mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { minHashBands, textKey, urlKey } from '../filters/fingerprints';
 import { openLanguageDetector, type LanguageDetector } from '../filters/language';
 import { presetOf, type Preset } from '../filters/presets';
-import { extractPage, tidyParts, type PagePart } from '../pages/extract';
+import { extractPage, imageInText, tidyParts, type PagePart } from '../pages/extract';
 import { PAGE_LIMITS, PageError } from '../pages/html';
 import { optedOut } from '../pages/opt-out';
-import type { ImageRef } from '../pages/images';
-import { dataOf, isOfTheMachine, isOnServer, LocalImages, pageUrl } from '../images/local-images';
+import { dataOf, isMachineError, isOnServer, LocalImages, pageUrl } from '../images/local-images';
 import { ImageFetcher } from '../images/image-fetcher';
 import { examineImage, type ImageInfo } from '../images/image-info';
 import { Decontamination, type BenchmarkData } from './benchmark';
@@ -18,21 +17,24 @@ import type { Unit } from './sources';
 import { readWarc } from './warc';
 import type { UnitReport, WorkFolder } from './work-folder';
 
-/** A module with these exports decides what is explicit. Absent ones let everything pass. */
+/** A module with these exports decides what is explicit. A missing export accepts everything. */
 export interface ExplicitContentHook {
-  /** Whether a page is to be dropped for what it says. */
+  /** Returns whether to drop a page for its text. */
   text?(text: string, url: string): boolean | Promise<boolean>;
-  /** Whether an image is to be dropped for what it shows. @param bytes encoded, of a format that the preset keeps */
+  /** Returns whether to drop an image. @param bytes the encoded image, in a format that the preset keeps */
   image?(bytes: Uint8Array): boolean | Promise<boolean>;
 }
 
-/** What every worker needs to know; it can be posted, and kept as JSON. */
+/**
+ * The settings that all workers of a job share, as JSON in the work folder. They name no code: whoever can write to that
+ * folder could otherwise have workers run it.
+ */
 export interface UnitSettings {
   readonly preset: string;
   readonly benchmark?: BenchmarkData;
-  /** Path of an `ExplicitContentHook`. */
-  readonly explicitHook?: string;
-  /** Whether images that are not among the input are asked of their servers. */
+  /** SHA-256 of the `ExplicitContentHook` that every worker must be started with. */
+  readonly explicitHookSha256?: string;
+  /** Whether to fetch images that the input does not contain. */
   readonly fetchImages?: boolean;
 }
 
@@ -41,7 +43,7 @@ export interface UnitImage extends ImageInfo {
   readonly caption: string;
 }
 
-/** An image that may lie elsewhere in the archives, or be fetched. */
+/** An image that may be elsewhere in the archives, or be fetched. */
 export interface WantedImage {
   readonly wanted: readonly string[];
   readonly alt: string;
@@ -50,7 +52,7 @@ export interface WantedImage {
 
 export type UnitPart = { readonly text: string } | { readonly image: UnitImage | WantedImage };
 
-/** Lines of a unit's file; `end` is the last one. */
+/** Lines of a unit's file. `end` is the last one. */
 export type UnitLine =
   | {
       readonly page: { readonly url: string; readonly title: string; readonly parts: readonly UnitPart[] };
@@ -60,13 +62,15 @@ export type UnitLine =
   | { readonly end: UnitReport };
 
 const MAX_FAILURES_KEPT = 10;
-/** A server that gives nothing so many times in a row is left alone. */
+/** A server that fails this many times in a row is skipped. */
 const MAX_SILENCES = 5;
+/** Reasons for which not even the alternative text of an image is used. */
+const TABOO = new Set(['benchmark', 'explicit', 'opted out']);
 
-/** An image's figures; why it is dropped; or under which addresses it may lie elsewhere. */
+/** The properties of an image, why it is dropped, or the URLs at which it may be elsewhere. */
 type FoundImage = ImageInfo | string | readonly string[];
 
-/** Extracts and filters units; what concerns several pages (duplicates, counts over the whole set) comes after. */
+/** Extracts and filters units. `Assembly` does later what concerns several pages: duplicates and counts over all of them. */
 export class UnitExtractor {
   private readonly preset: Preset;
   private readonly decontamination: Decontamination | undefined;
@@ -84,18 +88,20 @@ export class UnitExtractor {
     this.decontamination = settings.benchmark && new Decontamination(settings.benchmark);
   }
 
-  /** @throws Error for a hook that cannot be loaded */
-  static async open(settings: UnitSettings, work: WorkFolder, fetcher = new ImageFetcher()): Promise<UnitExtractor> {
-    return new UnitExtractor(
-      settings,
-      work,
-      fetcher,
-      await openLanguageDetector(),
-      await loadHook(settings.explicitHook),
-    );
+  /**
+   * @param options.explicitHook path of the hook, as the user who runs this worker gave it
+   * @throws Error for a hook that cannot be loaded, or is not the one that the job was started with
+   */
+  static async open(
+    settings: UnitSettings,
+    work: WorkFolder,
+    { explicitHook, fetcher = new ImageFetcher() }: { explicitHook?: string; fetcher?: ImageFetcher } = {},
+  ): Promise<UnitExtractor> {
+    await checkHook(settings, explicitHook);
+    return new UnitExtractor(settings, work, fetcher, await openLanguageDetector(), await loadHook(explicitHook));
   }
 
-  /** Writes the unit's file whole or not at all; images first, so that a file never names one that is not there. */
+  /** Writes the unit's file atomically, and images before it, so that a file never names a missing image. */
   async extract(unit: Unit, file: string): Promise<UnitReport> {
     this.dropped = {};
     this.failures = [];
@@ -117,12 +123,12 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     const images = new LocalImages(root);
-    // Pages of a folder share images; one unit looks at each once.
+    // Pages of a folder share images: examine each once for the unit.
     const known = new Map<string, Promise<FoundImage>>();
-    const find = (ref: ImageRef) => {
-      const key = ref.sources[0]!;
+    const find = (sources: readonly string[]) => {
+      const key = sources.join(' ');
       let found = known.get(key);
-      if (!found) known.set(key, (found = this.findImage(ref, images)));
+      if (!found) known.set(key, (found = this.findImage(sources, images)));
       return found;
     };
     for (const name of files) {
@@ -140,35 +146,40 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     let pages = 0;
-    const want = async ({ sources }: ImageRef): Promise<FoundImage> => {
-      const inline = sources.map((source) => source.startsWith('data:') && dataOf(source)).find((bytes) => bytes);
-      return inline ? this.keep(inline) : sources.filter((source) => !source.startsWith('data:')).map(plainUrl);
+    const want = async (sources: readonly string[]): Promise<FoundImage> => {
+      const inline = sources.map(dataOf).filter((bytes) => bytes !== undefined);
+      return inline.length > 0
+        ? this.firstFit(inline)
+        : sources.filter((url) => !url.startsWith('data:')).map(plainUrl);
+    };
+    const onDamage = (what: string) => {
+      this.drop('archive: damaged');
+      this.fail(`${path.basename(file)} from byte ${start}: ${what}`);
     };
     try {
-      for await (const { url, contentType, header, bytes } of readWarc(file, start, end)) {
+      for await (const { kind, url, contentType, header, body } of readWarc(file, start, end, onDamage)) {
         await this.guarded(url, async () => {
-          if (/html/.test(contentType)) {
+          if (kind === 'page') {
             pages++;
             if (optedOut(header)) throw new PageError('opted out');
-            if (!bytes) throw new PageError('too large');
-            await this.page(url, bytes, contentType, want, write);
-          } else if (bytes && !optedOut(header)) {
-            const info = await this.keep(bytes);
-            // Of images that no page shows, reasons say nothing; those that one shows are counted as not available.
+            if (typeof body === 'string') throw new PageError(body);
+            await this.page(url, body, contentType, want, write);
+          } else if (typeof body !== 'string' && !optedOut(header)) {
+            const info = await this.keep(body);
+            // Images that no page shows are not counted. If a page shows one, it is counted as not available.
             if (typeof info !== 'string') await write({ image: { url: plainUrl(url), info } });
           }
         });
       }
     } catch (error) {
-      if (isOfTheMachine(error)) throw error;
-      // What stands before the damage is as good as ever.
-      this.drop('archive: damaged');
-      this.fail(`${path.basename(file)} from byte ${start}: ${(error as Error).message}`);
+      if (isMachineError(error)) throw error;
+      // Records before the damage are kept.
+      onDamage((error as Error).message);
     }
     return pages;
   }
 
-  /** Several images of a server are asked for one after the other; see `ImageFetcher`. */
+  /** Fetches images of a server one after the other; see `ImageFetcher`. */
   private async fetchAll(
     { images }: Unit & { kind: 'fetch' },
     write: (line: UnitLine) => Promise<void>,
@@ -190,18 +201,18 @@ export class UnitExtractor {
         }
         reasons.push(info);
       }
-      // None of its addresses led to one: the best says why.
+      // None of its URLs led to an image: count the reason of the best one.
       if (reasons.length === sources.length) this.drop(`fetch: ${reasons[0]}`);
     }
   }
 
-  /** Counts a page that is refused, or that we cannot deal with, and goes on. */
+  /** Counts a page that is rejected or fails, and continues. */
   private async guarded(url: string, work: () => Promise<void>): Promise<void> {
     try {
       await work();
     } catch (error) {
       if (error instanceof PageError) return this.drop(`page: ${error.reason}`);
-      if (isOfTheMachine(error)) throw error;
+      if (isMachineError(error)) throw error;
       this.drop('page: failed');
       this.fail(`${url}: ${(error as Error).message}`);
     }
@@ -211,7 +222,7 @@ export class UnitExtractor {
     url: string,
     bytes: Uint8Array,
     contentType: string,
-    find: (ref: ImageRef) => Promise<FoundImage>,
+    find: (sources: readonly string[]) => Promise<FoundImage>,
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
     const { minSide, addressWords } = this.preset.image;
@@ -237,24 +248,26 @@ export class UnitExtractor {
         kept.push(part);
         continue;
       }
-      const { sources, alt, caption } = part.image;
-      const address = sources[0]!.startsWith('data:') ? '' : sources[0]!.toLowerCase();
-      const found = addressWords.some((word) => address.includes(word))
-        ? 'word in the address'
-        : await find(part.image);
-      if (typeof found === 'string') this.drop(`image: ${found}`);
-      else if ('file' in found) kept.push({ image: { ...found, alt, caption } });
+      const { alt, caption } = part.image;
+      const sources = part.image.sources.filter(
+        (url) => url.startsWith('data:') || !addressWords.some((word) => url.toLowerCase().includes(word)),
+      );
+      const found = sources.length === 0 ? 'word in the address' : await find(sources);
+      if (typeof found === 'string') {
+        this.drop(`image: ${found}`);
+        if (!TABOO.has(found)) kept.push(...imageInText(kept, alt));
+      } else if ('file' in found) kept.push({ image: { ...found, alt, caption } });
       else kept.push({ image: { wanted: found, alt, caption } });
     }
     if (!kept.some((part) => 'image' in part)) throw new PageError('no images left');
     await write({
-      // Not tidy yet: where more images are left out, the white space beside them keeps words and paragraphs apart.
+      // Not tidied yet: if more images are dropped, the white space around them keeps words and paragraphs apart.
       page: { url, title: extracted.title, parts: kept },
       keys: { url: urlKey(url), text: textKey(text), bands: minHashBands(text) },
     });
   }
 
-  /** Lines or paragraphs that the preset keeps, with the white space at both ends of a part. */
+  /** Drops the lines or paragraphs that the preset rejects. Keeps white space at both ends of a part. */
   private filterPieces(parts: readonly PagePart[]): readonly PagePart[] {
     const { pieces } = this.preset;
     if (!pieces) return parts;
@@ -271,14 +284,26 @@ export class UnitExtractor {
     });
   }
 
-  private async findImage({ sources }: ImageRef, images: LocalImages): Promise<FoundImage> {
-    const bytes = await images.read(sources);
-    if (bytes) return this.keep(bytes);
+  private async findImage(sources: readonly string[], images: LocalImages): Promise<FoundImage> {
+    const found = await this.firstFit(images.find(sources));
+    if (found !== 'not available') return found;
     const elsewhere = this.settings.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
-    return elsewhere.length > 0 ? elsewhere : 'not available';
+    return elsewhere.length > 0 ? elsewhere : found;
   }
 
-  /** Stores an image under the name of its content. @returns its figures, or why it is dropped */
+  /** The first image that the preset keeps, else why it drops the first one: a page may offer several formats and sizes. */
+  private async firstFit(candidates: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<ImageInfo | string> {
+    let reason: string | undefined;
+    for await (const bytes of candidates) {
+      const info = await this.keep(bytes);
+      // Another version of a benchmark's image, or of an explicit one, is no better.
+      if (typeof info !== 'string' || TABOO.has(info)) return info;
+      reason ??= info;
+    }
+    return reason ?? 'not available';
+  }
+
+  /** Stores an image under a name derived from its content. @returns its properties, or why it is dropped */
   private async keep(bytes: Uint8Array): Promise<ImageInfo | string> {
     const info = await examineImage(bytes, this.preset.image);
     if (typeof info === 'string') return info;
@@ -307,7 +332,7 @@ export class UnitExtractor {
   }
 }
 
-/** A name beside the file that nobody else writes under: several workers may write the same image, or do the same unit. */
+/** A unique name in the same folder: several workers may write the same image or process the same unit. */
 function temporaryName(file: string): string {
   return `${file}.${randomUUID()}.tmp`;
 }
@@ -331,6 +356,28 @@ async function readBounded(file: string): Promise<Uint8Array> {
   } finally {
     await handle.close();
   }
+}
+
+/** SHA-256 of a hook's code; undefined without a hook. */
+export async function hashHook(file: string | undefined): Promise<string | undefined> {
+  return file === undefined
+    ? undefined
+    : createHash('sha256')
+        .update(await readFile(file))
+        .digest('hex');
+}
+
+/** @throws Error unless the worker was given the hook that the job was started with */
+export async function checkHook({ explicitHookSha256 }: UnitSettings, file: string | undefined): Promise<void> {
+  const sha256 = await hashHook(file);
+  if (sha256 === explicitHookSha256) return;
+  const got = file === undefined ? 'no hook' : `${file} (SHA-256 ${sha256})`;
+  throw new Error(
+    explicitHookSha256 === undefined
+      ? `Explicit-content hook: expected none, because the job was started without one, got ${got}.`
+      : `Explicit-content hook: expected the one that the job was started with (SHA-256 ${explicitHookSha256}), got ${got}. ` +
+          'Start the worker with a copy of it that you trust: --explicit-hook, or the option explicitHook.',
+  );
 }
 
 async function loadHook(file: string | undefined): Promise<ExplicitContentHook> {

@@ -8,34 +8,34 @@ export interface UnitReport {
   /** Pages that were read. */
   readonly pages: number;
   readonly dropped: Readonly<Record<string, number>>;
-  /** Pages that met a defect of ours, named; they are counted under `page: failed`. */
+  /** Pages on which extraction threw, and damaged archives, with the cause. */
   readonly failures: readonly string[];
 }
 
 /**
- * Where a job keeps what is not finished. Work is done in stages (pages and archives, then images that are fetched), each
- * a list of units; a unit is done when its file is there.
+ * Where a job keeps unfinished work. A job has stages (pages and archives, then images to fetch), and a stage is a list of
+ * units. A unit is complete when its file exists.
  */
 export class WorkFolder {
   constructor(readonly path: string) {}
 
-  /** What workers need to know. */
+  /** The job and its settings, for workers. */
   get settings(): string {
     return path.join(this.path, 'settings.json');
   }
 
-  /** What is gathered from all units; begun anew each time. */
+  /** What `Assembly` gathers from all units; deleted and rewritten each time. */
   get spill(): string {
     return path.join(this.path, 'gathered');
   }
 
-  /** The units of a stage, one in a line. */
+  /** The units of a stage, one per line. */
   plan(stage: number): string {
     return path.join(this.path, `stage-${stage}.jsonl`);
   }
 
   unit(stage: number, index: number): string {
-    // A thousand to a folder: there may be hundreds of thousands.
+    // A thousand per folder: there may be hundreds of thousands.
     const [folder, name] = [Math.floor(index / 1000), index % 1000].map((n) => String(n).padStart(3, '0'));
     return path.join(this.path, `stage-${stage}`, folder!, `${name}.jsonl`);
   }
@@ -45,7 +45,7 @@ export class WorkFolder {
   }
 }
 
-/** A unit and where its line lies in the plan, so that a worker can read it alone. */
+/** A unit and the position of its line in the plan, so that a worker can read that line alone. */
 export interface PlannedUnit {
   readonly index: number;
   readonly at: number;
@@ -63,22 +63,22 @@ export async function* plannedUnits(plan: string): AsyncGenerator<PlannedUnit> {
   }
 }
 
-/** Longer than the last line of a unit's file. */
+/** Upper bound for the length of the last line of a unit's file. */
 const TAIL = 2 ** 17;
 
-/** What the unit's file says of itself. */
+/** Reads the report at the end of a unit's file. */
 export async function reportOf(file: string): Promise<UnitReport> {
   const { size } = await stat(file);
   const lines = (await readText(file, Math.max(0, size - TAIL), TAIL)).trimEnd().split('\n');
   return (JSON.parse(lines[lines.length - 1]!) as { end: UnitReport }).end;
 }
 
-/** @throws Error where no unit lies there */
+/** @throws Error if there is no unit at this position of the plan */
 export async function readUnit(plan: string, at: number, bytes: number): Promise<Unit> {
   return JSON.parse(await readText(plan, at, bytes)) as Unit;
 }
 
-/** As much of so many bytes as the file has there. */
+/** Reads up to `bytes` bytes at position `at`. */
 async function readText(file: string, at: number, bytes: number): Promise<string> {
   const handle = await open(file);
   try {

@@ -4,9 +4,9 @@ import type { ThreadData } from './threads';
 import { UnitExtractor } from './unit';
 import { WorkFolder } from './work-folder';
 
-/** One unit after the other, as `UnitThreads` hands them out. */
-const { settings, work } = workerData as ThreadData;
-const opened = UnitExtractor.open(settings, new WorkFolder(work));
+/** Processes the units that `UnitThreads` sends, one after the other. */
+const { settings, work, explicitHook } = workerData as ThreadData;
+const opened = UnitExtractor.open(settings, new WorkFolder(work), { explicitHook });
 
 parentPort!.on('message', async ({ unit, file }: { unit: Unit; file: string }) => {
   try {
