@@ -52,7 +52,10 @@ it.skipIf(!redisServer)('the commands for several machines work through Redis', 
       .replace('queue:6379', `127.0.0.1:${redis.port}`);
   const done = await Promise.all([run(here(extract!)), run(here(work!))]);
   await redis.kill();
-  expect(done).toMatchObject([{ status: 0 }, { status: 0, stdout: expect.stringMatching(/^\d units processed by this worker\.$/m) }]);
+  expect(done).toMatchObject([
+    { status: 0 },
+    { status: 0, stdout: expect.stringMatching(/^\d units processed by this worker\.$/m) },
+  ]);
   const documents = (name: string) => readFileSync(join(folder, name, 'pages.jsonl'), 'utf8');
   expect(documents('elsewhere')).toBe(documents('documents'));
 });
