@@ -245,7 +245,7 @@ describe('extractPages on a folder', () => {
     const formats = async (preset: 'm3w' | 'obelics' | 'mmc4') => {
       const { pages } = await extract([input], { preset });
       return pages.map(({ parts }) =>
-        parts.flatMap((part: any) => (part.image ? part.image.split('.').at(-1) : [])).join(),
+        parts.flatMap((part: { image?: string }) => (part.image ? part.image.split('.').at(-1) : [])).join(),
       );
     };
     expect(await formats('m3w')).toEqual(['avif', 'jpg', 'jpg']);
