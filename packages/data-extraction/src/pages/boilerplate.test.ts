@@ -100,6 +100,11 @@ describe('furniture', () => {
     expect(textOf(`<h2>${text}</h2><p>Flour, salt and a wheel.</p>`)).toBe(`${text}\n\nFlour, salt and a wheel.`);
   });
 
+  it('keeps a defined term that is a link', () => {
+    const term = '<dl><dt><a href="#a">wheel_size</a></dt><dd>The size of the wheel in feet.</dd></dl>';
+    expect(textOf(term)).toBe('wheel_size\nThe size of the wheel in feet.');
+  });
+
   it('drops the heading of a list of links with the list', () => {
     const list = '<ul><li><a href="#a">One</a></li><li><a href="#b">Two</a></li><li><a href="#c">Three</a></li></ul>';
     expect(textOf(`<h2>Contents</h2>${list}<p>Flour and salt.</p>`)).toBe('Flour and salt.');

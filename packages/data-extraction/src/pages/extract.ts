@@ -203,7 +203,8 @@ class Extraction {
     if (isCaption(element) && this.caption(element)) return;
     const inContent = context.inContent || name === 'main' || name === 'article';
     if (!BLOCKS.has(name)) return this.children(element, { ...context, inContent });
-    this.startBlock({ tight: name === 'dd' }, context);
+    // A defined term is content even if it is a link.
+    this.startBlock({ kind: name === 'dt' ? 'row' : 'text', tight: name === 'dd' }, context);
     this.children(element, { ...context, inContent });
     this.endBlock();
   }
