@@ -422,7 +422,7 @@ describe('docs/your-own-data.md', () => {
         ran++;
       }
     }
-    expect(ran).toBe(13);
+    expect(ran).toBe(14);
 
     async function correctAndCheck(): Promise<string> {
       const file = at('my-data', 'pairs.jsonl');

@@ -142,6 +142,11 @@ const fullSchema = z.strictObject({
   precision: z.enum(['float32', 'bfloat16']).default('float32'),
   /** Folder for checkpoints, metrics and the report; relative to the working directory. */
   out: path,
+  /**
+   * Folder of another run, relative to the working directory. Stages start from its weights; a frozen model that `out`
+   * does not have is read from it.
+   */
+  initFrom: path.optional(),
   data: dataSchema,
   vision,
   lm,

@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { readState, writeSafetensors } from '@flamingo-ts/checkpoint';
 import { countParams, loadState, Random, stateOf, type ParamTree } from '@flamingo-ts/kernels';
 import type { Chinchilla } from '@flamingo-ts/lm-chinchilla';
@@ -57,6 +57,8 @@ export async function pretrainVision(options: RunOptions): Promise<VisionTower> 
   if (!fresh && finished(config, 'vision')) return openVision(config);
   return inStageFolder('vision', options, async () => {
     const tower = createTower(config);
+    const initial = await initialWeights(config, 'vision');
+    if (initial) tower.load(...initial);
     const objective = contrastiveObjective(tower, config, data);
     // The last stage needs these datasets. Reporting it now saves a useless stage.
     expectDatasets(config, data);
@@ -74,8 +76,13 @@ export async function pretrainLanguage(options: RunOptions): Promise<LanguageMod
     const file = join(folder, TOKENIZER_FILE);
     // Without a checkpoint nothing depends on a tokenizer that is there, and it may be that of another configuration.
     const begun = existsSync(join(folder, CHECKPOINTS));
-    if (!begun || !existsSync(file)) replaceFile(file, JSON.stringify(trainTokenizer(config, data)));
-    const language = createLanguage(config);
+    const initial = await initialWeights(config, 'lm');
+    if (!begun || !existsSync(file)) {
+      const source = join(config.initFrom ?? '', 'lm', TOKENIZER_FILE);
+      replaceFile(file, JSON.stringify(initial ? readTokenizer(source) : trainTokenizer(config, data)));
+    }
+    const language = createLanguage(config, folder);
+    if (initial) loadState(language.lm.params, initial[0], { what: initial[1] });
     await train('lm', options, languageObjective(language, config, data), language.lm.params);
     return language;
   });
@@ -97,7 +104,12 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
   if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
   return inStageFolder('flamingo', options, async () => {
     const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
-    await train('flamingo', options, jointObjective(model, config, data), model.flamingo.params);
+    const initial = await initialWeights(config, 'flamingo');
+    if (initial) model.flamingo.load(...initial);
+    // Trained gates are open already.
+    const gateWalk = initial ? { steps: 0, by: 0 } : config.flamingo.gateWalk;
+    const objective = jointObjective(model, { ...config, flamingo: { ...config.flamingo, gateWalk } }, data);
+    await train('flamingo', options, objective, model.flamingo.params);
     return model;
   });
 }
@@ -139,6 +151,34 @@ export function stageFolder(config: Config, stage: StageName): string {
   return join(config.out, stage);
 }
 
+/** Where the trained model of a stage is: in this run, or else in the run that it starts from. */
+function modelFolder(config: Config, stage: StageName): string {
+  const own = stageFolder(config, stage);
+  if (config.initFrom === undefined || stage === 'flamingo' || existsSync(join(own, MODEL_FILE))) return own;
+  return join(config.initFrom, stage);
+}
+
+/** The weights that a stage starts from, or undefined if it starts from random ones. */
+async function initialWeights(config: Config, stage: StageName) {
+  const file = initialFile(config, stage);
+  if (!file) return undefined;
+  expectTrainedAs(config, stage, dirname(file));
+  process.stderr.write(`${STAGES[stage]}: starts from ${file}\n`);
+  return [await readState(file), file] as const;
+}
+
+/** @throws Error if `initFrom` names a folder without any trained stage */
+function initialFile({ initFrom }: Config, stage: StageName): string | undefined {
+  if (initFrom === undefined) return undefined;
+  const fileOf = (name: string) => join(initFrom, name, MODEL_FILE);
+  if (existsSync(fileOf(stage))) return fileOf(stage);
+  if (Object.keys(STAGES).some((name) => existsSync(fileOf(name)))) return undefined;
+  throw new Error(
+    `${STAGES[stage]}: initFrom must be the folder of another run with trained models, such as ${fileOf('vision')}, ` +
+      `got ${initFrom}. Correct it, or remove it to start from random weights.`,
+  );
+}
+
 /** The summary of a finished stage. */
 export function readSummary(config: Config, stage: StageName): StageSummary {
   return JSON.parse(readFileSync(join(stageFolder(config, stage), SUMMARY_FILE), 'utf8')) as StageSummary;
@@ -178,8 +218,8 @@ function createTower(config: Config): VisionTower {
   return VisionTower.create(config.vision.model, config.vision.jointSize, new Random(config.seed).fork('vision'));
 }
 
-function createLanguage(config: Config): LanguageModel<Chinchilla> {
-  const file = join(stageFolder(config, 'lm'), TOKENIZER_FILE);
+function createLanguage(config: Config, folder = modelFolder(config, 'lm')): LanguageModel<Chinchilla> {
+  const file = join(folder, TOKENIZER_FILE);
   const tokenizer = readTokenizer(file);
   try {
     return LanguageModel.create(config.lm.model, tokenizer, new Random(config.seed).fork('lm'));
@@ -273,14 +313,16 @@ function configText(config: Config, stage: StageName): string {
  * trained (`train`) may change between two runs, and so may what changes no result.
  */
 function fingerprintOf(config: Config, stage: StageName): Fingerprint {
-  const { seed, data, vision, lm, flamingo } = config;
-  if (stage === 'vision') return { seed, data, vision: { ...vision, train: undefined } };
+  const { data, vision, lm, flamingo } = config;
+  const initial = initialFile(config, stage);
+  const seed = { seed: config.seed, ...(initial && { initFrom: hashFile(initial) }) };
+  if (stage === 'vision') return { ...seed, data, vision: { ...vision, train: undefined } };
   if (stage === 'lm') {
     const { precision: _, pretrained: __, ...model } = lm;
-    return { seed, data, lm: { ...model, train: undefined }, files: hashes(config, [['lm', TOKENIZER_FILE]]) };
+    return { ...seed, data, lm: { ...model, train: undefined }, files: hashes(config, [['lm', TOKENIZER_FILE]]) };
   }
   return {
-    seed,
+    ...seed,
     data,
     flamingo: { ...flamingo, train: undefined, featureCacheMiB: undefined },
     lm: { precision: lm.precision },
@@ -302,9 +344,9 @@ function frozenFiles(config: Config): Record<string, string> {
 }
 
 function hashes(config: Config, files: readonly (readonly [StageName, string])[]): Record<string, string> {
-  const there = files.filter(([stage, name]) => existsSync(join(stageFolder(config, stage), name)));
+  const there = files.filter(([stage, name]) => existsSync(join(modelFolder(config, stage), name)));
   return Object.fromEntries(
-    there.map(([stage, name]) => [`${stage}/${name}`, hashFile(join(stageFolder(config, stage), name))]),
+    there.map(([stage, name]) => [`${stage}/${name}`, hashFile(join(modelFolder(config, stage), name))]),
   );
 }
 
@@ -318,8 +360,8 @@ const MODEL_KEYS = {
 } as const;
 
 /** @throws Error naming the keys with which the weights of a stage would compute something else than they were trained for */
-function expectTrainedAs(config: Config, stage: StageName): void {
-  const file = join(stageFolder(config, stage), CONFIG_FILE);
+function expectTrainedAs(config: Config, stage: StageName, folder = modelFolder(config, stage)): void {
+  const file = join(folder, CONFIG_FILE);
   // Weights that were copied without it are checked by their shapes alone.
   if (!existsSync(file)) return;
   const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
@@ -330,7 +372,7 @@ function expectTrainedAs(config: Config, stage: StageName): void {
   }
   if (changed.length > 0) {
     throw new Error(
-      `${stageFolder(config, stage)} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
+      `${folder} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
         `Restore these values (those of the run are in ${file}), or train again: flamingo ${STAGES[stage]} CONFIG --fresh.`,
     );
   }
@@ -350,7 +392,7 @@ function expectTrainedFrom(config: Config): void {
 }
 
 async function loadModel(config: Config, stage: StageName) {
-  const file = join(stageFolder(config, stage), MODEL_FILE);
+  const file = join(modelFolder(config, stage), MODEL_FILE);
   if (!existsSync(file)) {
     throw new Error(
       `${file}: there is no trained model, expected the result of an earlier stage. ` +
