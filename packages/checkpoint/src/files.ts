@@ -15,7 +15,7 @@ import {
 } from './safetensors';
 
 /** Name of a checkpoint's single file, and with `.index.json` of the list of its shards. */
-export const modelFile = 'model.safetensors';
+const modelFile = 'model.safetensors';
 const indexFile = `${modelFile}.index.json`;
 /** Most bytes asked of one read call: Node refuses 2 GiB and more. */
 const readChunk = 2 ** 30;

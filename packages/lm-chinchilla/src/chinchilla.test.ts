@@ -114,7 +114,7 @@ describeBackends('Chinchilla', (backend) => {
     });
   });
 
-  it('keeps the promises of a CausalLM, trained or frozen, beyond the first table of positions', async () => {
+  it('satisfies the CausalLM contract, trained or frozen, beyond the first table of positions', async () => {
     const lm = fresh();
     // The table of positions is made for 64 first; the same code everywhere, so one fast backend outgrows it.
     const text = backend === 'wasm' ? 70 : 8;
@@ -124,7 +124,7 @@ describeBackends('Chinchilla', (backend) => {
     frozen.dispose();
   });
 
-  it('gives as head input what makes logits with embedded tokens', () => {
+  it('returns a head input whose products with embedded tokens are the logits', () => {
     tf.tidy(() => {
       const lm = fresh();
       const x = lm.blocks[0]!.apply(lm.embed(tf.tensor2d([1, 2, 3], [1, 3], 'int32')), {});
@@ -153,7 +153,7 @@ describeBackends('Chinchilla', (backend) => {
     });
   });
 
-  it('gives every parameter a gradient; frozen, none to matrices and the same to its input', async () => {
+  it('has a gradient for every parameter; frozen, none for matrices and the same for its input', async () => {
     const lm = fresh();
     const batch = nextTokenBatch([[1, 2, 3, 4, 5, 6]]);
     const names = Object.keys(chinchillaShapes(small));
@@ -183,7 +183,7 @@ describeBackends('Chinchilla', (backend) => {
     frozen.dispose();
   });
 
-  it('gives nearly the same logits in bfloat16 and answers the same', async () => {
+  it('has nearly the same logits in bfloat16, and the same answers', async () => {
     const lm = load();
     const ids = golden.tensor('full.input_ids') as tf.Tensor2D;
     const prompt = [[3, 1, 4, 1, 5]];
@@ -226,7 +226,7 @@ describeBackends('Chinchilla', (backend) => {
     lm.dispose();
   });
 
-  it('is frozen while it is read, as freeze does afterwards', async () => {
+  it('freezes while it reads, with the same result as freeze()', async () => {
     await expectNoLeak(async () => {
       const lm = fresh();
       const state = await stateOf(lm.params);
@@ -265,6 +265,13 @@ describeBackends('Chinchilla', (backend) => {
     copy.dispose();
   });
 
+  it('refuses parameters of another config, and a number for a Random', () => {
+    const params = initChinchilla(small, new Random(1));
+    expect(() => new Chinchilla({ ...small, numLayers: 5 }, params)).toThrow(/Chinchilla: the parameters do not fit/);
+    expect(() => initChinchilla(small, 7 as never)).toThrow(/Random/);
+    disposeParams(params);
+  });
+
   it('names the axis that does not fit', () => {
     const lm = fresh();
     tf.tidy(() => {
@@ -294,7 +301,7 @@ describe('sizes', () => {
     expect(Math.abs(count / 1e9 / billions - 1)).toBeLessThan(5e-3);
   });
 
-  it('refuses sizes that cannot be', () => {
+  it('refuses values out of range', () => {
     expect(() => chinchillaPreset('chinchilla-2b')).toThrow(/expected one of chinchilla-mini, .*got chinchilla-2b/);
     expect(() => chinchillaShapes({ ...small, hiddenSize: 13 })).toThrow(/hiddenSize must be even.*got 13/);
     expect(() => chinchillaShapes({ ...small, numHeads: 0 })).toThrow(/numHeads must be a whole number.*got 0/);
@@ -303,10 +310,6 @@ describe('sizes', () => {
       const [key] = Object.keys(option);
       expect(() => chinchillaShapes({ ...small, ...option } as ChinchillaConfig)).toThrow(`Chinchilla: ${key} must be`);
     }
-    const params = initChinchilla(small, new Random(1));
-    expect(() => new Chinchilla({ ...small, numLayers: 5 }, params)).toThrow(/Chinchilla: the parameters do not fit/);
-    expect(() => initChinchilla(small, 7 as never)).toThrow(/Random/);
-    disposeParams(params);
     expect(() => chinchillaShapes({ ...small, nHeads: 4 } as ChinchillaConfig)).toThrow(
       /Chinchilla: nHeads is not a config key, .*Remove it/,
     );

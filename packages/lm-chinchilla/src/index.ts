@@ -1,14 +1,12 @@
 export {
   Chinchilla,
-  ChinchillaBlock,
   chinchillaPreset,
-  chinchillaPresets,
   chinchillaShapes,
   initChinchilla,
   loadChinchilla,
   loadFrozenChinchilla,
+  type ChinchillaBlock,
   type ChinchillaConfig,
   type ChinchillaLayerParams,
   type ChinchillaParams,
-  type ChinchillaPreset,
 } from './chinchilla';

@@ -1,7 +1,7 @@
 import type { AddedTokenJson } from './tokenizer';
 
 /** A section of a text: the id of an added token, or text between added tokens. */
-export type Section = number | string;
+type Section = number | string;
 
 /** An added token and how it is spelled in the text that is searched. */
 export interface Spelling {

@@ -18,6 +18,7 @@ export {
   requireToken,
   withSpecialTokens,
   type AddedTokenJson,
+  type EncodeOptions,
   type Tokenizer,
   type TokenizerJson,
 } from './tokenizer';

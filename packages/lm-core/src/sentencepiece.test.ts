@@ -14,33 +14,36 @@ interface SentencePieceCase {
 }
 
 // `bpe` is as LLaMA's; what the others are stands in make-sentencepiece.py, which recorded them.
-describe.each(['bpe', 'bpe-marks', 'bpe-bare', 'unigram', 'unigram-blanks'])('sentencePieceTokenizer: %s', (name) => {
-  const { meta } = loadReference(reference(name));
-  const json = sentencePieceTokenizer(modelOf(name));
-  const tokenizer = loadTokenizer(json);
+describe.each(['bpe', 'bpe-user-defined', 'bpe-bare', 'unigram', 'unigram-blanks'])(
+  'sentencePieceTokenizer: %s',
+  (name) => {
+    const { meta } = loadReference(reference(name));
+    const json = sentencePieceTokenizer(modelOf(name));
+    const tokenizer = loadTokenizer(json);
 
-  it.each(meta.cases as SentencePieceCase[])('$text', ({ text, ids, decoded }) => {
-    expect(tokenizer.encode(text)).toEqual(ids);
-    // The file has no template.
-    expect(tokenizer.encode(text, { addSpecialTokens: true })).toEqual(ids);
-    if (!ids.includes(meta.unknown)) expect(tokenizer.decode(ids)).toBe(decoded);
-  });
+    it.each(meta.cases as SentencePieceCase[])('$text', ({ text, ids, decoded }) => {
+      expect(tokenizer.encode(text)).toEqual(ids);
+      // The file has no template.
+      expect(tokenizer.encode(text, { addSpecialTokens: true })).toEqual(ids);
+      if (!ids.includes(meta.unknown)) expect(tokenizer.decode(ids)).toBe(decoded);
+    });
 
-  it('takes more special tokens, between which each text is one of its own', () => {
-    const size = tokenizer.vocabSize;
-    const larger = loadTokenizer(withSpecialTokens(json, ['<new>', '</s>']));
-    expect([larger.vocabSize, larger.tokenId('<new>')]).toEqual([size + 1, size]);
-    const end = tokenizer.tokenId('</s>')!;
-    expect(larger.encode('a cat<new>a dog</s>', { parseSpecialTokens: true })).toEqual([
-      ...tokenizer.encode('a cat'),
-      size,
-      ...tokenizer.encode('a dog'),
-      end,
-    ]);
-    expect(larger.decode([size, end])).toBe('<new></s>');
-    expect(larger.decode([size, end], { skipSpecialTokens: true })).toBe('');
-  });
-});
+    it('takes more special tokens, between which each text is one of its own', () => {
+      const size = tokenizer.vocabSize;
+      const larger = loadTokenizer(withSpecialTokens(json, ['<new>', '</s>']));
+      expect([larger.vocabSize, larger.tokenId('<new>')]).toEqual([size + 1, size]);
+      const end = tokenizer.tokenId('</s>')!;
+      expect(larger.encode('a cat<new>a dog</s>', { parseSpecialTokens: true })).toEqual([
+        ...tokenizer.encode('a cat'),
+        size,
+        ...tokenizer.encode('a dog'),
+        end,
+      ]);
+      expect(larger.decode([size, end])).toBe('<new></s>');
+      expect(larger.decode([size, end], { skipSpecialTokens: true })).toBe('');
+    });
+  },
+);
 
 describe('sentencePieceTokenizer', () => {
   it('cuts as the best of all ways to cut', () => {
@@ -75,7 +78,7 @@ describe('sentencePieceTokenizer', () => {
   });
 
   it('makes control pieces special and user-defined ones added', () => {
-    const { added_tokens } = sentencePieceTokenizer(modelOf('bpe-marks'));
+    const { added_tokens } = sentencePieceTokenizer(modelOf('bpe-user-defined'));
     expect(added_tokens!.map(({ id, content, special }) => [id, content, special])).toEqual([
       [0, '<unk>', true],
       [1, '<s>', true],

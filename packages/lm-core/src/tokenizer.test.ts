@@ -68,7 +68,7 @@ describe('text never becomes a special token', () => {
     },
     'SentencePiece BPE': sentencePiece('bpe'),
     'SentencePiece unigram': sentencePiece('unigram'),
-    'SentencePiece with user-defined tokens': sentencePiece('bpe-marks'),
+    'SentencePiece with user-defined tokens': sentencePiece('bpe-user-defined'),
     WordPiece: { ...base, model: { type: 'WordPiece', unk_token: '[UNK]', vocab: words } },
     WordLevel: { ...base, model: { type: 'WordLevel', unk_token: '[UNK]', vocab: words } },
   };

@@ -69,6 +69,6 @@ export function unigramEncoder(
 }
 
 /** Name of the token of one byte. */
-export function byteToken(byte: number): string {
+function byteToken(byte: number): string {
   return `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`;
 }

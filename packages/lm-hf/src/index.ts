@@ -1,4 +1,4 @@
-export { modelTypes, transformerConfig } from './families';
+export { modelTypes } from './families';
 export type { HFConfigJson } from './hf-config';
 export {
   causalLMFromState,
@@ -12,7 +12,7 @@ export {
 export type { Positions } from './positions';
 export {
   Transformer,
-  TransformerBlock,
+  type TransformerBlock,
   type TransformerConfig,
   type TransformerLayerParams,
   type TransformerParams,

@@ -57,7 +57,7 @@ export function alibiSlopes(numHeads: number, strongest = 8): number[] {
 }
 
 /** Number of real tokens before each key; 0 for padding on the left. @returns float32 `[batch, keys]` */
-export function keyPositions(keyMask: tf.Tensor2D): tf.Tensor2D {
+function keyPositions(keyMask: tf.Tensor2D): tf.Tensor2D {
   return tf.relu(tf.sub(tf.cumsum(keyMask, 1), 1) as tf.Tensor2D);
 }
 

@@ -21,7 +21,8 @@ import {
 } from '@flamingo-ts/testing';
 import { describe, expect, it } from 'vitest';
 import { configs } from '../test/configs';
-import { causalLMShapes, initCausalLM, loadCausalLM, transformerConfig, type Transformer } from './index';
+import { transformerConfig } from './families';
+import { causalLMShapes, initCausalLM, loadCausalLM, type Transformer } from './index';
 
 const at = (name: string) => fileURLToPath(new URL(`../test/reference/${name}`, import.meta.url));
 const families = ['gpt2', 'opt-postln-proj', 'gpt-neox', 'llama-gqa-rope3', 'mpt-heads-not-pow2', 'mosaic-gpt'];

@@ -11,15 +11,15 @@ import sentencepiece
 
 here = Path(__file__).parent
 os.chdir(here)  # A model holds the paths it was made from.
-marks = ["<image>", "a+b", "\n"]
+symbols = ["<image>", "a+b", "\n"]
 variants = {
     "unigram": dict(model_type="unigram", character_coverage=0.995),
-    "unigram-blanks": dict(model_type="unigram", user_defined_symbols=marks, remove_extra_whitespaces=False),
-    "bpe-marks": dict(model_type="bpe", user_defined_symbols=marks, control_symbols=["<sep>"], character_coverage=0.99),
+    "unigram-blanks": dict(model_type="unigram", user_defined_symbols=symbols, remove_extra_whitespaces=False),
+    "bpe-user-defined": dict(model_type="bpe", user_defined_symbols=symbols, control_symbols=["<sep>"], character_coverage=0.99),
     "bpe-bare": dict(
         model_type="bpe",
         byte_fallback=True,
-        user_defined_symbols=["\u2581\u2581", *marks],
+        user_defined_symbols=["\u2581\u2581", *symbols],
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         unk_id=3,
