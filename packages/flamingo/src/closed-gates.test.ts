@@ -75,7 +75,7 @@ describeBackends('closed gates', () => {
       expect(await model.score(prompts, candidates)).toEqual(await scoreCandidates(lm, tokens, candidates));
     });
 
-    it('are told from a model whose logits differ', async () => {
+    it('are not confirmed for a model with another language model', async () => {
       const model = trained(makeLM(), separateHead);
       const other = makeLM();
       const embedding = [...namedParams(other.params).values()].find((p) => p.shape[0] === 24) as tf.Variable;

@@ -27,7 +27,7 @@ describeBackends('gatedAdd', () => {
     expect(open.every(Number.isNaN)).toBe(true);
   });
 
-  it('lets no gradient back from a branch behind a closed gate, not even NaN', () => {
+  it('blocks the gradient of a branch behind a closed gate, even NaN', () => {
     const x = tf.randomNormal([2, 5], 0, 1, 'float32', 3);
     const broken = tf.fill([2, 5], NaN);
     const through = (gate: tf.Tensor1D, factor: tf.Tensor) =>
@@ -37,12 +37,12 @@ describeBackends('gatedAdd', () => {
     expectClose(through(tf.tensor1d([0.5]), tf.fill([2, 5], 3)), tf.fill([2, 5], 1 + 3 * Math.tanh(0.5)), {
       rtol: 1e-6,
     });
-    // The gate itself learns from a finite branch while it is closed.
+    // A closed gate itself has a gradient from a finite branch.
     const toGate = tf.grad((gate) => tf.sum(gatedAdd(x, tf.fill([2, 5], 3), gate as tf.Tensor1D)))(tf.tensor1d([0]));
     expectClose(toGate, [30], { rtol: 1e-6 });
   });
 
-  it('does the same for large tensors', () => {
+  it('adds the branch times tanh(gate) for large tensors too', () => {
     const [x, y] = [tf.randomNormal([3, 50, 64], 0, 1, 'float32', 3), tf.randomNormal([3, 50, 64], 0, 1, 'float32', 4)];
     const [xs, ys] = [x.dataSync(), y.dataSync()];
     const expected = Array.from(xs, (value, i) => value + Math.tanh(-0.7) * ys[i]!);

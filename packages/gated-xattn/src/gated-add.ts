@@ -48,8 +48,8 @@ const behindGateOp = fusedOp<object>({
 });
 
 /**
- * The input of a branch that `gatedAdd` adds. Its value is `x`; with the gate at 0 no gradient comes back from the branch,
- * not even the NaN that 0 * NaN gives.
+ * Input of a branch that `gatedAdd` adds. Returns `x`. With the gate at 0 no gradient flows back from the branch, not even the
+ * NaN of 0 * NaN.
  *
  * @param x    float32, any shape
  * @param gate float32 `[1]`

@@ -103,7 +103,7 @@ describeBackends('GatedXAttn', () => {
   });
 
   it.each(['immediate', 'all-previous', 'all'] as const)(
-    'shields text and what is below from images that are NaN while its gates are closed, attending to %s',
+    'hides NaN images from text and gradients with closed gates, attending to %s',
     (attend) => {
       const block = new GatedXAttn({ ...config, attend }, initGatedXAttn({ ...config, attend }, new Random(2)));
       const x = text();
@@ -115,7 +115,7 @@ describeBackends('GatedXAttn', () => {
   );
 
   it.each(['immediate', 'all-previous'] as const)(
-    'gives exact zeros to text without an image, whatever the images hold, attending to %s',
+    'outputs exactly zero for text without an image, even next to NaN images, attending to %s',
     (attend) => {
       const { attn } = make({ attend });
       const media = new MediaContext(tf.fill([2, 2, 3, 6], NaN) as tf.Tensor4D, INDEX, 6);
