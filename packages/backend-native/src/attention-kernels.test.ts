@@ -4,8 +4,8 @@ import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { expectAsOnCpu, normal, useNative } from '../test/against-cpu';
 import { relativeError } from '@flamingo-ts/testing';
 import type { NativeBackend } from './index';
-import { oneDnn } from './onednn';
-import { multipliesHalves } from './packed-matrix';
+import { oneDnn } from './onednn/onednn';
+import { multipliesBfloat16 } from './frozen/blocks';
 
 let backend: NativeBackend;
 
@@ -139,7 +139,7 @@ describe('attention whose scores are too many to exist at once', () => {
     );
   });
 
-  it.runIf(multipliesHalves(oneDnn()))('in bfloat16 where the backend is told so, with gradients', () => {
+  it.runIf(multipliesBfloat16(oneDnn()))('in bfloat16 where the backend is told so, with gradients', () => {
     tf.tidy(() => {
       const run = () =>
         withGradients((q, k, v) => attention(q!, k!, v!, { numHeads: h, causal: true }), inputs(500, 500));

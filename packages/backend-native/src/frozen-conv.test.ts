@@ -31,31 +31,31 @@ describe('frozen convolutions', () => {
       const weight = kernel(shape, 1);
       const bias = normal([shape[0]], 2) as tf.Tensor1D;
       const o = { stride, groups, padding: 'same', activation: 'scaled-gelu-tanh' } as const;
-      const [exact, halved] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
+      const [exact, rounded] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
       // The layout follows the images, so their size changes here, and comes back.
       for (const side of [12, 5, 12]) {
         const x = normal([2, side, side, shape[1] * groups], 3);
         const y = conv2d(x, { weight, bias }, o);
         expectClose(conv2d(x, { weight: exact, bias }, o), y, { rtol: 1e-6, atol: 1e-6 });
-        const error = relativeError(conv2d(x, { weight: halved, bias }, o), y);
+        const error = relativeError(conv2d(x, { weight: rounded, bias }, o), y);
         expect(error).toBeLessThan(6e-3);
         if (able && shape[0] > 20) expect(error).toBeGreaterThan(1e-4);
       }
       expectClose(exact.dense(), weight, { atol: 0 });
-      expect(relativeError(halved.dense(), weight)).toBeLessThan(able ? 4e-3 : 1e-12);
+      expect(relativeError(rounded.dense(), weight)).toBeLessThan(able ? 4e-3 : 1e-12);
       exact.dispose();
-      halved.dispose();
+      rounded.dispose();
     });
   });
 
   it('hold bfloat16 in half the memory, where the processor multiplies it, and give everything back', () => {
     const weight = kernel([128, 64, 3, 3], 1);
     const before = pool().live;
-    const [exact, halved] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
+    const [exact, rounded] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
     const x = normal([1, 8, 8, 64], 2);
-    for (const filter of [exact, halved]) {
+    for (const filter of [exact, rounded]) {
       conv2d(x, { weight: filter }, { stride: 1, padding: 'same' }).dispose();
-      expect(filter.bytes).toBe((weight.size * 4) / (filter === halved && able ? 2 : 1));
+      expect(filter.bytes).toBe((weight.size * 4) / (filter === rounded && able ? 2 : 1));
       filter.dispose();
     }
     x.dispose();

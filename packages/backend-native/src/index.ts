@@ -18,11 +18,11 @@ import { rotaryKernels } from './kernels/rotary';
 import { relativeScoresKernels } from './kernels/relative-scores';
 import { softmaxKernels } from './kernels/softmax';
 import { weightKernels } from './kernels/weights';
-import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './library';
+import { loadLibrary, nativeThreads, setThreads, type NativeLibrary } from './onednn/library';
 import { NativeBackend } from './native-backend';
-import { oneDnn } from './onednn';
-import { multipliesHalves } from './packed-matrix';
-import { registerPooledBackend } from './pooled-backend';
+import { oneDnn } from './onednn/onednn';
+import { multipliesBfloat16 } from './frozen/blocks';
+import { registerPooledBackend } from './shared/pooled-backend';
 
 const KERNELS = {
   ...matmulKernels,
@@ -86,7 +86,7 @@ export function setNativeThreads(threads: number): void {
  * @throws Error when the processor has no bfloat16 instructions
  */
 export function setNativePrecision(precision: 'float32' | 'bfloat16'): void {
-  if (precision === 'bfloat16' && !multipliesHalves(oneDnn())) {
+  if (precision === 'bfloat16' && !multipliesBfloat16(oneDnn())) {
     throw new Error(
       `setNativePrecision: bfloat16 needs a processor that multiplies it, and oneDNN sees ${oneDnn().cpuIsa()} here. Use float32.`,
     );

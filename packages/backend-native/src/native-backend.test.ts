@@ -3,7 +3,7 @@ import '@tensorflow/tfjs-layers';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { normal, numbers, relativeError, useNative } from '../test/against-cpu';
 import { nativeLibrary, NativeBackend, registerNativeBackend, setNativeThreads } from './index';
-import { PrimitiveCache } from './primitive-cache';
+import { PrimitiveCache } from './shared/primitive-cache';
 
 let backend: NativeBackend;
 

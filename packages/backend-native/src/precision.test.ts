@@ -93,7 +93,7 @@ describe.skipIf(!able)('products in bfloat16', () => {
       const [x, weight] = [normal([128, 128], 1), normal([256, 128], 2) as tf.Tensor2D];
       setNativePrecision('bfloat16');
       const [inner, plain] = [innerLinear(x, { weight }), linear(x, { weight })];
-      expect([backend.isHalved(inner), backend.isHalved(plain)]).toEqual([true, false]);
+      expect([backend.isBfloat16(inner), backend.isBfloat16(plain)]).toEqual([true, false]);
       expect(relativeError(inner, plain)).toBeLessThan(3e-3);
       // The same numbers, wherever they are read.
       expect(tf.add(inner, 0).dataSync()).toEqual(inner.dataSync());
@@ -109,7 +109,7 @@ describe.skipIf(!able)('products in bfloat16', () => {
       const read = (x: tf.Tensor) => tf.matMul(eye, tf.reshape(x, [256, 256]) as tf.Tensor2D);
       const [p, m, v] = [1, 2, 3].map((seed) => tf.variable(tf.abs(normal([256, 256], seed))));
       let before = read(p!);
-      expect(backend.halves(p!)).toBe(backend.halves(p!));
+      expect(backend.bfloat16Address(p!)).toBe(backend.bfloat16Address(p!));
       const options = { learningRate: 0.5, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: [0.1], step: 1 };
       adamWStep([p!], [normal([256, 256], 4)], [m!], [v!], options);
       expect(relativeError(read(p!), before)).toBeGreaterThan(0.1);
@@ -128,7 +128,7 @@ describe.skipIf(!able)('products in bfloat16', () => {
     const before = backend.pool.stats().live;
     const tensors = Array.from({ length: 12 }, (_, i) => tf.fill([1024, 2048], i));
     const own = backend.pool.stats().live;
-    for (const x of tensors) backend.halves(x);
+    for (const x of tensors) backend.bfloat16Address(x);
     // Twelve of 4 MiB were asked for.
     expect(backend.pool.stats().live - own).toBeLessThanOrEqual(1 << 24);
     tf.dispose(tensors);

@@ -1,5 +1,5 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend } from '../native-backend';
+import type { OneDnnBackend } from '../onednn/onednn-backend';
 
 /**
  * The activation that ends tfjs' fused kernels, in place of its argument. tfjs names activations after operations; the
@@ -9,7 +9,7 @@ export function activate(
   y: tf.TensorInfo,
   attrs: Record<string, unknown>,
   alpha: tf.TensorInfo | undefined,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
 ): tf.TensorInfo {
   const name = attrs['activation'] as string | undefined;
   if (!name || name === 'linear') return y;

@@ -1,7 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { BF16, F32, type Eltwise, type OneDnn, type PostOp } from '../onednn';
-import { sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { BF16, F32 } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import type { Eltwise, PostOp } from '../onednn/operations';
+import { sizeOf } from '../shared/pooled-backend';
 import { eltwise, eltwiseBackward, positive } from './eltwise';
 
 /** What an activation is to oneDNN: its function, that function's parameter, and a factor on the result. */
@@ -47,7 +49,7 @@ export function asPostOps(kind: string): PostOp[] | undefined {
 }
 
 /** y = activation(x), over addresses of data of this type. */
-export function activateInto(b: NativeBackend, kind: string, x: number, y: number, n: number, type = F32): void {
+export function activateInto(b: OneDnnBackend, kind: string, x: number, y: number, n: number, type = F32): void {
   const { alg, alpha, scale, positive: shape } = known(kind);
   const all = { dims: [n], type };
   if (shape === 'squared') positive(b, x, y, all, [{ kind: 'eltwise', alg: 'square' }]);
@@ -60,11 +62,11 @@ export function activateInto(b: NativeBackend, kind: string, x: number, y: numbe
 }
 
 /** activation(x), held as x is; over x itself where it is `ours`. */
-export function activated(b: NativeBackend, kind: string, x: tf.TensorInfo, ours = false): tf.TensorInfo {
-  const halved = b.isHalved(x);
-  const y = ours ? x : halved ? b.halvedOutput(x.shape) : b.output(x.shape);
+export function activated(b: OneDnnBackend, kind: string, x: tf.TensorInfo, ours = false): tf.TensorInfo {
+  const isBf16 = b.isBfloat16(x);
+  const y = ours ? x : isBf16 ? b.bfloat16Output(x.shape) : b.output(x.shape);
   const n = sizeOf(x.shape);
-  if (halved) activateInto(b, kind, b.halves(x), b.halves(y), n, BF16);
+  if (isBf16) activateInto(b, kind, b.bfloat16Address(x), b.bfloat16Address(y), n, BF16);
   else if (n) activateInto(b, kind, b.address(x), b.address(y), n);
   return y;
 }
@@ -75,11 +77,11 @@ const activation: NativeKernel = ({ x }, attrs, b) => [activated(b, attrs['kind'
 const activationGradient: NativeKernel = ({ dy, x }, attrs, b) => {
   const { alg, alpha, scale, positive: shape } = known(attrs['kind'] as string);
   const n = sizeOf(x!.shape);
-  const halved = b.isHalved(x!);
-  const dx = halved ? b.halvedOutput(x!.shape) : b.output(x!.shape);
+  const isBf16 = b.isBfloat16(x!);
+  const dx = isBf16 ? b.bfloat16Output(x!.shape) : b.output(x!.shape);
   if (!n) return [dx];
-  const [from, by, to] = [x!, dy!, dx].map((each) => (halved ? b.halves(each) : b.address(each))) as number[];
-  const all = { dims: [n], type: halved ? BF16 : F32 };
+  const [from, by, to] = [x!, dy!, dx].map((each) => (isBf16 ? b.bfloat16Address(each) : b.address(each))) as number[];
+  const all = { dims: [n], type: isBf16 ? BF16 : F32 };
   if (shape === 'squared') {
     const doubled: PostOp = { kind: 'eltwise', alg: 'linear', alpha: 2 };
     positive(b, from!, to!, all, [doubled, { kind: 'binary', alg: 'mul', other: all }], by!);

@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { BF16, F32, type Layout } from '../onednn';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { BF16, F32, type Layout } from '../onednn/layout';
 import { apply } from './binary';
 import { heads, swapped, type Sizes } from './heads';
-import { product, type Operand } from './product';
+import { product, type Operand } from '../onednn/product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 interface Attrs {
@@ -45,7 +45,7 @@ interface Block {
   readonly keys: number;
 }
 
-function callOf({ q, k, bias, keyMask }: Record<string, tf.TensorInfo>, attrs: Attrs, backend: NativeBackend): Call {
+function callOf({ q, k, bias, keyMask }: Record<string, tf.TensorInfo>, attrs: Attrs, backend: OneDnnBackend): Call {
   const { numHeads: h, scale, causal, emptyRows } = attrs;
   const [b, t, width] = q!.shape as [number, number, number];
   const capacity = k!.shape[1]!;
@@ -72,8 +72,8 @@ interface Place {
   readonly type: number;
 }
 
-const placeOf = (backend: NativeBackend, x: tf.TensorInfo, halved: boolean): Place =>
-  halved ? { address: backend.halves(x), type: BF16 } : { address: backend.address(x), type: F32 };
+const placeOf = (backend: OneDnnBackend, x: tf.TensorInfo, isBf16: boolean): Place =>
+  isBf16 ? { address: backend.bfloat16Address(x), type: BF16 } : { address: backend.address(x), type: F32 };
 
 /** Where the block's rows of `[b, t, h*d]` lie, as `[b, h, count, d]`. */
 const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, { address, type }: Place): Operand => [
@@ -90,8 +90,8 @@ const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => 
 /** Products of fewer multiplications than this a head gain nothing from bfloat16. */
 const WORTH_CONVERTING = 1 << 20;
 
-/** Whether a call's factors are in bfloat16: where the backend was told so and the call is large enough. */
-function halves(backend: NativeBackend, { t, s, d }: Call): boolean {
+/** Whether a call's factors are in bfloat16: if the backend's precision is and the call is large enough. */
+function usesBfloat16(backend: OneDnnBackend, { t, s, d }: Call): boolean {
   return backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
 }
 
@@ -103,7 +103,7 @@ const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
 const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
 
 /** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing, which it returns. */
-function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): number[] {
+function weigh(backend: OneDnnBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): number[] {
   const { b, h } = c;
   const { count, keys } = block;
   const values = backend.values(weights);
@@ -117,7 +117,7 @@ function weigh(backend: NativeBackend, c: Call, block: Block, q: Place, k: Place
 }
 
 /** Adds the part of the bias that belongs to the block. */
-function addBias(backend: NativeBackend, { bias, s, t }: Call, { first, count, keys }: Block, scores: tf.TensorInfo) {
+function addBias(backend: OneDnnBackend, { bias, s, t }: Call, { first, count, keys }: Block, scores: tf.TensorInfo) {
   const [, , queries, width] = bias!.shape as [number, number, number, number];
   const whole = (queries === 1 || count === t) && (width === 1 || keys === s);
   if (whole) {
@@ -192,11 +192,11 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
   const { shape } = inputs['q']!;
   if (!(b * h * t * s * c.d)) return [backend.zeroOutput(shape)];
   const whole = attrs.taped === true && keepsWeights(c);
-  const halved = halves(backend, c);
-  const [q, k, v] = ['q', 'k', 'v'].map((name) => placeOf(backend, inputs[name]!, halved)) as [Place, Place, Place];
+  const isBf16 = usesBfloat16(backend, c);
+  const [q, k, v] = ['q', 'k', 'v'].map((name) => placeOf(backend, inputs[name]!, isBf16)) as [Place, Place, Place];
   // What is read here goes into a product next, unless means are to be added first.
-  const narrow = halved && c.emptyRows === 'zero';
-  const y = narrow ? backend.halvedOutput(shape) : backend.output(shape);
+  const narrow = isBf16 && c.emptyRows === 'zero';
+  const y = narrow ? backend.bfloat16Output(shape) : backend.output(shape);
   const out = placeOf(backend, y, narrow);
   let kept: tf.TensorInfo | undefined;
   for (const block of blocksOf(c, whole)) {
@@ -218,7 +218,7 @@ function keepsWeights({ b, h, t, s, bias }: Call): boolean {
 
 /** Rows that see nothing get the mean of all values. */
 function addMeans(
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   c: Call,
   block: Block,
   empty: readonly number[],
@@ -249,12 +249,12 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   const { b, h, t, s, scale } = c;
   const { dy, q, k, v, bias, weights: kept } = inputs;
   if (!(b * h * t * s * c.d)) return [q, k, v, ...(bias ? [bias] : [])].map((x) => backend.zeroOutput(x!.shape));
-  const halved = halves(backend, c);
-  const [ady, aq, ak, av] = [dy, q, k, v].map((x) => placeOf(backend, x!, halved)) as [Place, Place, Place, Place];
+  const isBf16 = usesBfloat16(backend, c);
+  const [ady, aq, ak, av] = [dy, q, k, v].map((x) => placeOf(backend, x!, isBf16)) as [Place, Place, Place, Place];
   // Each query is done at once; what comes to the keys is added up block by block.
-  const dq = halved ? backend.halvedOutput(q!.shape) : backend.output(q!.shape);
+  const dq = isBf16 ? backend.bfloat16Output(q!.shape) : backend.output(q!.shape);
   const [dk, dv] = [backend.output(k!.shape), backend.output(v!.shape)] as const;
-  const [adq, adk, adv] = [placeOf(backend, dq, halved), placeOf(backend, dk, false), placeOf(backend, dv, false)];
+  const [adq, adk, adv] = [placeOf(backend, dq, isBf16), placeOf(backend, dk, false), placeOf(backend, dv, false)];
   let dbias: tf.TensorInfo | undefined;
   // The last block sees all keys: it writes what the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
@@ -284,7 +284,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
  * Has `compute` write what a block gives its keys, and adds that to what later blocks gave them. (As a post-operation of the
  * product the sum would have oneDNN fall back to slow code for these strides.)
  */
-function toKeys(backend: NativeBackend, c: Call, block: Block, sums: Place, compute: (place: Operand) => void): void {
+function toKeys(backend: OneDnnBackend, c: Call, block: Block, sums: Place, compute: (place: Operand) => void): void {
   const { b, h, d, t, capacity } = c;
   if (block.first + block.count === t) {
     compute(keysOf(c, block, sums));
@@ -305,7 +305,7 @@ function toKeys(backend: NativeBackend, c: Call, block: Block, sums: Place, comp
 
 /** Each value gets its share of what came to the rows that see nothing. */
 function addFromEmptyRows(
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   c: Call,
   block: Block,
   empty: readonly number[],
@@ -323,7 +323,7 @@ function addFromEmptyRows(
 }
 
 /** Sums over the axes along which `shape` was broadcast; x is used up. */
-function sumTo(x: tf.TensorInfo, shape: readonly number[], backend: NativeBackend): tf.TensorInfo {
+function sumTo(x: tf.TensorInfo, shape: readonly number[], backend: OneDnnBackend): tf.TensorInfo {
   let sum = x;
   for (let axis = 0; axis < shape.length; axis++) {
     if (shape[axis] !== 1 || sum.shape[axis] === 1) continue;

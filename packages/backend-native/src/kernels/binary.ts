@@ -1,9 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { collapse, eachRun, type Collapsed } from '../broadcast';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Binary, Layout, OneDnn, PostOp, Primitive } from '../onednn';
-import { plainFloats, sizeOf } from '../pooled-backend';
-import type { Compiled } from '../primitive-cache';
+import { collapse, eachRun, type Collapsed } from '../shared/broadcast';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import type { Binary, PostOp } from '../onednn/operations';
+import type { Primitive } from '../onednn/primitive';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
+import type { Compiled } from '../shared/primitive-cache';
 
 /** Below this many elements a loop in JavaScript is done before oneDNN has woken its threads. */
 export const FEW = 4096;
@@ -96,7 +99,7 @@ function native(
   a: tf.TensorInfo,
   b: tf.TensorInfo,
   out: tf.TensorInfo,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
 ): boolean {
   const known = NATIVE[operation];
   if (!known) return false;
@@ -120,7 +123,7 @@ export function apply(
   a: tf.TensorInfo,
   b: tf.TensorInfo,
   out: tf.TensorInfo,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
 ): void {
   const c = collapse(out.shape, a.shape, b.shape);
   if (sizeOf(out.shape) >= FEW && native(operation, c, a, b, out, backend)) return;

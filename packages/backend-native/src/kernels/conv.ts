@@ -1,9 +1,12 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { ARG, type Layout, type OneDnn, type PostOp, type Primitive } from '../onednn';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { PackedFilter } from '../packed-filter';
-import { plainFloats, sizeOf } from '../pooled-backend';
-import type { Compiled } from '../primitive-cache';
+import type { Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import { ARG, type PostOp } from '../onednn/operations';
+import type { Primitive } from '../onednn/primitive';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { PackedFilter } from '../frozen/packed-filter';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
+import type { Compiled } from '../shared/primitive-cache';
 import { activate } from './activate';
 import { activateInto, asPostOps } from './activation';
 import {
@@ -38,7 +41,7 @@ class ConvPlan implements Compiled {
     direction: Direction,
     c: Convolution,
     ending: Ending,
-    private readonly backend: NativeBackend,
+    private readonly backend: OneDnnBackend,
   ) {
     const [x, y] = [images(c.x), images(c.y)];
     const make = {
@@ -87,13 +90,13 @@ class ConvPlan implements Compiled {
   }
 }
 
-function plan(backend: NativeBackend, direction: Direction, c: Convolution, ending: Ending = {}): ConvPlan {
+function plan(backend: OneDnnBackend, direction: Direction, c: Convolution, ending: Ending = {}): ConvPlan {
   const key = `conv ${direction} ${keyOf(c, ending)}`;
   return backend.compiled(key, (dnn) => new ConvPlan(dnn, direction, c, ending, backend));
 }
 
 function forward(
-  b: NativeBackend,
+  b: OneDnnBackend,
   c: Convolution,
   x: tf.TensorInfo,
   w: tf.TensorInfo,
@@ -106,13 +109,13 @@ function forward(
   return y;
 }
 
-function inputGradient(b: NativeBackend, c: Convolution, dy: tf.TensorInfo, w: tf.TensorInfo) {
+function inputGradient(b: OneDnnBackend, c: Convolution, dy: tf.TensorInfo, w: tf.TensorInfo) {
   const dx = b.output(c.x);
   plan(b, 'input', c).input(b.address(dy), b.address(w), b.address(dx));
   return dx;
 }
 
-function weightsGradient(b: NativeBackend, c: Convolution, x: tf.TensorInfo, dy: tf.TensorInfo, shape: number[]) {
+function weightsGradient(b: OneDnnBackend, c: Convolution, x: tf.TensorInfo, dy: tf.TensorInfo, shape: number[]) {
   const dw = b.output(shape);
   if (!sizeOf(x.shape) || !sizeOf(dy.shape)) {
     b.values(dw).fill(0);

@@ -1,4 +1,7 @@
-import { F32, type ConvGeometry, type Layout, type OneDnn, type PostOp, type Primitive } from '../onednn';
+import { F32, type Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import type { ConvGeometry, PostOp } from '../onednn/operations';
+import type { Primitive } from '../onednn/primitive';
 
 /** Everything about a convolution: NHWC images, and how the kernel's `[o, i, h, w]` lies in memory. */
 export interface Convolution {

@@ -1,20 +1,21 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Eltwise, Layout, PostOp } from '../onednn';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import type { Eltwise, PostOp } from '../onednn/operations';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import { FEW } from './binary';
 
 type Loop = (x: Float32Array, y: Float32Array, n: number) => void;
 
 /** y = f(x) by oneDNN, over the whole of both. */
-export function eltwise(b: NativeBackend, alg: Eltwise, x: number, y: number, all: Layout, alpha = 0, beta = 0): void {
+export function eltwise(b: OneDnnBackend, alg: Eltwise, x: number, y: number, all: Layout, alpha = 0, beta = 0): void {
   const key = `eltwise ${alg} ${all.dims.join()} ${all.type} ${alpha} ${beta}`;
   b.compiled(key, (dnn) => dnn.eltwise(alg, all, alpha, beta)).run(x, y);
 }
 
 /** dx = dy f'(x) by oneDNN. */
 export function eltwiseBackward(
-  b: NativeBackend,
+  b: OneDnnBackend,
   alg: Eltwise,
   x: number,
   dy: number,
@@ -31,7 +32,7 @@ export function eltwiseBackward(
  * second operand, and -0 too, which an addition of 0 turns into 0.
  */
 export function positive(
-  b: NativeBackend,
+  b: OneDnnBackend,
   x: number,
   y: number,
   all: Layout,
@@ -44,7 +45,7 @@ export function positive(
 
 /** Larger inputs go to oneDNN, smaller ones to a loop, which costs nothing to start. */
 const unary =
-  (native: (b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) => void, loop: Loop): NativeKernel =>
+  (native: (b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) => void, loop: Loop): NativeKernel =>
   ({ x }, _attrs, backend) => {
     if (!plainFloats(x)) return undefined;
     const n = sizeOf(x!.shape);
@@ -56,20 +57,20 @@ const unary =
 
 /** For functions over addresses. */
 const onAddresses =
-  (native: (b: NativeBackend, x: number, y: number, all: Layout) => void) =>
-  (b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) =>
+  (native: (b: OneDnnBackend, x: number, y: number, all: Layout) => void) =>
+  (b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) =>
     native(b, b.address(x), b.address(y), all);
 
 const byOneDnn = (alg: Eltwise) => onAddresses((b, x, y, all) => eltwise(b, alg, x, y, all));
 
 /** oneDNN's exp turns NaN into infinity; since e^x > x, a maximum with x changes nothing but to hand on the NaN. */
-function exp(b: NativeBackend, x: number, y: number, all: Layout): void {
+function exp(b: OneDnnBackend, x: number, y: number, all: Layout): void {
   eltwise(b, 'exp', x, y, all);
   b.compiled(`max ${all.dims.join()}`, (dnn) => dnn.binary('max', all, all, all)).run(y, x, y);
 }
 
 /** -x as a product, which keeps the sign of 0: oneDNN's linear function adds 0. */
-function neg(b: NativeBackend, x: number, y: number, all: Layout): void {
+function neg(b: OneDnnBackend, x: number, y: number, all: Layout): void {
   b.compiled(`neg ${all.dims.join()}`, (dnn) => dnn.binary('mul', all, { dims: [1] }, all)).run(x, b.minusOne(), y);
 }
 
@@ -77,7 +78,7 @@ function neg(b: NativeBackend, x: number, y: number, all: Layout): void {
 const SMALLEST_NORMAL = 2 ** -126;
 
 /** oneDNN's logarithm is wrong for smaller numbers, and has few digits around its zero. */
-function log(b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout): void {
+function log(b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout): void {
   eltwise(b, 'log', b.address(x), b.address(y), all);
   const [from, to] = [b.values(x), b.values(y)];
   for (let i = 0; i < from.length; i++) {

@@ -1,12 +1,15 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend } from '../native-backend';
-import { ARG, BF16, F32, type Layout, type OneDnn, type Primitive } from '../onednn';
-import { floatsFor, usesHalves, type PackedFilter } from '../packed-filter';
-import { sizeOf } from '../pooled-backend';
-import type { Compiled } from '../primitive-cache';
+import type { OneDnnBackend } from '../onednn/onednn-backend';
+import { BF16, F32, type Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import { ARG } from '../onednn/operations';
+import { ifImplemented, type Primitive } from '../onednn/primitive';
+import { floatsFor, usesBfloat16, type PackedFilter } from '../frozen/packed-filter';
+import { sizeOf } from '../shared/pooled-backend';
+import type { Compiled } from '../shared/primitive-cache';
 import { activateInto, asPostOps } from './activation';
 import { choose, forwardMaker, kernelLayout, keyOf, type Convolution, type Ending } from './convolution';
-import { inHalves } from './product';
+import { toBfloat16 } from '../onednn/product';
 
 /** A convolution by a frozen kernel, and what follows it. */
 export interface FrozenLayer {
@@ -34,9 +37,9 @@ class FrozenPlan implements Compiled {
   ) {
     const make = (type: number, result: number) =>
       choose(forwardMaker(dnn, convolution, ending, type, result), convolution, type).primitive;
-    const halved = type === BF16 ? tried(() => make(BF16, result)) : undefined;
-    this.main = halved ?? make(F32, F32);
-    [this.type, this.result] = halved ? [BF16, result] : [F32, F32];
+    const inBf16 = type === BF16 ? ifFast(() => make(BF16, result)) : undefined;
+    this.main = inBf16 ?? make(F32, F32);
+    [this.type, this.result] = inBf16 ? [BF16, result] : [F32, F32];
   }
 
   /** The kernel as it must lie. */
@@ -54,21 +57,16 @@ class FrozenPlan implements Compiled {
   }
 }
 
-function tried(make: () => Primitive): Primitive | undefined {
-  let primitive: Primitive;
-  try {
-    primitive = make();
-  } catch {
-    // Not implemented for these shapes.
-    return undefined;
-  }
-  if (usesHalves(primitive)) return primitive;
+/** The primitive, if it exists and uses bfloat16 instructions. */
+function ifFast(make: () => Primitive): Primitive | undefined {
+  const primitive = ifImplemented(make);
+  if (!primitive || usesBfloat16(primitive)) return primitive;
   primitive.destroy();
   return undefined;
 }
 
 /** Plans for convolutions in a row, last first: one gives bfloat16 where the next reads it. */
-function plansFor(b: NativeBackend, layers: readonly FrozenLayer[]): FrozenPlan[] {
+function plansFor(b: OneDnnBackend, layers: readonly FrozenLayer[]): FrozenPlan[] {
   const plans: FrozenPlan[] = [];
   for (const { convolution, filter, bias, activation } of [...layers].reverse()) {
     const post = activation ? asPostOps(activation) : undefined;
@@ -82,7 +80,7 @@ function plansFor(b: NativeBackend, layers: readonly FrozenLayer[]): FrozenPlan[
 }
 
 /** Convolutions in a row. What lies between them is freed as soon as it is read, and bfloat16 where that can be. */
-export function frozenConvolutions(b: NativeBackend, x: tf.TensorInfo, layers: readonly FrozenLayer[]): tf.TensorInfo {
+export function frozenConvolutions(b: OneDnnBackend, x: tf.TensorInfo, layers: readonly FrozenLayer[]): tf.TensorInfo {
   const { pool } = b;
   const { y: shape } = layers.at(-1)!.convolution;
   if (!sizeOf(shape)) return b.output(shape);
@@ -93,7 +91,7 @@ export function frozenConvolutions(b: NativeBackend, x: tf.TensorInfo, layers: r
   layers.forEach(({ convolution, filter, bias, activation }, i) => {
     const plan = plans[i]!;
     if (plan.type === BF16 && type === F32) {
-      const { operand, buffer } = inHalves(b, [from, { dims: [sizeOf(convolution.x)] }]);
+      const { operand, buffer } = toBfloat16(b, [from, { dims: [sizeOf(convolution.x)] }]);
       if (read) pool.release(read);
       [from, read] = [operand[0], buffer];
     }

@@ -1,8 +1,10 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Layout, OneDnn, Primitive } from '../onednn';
-import { sizeOf } from '../pooled-backend';
-import type { Compiled } from '../primitive-cache';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import type { Primitive } from '../onednn/primitive';
+import { sizeOf } from '../shared/pooled-backend';
+import type { Compiled } from '../shared/primitive-cache';
 import { apply, FEW } from './binary';
 
 /** Numbers of the smallest buffer that the pool hands out. */
@@ -25,7 +27,7 @@ class GatedSumPlan implements Compiled {
 
 /** out = y gate + plus; `data` and `by` say how y and the gate lie to oneDNN, of which one pass is asked where it pays. */
 function sumInto(
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   [y, gate, plus, out]: readonly [tf.TensorInfo, tf.TensorInfo, tf.TensorInfo, tf.TensorInfo],
   data: Layout,
   by: Layout,

@@ -1,4 +1,4 @@
-import type { Layout } from '../onednn';
+import type { Layout } from '../onednn/layout';
 
 /** Sizes of an attention: b batch, h heads, t queries, s keys, d width of a head. */
 export interface Sizes {

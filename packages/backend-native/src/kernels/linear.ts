@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { BlockedMatrix, SMALL_PRODUCT } from '../packed-matrix';
-import { sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { BlockedMatrix, SMALL_PRODUCT } from '../frozen/blocked-matrix';
+import { sizeOf } from '../shared/pooled-backend';
 import { activated, asPostOps } from './activation';
 import { apply } from './binary';
 import { multiply } from './matmul';
@@ -25,7 +25,7 @@ function multiplyFrozen(
   rows: tf.TensorInfo,
   frozen: Frozen,
   transpose: boolean,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
 ): tf.TensorInfo {
   if (frozen.packed instanceof BlockedMatrix) return frozen.packed.multiply(rows, transpose);
   const tensor = tf.engine().makeTensorFromTensorInfo(backend.view(rows, rows.shape)) as tf.Tensor2D;

@@ -1,10 +1,10 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { Layout } from '../onednn';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import type { Layout } from '../onednn/layout';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import { activate } from './activate';
 import { dot } from './reduce';
-import { factor, inBfloat16, product, type ProductOptions } from './product';
+import { factor, inBfloat16, product, type ProductOptions } from '../onednn/product';
 
 /** Shapes of a batched product, checked: `[batch, m, k] x [batch, k, n]`. */
 interface Product {
@@ -58,7 +58,7 @@ export function multiply(
   b: tf.TensorInfo,
   transposeA: boolean,
   transposeB: boolean,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   options?: ProductOptions,
   narrow = false,
 ): tf.TensorInfo {
@@ -79,7 +79,7 @@ export function multiply(
     tall || batches === 1 ? [[], [], [], tall ? m * batches : m] : [p.batchA, p.batchB, p.batch, m];
   const x = factor(backend, a, operand(batchA, batch.length, rows, k, transposeA));
   const y = factor(backend, b, operand(batchB, batch.length, k, n, transposeB));
-  const out = narrow && inBfloat16(backend, x[1], y[1]) ? backend.halvedOutput(shape) : backend.output(shape);
+  const out = narrow && inBfloat16(backend, x[1], y[1]) ? backend.bfloat16Output(shape) : backend.output(shape);
   product(backend, x, y, factor(backend, out, operand(batch, batch.length, rows, n, false)), options);
   return out;
 }

@@ -1,9 +1,9 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { sizeOf } from '../shared/pooled-backend';
 import { dense, heads, swapped, type Sizes } from './heads';
 import { gatherRows } from './move';
-import { product } from './product';
+import { product } from '../onednn/product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
 /** `MediaSegments` of `@flamingo-ts/kernels`, as far as it is needed here: which row of text stands where in which tile. */
@@ -57,7 +57,7 @@ class Tiles {
   private readonly taken: Float32Array[] = [];
 
   constructor(
-    private readonly backend: NativeBackend,
+    private readonly backend: OneDnnBackend,
     private readonly segments: Segments,
   ) {
     const { batch, text, media, imageOfTile, rowOfPlace } = segments;

@@ -1,8 +1,8 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { collapse, eachRun } from '../broadcast';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { rowMajor } from '../onednn';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import { collapse, eachRun } from '../shared/broadcast';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { rowMajor } from '../onednn/layout';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 
 /** Below this many elements a loop copies faster than a call. */
 const FEW = 512;
@@ -15,7 +15,7 @@ interface Place {
 }
 
 /** Copies a block from one place to another; the layouts may differ. */
-export function copyBlock(b: NativeBackend, dims: readonly number[], from: Place, to: Place): void {
+export function copyBlock(b: OneDnnBackend, dims: readonly number[], from: Place, to: Place): void {
   if (sizeOf(dims) >= FEW) {
     const key = `copy ${dims.join()} ${from.strides.join()} ${to.strides.join()}`;
     b.compiled(key, (dnn) => dnn.reorder({ dims, strides: from.strides }, { dims, strides: to.strides })).run(

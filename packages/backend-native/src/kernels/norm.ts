@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { sizeOf } from '../shared/pooled-backend';
 import { apply, FEW } from './binary';
 import { sumRowsOf } from './reduce';
 
@@ -67,7 +67,7 @@ const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
  * which leaves their part of dx to the caller.
  */
 function gradients(
-  b: NativeBackend,
+  b: OneDnnBackend,
   { dy, x, weight, mean, rstd }: Record<string, tf.TensorInfo>,
   given: boolean,
 ): [dx: tf.TensorInfo, dweight: tf.TensorInfo] {
@@ -99,7 +99,7 @@ function gradients(
 const found = new WeakMap<object, { readonly rstd: object; readonly dweight: Float32Array }>();
 
 /** dx of `gradients`; dweight is kept for who asks for it. */
-function inputGradient(b: NativeBackend, inputs: Record<string, tf.TensorInfo>, given: boolean): tf.TensorInfo {
+function inputGradient(b: OneDnnBackend, inputs: Record<string, tf.TensorInfo>, given: boolean): tf.TensorInfo {
   const [dx, dweight] = gradients(b, inputs, given);
   found.set(inputs['dy']!.dataId, { rstd: inputs['rstd']!.dataId, dweight: b.values(dweight).slice() });
   b.disposeData(dweight.dataId);
@@ -118,7 +118,7 @@ const weightGradient =
   };
 
 /** out[r] = mean over the row of x y */
-function rowMeans(b: NativeBackend, x: tf.TensorInfo, y: tf.TensorInfo, out: Float32Array): void {
+function rowMeans(b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, out: Float32Array): void {
   const [rows, width] = rowsOf(x);
   const product = b.output(x.shape);
   apply('mul', x, y, product, b);

@@ -1,21 +1,22 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Layout, PoolGeometry } from '../onednn';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import type { PoolGeometry } from '../onednn/operations';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 
 const images = ([n, h, w, c]: readonly number[]): Layout => ({
   dims: [n!, c!, h!, w!],
   strides: [h! * w! * c!, 1, w! * c!, c!],
 });
 
-function pool(b: NativeBackend, x: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
+function pool(b: OneDnnBackend, x: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
   const y = b.output(shape);
   const key = `pool ${x.shape.join()} ${shape.join()} ${Object.values(g).join()}`;
   b.compiled(key, (dnn) => dnn.averagePool(images(x.shape), images(shape), g)).run(b.address(x), b.address(y));
   return y;
 }
 
-function poolGradient(b: NativeBackend, dy: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
+function poolGradient(b: OneDnnBackend, dy: tf.TensorInfo, shape: number[], g: PoolGeometry): tf.TensorInfo {
   const dx = b.output(shape);
   const key = `pool' ${shape.join()} ${dy.shape.join()} ${Object.values(g).join()}`;
   const gradient = b.compiled(key, (dnn) => dnn.averagePoolBackward(images(shape), images(dy.shape), g));
@@ -23,8 +24,8 @@ function poolGradient(b: NativeBackend, dy: tf.TensorInfo, shape: number[], g: P
   return dx;
 }
 
-/** 2x2 windows with stride 2; an odd last row or column makes windows of its own. */
-const halving = (height: number, width: number): PoolGeometry => ({
+/** 2x2 windows with stride 2; an odd last row or column forms smaller windows. */
+const geometry2x2 = (height: number, width: number): PoolGeometry => ({
   strides: [2, 2],
   kernel: [2, 2],
   padStart: [0, 0],
@@ -50,19 +51,19 @@ const averagePool: NativeKernel = ({ x }, attrs, backend) => {
   });
 };
 
-const halve: NativeKernel = ({ x }, _attrs, backend) => {
+const pool2x2: NativeKernel = ({ x }, _attrs, backend) => {
   const [n, h, w, c] = x!.shape as [number, number, number, number];
-  return [pool(backend, x!, [n, Math.ceil(h / 2), Math.ceil(w / 2), c], halving(h, w))];
+  return [pool(backend, x!, [n, Math.ceil(h / 2), Math.ceil(w / 2), c], geometry2x2(h, w))];
 };
 
-const halveGradient: NativeKernel = ({ dy }, attrs, backend) => {
+const pool2x2Gradient: NativeKernel = ({ dy }, attrs, backend) => {
   const { height, width } = attrs as { height: number; width: number };
   const shape = [dy!.shape[0]!, height, width, dy!.shape[3]!];
-  return [poolGradient(backend, dy!, shape, halving(height, width))];
+  return [poolGradient(backend, dy!, shape, geometry2x2(height, width))];
 };
 
 export const poolingKernels: Record<string, NativeKernel> = {
   [tf.AvgPool]: averagePool,
-  FlamingoAvgPool2D: halve,
-  FlamingoAvgPool2DGrad: halveGradient,
+  FlamingoAvgPool2D: pool2x2,
+  FlamingoAvgPool2DGrad: pool2x2Gradient,
 };

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import { FEW } from './binary';
 
 /** At most so many rows are added in float32 one after the other: longer sums lose digits. */
@@ -21,7 +21,7 @@ function asBlocks(shape: readonly number[], axes: readonly number[]): [number, n
  * folded first, many of them side by side: that keeps both threads busy and the float32 sums short; what is left after the
  * product is added in float64.
  */
-export function sumColumns(b: NativeBackend, x: Float32Array, rows: number, columns: number, y: Float32Array): void {
+export function sumColumns(b: OneDnnBackend, x: Float32Array, rows: number, columns: number, y: Float32Array): void {
   const sums = new Float64Array(columns);
   const side = Math.max(SIDE_BY_SIDE, Math.ceil(rows / LONGEST));
   const deep = Math.floor(rows / side);
@@ -52,7 +52,7 @@ function addRows(x: Float32Array, first: number, end: number, columns: number, s
 
 /** y[r] = sum over c of x[r, c], scaled. */
 export function sumRowsOf(
-  b: NativeBackend,
+  b: OneDnnBackend,
   x: Float32Array,
   rows: number,
   columns: number,
@@ -99,7 +99,7 @@ function sumRowsInLoop(x: Float32Array, rows: number, columns: number, y: Float3
 
 /** y[o, c] = sum over r of x[o, r, c], as a product with ones for each o. */
 function sumBlocks(
-  b: NativeBackend,
+  b: OneDnnBackend,
   x: tf.TensorInfo,
   y: tf.TensorInfo,
   outer: number,
@@ -111,7 +111,7 @@ function sumBlocks(
   ).run(b.ones(reduced), b.address(x), b.address(y));
 }
 
-function reduce(b: NativeBackend, x: tf.TensorInfo, axis: number | number[], keepDims: boolean, mean: boolean) {
+function reduce(b: OneDnnBackend, x: tf.TensorInfo, axis: number | number[], keepDims: boolean, mean: boolean) {
   const axes = tf.util.parseAxisParam(axis, x.shape).sort((p, q) => p - q);
   const blocks = asBlocks(x.shape, axes);
   if (!blocks) return undefined;
@@ -164,7 +164,7 @@ const globalNorm: NativeKernel = (inputs, _attrs, backend) => {
 const AT_ONCE = 256 * LONGEST;
 
 /** Sum over all elements of x y. */
-export function dot(b: NativeBackend, x: Float32Array, y: Float32Array): number {
+export function dot(b: OneDnnBackend, x: Float32Array, y: Float32Array): number {
   const whole = x.length - (x.length % LONGEST);
   if (x.length < FEW) return dotInLoop(x, y, 0);
   const [products, sums] = [b.pool.allocate(AT_ONCE), b.pool.allocate(AT_ONCE / LONGEST)];

@@ -1,10 +1,10 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Layout } from '../onednn';
-import { sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import { sizeOf } from '../shared/pooled-backend';
 import { swapped, type Sizes } from './heads';
 import { copyBlock } from './move';
-import { product } from './product';
+import { product } from '../onednn/product';
 
 /**
  * Scores by distance, `[h, b*t, s]`, with a place left free after each row. Read from place t-1 of each example on as rows of
@@ -27,7 +27,7 @@ function sizesOf(q: tf.TensorInfo, r: tf.TensorInfo, attrs: Record<string, unkno
 
 /** Copies between scores by key, `[b, h, t, s]`, and scores by distance, of which they are the shifted view. */
 function shift(
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   { b, h, t, s }: Sizes,
   keys: Float32Array,
   distances: Float32Array,

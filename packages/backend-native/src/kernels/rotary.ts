@@ -1,4 +1,4 @@
-import type { NativeKernel } from '../native-backend';
+import type { NativeKernel } from '../onednn/onednn-backend';
 
 interface RotaryAttrs {
   readonly headDim: number;

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { SoftmaxKind } from '../onednn';
-import { plainFloats, sizeOf } from '../pooled-backend';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { SoftmaxKind } from '../onednn/operations';
+import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import { sumRowsOf } from './reduce';
 
 /**
@@ -9,7 +9,7 @@ import { sumRowsOf } from './reduce';
  * are NaN, as on tfjs' CPU backend; oneDNN loses them, so they are found first.
  */
 export function softmaxRows(
-  b: NativeBackend,
+  b: OneDnnBackend,
   kind: SoftmaxKind,
   x: Float32Array,
   y: Float32Array,
@@ -48,7 +48,7 @@ function isUndefined(x: Float32Array, start: number, end: number, sum: number): 
  * are three passes that have.
  */
 export function softmaxGradient(
-  b: NativeBackend,
+  b: OneDnnBackend,
   y: tf.TensorInfo,
   dy: tf.TensorInfo,
   rows: number,

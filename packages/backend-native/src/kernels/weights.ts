@@ -1,5 +1,6 @@
-import type { NativeBackend, NativeKernel } from '../native-backend';
-import type { Binary, Layout, PostOp } from '../onednn';
+import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
+import type { Layout } from '../onednn/layout';
+import type { Binary, PostOp } from '../onednn/operations';
 import { FEW } from './binary';
 
 interface AdamWAttrs {
@@ -56,7 +57,7 @@ type Adam = (
   m: Float32Array,
   v: Float32Array,
   numbers: AdamNumbers,
-  backend: NativeBackend,
+  backend: OneDnnBackend,
 ) => void;
 
 const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }) => {

@@ -1,26 +1,29 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import type { NativeBackend } from './native-backend';
-import { ARG, BF16, F32, type Layout, type OneDnn, type Primitive } from './onednn';
-import { sizeOf } from './pooled-backend';
+import type { OneDnnBackend } from '../onednn/onednn-backend';
+import { BF16, F32, type Layout } from '../onednn/layout';
+import type { OneDnn } from '../onednn/onednn';
+import { ARG } from '../onednn/operations';
+import { ifImplemented, type Primitive } from '../onednn/primitive';
+import { sizeOf } from '../shared/pooled-backend';
 
 /**
- * The kernel of a frozen convolution. The layout that oneDNN wants depends on the images too, so the kernel lies as it
- * came until its first use, and after that as its latest use wanted it.
+ * The kernel of a frozen convolution. oneDNN's best layout depends on the images too, so the kernel stays row-major until its
+ * first use, and afterwards has the layout that its latest use needed.
  */
 export class PackedFilter {
   private memory: Float32Array | undefined;
   private layout: Layout;
-  /** Made the layout, and holds the description of it. */
+  /** Produced the layout and owns its descriptor. */
   private arranging: Primitive | undefined;
 
   /** @param weight `[out, in / groups, kernelHeight, kernelWidth]`; float32 where the processor has no fast bfloat16 */
   constructor(
-    private readonly backend: NativeBackend,
+    private readonly backend: OneDnnBackend,
     weight: tf.TensorInfo,
     precision: 'float32' | 'bfloat16',
   ) {
     const { pool } = backend;
-    const type = precision === 'bfloat16' && convolvesHalves(backend.dnn) ? BF16 : F32;
+    const type = precision === 'bfloat16' && convolvesBfloat16(backend.dnn) ? BF16 : F32;
     const n = sizeOf(weight.shape);
     this.layout = { dims: weight.shape, type };
     this.memory = pool.allocate(floatsFor(type, n));
@@ -32,24 +35,24 @@ export class PackedFilter {
     return this.memory?.byteLength ?? 0;
   }
 
-  /** What it is held in. */
+  /** The data type in which it is held. */
   get type(): number {
     return this.layout.type!;
   }
 
-  /** Where the kernel lies in this layout, into which it is brought if it lies otherwise. */
-  arranged(wanted: Layout): number {
+  /** Address of the kernel in this layout, rearranged if necessary. */
+  arranged(target: Layout): number {
     const { backend, layout } = this;
     const { dnn, pool } = backend;
     const held = this.held();
-    if (dnn.sameLayout({ ...layout, dims: wanted.dims }, wanted)) return pool.address(held);
+    if (dnn.sameLayout({ ...layout, dims: target.dims }, target)) return pool.address(held);
     const source = layout.chosen ? this.unpacked() : held;
-    const arranging = dnn.reorder({ dims: wanted.dims, type: layout.chosen ? F32 : layout.type! }, wanted);
-    const memory = pool.allocate(Math.ceil(dnn.bytes(wanted) / 4));
+    const arranging = dnn.reorder({ dims: target.dims, type: layout.chosen ? F32 : layout.type! }, target);
+    const memory = pool.allocate(Math.ceil(dnn.bytes(target) / 4));
     arranging.run(pool.address(source), pool.address(memory));
     if (source !== held) pool.release(source);
     if (memory.length === held.length) {
-      // Kernels that stay where they are leave no holes between them.
+      // Kernels that stay in place leave no holes between them.
       held.set(memory);
       pool.release(memory);
     } else {
@@ -58,7 +61,7 @@ export class PackedFilter {
     }
     this.arranging?.destroy();
     this.arranging = arranging;
-    this.layout = { dims: wanted.dims, type: wanted.type!, chosen: arranging.layout(ARG.dst) };
+    this.layout = { dims: target.dims, type: target.type!, chosen: arranging.layout(ARG.dst) };
     return pool.address(this.held());
   }
 
@@ -75,7 +78,7 @@ export class PackedFilter {
     this.memory = this.arranging = undefined;
   }
 
-  /** The values row-major in float32, in a buffer that is to be released. */
+  /** The values as row-major float32, in a buffer that the caller releases. */
   private unpacked(): Float32Array {
     const { pool } = this.backend;
     const { dims } = this.layout;
@@ -103,27 +106,21 @@ export const floatsFor = (type: number, n: number): number => (type === BF16 ? M
 let fast: boolean | undefined;
 
 /** Whether oneDNN has fast code for convolutions in bfloat16 on this processor. */
-function convolvesHalves(dnn: OneDnn): boolean {
-  return (fast ??= tryHalves(dnn));
+function convolvesBfloat16(dnn: OneDnn): boolean {
+  return (fast ??= hasFastBfloat16(dnn));
 }
 
-function tryHalves(dnn: OneDnn): boolean {
+function hasFastBfloat16(dnn: OneDnn): boolean {
   const images: Layout = { dims: [1, 64, 8, 8], strides: [4096, 1, 512, 64], type: BF16 };
   const kernel: Layout = { dims: [64, 64, 3, 3], strides: 'any', type: BF16 };
   const geometry = { strides: [1, 1], dilations: [0, 0], padStart: [1, 1], padEnd: [1, 1] } as const;
-  let probe: Primitive;
-  try {
-    probe = dnn.convForward(images, kernel, undefined, { ...images, type: F32 }, geometry);
-  } catch {
-    // Not implemented for this processor.
-    return false;
-  }
-  const able = usesHalves(probe);
-  probe.destroy();
-  return able;
+  const probe = ifImplemented(() => dnn.convForward(images, kernel, undefined, { ...images, type: F32 }, geometry));
+  const isFast = probe !== undefined && usesBfloat16(probe);
+  probe?.destroy();
+  return isFast;
 }
 
-/** Whether an implementation uses bfloat16 instructions: imitated, as on plain AVX-512, they take four times as long as float32. */
-export function usesHalves({ implementation }: Primitive): boolean {
-  return !implementation.startsWith('ref') && /bf16|fp16|amx|avx10/.test(implementation.split(':').at(-1)!);
+/** Whether an implementation uses bfloat16 instructions. Emulated, as on plain AVX-512, they take four times as long as float32. */
+export function usesBfloat16({ implementation, isReference }: Primitive): boolean {
+  return !isReference && /bf16|fp16|amx|avx10/.test(implementation.split(':').at(-1)!);
 }

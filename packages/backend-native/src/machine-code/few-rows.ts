@@ -1,9 +1,9 @@
 import koffi from 'koffi';
 import { Assembler, type Memory } from './assembler';
-import { roundToBits } from './bfloat16-bits';
-import { nativeThreads, openMpRuntime } from './library';
-import type { OpenMp } from './open-mp';
-import { MAP_PRIVATE, PROT, systemCalls } from './system-calls';
+import { roundToBits } from '../shared/bfloat16-bits';
+import { nativeThreads, openMpRuntime } from '../onednn/library';
+import type { OpenMp } from '../onednn/open-mp';
+import { MAP_PRIVATE, PROT, systemCalls } from '../shared/system-calls';
 
 /**
  * Products of a few rows with a weight in bfloat16 or int8, which are bound by reading the weight: oneDNN before version 3.5

@@ -2,9 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { fewRows, machineCodeOn, MOST_ROWS, multipliesRight } from './few-rows';
-import { loadLibrary, nativeThreads, openMpRuntime, setThreads } from './library';
-import { oneDnn } from './onednn';
-import { BufferPool } from './pool';
+import { loadLibrary, nativeThreads, openMpRuntime, setThreads } from '../onednn/library';
+import { oneDnn } from '../onednn/onednn';
+import { BufferPool } from '../shared/pool';
 
 loadLibrary();
 const isa = oneDnn().cpuIsa();

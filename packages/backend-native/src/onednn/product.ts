@@ -1,16 +1,17 @@
 import type * as tf from '@tensorflow/tfjs-core';
-import { halve, roomForHalves } from '../halves';
-import type { NativeBackend } from '../native-backend';
-import { BF16, F32, rowMajor, type Layout, type PostOp } from '../onednn';
-import { sizeOf } from '../pooled-backend';
+import { allocateBfloat16, convertToBfloat16 } from './bfloat16';
+import type { OneDnnBackend } from './onednn-backend';
+import { BF16, F32, rowMajor, type Layout } from './layout';
+import type { PostOp } from './operations';
+import { sizeOf } from '../shared/pooled-backend';
 
-/** Where a factor or a result lies, and how; `whole` if it is all of a tensor's data, whose conversions are shared. */
+/** Address and layout of a factor or a result; `whole` is the tensor if it is all of its data, whose conversions are shared. */
 export type Operand = readonly [address: number, layout: Layout, whole?: tf.TensorInfo];
 
-/** All of a tensor's data as a factor, in bfloat16 if it is held so. */
-export function factor(backend: NativeBackend, x: tf.TensorInfo, layout: Layout): Operand {
-  return backend.isHalved(x)
-    ? [backend.halves(x), { ...layout, type: BF16 }, x]
+/** All of a tensor's data as a factor, in the type in which it is held. */
+export function factor(backend: OneDnnBackend, x: tf.TensorInfo, layout: Layout): Operand {
+  return backend.isBfloat16(x)
+    ? [backend.bfloat16Address(x), { ...layout, type: BF16 }, x]
     : [backend.address(x), { ...layout, type: F32 }, x];
 }
 
@@ -21,18 +22,18 @@ export interface ProductOptions {
   /** Factor on the product. */
   readonly scale?: number;
   readonly post?: readonly PostOp[];
-  /** Addresses of what the binary ones among them take. */
+  /** Addresses of the operands of the binary post-operations. */
   readonly operands?: readonly number[];
 }
 
-/** Converting factors takes about as long as so many multiplications for each of their numbers. */
+/** Converting a number takes about as long as this many multiplications. */
 const WORTH_CONVERTING = 64;
 
 /**
- * Whether x y is computed in bfloat16 arithmetic: where one is held so, or where the backend was told so and the product is
- * large enough; sums are float32 always. A factor in blocks is multiplied as it is.
+ * Whether x y is computed in bfloat16 arithmetic: if one factor is held so, or if the backend's precision is bfloat16 and the
+ * product is large enough. Sums are always float32. A factor in blocks is multiplied as it is.
  */
-export function inBfloat16(backend: NativeBackend, a: Layout, b: Layout): boolean {
+export function inBfloat16(backend: OneDnnBackend, a: Layout, b: Layout): boolean {
   const types = [a.type, b.type];
   if ([a, b].some((layout) => layout.type !== BF16 && !isGapless(layout))) return false;
   return types.includes(BF16) || (backend.precision === 'bfloat16' && worthConverting(a, b));
@@ -40,7 +41,7 @@ export function inBfloat16(backend: NativeBackend, a: Layout, b: Layout): boolea
 
 /** z = x y over all leading axes; z may be in bfloat16 where the factors are. */
 export function product(
-  backend: NativeBackend,
+  backend: OneDnnBackend,
   x: Operand,
   y: Operand,
   z: Operand,
@@ -48,16 +49,16 @@ export function product(
 ): void {
   const { bias, scale = 1, post: rest = [], operands = [] } = options;
   const post = scale === 1 ? rest : [{ kind: 'eltwise', alg: 'linear', alpha: scale } as const, ...rest];
-  const halved = inBfloat16(backend, x[1], y[1]);
+  const isBf16 = inBfloat16(backend, x[1], y[1]);
   const buffers: Float32Array[] = [];
   const [[from, a], [by, b]] = [x, y].map(([address, layout, whole]): Operand => {
-    if ((layout.type === BF16) === halved) return [address, layout];
-    if (!halved) return [backend.address(whole!), { ...layout, type: F32 }];
+    if ((layout.type === BF16) === isBf16) return [address, layout];
+    if (!isBf16) return [backend.address(whole!), { ...layout, type: F32 }];
     const converted = { ...layout, type: BF16 };
-    if (whole) return [backend.halves(whole), converted];
-    const half = inHalves(backend, [address, layout]);
-    buffers.push(half.buffer);
-    return half.operand;
+    if (whole) return [backend.bfloat16Address(whole), converted];
+    const rounded = toBfloat16(backend, [address, layout]);
+    buffers.push(rounded.buffer);
+    return rounded.operand;
   }) as [Operand, Operand];
   const [to, out] = z;
   const biasLayout =
@@ -79,21 +80,21 @@ function worthConverting(a: Layout, b: Layout): boolean {
   return m * n >= WORTH_CONVERTING * (m + n) && k >= WORTH_CONVERTING;
 }
 
-/** Whether a factor lies without gaps, so that it can be converted as it lies. */
+/** Whether a factor has no gaps, so that it can be converted in memory order. */
 function isGapless({ dims, strides = rowMajor(dims), chosen }: Layout): boolean {
   if (chosen) return false;
   const last = dims.reduce((sum, n, i) => sum + (n - 1) * (strides as readonly number[])[i]!, 0);
   return last + 1 === sizeOf(dims);
 }
 
-/** The same factor in bfloat16, in a buffer that is to be released. */
-export function inHalves(
-  backend: NativeBackend,
+/** The same factor in bfloat16, in a buffer that the caller releases. */
+export function toBfloat16(
+  backend: OneDnnBackend,
   [address, layout]: Operand,
 ): { operand: Operand; buffer: Float32Array } {
   const n = sizeOf(layout.dims);
-  const buffer = roomForHalves(backend, n);
+  const buffer = allocateBfloat16(backend, n);
   const to = backend.pool.address(buffer);
-  halve(backend, address, to, n);
+  convertToBfloat16(backend, address, to, n);
   return { operand: [to, { ...layout, type: BF16 }], buffer };
 }
