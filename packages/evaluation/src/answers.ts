@@ -1,6 +1,6 @@
 /**
- * A generated answer without what a model adds when it forgets `<EOC>` and starts the next prompt: cut before the first
- * of the prompt's keywords (section 4.4.1 of the first version of the paper) and freed of blanks around it.
+ * Trims a generated answer of a model that omits `<EOC>` and starts the next prompt: cuts it before the first keyword of
+ * the prompt (section 4.4.1 of the paper's first version) and removes the white space around it.
  */
 export function trimAnswer(
   generated: string,
@@ -9,22 +9,22 @@ export function trimAnswer(
   return cutAtFirst(generated, keywords).trim();
 }
 
-/** OpenFlamingo's cut of answers to questions: at a prompt word, even inside a word, then at the first ", ". */
+/** Trims answers to questions as OpenFlamingo does: at a prompt word, even inside a word, then at the first ", ". */
 export function openFlamingoVqaAnswer(generated: string): string {
   return cutAtFirst(cutAtFirst(generated, ['Question', 'Answer', 'Short']), [', ']);
 }
 
-/** OpenFlamingo's cut of captions. */
+/** Trims captions as OpenFlamingo does. */
 export function openFlamingoCaption(generated: string): string {
   return cutAtFirst(generated, ['Output']).replaceAll('"', '');
 }
 
-/** 1 if the answers are equal but for case and blanks around them, else 0: top-1 accuracy. */
+/** 1 if the answers are equal, ignoring case and surrounding white space, else 0: top-1 accuracy. */
 export function exactMatch(prediction: string, answer: string): number {
   return prediction.trim().toLowerCase() === answer.trim().toLowerCase() ? 1 : 0;
 }
 
-function cutAtFirst(text: string, marks: readonly string[]): string {
-  const places = marks.map((mark) => text.indexOf(mark)).filter((place) => place >= 0);
+function cutAtFirst(text: string, keywords: readonly string[]): string {
+  const places = keywords.map((keyword) => text.indexOf(keyword)).filter((place) => place >= 0);
   return places.length === 0 ? text : text.slice(0, Math.min(...places));
 }

@@ -20,7 +20,7 @@ describe('rankCandidates', () => {
     });
   });
 
-  it('survives log-likelihoods of whole texts, and keeps the order of equals', () => {
+  it('handles log-likelihoods of whole texts, and keeps the order of ties', () => {
     const { order, probabilities } = rankCandidates([-4000, -3999, -3999, -Infinity]);
     expect(order).toEqual([1, 2, 0, 3]);
     expect(probabilities.reduce((a, b) => a + b)).toBeCloseTo(1, 12);
@@ -35,7 +35,7 @@ describe('ensembleScores', () => {
 });
 
 describe('rocAuc', () => {
-  it('is the share of pairs in the right order, ties half', () => {
+  it('is the share of pairs in the right order, where a tie counts half', () => {
     fc.assert(
       fc.property(
         fc.array(fc.tuple(fc.integer({ min: 0, max: 4 }), fc.boolean()), { minLength: 2, maxLength: 20 }),
@@ -55,14 +55,14 @@ describe('rocAuc', () => {
     );
   });
 
-  it('needs labels of both kinds', () => {
+  it('requires labels of both kinds', () => {
     expect(() => rocAuc([1, 2], [true, true])).toThrow('2 positive and 0 negative labels');
     expect(() => rocAuc([1], [true, false])).toThrow('got 1 scores');
   });
 });
 
 describe('Rices', () => {
-  it('finds what the reference finds, the most similar last', () => {
+  it('finds what the reference finds, most similar last', () => {
     const rices = new Rices(retrieval.bank);
     for (const [count, found] of Object.entries<number[][]>(retrieval.found_by_count)) {
       const got = retrieval.queries_not_normalised.map((query: number[]) => rices.nearest(query, Number(count)));
@@ -70,7 +70,7 @@ describe('Rices', () => {
     }
   });
 
-  it('does not care how long vectors are', () => {
+  it('ignores the norm of vectors', () => {
     expect(
       new Rices([
         [1, 0],
@@ -86,19 +86,23 @@ describe('Rices', () => {
     ).toEqual([0, 1]);
   });
 
-  it('names vectors of another width', () => {
-    expect(() => new Rices([[1, 2], [1]])).toThrow('vector 1 has 1 numbers, vector 0 has 2');
-    expect(() => new Rices([[1, 2]]).nearest([1], 1)).toThrow("the query has 1 numbers, the bank's vectors have 2");
+  it('refuses vectors of another width', () => {
+    expect(() => new Rices([[1, 2], [1]])).toThrow(
+      'Rices: vectors must have 2 numbers as vector 0 has, got 1 in vector 1',
+    );
+    expect(() => new Rices([[1, 2]]).nearest([1], 1)).toThrow(
+      'query must have 2 numbers as the support vectors have, got 1',
+    );
   });
 });
 
 describe('answers', () => {
-  it('are freed of the prompt that a model starts after them', () => {
+  it('are cut before the next prompt', () => {
     expect(trimAnswer(' two dogs Output: a cat')).toBe('two dogs');
     expect(trimAnswer('red\n')).toBe('red');
   });
 
-  it('match but for case and blanks around', () => {
+  it('match ignoring case and surrounding white space', () => {
     expect(exactMatch(' Red', 'red ')).toBe(1);
     expect(exactMatch('dark red', 'red')).toBe(0);
   });

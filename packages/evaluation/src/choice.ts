@@ -1,6 +1,6 @@
-/** Candidates from the most to the least likely, and how likely each is among them. */
+/** Candidates from the most to the least likely, with their probabilities. */
 export interface Ranking {
-  /** Indices of candidates, best first; of equals the earlier first. */
+  /** Indices of candidates, best first; ties keep their order. */
   readonly order: readonly number[];
   /** Softmax over the candidates, in their own order. */
   readonly probabilities: readonly number[];
@@ -16,15 +16,15 @@ export function rankCandidates(logLikelihoods: ArrayLike<number>): Ranking {
   return { order, probabilities: exps.map((e) => e / total) };
 }
 
-/** Prompt ensembling of the paper: the mean of each candidate's log-likelihood over prompts with the shots in other orders. */
+/** The paper's prompt ensembling: the mean log-likelihood of each candidate over prompts that order the shots differently. */
 export function ensembleScores(perPrompt: readonly ArrayLike<number>[]): number[] {
   const first = perPrompt[0];
-  if (!first) throw new Error('ensembleScores: perPrompt is empty; give the scores of at least one prompt.');
+  if (!first) throw new Error('ensembleScores: perPrompt is empty. Give the scores of at least one prompt.');
   return Array.from(first, (_, c) => perPrompt.reduce((sum, scores) => sum + scores[c]!, 0) / perPrompt.length);
 }
 
 /**
- * Area under the ROC curve: the probability that a positive scores above a negative, ties counting half.
+ * Area under the ROC curve: the probability that a positive scores above a negative; a tie counts half.
  *
  * @param labels true for positives
  */
@@ -33,8 +33,8 @@ export function rocAuc(scores: ArrayLike<number>, labels: readonly boolean[]): n
   const negatives = labels.length - positives;
   if (scores.length !== labels.length || positives === 0 || negatives === 0) {
     throw new Error(
-      `rocAuc: needs a score per label and labels of both kinds, ` +
-        `got ${scores.length} scores, ${positives} positive and ${negatives} negative labels.`,
+      `rocAuc: expected one score per label and labels of both kinds, got ${scores.length} scores, ${positives} positive ` +
+        `and ${negatives} negative labels.`,
     );
   }
   const order = labels.map((_, i) => i).sort((a, b) => scores[a]! - scores[b]!);

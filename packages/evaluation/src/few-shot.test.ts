@@ -45,7 +45,7 @@ describe('a closed-ended task', () => {
     expect(four!).toMatchObject({ score: 1, standardError: 0 });
   });
 
-  it('gives a query without shots nothing but itself', async () => {
+  it('prompts with the query alone when there are no shots', async () => {
     const { seen, record } = recording();
     await evaluateFewShot(task, { shots: [0], seed: 1, scorer: record });
     expect(promptText(seen[0]!)).toBe('<image>Output:');
@@ -60,7 +60,7 @@ describe('a closed-ended task', () => {
     }
   });
 
-  it('draws the same shots from the same seed, other ones from another', async () => {
+  it('draws the same shots from the same seed and others from another', async () => {
     const prompts = async (seed: number, t = task) => {
       const { seen, record } = recording();
       await evaluateFewShot(t, { shots: [4], seed, scorer: record });
@@ -75,7 +75,7 @@ describe('a closed-ended task', () => {
     );
   });
 
-  it('averages over orders of the shots when asked to', async () => {
+  it('averages over orders of the shots', async () => {
     const { seen, record } = recording();
     await evaluateFewShot(
       { ...task, queries: examples.slice(0, 2) },
@@ -87,7 +87,7 @@ describe('a closed-ended task', () => {
     expect(new Set(sets.map((s) => String([...s].sort()))).size).toBe(1);
   });
 
-  it('hands over no more prompts at once than it is told', async () => {
+  it('passes at most batchSize prompts per call', async () => {
     const sizes: number[] = [];
     const counting: CandidateScorer<string> = async (prompts, candidates) => {
       sizes.push(prompts.length);
@@ -97,7 +97,7 @@ describe('a closed-ended task', () => {
     expect(sizes).toEqual([5, 5, 2]);
   });
 
-  it('takes its shots from a selection of its own', async () => {
+  it('takes its shots from a selector', async () => {
     const direction = (i: number) => [Math.cos(i / 30), Math.sin(i / 30)];
     const pool = examples.slice(10);
     const rices = new Rices(pool.map((_, i) => direction(i + 10)));
@@ -114,13 +114,13 @@ describe('an open-ended task', () => {
   const echo = async (prompts: readonly Prompt<string>[]) =>
     prompts.map((prompt) => ` ${promptImages(prompt).pop()!.split(' ')[0]!.toUpperCase()}`);
 
-  it('is generated, and compared but for case', async () => {
+  it('generates answers and compares them ignoring case', async () => {
     const [result] = await evaluateFewShot(open, { shots: [1], seed: 1, generator: echo });
     expect(result!.score).toBe(1);
     expect(result!.predictions[0]!.prediction).toBe(' RED');
   });
 
-  it('has two examples without images in its zero-shot prompt', async () => {
+  it('has two examples as text in its zero-shot prompt', async () => {
     const texts: string[] = [];
     const record = async (prompts: readonly Prompt<string>[]) => {
       texts.push(...prompts.map((p) => promptText(p)));
@@ -130,7 +130,7 @@ describe('an open-ended task', () => {
     expect(texts[0]).toMatch(/^Output: \w+<EOC>Output: \w+<EOC><image>Output:$/);
   });
 
-  it('can be measured otherwise', async () => {
+  it('accepts another metric', async () => {
     const metric = (prediction: string, query: FewShotExample<string>) =>
       prediction.length > query.answer.length ? 0.5 : 0;
     const [result] = await evaluateFewShot({ ...open, metric }, { shots: [1], seed: 1, generator: echo });
@@ -138,26 +138,31 @@ describe('an open-ended task', () => {
   });
 });
 
-describe('what is missing', () => {
+describe('a task that is incomplete', () => {
   const options = { shots: [1], seed: 1, scorer };
 
-  it('is named', async () => {
+  it('is an error that says what is missing', async () => {
     const failing = async (t: Partial<FewShotTask<string>>, o = {}) =>
       evaluateFewShot({ ...task, ...t }, { ...options, ...o }).catch((e: Error) => e.message);
     expect(await failing({ queries: [] })).toContain('task "colour" has no queries');
     expect(await failing({ candidates: [] })).toContain('empty list of candidates');
-    expect(await failing({ candidates: undefined })).toContain('has none: give a generator');
-    expect(await failing({}, { scorer: undefined })).toContain('has candidates: give a scorer');
-    expect(await failing({}, { shots: [-1] })).toContain('shots must be whole numbers from 0, got -1');
+    expect(await failing({ candidates: undefined })).toContain('has no candidates and needs a generator');
+    expect(await failing({}, { scorer: undefined })).toContain('has candidates and needs a scorer');
+    expect(await failing({}, { shots: [-1] })).toContain('shots must be whole numbers of at least 0, got -1');
+    expect(await failing({}, { batchSize: 0 })).toContain('batchSize must be a whole number of at least 1, got 0');
+    expect(await failing({}, { permutations: 1.5 })).toContain(
+      'permutations must be a whole number of at least 1, got 1.5',
+    );
+    expect(await failing({}, { seed: undefined })).toContain('seed must be an integer, got undefined');
     expect(await failing({ support: examples.slice(0, 2) }, { shots: [2] })).toContain(
       'needs 2 support examples for query 0, got 1',
     );
-    expect(await failing({}, { scorer: async () => [] })).toContain('12 prompts were handed over, 0 results came back');
+    expect(await failing({}, { scorer: async () => [] })).toContain('expected a result for each of 12 prompts, got 0');
   });
 });
 
 describe('orders', () => {
-  it('are different, the given one first, and no more than there are', () => {
+  it('are different, start with the given one, and are at most as many as exist', () => {
     const some = orders(['a', 'b', 'c', 'd', 'e'], 6, shotStream(1)).map(String);
     expect(some[0]).toBe('a,b,c,d,e');
     expect(new Set(some).size).toBe(6);

@@ -9,10 +9,10 @@ export type CandidateScorer<Image> = (
   candidates: readonly string[],
 ) => Promise<readonly ArrayLike<number>[]>;
 
-/** What the model writes after each prompt up to its first `<EOC>`. */
+/** The text that the model generates after each prompt, up to its first `<EOC>`. */
 export type AnswerGenerator<Image> = (prompts: readonly Prompt<Image>[]) => Promise<readonly string[]>;
 
-/** The examples put in front of a query, in order; `index` is the query's place in the task. */
+/** The examples placed before a query, in order; `index` is the position of the query in the task. */
 export type SupportSelector<Image> = (
   query: FewShotExample<Image>,
   shots: number,
@@ -20,46 +20,53 @@ export type SupportSelector<Image> = (
   index: number,
 ) => readonly FewShotExample<Image>[];
 
+/** A benchmark: queries, and the examples that serve as their shots. */
 export interface FewShotTask<Image> {
   readonly name: string;
   readonly template: PromptTemplate;
   readonly queries: readonly FewShotExample<Image>[];
-  /** A pool to draw from at random, or a selection of one's own, as RICES is. */
+  /** A pool to draw shots from at random, or a function that selects them (`Rices`). */
   readonly support: readonly FewShotExample<Image>[] | SupportSelector<Image>;
-  /** Closed-ended: the answer is the likeliest of these. Left out: the answer is generated. */
+  /** Closed-ended tasks: the answer is the likeliest of these. Without candidates, the answer is generated. */
   readonly candidates?: readonly string[];
-  /** Worth of a prediction, 0 to 1. Default: 1 if it equals the answer but for case, else 0. */
+  /** Score of a prediction, 0 to 1. Default: 1 if it equals the answer, ignoring case, else 0. */
   readonly metric?: (prediction: string, query: FewShotExample<Image>) => number;
 }
 
+/** Settings of `evaluateFewShot`. */
 export interface FewShotOptions<Image> {
   /** Paper: 0, 4, 8, 16, 32. */
   readonly shots: readonly number[];
-  /** Tasks with as many queries and as much support draw the same shots from the same seed: blank images change nothing else. */
+  /** Equal seeds draw the same shots in tasks with equally many queries and support examples, such as a blank-image control. */
   readonly seed: number;
-  /** Needed by tasks with candidates. */
+  /** Required by tasks with candidates. */
   readonly scorer?: CandidateScorer<Image>;
-  /** Needed by tasks without. */
+  /** Required by tasks without candidates. */
   readonly generator?: AnswerGenerator<Image>;
-  /** Prompts handed over at once. Default 16. */
+  /** Prompts per call of the scorer or generator. Default 16. */
   readonly batchSize?: number;
-  /** Closed-ended tasks: mean over this many orders of the shots. Paper: 6 where it ensembles. Default 1. */
+  /** Closed-ended tasks: averages over this many orders of the shots. The paper uses 6 where it ensembles. Default 1. */
   readonly permutations?: number;
 }
 
+/** The result of a task for one number of shots. */
 export interface FewShotResult {
   readonly task: string;
   readonly shots: number;
-  /** Mean worth over the queries. */
+  /** Mean score over the queries. */
   readonly score: number;
   /** Binomial: sqrt(score * (1 - score) / count). */
   readonly standardError: number;
   readonly count: number;
-  /** Prediction and worth of every query, in order. */
+  /** Prediction and score of each query, in order. */
   readonly predictions: readonly { readonly prediction: string; readonly worth: number }[];
 }
 
-/** Asks every query of a task once per number of shots. */
+/**
+ * Evaluates a task once for each number of shots.
+ *
+ * @throws Error if the task or an option is incomplete or out of range
+ */
 export async function evaluateFewShot<Image>(
   task: FewShotTask<Image>,
   options: FewShotOptions<Image>,
@@ -126,7 +133,7 @@ async function generate<Image>(
 ): Promise<string[]> {
   const prompts = task.queries.map((query, i) => {
     const random = shotStream(seed, shots, i);
-    // Without any example the model cannot know the form of the answer: the paper gives two as text alone.
+    // Without any example the model cannot know the form of the answer, so the paper gives two as text alone.
     const support =
       shots === 0 ? textOnly(selectSupport(task, query, 2, random, i)) : selectSupport(task, query, shots, random, i);
     return fewShotPrompt(task.template, support, query);
@@ -145,7 +152,8 @@ function selectSupport<Image>(
   const pool = support.filter((s) => s !== query && (s.id === undefined || s.id !== query.id));
   if (pool.length < shots) {
     throw new Error(
-      `evaluateFewShot: task "${name}" needs ${shots} support examples for query ${index}, got ${pool.length}.`,
+      `evaluateFewShot: task "${name}" needs ${shots} support examples for query ${index}, got ${pool.length}. Use fewer ` +
+        'shots or more support.',
     );
   }
   return draw(pool, shots, random);
@@ -172,7 +180,8 @@ async function inBatches<In, Out>(
     const results = await run(batch);
     if (results.length !== batch.length) {
       throw new Error(
-        `evaluateFewShot: ${batch.length} prompts were handed over, ${results.length} results came back.`,
+        `evaluateFewShot: expected a result for each of ${batch.length} prompts, got ${results.length}. Check the scorer or ` +
+          'generator.',
       );
     }
     out.push(...results);
@@ -180,13 +189,24 @@ async function inBatches<In, Out>(
   return out;
 }
 
-function checkTask<Image>(task: FewShotTask<Image>, { scorer, generator, shots }: FewShotOptions<Image>): void {
+function checkTask<Image>(
+  task: FewShotTask<Image>,
+  { scorer, generator, shots, seed, batchSize = 16, permutations = 1 }: FewShotOptions<Image>,
+): void {
   const where = `evaluateFewShot: task "${task.name}"`;
-  if (task.queries.length === 0) throw new Error(`${where} has no queries.`);
+  if (task.queries.length === 0) throw new Error(`${where} has no queries. Give at least one.`);
   if (task.candidates ? !scorer : !generator) {
-    throw new Error(`${where} ${task.candidates ? 'has candidates: give a scorer' : 'has none: give a generator'}.`);
+    const need = task.candidates ? 'has candidates and needs a scorer' : 'has no candidates and needs a generator';
+    throw new Error(`${where} ${need}. Pass one in the options.`);
   }
-  if (task.candidates?.length === 0) throw new Error(`${where} has an empty list of candidates.`);
+  if (task.candidates?.length === 0)
+    throw new Error(`${where} has an empty list of candidates. Give at least one, or omit it.`);
   const wrong = shots.find((n) => !Number.isInteger(n) || n < 0);
-  if (wrong !== undefined) throw new Error(`${where}: shots must be whole numbers from 0, got ${wrong}.`);
+  if (wrong !== undefined) throw new Error(`${where}: shots must be whole numbers of at least 0, got ${wrong}.`);
+  for (const [name, value] of Object.entries({ batchSize, permutations })) {
+    if (!Number.isInteger(value) || value < 1) {
+      throw new Error(`${where}: ${name} must be a whole number of at least 1, got ${String(value)}.`);
+    }
+  }
+  if (!Number.isInteger(seed)) throw new Error(`${where}: seed must be an integer, got ${String(seed)}.`);
 }

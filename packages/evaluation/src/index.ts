@@ -2,7 +2,6 @@ export { exactMatch, openFlamingoCaption, openFlamingoVqaAnswer, trimAnswer } fr
 export { ensembleScores, rankCandidates, rocAuc, type Ranking } from './choice';
 export {
   evaluateFewShot,
-  orders,
   type AnswerGenerator,
   type CandidateScorer,
   type FewShotOptions,

@@ -1,36 +1,37 @@
-/** What a task gives a template: a question, the text of a meme. */
+/** The texts that a task fills into a template: a question, the text of a meme. */
 export type PromptFields = Readonly<Record<string, string>>;
 
 /** How one example of a task is written. */
 export interface PromptTemplate {
   /** The text between the image and the answer. */
   question(fields: PromptFields): string;
-  /** The answer as it follows the question, its leading blank included. */
+  /** The answer as it follows the question, with its leading space. */
   answer(text: string): string;
-  /** Stands between an example's `<EOC>` and what follows. */
+  /** Text between the `<EOC>` of an example and the next part. */
   readonly separator: string;
 }
 
-/** An example of a task, solved; a query is one whose answer is not shown. */
+/** A task item with its answer: a shot, or a query whose answer the prompt does not show. */
 export interface FewShotExample<Image> {
-  /** Left out: the example is given as text alone, without an `<image>` mark. */
+  /** Without it, the example is text alone, with no `<image>` token. */
   readonly image?: Image;
   readonly fields?: PromptFields;
   readonly answer: string;
-  /** Examples with the query's id are never among its shots. */
+  /** A query never gets a shot with its own id. */
   readonly id?: string;
 }
 
+/** One part of a prompt. */
 export type PromptPart<Image> =
   | { readonly image: Image }
   | { readonly text: string }
   /** Ends the text of an image: the `<EOC>` token. */
   | { readonly endOfChunk: true };
 
-/** Images, text and marks in reading order. The texts never hold marks, so a question cannot forge one. */
+/** Images, texts and special tokens in reading order. A text is only text: `<image>` or `<EOC>` in it is not a token. */
 export type Prompt<Image> = readonly PromptPart<Image>[];
 
-/** Solved examples, then a query that ends where its answer begins. */
+/** The shots, then the query up to where its answer begins. */
 export function fewShotPrompt<Image>(
   template: PromptTemplate,
   shots: readonly FewShotExample<Image>[],
@@ -50,16 +51,16 @@ export function fewShotPrompt<Image>(
 }
 
 /**
- * Examples without their images. Two of them in front of the query are the paper's zero-shot prompt (section 3.1):
- * one would bias the answer to its own, more hardly help.
+ * Examples without their images. Two of them before the query form the paper's zero-shot prompt (section 3.1): a single
+ * one would bias the answer towards its own, and more hardly help.
  */
 export function textOnly<Image>(examples: readonly FewShotExample<Image>[]): FewShotExample<Image>[] {
   return examples.map(({ fields, answer, id }) => ({ fields, answer, id }));
 }
 
-/** Appendix B.1.5: what is written for the paper's benchmarks. */
+/** Prompts of the paper's benchmarks (appendix B.1.5). */
 export const paperTemplates = {
-  /** Captions, class names, and every task that is not a question. */
+  /** For captions, class names and every task without a question. */
   caption: { question: () => 'Output:', answer: spaced, separator: '' },
   vqa: { question: ({ question }) => `Question: ${question} Answer:`, answer: spaced, separator: '' },
   'hateful-memes': {
@@ -71,7 +72,7 @@ export const paperTemplates = {
   rareact: { question: () => 'Caption: a person', answer: spaced, separator: '' },
 } satisfies Record<string, PromptTemplate>;
 
-/** OpenFlamingo's: no blank before the answer, a line break after solved examples of open-ended tasks. */
+/** OpenFlamingo's prompts: no space before the answer, and a line break after each shot of an open-ended task. */
 export const openFlamingoTemplates = {
   vqa: { question: ({ question }) => `Question:${question} Short answer:`, answer: asIs, separator: '\n' },
   caption: { question: () => 'Output:', answer: (text) => text.trim(), separator: '\n' },
@@ -83,32 +84,51 @@ export const openFlamingoTemplates = {
   },
 } satisfies Record<string, PromptTemplate>;
 
-/** The prompt as one string, for a tokenizer that knows the marks, or for people. */
+/**
+ * The prompt as one string, for logs and reports. Do not tokenize it: the string cannot tell a special token from a text
+ * that spells one. Use `promptTokens`.
+ *
+ * @param specialTokens how the special tokens are written
+ */
 export function promptText(
   prompt: Prompt<unknown>,
-  marks: { readonly image: string; readonly endOfChunk: string } = { image: '<image>', endOfChunk: '<EOC>' },
+  specialTokens: { readonly image: string; readonly endOfChunk: string } = { image: '<image>', endOfChunk: '<EOC>' },
 ): string {
-  return prompt.map((part) => ('text' in part ? part.text : 'image' in part ? marks.image : marks.endOfChunk)).join('');
+  const { image, endOfChunk } = specialTokens;
+  return prompt.map((part) => ('text' in part ? part.text : 'image' in part ? image : endOfChunk)).join('');
 }
 
-/** What tokenizing a prompt needs. */
+/** What `promptTokens` needs of a tokenizer. */
 export interface PromptTokenizer {
+  /** Ids of a text; must treat special tokens that the text spells as text, as tokenizers of `@flamingo-ts/lm-core` do. */
   encode(text: string): ArrayLike<number>;
   readonly special: { readonly image: number; readonly endOfChunk: number; readonly bos?: number };
 }
 
 /**
- * Token ids, `<BOS>` first where there is one. Question and answer are encoded apart, as a candidate answer is when it
- * is scored, so a solved example and a scored one have the same tokens.
+ * Token ids, with `<BOS>` first if the tokenizer has one. Special tokens are inserted by id. Question and answer are encoded
+ * separately, as a candidate answer is when it is scored, so that a shot and a scored answer have the same tokens.
+ *
+ * @throws Error if the tokenizer turns a text into a special token
  */
 export function promptTokens(prompt: Prompt<unknown>, { encode, special }: PromptTokenizer): number[] {
-  const body = prompt.flatMap((part) =>
-    'text' in part ? Array.from(encode(part.text)) : ['image' in part ? special.image : special.endOfChunk],
-  );
+  const body = prompt.flatMap((part) => {
+    if ('image' in part) return [special.image];
+    if (!('text' in part)) return [special.endOfChunk];
+    const ids = Array.from(encode(part.text));
+    const forged = ids.find((id) => id === special.image || id === special.endOfChunk);
+    if (forged !== undefined) {
+      throw new Error(
+        `promptTokens: encode must treat text as text, but it turned ${JSON.stringify(part.text)} into the special token ` +
+          `${forged}. Turn off parsing of special tokens in the tokenizer.`,
+      );
+    }
+    return ids;
+  });
   return special.bos === undefined ? body : [special.bos, ...body];
 }
 
-/** The images in the order of their marks. */
+/** The images of a prompt in order. */
 export function promptImages<Image>(prompt: Prompt<Image>): Image[] {
   return prompt.flatMap((part) => ('image' in part ? [part.image] : []));
 }

@@ -1,24 +1,27 @@
 /**
- * Retrieval-based in-context example selection (section 3.1): the support examples whose frozen visual features are
- * nearest to the query's by cosine.
+ * Retrieval-based in-context example selection (section 3.1): finds the support examples whose frozen visual features have
+ * the highest cosine similarity with those of the query.
  */
 export class Rices {
   private readonly bank: readonly Float64Array[];
 
-  /** @param features one vector per support example, of any length */
+  /** @param features one vector per support example, of any norm */
   constructor(features: readonly ArrayLike<number>[]) {
     this.bank = features.map((vector) => normalised(vector));
     const width = this.bank[0]?.length ?? 0;
     const odd = this.bank.findIndex((vector) => vector.length !== width);
-    if (odd >= 0) throw new Error(`Rices: vector ${odd} has ${this.bank[odd]!.length} numbers, vector 0 has ${width}.`);
+    if (odd >= 0)
+      throw new Error(
+        `Rices: vectors must have ${width} numbers as vector 0 has, got ${this.bank[odd]!.length} in vector ${odd}.`,
+      );
   }
 
-  /** Indices of the `count` nearest, the MOST similar LAST, next to the query where it weighs most. */
+  /** Indices of the `count` nearest examples, most similar last: next to the query, where an example has most influence. */
   nearest(query: ArrayLike<number>, count: number): number[] {
     const q = normalised(query);
     if (this.bank.length > 0 && q.length !== this.bank[0]!.length) {
       throw new Error(
-        `Rices.nearest: the query has ${q.length} numbers, the bank's vectors have ${this.bank[0]!.length}.`,
+        `Rices.nearest: query must have ${this.bank[0]!.length} numbers as the support vectors have, got ${q.length}.`,
       );
     }
     const similarity = this.bank.map((vector) => vector.reduce((sum, x, i) => sum + x * q[i]!, 0));
@@ -29,6 +32,6 @@ export class Rices {
 
 function normalised(vector: ArrayLike<number>): Float64Array {
   const v = Float64Array.from(vector);
-  const length = Math.hypot(...v);
+  const length = Math.sqrt(v.reduce((sum, x) => sum + x * x, 0));
   return length === 0 ? v : v.map((x) => x / length);
 }

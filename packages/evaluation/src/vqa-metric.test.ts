@@ -7,7 +7,7 @@ import { normaliseVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer } f
 const reference = JSON.parse(readFileSync(new URL('../test/reference/answer_metric.json', import.meta.url), 'utf8'));
 const ten = (...answers: [string, number][]) => answers.flatMap(([answer, count]) => Array<string>(count).fill(answer));
 
-describe('as OpenFlamingo has it', () => {
+describe('the rule of OpenFlamingo', () => {
   it('normalises like the reference', () => {
     for (const row of reference.normalisation) {
       expect(processPunctuation(row.in), row.in).toBe(row.after_punctuation);
@@ -15,7 +15,7 @@ describe('as OpenFlamingo has it', () => {
     }
   });
 
-  it('gives the accuracies of the reference', () => {
+  it('returns the accuracies of the reference', () => {
     for (const { annotations, entries } of reference.accuracy) {
       for (const { prediction, answers, accuracy_percent } of entries) {
         const got = 100 * vqaAccuracy(prediction, answers, 'open-flamingo');
@@ -24,37 +24,37 @@ describe('as OpenFlamingo has it', () => {
     }
   });
 
-  it('cuts generated text like the reference', () => {
+  it('trims generated text like the reference', () => {
     for (const row of reference.vqa_postprocess) expect(openFlamingoVqaAnswer(row.in)).toBe(row.out);
     for (const row of reference.caption_postprocess) expect(openFlamingoCaption(row.in)).toBe(row.out);
   });
 
-  it('stops removing full stops after 32, as the program it copies', () => {
+  it('stops removing full stops after 32, like the original program', () => {
     expect(processPunctuation('.'.repeat(40))).toBe('.'.repeat(8));
   });
 });
 
-describe('as the benchmark has it', () => {
-  it('counts three matches among the other nine as right', () => {
+describe('the rule of the benchmark', () => {
+  it('scores 1 for three matches among the other nine', () => {
     expect(vqaAccuracy('red', ten(['red', 1], ['blue', 9]))).toBeCloseTo(0.3, 12);
     expect(vqaAccuracy('red', ten(['red', 2], ['blue', 8]))).toBeCloseTo(0.6, 12);
     expect(vqaAccuracy('red', ten(['red', 3], ['blue', 7]))).toBeCloseTo(0.9, 12);
     expect(vqaAccuracy('red', ten(['red', 4], ['blue', 6]))).toBe(1);
   });
 
-  it('gives the right answer 1 when all agree, where the copy without ids gives 0', () => {
+  it('scores the right answer 1 when all agree, where OpenFlamingo without ids scores 0', () => {
     const records = ten(['red', 10]).map((answer): VqaAnswer => ({ answer, answer_confidence: 'yes' }));
     expect(vqaAccuracy('red', records)).toBe(1);
     expect(vqaAccuracy('red', records, 'open-flamingo')).toBe(0);
   });
 
-  it('normalises only where annotators disagree', () => {
+  it('normalises only if annotators disagree', () => {
     expect(vqaAccuracy('Two', ten(['2', 10]))).toBe(0);
     expect(vqaAccuracy('Two', ten(['2', 9], ['three', 1]))).toBe(1);
     expect(vqaAccuracy(' 2\n', ten(['2', 10]))).toBe(1);
   });
 
-  it('needs answers', () => {
+  it('requires answers', () => {
     expect(() => vqaAccuracy('red', [])).toThrow('answers is empty');
   });
 });

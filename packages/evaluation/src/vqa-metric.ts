@@ -1,14 +1,14 @@
-/** An annotator's answer with whatever else its record holds. */
+/** An annotator's answer, with any other fields of its record. */
 export interface VqaAnswer {
   readonly answer: string;
   readonly [field: string]: unknown;
 }
 
 /**
- * - `vqa`: the metric of the VQA benchmark. Texts are normalised only if the annotators disagree; an answer is worth
- *   min(1, matches / 3), averaged over leaving each annotator out.
- * - `open-flamingo`: texts are always normalised, and the annotators left out are all whose normalised records are equal.
- *   Without ids in the records, ten equal answers therefore leave nobody, and the right answer is worth 0.
+ * - `vqa`: the metric of the VQA benchmark. Normalises texts only if the annotators disagree. An answer scores
+ *   min(1, matches / 3), averaged over leaving out each annotator.
+ * - `open-flamingo`: always normalises texts, and leaves out all annotators with equal normalised records together. Without
+ *   ids in the records, ten equal answers therefore leave no annotator, and the right answer scores 0.
  */
 export type VqaRule = 'vqa' | 'open-flamingo';
 
@@ -18,7 +18,7 @@ export function vqaAccuracy(
   answers: readonly (string | VqaAnswer)[],
   rule: VqaRule = 'vqa',
 ): number {
-  if (answers.length === 0) throw new Error('vqaAccuracy: answers is empty; give the answers of the annotators.');
+  if (answers.length === 0) throw new Error('vqaAccuracy: answers is empty. Give the answers of the annotators.');
   const records = answers.map((a): VqaAnswer => (typeof a === 'string' ? { answer: a } : a));
   const normalise = rule === 'open-flamingo' || new Set(records.map((r) => cleaned(r.answer))).size > 1;
   const clean = normalise ? normaliseVqaAnswer : cleaned;
@@ -33,8 +33,8 @@ export function vqaAccuracy(
 }
 
 /**
- * Lower case, number words as digits, no articles, the apostrophes of contractions, no punctuation: as the benchmark's own
- * program does it, oddities included, since every published number went through them.
+ * Lower case, number words as digits, no articles, contractions with their apostrophes, no punctuation. Reproduces the
+ * benchmark's own program with all its oddities, because every published number depends on them.
  */
 export function normaliseVqaAnswer(text: string): string {
   return words(processPunctuation(text).toLowerCase())
@@ -45,9 +45,9 @@ export function normaliseVqaAnswer(text: string): string {
 }
 
 /**
- * The first step of the normalisation, blanks around the text removed. A mark becomes a blank, but vanishes everywhere if anywhere in the text it stands
- * next to a blank, or if the text has a comma between digits. A full stop goes unless a digit follows; the program stops
- * after 32 of them.
+ * The first step of the normalisation. Replaces a punctuation character with a space, or removes all of its kind if one of
+ * them is next to a space anywhere in the text, or if the text has a comma between digits. Removes a full stop unless a
+ * digit follows, up to 32 of them.
  */
 export function processPunctuation(text: string): string {
   const clean = cleaned(text);
@@ -108,7 +108,7 @@ const CONTRACTIONS = new Map([
   ...REPAIRED.split(' ').flatMap((word) =>
     [...word.matchAll(/'/g)].map(({ index }): [string, string] => [word.slice(0, index) + word.slice(index + 1), word]),
   ),
-  // The one entry that takes an apostrophe away.
+  // The only entry that removes an apostrophe.
   ["somebody'd", 'somebodyd'],
 ]);
 
@@ -120,10 +120,10 @@ function words(text: string): string[] {
   return text.split(new RegExp(`${SPACE}+`)).filter((word) => word !== '');
 }
 
-/** White space as Python, in which the benchmark's program is written, has it: with four separators and NEL, without U+FEFF. */
+/** White space by Python's definition, as the benchmark's program is in Python: with four separators and NEL, without U+FEFF. */
 const SPACE = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]';
 
-/** Equal for records with equal fields in whatever order. */
+/** Equal for records with equal fields, in any order. */
 function recordKey(record: VqaAnswer): string {
   return JSON.stringify(Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
