@@ -1,10 +1,10 @@
 /**
  * One-to-one assignment with the largest total score, by shortest augmenting paths in O(n^3) (Jonker and Volgenant 1987,
- * Crouse 2016). Of equally good assignments it gives the one that SciPy's linear_sum_assignment gives: columns are tried
- * from the last to the first, and among equal distances a free column is preferred.
+ * Crouse 2016). Of equally good assignments it returns the one of SciPy's linear_sum_assignment: tries columns from
+ * the last to the first, and prefers a free column among equal distances.
  *
  * @param scores `scores[row][column]`, rectangular
- * @returns      [row, column] pairs in the order of rows, as many as the shorter side is long
+ * @returns      [row, column] pairs in the order of rows, one per entry of the shorter side
  */
 export function assignMaximum(scores: readonly (readonly number[])[]): [row: number, column: number][] {
   const rows = scores.length;
@@ -24,7 +24,7 @@ export function assignMaximum(scores: readonly (readonly number[])[]): [row: num
     rowPrice[row]! += path.length;
     for (const r of path.rows) if (r !== row) rowPrice[r]! += path.length - path.distance[columnOf[r]!]!;
     for (const c of path.columns) columnPrice[c]! -= path.length - path.distance[c]!;
-    // Along the path every column changes over to the row it was reached from.
+    // Along the path, assigns every column to the row it was reached from.
     for (let column = path.end; ;) {
       const from = path.reachedFrom[column]!;
       rowOf[column] = from;
@@ -69,7 +69,7 @@ function shortestPath(
     const end = open[nearest]!;
     length = distance[end]!;
     columns.push(end);
-    // The last open column takes the place of the one taken, which fixes the order among ties.
+    // Replaces the chosen column by the last open one, which determines the order among ties.
     open[nearest] = open[open.length - 1]!;
     open.pop();
     if (rowOf[end]! < 0) return { end, length, distance, reachedFrom, rows, columns };

@@ -8,6 +8,13 @@ export function expectProbability(what: string, value: unknown): void {
   if (!(typeof value === 'number' && value >= 0 && value <= 1)) fail(what, 'a number from 0 to 1', value);
 }
 
+/** Channel means or standard deviations. */
+export function expectColour(what: string, value: unknown, isPositive = false): void {
+  const fits = (n: unknown) => typeof n === 'number' && Number.isFinite(n) && (n > 0 || !isPositive);
+  if (Array.isArray(value) && value.length === 3 && value.every(fits)) return;
+  fail(what, isPositive ? 'three numbers above 0' : 'three numbers', value);
+}
+
 export function expectOneOf(what: string, value: unknown, allowed: readonly unknown[]): void {
   if (!allowed.includes(value)) fail(what, `one of ${allowed.join(', ')}`, value);
 }

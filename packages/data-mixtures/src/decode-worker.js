@@ -1,16 +1,16 @@
-// Decodes images for ImageDecoder: it may be given many, and decodes one after the other. Plain JavaScript: this file runs as it stands, from the sources
-// (under a test runner or tsx) and from dist alike, because a worker does not inherit the parent's TypeScript loader.
+// Decodes images for ImageDecoder, one after the other. Plain JavaScript, because a worker does not inherit the parent's
+// TypeScript loader: this file runs unchanged from the sources (under a test runner or tsx) and from dist.
 import { readFile, stat } from 'node:fs/promises';
 import { clearInterval, setInterval } from 'node:timers';
 import { parentPort, workerData } from 'node:worker_threads';
 
-/** A file larger than this is no image of a training set. */
+/** Images of training data are far smaller. */
 const MAX_FILE_BYTES = 256 * 2 ** 20;
-/** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
+/** 8192 x 8192. Without a limit, a malicious file of a few kilobytes could decompress to gigabytes. */
 const MAX_PIXELS = 2 ** 26;
 /**
- * An image that takes so many seconds is hostile or broken, and this worker is to be replaced. They are counted here one
- * by one: the thread that asked may compute for longer and hear of nothing, and a machine that sleeps loses no image.
+ * An image that takes longer is broken or malicious, and the parent replaces this worker. The worker counts the seconds:
+ * the parent may be busy for longer, and counted ticks do not include time that the machine sleeps.
  */
 const MAX_SECONDS = 30;
 
@@ -20,7 +20,7 @@ const scales = mean.map((m, c) => Float32Array.from({ length: 256 }, (_, v) => (
 
 import('sharp').then(
   ({ default: sharp }) => {
-    // One thread an image: the pool's size is what decides how many cores decode.
+    // One thread per image: the number of workers determines how many cores decode.
     sharp.concurrency(1);
     sharp.cache(false);
     let latest = Promise.resolve();
@@ -45,7 +45,7 @@ async function answer(sharp, { image, normalised }) {
   }
 }
 
-/** Reads a regular file of sane size; opening a pipe would block for ever. */
+/** Reads a regular file of limited size. Rejects pipes, because opening one can block forever. */
 async function readImage(path) {
   const info = await stat(path);
   if (!info.isFile()) throw new Error('not a regular file');
@@ -53,7 +53,7 @@ async function readImage(path) {
   return readFile(path);
 }
 
-/** RGB [size, size, 3]: transparency on white, turned as the camera says, first frame of an animation. */
+/** RGB [size, size, 3]: transparency on white, EXIF orientation applied, first frame of an animation. */
 async function decode(sharp, input, normalised) {
   const { data, info } = await sharp(input, { limitInputPixels: MAX_PIXELS, failOn: 'error' })
     .autoOrient()
@@ -66,7 +66,7 @@ async function decode(sharp, input, normalised) {
   return place(data, info.width, info.height, normalised);
 }
 
-/** Sets the image in the middle of a square of the mean colour, which is 0 after normalisation. */
+/** Centres the image on a square of the mean colour, which is 0 after normalisation. */
 function place(data, width, height, normalised) {
   const pixels = new (normalised ? Float32Array : Uint8Array)(size * size * 3);
   if (!normalised) for (let i = 0; i < pixels.length; i++) pixels[i] = border[i % 3];

@@ -1,13 +1,13 @@
 import { shuffledIndex } from '@flamingo-ts/random';
 
 /**
- * An order for documents that lie in groups (shards, row groups) of which only some should be held at a time. Every epoch
- * the groups come in an order of their own, and the documents of `window` groups that follow one another are shuffled
- * together. A place is computed, not looked up: no list of documents is needed, and no replay to go on from anywhere.
+ * A shuffled order of documents in groups (shards, row groups) that keeps only some groups in use at a time. Every epoch has
+ * its own order of groups, and the documents of each `window` adjacent groups are shuffled together. Positions are computed,
+ * so the order needs no list of documents and resumes anywhere without replay.
  */
 export class GroupedOrder {
   readonly length: number;
-  /** Where each group begins, and the end of all. */
+  /** Index of the first document of each group, and the total. */
   private readonly starts: readonly number[];
   private epochs: { readonly name: string; readonly groups: readonly number[]; readonly starts: readonly number[] }[] =
     [];
@@ -20,13 +20,13 @@ export class GroupedOrder {
     this.length = this.starts[counts.length]!;
   }
 
-  /** The group of a document and its number in it. */
+  /** The group of a document and its number in the group. */
   locate(index: number): { readonly group: number; readonly number: number } {
     const group = placeIn(this.starts, index);
     return { group, number: index - this.starts[group]! };
   }
 
-  /** The document at a place of the order that the keys seed. */
+  /** The document at a place of the order seeded by the keys. */
   shuffled(place: number, ...keys: readonly (number | string)[]): number {
     const { groups, starts } = this.epoch(keys);
     const first = Math.floor(placeIn(starts, place) / this.window) * this.window;
@@ -44,7 +44,7 @@ export class GroupedOrder {
       const { counts } = this;
       const groups = counts.map((_, i) => shuffledIndex(i, counts.length, ...keys, 'groups'));
       epoch = { name, groups, starts: startsOf(groups.map((group) => counts[group]!)) };
-      // This epoch's and the one before: a step at the border needs both.
+      // Keeps the previous epoch: a step at the boundary needs both.
       this.epochs = [epoch, ...this.epochs.slice(0, 1)];
     }
     return epoch;
@@ -57,7 +57,7 @@ function startsOf(counts: readonly number[]): number[] {
   return starts;
 }
 
-/** Number of the last group that begins at or before `i`; of several that begin there all but the last are empty. */
+/** Number of the last group that starts at or before `i`. Of groups with the same start, all but the last are empty. */
 function placeIn(starts: readonly number[], i: number): number {
   let [low, high] = [0, starts.length - 2];
   while (low < high) {

@@ -7,7 +7,7 @@ import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { ImageDecoder, type ImageFormat } from './image-decoder';
-import { imageLoader } from './media';
+import { featureLoader, imageLoader } from './media';
 
 const format: ImageFormat = { size: 8, fit: 'pad', mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.5] };
 const folder = mkdtempSync(join(tmpdir(), 'images-'));
@@ -72,7 +72,7 @@ const pixel = (pixels: ArrayLike<number>, x: number, y: number) =>
   Array.from({ length: 3 }, (_, c) => pixels[(y * 8 + x) * 3 + c]!);
 
 describe('an image', () => {
-  it('is normalised, its aspect kept, in the middle of the mean', async () => {
+  it('keeps its aspect ratio, centred on the mean colour and normalised', async () => {
     const pixels = (await decoder.decode(red))!;
     expect(pixels).toHaveLength(8 * 8 * 3);
     // 40 x 20 becomes 8 x 4: two rows above and below are mean, exactly 0.
@@ -82,14 +82,14 @@ describe('an image', () => {
     pixel(pixels, 4, 3).forEach((v, c) => expect(v).toBeCloseTo(want[c]!, 5));
   });
 
-  it('as bytes has the mean in whole numbers around it', async () => {
+  it('as bytes has a border of the rounded mean colour', async () => {
     const pixels = (await decoder.decodeBytes(red))!;
     expect(pixels).toBeInstanceOf(Uint8Array);
     expect(pixel(pixels, 0, 0)).toEqual([102, 128, 153]);
     expect(pixel(pixels, 0, 4)).toEqual([255, 0, 0]);
   });
 
-  it('is cut to the square with crop', async () => {
+  it('is cropped to the square with crop', async () => {
     const cropping = new ImageDecoder({ ...format, fit: 'crop' }, { workers: 1 });
     const halves = svg(
       '<rect width="10" height="20" fill="#0000ff"/><rect x="10" width="20" height="20" fill="#ff0000"/>',
@@ -122,14 +122,14 @@ describe('an image', () => {
     pixel(pixels, 4, 4).forEach((v, c) => expect(Math.abs(v - want[c]!)).toBeLessThanOrEqual(1));
   });
 
-  it('stands upright as its camera says', async () => {
+  it('is rotated by its EXIF orientation', async () => {
     const sideways = await sharp(red).jpeg().withMetadata({ orientation: 6 }).toBuffer();
     const pixels = (await decoder.decodeBytes(sideways))!;
     expect(pixel(pixels, 0, 4)).toEqual([102, 128, 153]);
     expect(pixel(pixels, 4, 0)[0]).toBeGreaterThan(240);
   });
 
-  it('leaves the caller its bytes', async () => {
+  it('does not detach the bytes of the caller', async () => {
     const bytes = new Uint8Array(red);
     await decoder.decode(bytes);
     expect(bytes).toEqual(new Uint8Array(red));
@@ -137,7 +137,7 @@ describe('an image', () => {
 });
 
 describe('an unreadable image', () => {
-  it('is counted, named and skipped, whatever is wrong with it', async () => {
+  it('is counted, named and skipped, whatever the reason', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
     const names = ['truncated.jpg', 'broken.png', 'bomb.png', 'text.png', 'empty.png', 'missing.png', 'pipe.png', '.'];
     const results = await Promise.all(['whole.jpg', ...names].map((name) => own.decode(at(name))));
@@ -150,7 +150,7 @@ describe('an unreadable image', () => {
     await own.close();
   });
 
-  it('includes drawings that unfold or reach out', async () => {
+  it('includes SVG files that expand entities or load other files', async () => {
     const laughs = Array.from({ length: 12 }, (_, i) => `<!ENTITY e${i + 1} "${`&e${i};`.repeat(10)}">`).join('');
     const entities = Buffer.from(
       `<!DOCTYPE svg [<!ENTITY e0 "ha">${laughs}]><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text>&e12;</text></svg>`,
@@ -164,12 +164,12 @@ describe('an unreadable image', () => {
   });
 });
 
-describe('the pool', () => {
+describe('the worker pool', () => {
   afterEach(() => void vi.restoreAllMocks());
   /** Notes every image that a worker is given. */
   const given = () => vi.spyOn(Worker.prototype, 'postMessage');
 
-  it('gives workers all images at once, so that they go on while this thread computes', async () => {
+  it('sends all images to workers at once, so that they continue while this thread computes', async () => {
     const own = new ImageDecoder(format, { workers: 2 });
     const { mock } = given();
     const pixels = Array.from({ length: 30 }, () => own.decodeBytes(red));
@@ -181,7 +181,7 @@ describe('the pool', () => {
     await own.close();
   });
 
-  it('replaces a worker that fails; only the image that it was at is lost', async () => {
+  it('replaces a worker that fails and loses only its current image', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
     const { mock } = given();
     const pixels = ['first', 'second', 'third'].map((name) => own.decodeBytes(red, name));
@@ -198,7 +198,7 @@ describe('the pool', () => {
     for (const worker of mock.contexts as Worker[]) await vi.waitFor(() => expect(worker.threadId).toBe(-1));
   });
 
-  it('leaves no thread behind after close(), whatever it was at', async () => {
+  it('leaves no thread running after close()', async () => {
     const own = new ImageDecoder(format, { workers: 3 });
     const { mock } = given();
     const refused = Array.from({ length: 50 }, () => own.decode(at('whole.jpg')).catch((e: Error) => e.message));
@@ -210,14 +210,14 @@ describe('the pool', () => {
     for (const worker of mock.contexts as Worker[]) expect(worker.threadId).toBe(-1);
   });
 
-  it('answers many at once, each with its own image', async () => {
+  it('returns each of many concurrent images to its caller', async () => {
     const colours = Array.from({ length: 40 }, (_, i) => i * 6);
     const bytes = await Promise.all(colours.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));
     const pixels = await Promise.all(bytes.map((b) => decoder.decodeBytes(b)));
     expect(pixels.map((p) => p![0])).toEqual(colours);
   });
 
-  it('refuses what comes after or during close()', async () => {
+  it('rejects images during and after close()', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
     const waiting = [own.decode(red, 'first'), own.decode(red, 'second')].map((p) => p.catch((e: Error) => e.message));
     await own.close();
@@ -225,13 +225,27 @@ describe('the pool', () => {
       'ImageDecoder: closed while first was waiting.',
       'ImageDecoder: closed while second was waiting.',
     ]);
-    await expect(own.decode(red, 'late')).rejects.toThrow('late came after close()');
+    await expect(own.decode(red, 'late')).rejects.toThrow('late was requested after close()');
   });
 
-  it('names a wrong format', () => {
-    expect(() => new ImageDecoder({ ...format, size: 0 })).toThrow('size must be a whole number, got 0');
+  it('names a wrong argument', () => {
+    expect(() => new ImageDecoder({ ...format, size: 0 })).toThrow('size must be a whole number from 1, got 0');
     expect(() => new ImageDecoder({ ...format, std: [1, 0, 1] })).toThrow(
-      'std must be three numbers above 0, got 1,0,1',
+      'std must be three numbers above 0, got [1,0,1]',
+    );
+    expect(() => new ImageDecoder({ ...format, mean: [0, NaN, 0] })).toThrow(
+      'mean must be three numbers, got [0,null,0]',
+    );
+    expect(() => new ImageDecoder({ ...format, mean: 0.5 as never })).toThrow('mean must be three numbers, got 0.5');
+    expect(() => new ImageDecoder({ ...format, fit: 'squash' as never })).toThrow(
+      'fit must be one of pad, crop, got squash',
+    );
+    expect(() => new ImageDecoder({ ...format, size: '8' as never })).toThrow(
+      'size must be a whole number from 1, got 8',
+    );
+    expect(() => imageLoader(decoder, NaN)).toThrow('imageLoader: frames must be a whole number from 1, got NaN');
+    expect(() => featureLoader([1, 2.5, 4], () => undefined)).toThrow(
+      'shape[1] must be a whole number from 1, got 2.5',
     );
     expect(() => new ImageDecoder(format, { workers: 0 })).toThrow('workers must be a whole number from 1, got 0');
   });
@@ -242,7 +256,7 @@ describe('clips', () => {
   const firstValues = (pixels: Float32Array) =>
     Array.from({ length: pixels.length / 192 }, (_, f) => Math.round((pixels[f * 192]! * 0.2 + 0.4) * 255));
 
-  it('give the frames asked for, evenly spread, the last repeated', async () => {
+  it('give evenly spaced frames, or repeat the last one', async () => {
     const frames = await Promise.all([0, 10, 20, 30, 40].map(frame));
     const loader = imageLoader(decoder, 3);
     expect(loader.shape).toEqual([3, 8, 8, 3]);
@@ -258,9 +272,9 @@ describe('clips', () => {
     expect(await imageLoader(decoder, 2).load({ frames: [] })).toBeUndefined();
   });
 
-  it('are not keys', async () => {
+  it('must not be keys', async () => {
     await expect(imageLoader(decoder).load({ key: 3 })).rejects.toThrow(
-      'key 3 names no file or bytes. Use featureLoader',
+      'expected a file or bytes, got key 3. Use featureLoader',
     );
   });
 });

@@ -1,28 +1,29 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import { expectColour, expectOneOf, expectWhole } from './checks';
 import type { EncodedImage } from './document';
 
-/** How images reach the vision encoder. */
+/** How images are converted to the input of a vision encoder. */
 export interface ImageFormat {
   /** Side of the square in pixels. Paper: 320, and 288 for the contrastive stage. */
   readonly size: number;
-  /** `pad` keeps the whole image and fills the square with the mean (paper); `crop` fills it and cuts what hangs over. */
+  /** `pad` keeps the whole image and fills the rest of the square with the mean (paper); `crop` cuts the longer side. */
   readonly fit: 'pad' | 'crop';
   /** Mean of red, green and blue, 0 to 1. */
   readonly mean: readonly [number, number, number];
-  /** Standard deviation of red, green and blue; `decode` gives (value - mean) / std. */
+  /** Standard deviation of red, green and blue. `decode` returns (value - mean) / std. */
   readonly std: readonly [number, number, number];
 }
 
 export interface ImageDecoderOptions {
-  /** Default: one less than the cores, at least one. */
+  /** Number of threads. Defaults to one less than the cores, at least one. */
   readonly workers?: number;
 }
 
 export interface DecodeReport {
   readonly decoded: number;
   readonly unreadable: number;
-  /** The first hundred of them. */
+  /** The first hundred failures. */
   readonly failures: readonly { readonly name: string; readonly reason: string }[];
 }
 
@@ -36,9 +37,9 @@ interface Job {
   reject(error: Error): void;
 }
 
-interface Seat {
+interface Thread {
   readonly worker: Worker;
-  /** What the worker was given, in the order in which it answers. */
+  /** Pending jobs, in the order in which the worker answers. */
   readonly jobs: Job[];
 }
 
@@ -49,12 +50,12 @@ type Reply =
   | { readonly pixels: Float32Array | Uint8Array };
 
 /**
- * Decodes images with sharp in worker threads. Workers are given every image as soon as it is asked for, so they go
- * on while the calling thread computes and hears none of their answers. An image that cannot be read is counted, named
- * and given as undefined; only a missing sharp is an error. Idle workers do not keep the process alive.
+ * Decodes images with sharp in worker threads. Sends every image to a worker at once, so that workers continue while the
+ * calling thread computes. For an unreadable image it returns undefined and counts it; only a missing sharp is an error.
+ * Idle workers do not keep the process alive.
  */
 export class ImageDecoder {
-  private readonly seats: Seat[] = [];
+  private readonly threads: Thread[] = [];
   private readonly failures: { name: string; reason: string }[] = [];
   private readonly workers: number;
   private decoded = 0;
@@ -65,21 +66,20 @@ export class ImageDecoder {
     readonly format: ImageFormat,
     { workers = Math.max(1, availableParallelism() - 1) }: ImageDecoderOptions = {},
   ) {
-    const { size, std } = format;
-    if (!Number.isInteger(size) || size < 1) throw new Error(`ImageDecoder: size must be a whole number, got ${size}.`);
-    if (!std.every((s) => s > 0)) throw new Error(`ImageDecoder: std must be three numbers above 0, got ${std}.`);
-    if (!Number.isInteger(workers) || workers < 1) {
-      throw new Error(`ImageDecoder: workers must be a whole number from 1, got ${workers}.`);
-    }
+    expectWhole('ImageDecoder: size', format.size, 1);
+    expectOneOf('ImageDecoder: fit', format.fit, ['pad', 'crop']);
+    expectColour('ImageDecoder: mean', format.mean);
+    expectColour('ImageDecoder: std', format.std, true);
+    expectWhole('ImageDecoder: workers', workers, 1);
     this.workers = workers;
   }
 
-  /** @returns float32 [size, size, 3], normalised; undefined for an image that cannot be read */
+  /** @returns float32 [size, size, 3], normalised; undefined for an unreadable image */
   decode(image: EncodedImage, name?: string): Promise<Float32Array | undefined> {
     return this.enqueue(image, name, true) as Promise<Float32Array | undefined>;
   }
 
-  /** @returns uint8 [size, size, 3], as it would be shown; undefined for an image that cannot be read */
+  /** @returns uint8 [size, size, 3], not normalised; undefined for an unreadable image */
   decodeBytes(image: EncodedImage, name?: string): Promise<Uint8Array | undefined> {
     return this.enqueue(image, name, false) as Promise<Uint8Array | undefined>;
   }
@@ -88,12 +88,12 @@ export class ImageDecoder {
     return { decoded: this.decoded, unreadable: this.unreadable, failures: [...this.failures] };
   }
 
-  /** Ends the workers; images still waiting are refused. */
+  /** Stops the workers. Pending images are rejected. */
   async close(): Promise<void> {
     this.closed = true;
-    const seats = this.seats.splice(0);
-    const refused = seats.flatMap((seat) => seat.jobs);
-    await Promise.all(seats.map(vacate));
+    const threads = this.threads.splice(0);
+    const refused = threads.flatMap((thread) => thread.jobs);
+    await Promise.all(threads.map(stop));
     for (const job of refused) job.reject(new Error(`ImageDecoder: closed while ${job.name} was waiting.`));
   }
 
@@ -103,54 +103,55 @@ export class ImageDecoder {
     normalised: boolean,
   ) {
     return new Promise<Float32Array | Uint8Array | undefined>((resolve, reject) => {
-      if (this.closed) return reject(new Error(`ImageDecoder: ${name} came after close(). Make a new decoder.`));
-      this.give({ image, name, normalised, resolve, reject });
+      if (this.closed)
+        return reject(new Error(`ImageDecoder: ${name} was requested after close(). Create a new decoder.`));
+      this.send({ image, name, normalised, resolve, reject });
     });
   }
 
-  private give(job: Job): void {
-    const seat = this.freestSeat();
-    seat.jobs.push(job);
-    seat.worker.ref();
-    // A copy, handed over: cloning a view would clone all of the buffer under it, a whole shard perhaps.
+  private send(job: Job): void {
+    const thread = this.idlestThread();
+    thread.jobs.push(job);
+    thread.worker.ref();
+    // Transfers a copy, because cloning a view would clone its whole buffer, such as a shard.
     const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
-    seat.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
+    thread.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
   }
 
-  private freestSeat(): Seat {
-    const freest = this.seats.reduce<Seat | undefined>(
+  private idlestThread(): Thread {
+    const idlest = this.threads.reduce<Thread | undefined>(
       (a, b) => (a && a.jobs.length <= b.jobs.length ? a : b),
       undefined,
     );
-    if (freest && (freest.jobs.length === 0 || this.seats.length === this.workers)) return freest;
-    const seat = this.hire();
-    this.seats.push(seat);
-    return seat;
+    if (idlest && (idlest.jobs.length === 0 || this.threads.length === this.workers)) return idlest;
+    const thread = this.spawn();
+    this.threads.push(thread);
+    return thread;
   }
 
-  private hire(): Seat {
+  private spawn(): Thread {
     const worker = new Worker(new URL('./decode-worker.js', import.meta.url), {
       workerData: this.format,
       execArgv: [],
     });
     worker.unref();
-    const seat: Seat = { worker, jobs: [] };
-    worker.on('message', (reply: Reply) => this.settle(seat, reply));
-    worker.on('error', (error) => this.replace(seat, `the worker failed: ${error.message}`));
-    return seat;
+    const thread: Thread = { worker, jobs: [] };
+    worker.on('message', (reply: Reply) => this.settle(thread, reply));
+    worker.on('error', (error) => this.replace(thread, `the worker failed: ${error.message}`));
+    return thread;
   }
 
-  private settle(seat: Seat, reply: Reply): void {
+  private settle(thread: Thread, reply: Reply): void {
     if ('fatal' in reply) {
       const error = new Error(
         `ImageDecoder: sharp does not load (${reply.fatal}). Install it for this platform: npm install sharp.`,
       );
-      for (const job of this.dismiss(seat)) job.reject(error);
+      for (const job of this.dismiss(thread)) job.reject(error);
     } else if ('stuck' in reply) {
-      this.replace(seat, reply.stuck);
+      this.replace(thread, reply.stuck);
     } else {
-      const job = seat.jobs.shift();
-      if (seat.jobs.length === 0) seat.worker.unref();
+      const job = thread.jobs.shift();
+      if (thread.jobs.length === 0) thread.worker.unref();
       if (job && 'pixels' in reply) {
         this.decoded++;
         job.resolve(reply.pixels);
@@ -158,11 +159,11 @@ export class ImageDecoder {
     }
   }
 
-  /** Ends a worker that crashed or hangs: the image that it was at is unreadable, others get what else it had. */
-  private replace(seat: Seat, reason: string): void {
-    const [job, ...others] = this.dismiss(seat);
+  /** Replaces a worker that crashed or hangs. Its current image is unreadable; its other jobs go to other workers. */
+  private replace(thread: Thread, reason: string): void {
+    const [job, ...others] = this.dismiss(thread);
     if (job) this.fail(job, reason);
-    for (const other of others) this.give(other);
+    for (const other of others) this.send(other);
   }
 
   private fail(job: Job, reason: string): void {
@@ -171,17 +172,17 @@ export class ImageDecoder {
     job.resolve(undefined);
   }
 
-  /** Ends a worker and gives what it has not answered. */
-  private dismiss(seat: Seat): Job[] {
-    this.seats.splice(this.seats.indexOf(seat), 1);
-    void vacate(seat);
-    return seat.jobs;
+  /** Stops a worker and returns its pending jobs. */
+  private dismiss(thread: Thread): Job[] {
+    this.threads.splice(this.threads.indexOf(thread), 1);
+    void stop(thread);
+    return thread.jobs;
   }
 }
 
-function vacate({ worker }: Seat): Promise<number> {
+function stop({ worker }: Thread): Promise<number> {
   worker.removeAllListeners();
-  // A worker on its way out may still report a failure, which nobody waits for any more.
+  // A terminating worker may still report an error.
   worker.on('error', () => undefined);
   worker.unref();
   return worker.terminate();

@@ -1,22 +1,24 @@
+import { expectWhole } from './checks';
 import { mediaName, type MediaRef } from './document';
 import type { ImageDecoder } from './image-decoder';
 
-/** Brings the pixels, or the cached features, of one medium. */
+/** Loads the pixels or the cached features of a medium. */
 export interface MediaLoader {
   readonly kind: 'frames' | 'features';
-  /** Of one medium: [frames, height, width, 3], or [frames, patches, visualSize]. */
+  /** Shape of one medium: [frames, height, width, 3] or [frames, patches, visualSize]. */
   readonly shape: readonly number[];
-  /** Undefined for a medium that cannot be read: it is counted, named and left out. */
+  /** Returns undefined for an unreadable medium, which the mixture counts and removes. */
   load(media: MediaRef): Promise<Float32Array | undefined> | Float32Array | undefined;
 }
 
 /**
- * Images and clips as pixels. A clip with more frames gives `frames` of them, evenly spread; of one with fewer the
- * last is repeated.
+ * Loads images and clips as pixels. Of a longer clip it takes `frames` evenly spaced frames; a shorter one repeats its last
+ * frame.
  *
  * @param frames frames per medium. Paper: 1 for images, 8 for clips
  */
 export function imageLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
+  expectWhole('imageLoader: frames', frames, 1);
   const { size } = decoder.format;
   const plane = size * size * 3;
   return {
@@ -24,7 +26,7 @@ export function imageLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
     shape: [frames, size, size, 3],
     async load(media) {
       if ('key' in media) {
-        throw new Error(`imageLoader: ${mediaName(media)} names no file or bytes. Use featureLoader for keys.`);
+        throw new Error(`imageLoader: expected a file or bytes, got ${mediaName(media)}. Use featureLoader for keys.`);
       }
       const all = 'image' in media ? [media.image] : media.frames;
       const names = (i: number) => (all.length > 1 ? `${mediaName(media)} frame ${i}` : mediaName(media));
@@ -39,18 +41,19 @@ export function imageLoader(decoder: ImageDecoder, frames = 1): MediaLoader {
   };
 }
 
-/** Features of a frozen vision encoder that were computed before. `lookup` gives undefined for a key it does not have. */
+/** Loads precomputed features of a frozen vision encoder. `lookup` returns undefined for an unknown key. */
 export function featureLoader(
   shape: readonly [frames: number, patches: number, visualSize: number],
   lookup: (key: string | number) => Float32Array | undefined,
 ): MediaLoader {
+  for (const [i, n] of shape.entries()) expectWhole(`featureLoader: shape[${i}]`, n, 1);
   const size = shape[0] * shape[1] * shape[2];
   return {
     kind: 'features',
     shape,
     load(media) {
       if (!('key' in media)) {
-        throw new Error(`featureLoader: ${mediaName(media)} has no key. Use imageLoader for files and bytes.`);
+        throw new Error(`featureLoader: expected a key, got ${mediaName(media)}. Use imageLoader for files and bytes.`);
       }
       const features = lookup(media.key);
       if (features && features.length !== size) {
@@ -63,7 +66,7 @@ export function featureLoader(
   };
 }
 
-/** At most `count` of 0..length-1, the first and the last among them. */
+/** At most `count` evenly spaced numbers of 0..length-1, including the first and the last if `count` is above 1. */
 export function evenlySpaced(length: number, count: number): number[] {
   if (length <= count) return Array.from({ length }, (_, i) => i);
   if (count === 1) return [Math.floor(length / 2)];

@@ -33,7 +33,7 @@ async function take(mix: AsyncIterable<MixtureStep>, count: number): Promise<Mix
 }
 
 describe('a step', () => {
-  it('has one batch of every set with its weight', async () => {
+  it('has one batch of every dataset with its weight', async () => {
     const step = await mixture().next();
     expect(step.batches.map(({ name, weight, batch }) => [name, weight, batch.size])).toEqual([
       ['pages', 1, 4],
@@ -41,7 +41,7 @@ describe('a step', () => {
     ]);
   });
 
-  it('has padded rows whose masks say where the padding is', async () => {
+  it('has padded rows, whose padding is outside the loss', async () => {
     const { batch } = (await mixture().next()).batches[0]!;
     expect(batch.text % 8).toBe(0);
     expect(batch.visual.shape).toEqual([4, 2, 1, 1, 1]);
@@ -62,13 +62,13 @@ describe('order', () => {
   const keysOf = (steps: MixtureStep[], set: number) =>
     steps.flatMap((s) => Array.from(s.batches[set]!.batch.visual.data));
 
-  it('follows a source that has an order of its own', async () => {
+  it('uses the order of a source that has one', async () => {
     const backwards = { ...pairs, shuffled: (place: number) => 10 - place };
     const mix = new Mixture({ seed: 0, tokenizer, datasets: [dataset('b', backwards, { batchSize: 11 })] });
     expect(keysOf([await mix.next()], 0)).toEqual([10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
   });
 
-  it('gives every document once an epoch, in another order the next', async () => {
+  it('uses every document once per epoch, in a new order each epoch', async () => {
     const keys = keysOf(await take(mixture(), 22), 1);
     const all = Array.from({ length: 11 }, (_, i) => i);
     const epochs = [0, 1, 2, 3, 4, 5].map((e) => keys.slice(e * 11, (e + 1) * 11));
@@ -82,7 +82,7 @@ describe('order', () => {
     expect(a).not.toEqual(c);
   });
 
-  it('goes through an endless source in its own order', async () => {
+  it('uses the order of an infinite source', async () => {
     const endless = dataset(
       'endless',
       source(Infinity, (i) => page(i, ` x${i}`)),
@@ -93,7 +93,7 @@ describe('order', () => {
 });
 
 describe('resuming', () => {
-  it('goes on exactly as if never stopped, from any cursor, through JSON', async () => {
+  it('continues exactly as if never stopped, from any cursor, through JSON', async () => {
     const whole = await take(mixture(), 30);
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 0, max: 26 }), async (at) => {
@@ -104,7 +104,7 @@ describe('resuming', () => {
     );
   });
 
-  it('does not care how far ahead batches were prepared, nor how long each image takes', async () => {
+  it('does not depend on prefetching or the time to load images', async () => {
     const slow = {
       ...features,
       load: async (media: Parameters<typeof features.load>[0]) => {
@@ -118,7 +118,7 @@ describe('resuming', () => {
     expect(await take(mixture(ahead[4]!.cursor), 3)).toEqual(plain.slice(5));
   });
 
-  it('makes several steps at once, each with the documents and the cursor it has when they come one by one', async () => {
+  it('prepares several steps at once with the same documents and cursors as one by one', async () => {
     let release = () => {};
     const gate = new Promise<void>((open) => (release = open));
     let asked = 0;
@@ -138,7 +138,7 @@ describe('resuming', () => {
     expect(await Promise.all(steps)).toEqual(await take(mixture(), 3));
   });
 
-  it('is settled once the documents of all steps asked for are read and their images asked for', async () => {
+  it('is settled when all pending documents are read and their images requested', async () => {
     const asked: unknown[] = [];
     const never = {
       ...features,
@@ -158,7 +158,7 @@ describe('resuming', () => {
     expect(asked).toHaveLength(2 * 4 * 2);
   });
 
-  it('refuses the cursor of another mixture', async () => {
+  it('rejects the cursor of another mixture', async () => {
     const { cursor } = await mixture().next();
     expect(() => mixture(cursor, {}, 4)).toThrow('the cursor was made with seed 3, the config has 4');
     expect(() => new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', pages)] }, cursor)).toThrow(
@@ -171,7 +171,7 @@ describe('resuming', () => {
 });
 
 describe('broken documents and media', () => {
-  it('are counted, named and left out; the batches stay full', async () => {
+  it('are counted, named and skipped; the batches stay full', async () => {
     const mixed = source(40, (i) => {
       if (i % 10 === 0) return undefined;
       if (i % 10 === 1) return page(' only text');
@@ -192,7 +192,7 @@ describe('broken documents and media', () => {
     expect(report.unreadableNames.every((name) => /^key 10/.test(name))).toBe(true);
   });
 
-  it('keeps a page whose broken image can be left out: its text joins the image before', async () => {
+  it('keeps a page without its broken image: its text joins the previous image', async () => {
     const one = source(1, () => page(7, ' a', 1000, ' b', 8, ' c'));
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
     const { batch } = (await mix.next()).batches[0]!;
@@ -200,14 +200,14 @@ describe('broken documents and media', () => {
     expect(Array.from(batch.visual.data)).toEqual([7, 8]);
   });
 
-  it('keeps words apart that a broken image stood between', async () => {
+  it('keeps words apart that a broken image separated', async () => {
     const one = source(1, () => page(7, ' a', 1000, 'b', 1001, 1002, 'c ', 1003, 'd', 8, ' e', 1004));
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
     const { batch } = (await mix.next()).batches[0]!;
     expect(tokenizer.words(batch.tokens)).toMatch(/^<BOS><image> a b c d<EOC><image> e<EOC><EOS>/);
   });
 
-  it('are an error when nothing else is left', async () => {
+  it('are an error if nothing else is left', async () => {
     const hopeless = new Mixture({
       seed: 1,
       tokenizer,
@@ -221,7 +221,7 @@ describe('broken documents and media', () => {
     await expect(hopeless.next()).rejects.toThrow(/6 documents of dataset "bad" in a row gave no sample .*"no media"/);
   });
 
-  it('name the set and the document whose source throws', async () => {
+  it('name the dataset and the document whose source throws', async () => {
     const throwing = source(5, () => {
       throw new Error('disk is gone');
     });
@@ -237,13 +237,13 @@ describe('mixing', () => {
   };
   const shape = (step: MixtureStep) => step.batches.map(({ name, batch }) => [name, batch.size]);
 
-  it('round robin gives one set a step, each in its turn, also after resuming', async () => {
+  it('round-robin uses one dataset per step, also after resuming', async () => {
     const steps = await take(three('round-robin'), 7);
     expect(steps.map(shape)).toEqual(['a', 'b', 'c', 'a', 'b', 'c', 'a'].map((n) => [[n, n === 'b' ? 3 : 4]]));
     expect(await take(three('round-robin', steps[3]!.cursor), 3)).toEqual(steps.slice(4));
   });
 
-  it('merged gives one batch with the samples that accumulation keeps apart', async () => {
+  it('merged has one batch with the same samples as accumulate', async () => {
     const [apart, merged] = await Promise.all([three('accumulate').next(), three('merged').next()]);
     expect(shape(merged)).toEqual([['merged', 11]]);
     const texts = (step: MixtureStep) =>
@@ -255,7 +255,7 @@ describe('mixing', () => {
     expect(texts(merged)).toEqual(texts(apart));
   });
 
-  it('merges only what can be one batch', () => {
+  it('merges only datasets that fit one batch', () => {
     const merge = (more: Partial<DatasetConfig>) =>
       new Mixture({
         seed: 0,

@@ -36,7 +36,7 @@ const all = (set: Dataset) => Promise.all(Array.from({ length: set.length }, (_,
 const stored = (name: string, from = root) => ({ media: { image: join(from, name), name } });
 
 describe('a JSONL file', () => {
-  it('holds pages, pairs and clips, with images beside it', async () => {
+  it('holds pages, pairs and clips, with images relative to its folder', async () => {
     const file = put(
       'own.jsonl',
       { image: 'p/red.png', text: 'a red field' },
@@ -66,7 +66,7 @@ describe('a JSONL file', () => {
     expect(set.where(2)).toBe(`${file}, line 4`);
   });
 
-  it('keeps for people what extraction knows of a page and its images', async () => {
+  it('keeps the metadata that extraction writes', async () => {
     const image = { image: 'p/red.png', caption: 'A red field.' };
     const file = put('extracted.jsonl', {
       url: 'http://example.org/',
@@ -93,7 +93,7 @@ describe('a JSONL file', () => {
     expect((await all(long)).every((d) => 'kind' in d)).toBe(true);
   });
 
-  it('says of a bad line which it is and what is wrong', async () => {
+  it('names the number and the problem of a bad line', async () => {
     const set = await openDataset(
       put(
         'bad.jsonl',
@@ -175,7 +175,7 @@ describe('a JSONL file', () => {
 });
 
 describe('MMC4', () => {
-  it('has each image before the sentence it is matched to', async () => {
+  it('puts each image before the sentence it is matched to', async () => {
     const file = put(
       'docs_no_face_shard_0_v3.jsonl',
       {
@@ -244,7 +244,7 @@ describe('OBELICS', () => {
     return Buffer.from(buffer);
   };
 
-  it('is pages whose images are files named by their address; what is not there is counted', async () => {
+  it('is pages whose images are files named by a hash of their URL; missing ones are counted', async () => {
     mkdirSync(at('obelics', 'images'), { recursive: true });
     const image = at('obelics', 'images', createHash('sha256').update(urls[0]!).digest('hex'));
     writeFileSync(image, red);
@@ -264,7 +264,7 @@ describe('OBELICS', () => {
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
   });
 
-  it('is read in every compression that Node unfolds; another is named at once', async () => {
+  it('is read in every compression that Node supports; others are named on opening', async () => {
     const packed = { GZIP: gzipSync, BROTLI: brotliCompressSync, LZ4: gzipSync };
     for (const codec of ['UNCOMPRESSED', 'GZIP', 'BROTLI'] as const) {
       write('train-0.parquet', { codec, compressors: packed });
@@ -312,7 +312,7 @@ describe('OBELICS', () => {
     rmSync(at('obelics', 'binary.parquet'));
   });
 
-  it('a file that is damaged, or holds something else, is named', async () => {
+  it('names a file that is damaged or has other columns', async () => {
     const whole = write('train-0.parquet');
     writeFileSync(at('obelics', 'train-0.parquet'), whole.subarray(0, whole.length - 30));
     await expect(openDataset(at('obelics'))).rejects.toThrow(/train-0\.parquet: expected a parquet file/);
@@ -328,7 +328,7 @@ describe('OBELICS', () => {
     expect((documents[2] as Document).parts[0]).toEqual({ text: 'Page 2.' });
   });
 
-  it('is neither a crash nor a hang where it is damaged', { timeout: 60_000 }, async () => {
+  it('never crashes or hangs on damaged files', { timeout: 60_000 }, async () => {
     const whole = write('train-0.parquet');
     const known = new Set(rows.flatMap((row) => row.texts).filter((text) => text !== null));
     const flips = fc.array(fc.tuple(fc.nat(whole.length - 1), fc.integer({ min: 1, max: 255 })), {
@@ -360,7 +360,7 @@ describe('OBELICS', () => {
 });
 
 describe('COCO captions and VQAv2', () => {
-  it('are pairs; of a question the answer alone is learned', async () => {
+  it('are pairs; for a question the loss covers only the answer', async () => {
     mkdirSync(at('train2014'));
     mkdirSync(at('annotations'));
     const captions = put('annotations/captions_train2014.json', {
@@ -396,7 +396,7 @@ describe('COCO captions and VQAv2', () => {
     ]);
   });
 
-  it('name what does not fit', async () => {
+  it('name what is wrong with a file', async () => {
     const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
     await expect(openDataset(file)).rejects.toThrow(
       /captions\.json: expected at least one good annotation, got 1 and none of them good \(annotation without image 1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
@@ -448,7 +448,7 @@ describe('annotation files with a few bad entries', () => {
 });
 
 describe.runIf(spawnSync('ffmpeg', ['-version']).status === 0)('a folder of videos', () => {
-  it('gives eight frames, one a second, with the text beside them', async () => {
+  it('returns eight frames, one per second, with the text of the .txt file', async () => {
     mkdirSync(at('videos'));
     const make = (name: string, seconds: number) =>
       execFileSync('ffmpeg', [
@@ -477,8 +477,8 @@ describe.runIf(spawnSync('ffmpeg', ['-version']).status === 0)('a folder of vide
   });
 });
 
-describe('what it is given', () => {
-  it('is told by its name and what is in it', async () => {
+describe('openDataset', () => {
+  it('determines the format by name and content', async () => {
     const writer = await ShardWriter.create(at('shards'));
     await writer.add({ kind: 'pair', parts: [{ media: { image: red } }, { text: 'red' }] });
     const question: Document = { kind: 'question', parts: [{ media: { image: red } }, { text: 'red' }] };

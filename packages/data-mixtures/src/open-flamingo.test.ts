@@ -12,7 +12,7 @@ const tokenize = (text: string) => text.split(/(<image>|<\|endofchunk\|>|<\/s>)|
 describe('text building', () => {
   const { interleaved, pairs } = reference('text_building');
 
-  it('gives the texts, the slots and the refusals of the reference', () => {
+  it('matches the texts, slots and rejections of the reference', () => {
     for (const page of interleaved) {
       const got = openFlamingoPage(
         { sentences: page.sentences, imageBytes: page.image_bytes, similarity: page.similarity },
@@ -40,7 +40,7 @@ describe('labels', () => {
   const { special_ids: ids, interleaved, pairs, ignore } = reference('label_masking');
   const special = { image: ids['<image>'], endOfChunk: ids['<|endofchunk|>'], pad: ids.pad };
 
-  it('are those of the reference', () => {
+  it('match the reference', () => {
     expect(ignore).toBe(IGNORED_LABEL);
     for (const row of interleaved) {
       expect(Array.from(openFlamingoLabels(row.input_ids, special, 'open-flamingo-interleaved')), row.what).toEqual(
@@ -56,7 +56,7 @@ describe('labels', () => {
 });
 
 describe('assignMaximum', () => {
-  it('finds the best total, also where the greedy choice is wrong', () => {
+  it('finds the best total, even if the greedy choice is wrong', () => {
     // Greedy takes 9 and is left with 1; the best is 8 + 7.
     expect(
       assignMaximum([
@@ -75,7 +75,7 @@ describe('assignMaximum', () => {
     expect(assignMaximum([[], []])).toEqual([]);
   });
 
-  it('breaks ties as SciPy does', () => {
+  it('breaks ties like SciPy', () => {
     // scipy.optimize.linear_sum_assignment(maximize=True) of SciPy 1.17.
     expect(
       assignMaximum([

@@ -1,6 +1,7 @@
 /**
- * How OpenFlamingo (2.0.1) builds and masks its training text, defects included, so that its runs can be repeated and
- * compared. Samples made by `buildSample` do not go through this file unless one of its loss rules is asked for.
+ * How OpenFlamingo (2.0.1) builds and masks its training text, defects included, to reproduce its runs. `buildSample` uses
+ * only the loss rules of this file. `openFlamingoPage` and `openFlamingoPair` spell special tokens out in the text, so a
+ * caption that contains `<image>` adds an image, as in the original. Use `buildSample` for text that you do not control.
  */
 import { assignMaximum } from './assignment';
 import type { SpecialTokens } from './tokenizer';
@@ -8,26 +9,26 @@ import type { SpecialTokens } from './tokenizer';
 const IMAGE = '<image>';
 const END_OF_CHUNK = '<|endofchunk|>';
 
-/** A page as MMC4 has it: sentences, images, and how well each image fits each sentence. */
+/** A page of MMC4: sentences, images, and the similarity of each image to each sentence. */
 export interface ScoredPage {
   readonly sentences: readonly string[];
-  /** Bytes of each image's data as stored; null where there is none. */
+  /** Size of each image's stored data in bytes; null without data. */
   readonly imageBytes: readonly (number | null)[];
   /** `similarity[image][sentence]`. */
   readonly similarity: readonly (readonly number[])[];
 }
 
 export interface OpenFlamingoPageOptions {
-  /** Pairs of image and sentence below it are dropped. The published command: 0.24. */
+  /** Drops pairs of image and sentence with a lower similarity. The published command uses 0.24. */
   readonly threshold: number;
   readonly minImages: number;
   readonly maxImages: number;
   readonly maxTokens: number;
-  /** The tokenizer's end-of-text token, written out. */
+  /** The tokenizer's end-of-text token as text. */
   readonly endOfText: string;
-  /** Splits the finished text into tokens of which `<image>` is one. */
+  /** Splits text into tokens. `<image>` is one token. */
   tokenize(text: string): readonly string[];
-  /** Uniform in [0, 1): pages with one image are kept above one half. */
+  /** Random number in [0, 1). Pages with one image are kept if it is above 0.5. */
   readonly coin: number;
 }
 
@@ -35,7 +36,7 @@ export type OpenFlamingoPage =
   | { readonly text: string; /** Image of each of the `maxImages` slots. */ readonly imageSlots: (number | null)[] }
   | { readonly rejected: string };
 
-/** Text and image slots of an MMC4 page. Known defect: slots are in page order, tags in the order of the sentences. */
+/** Text and image slots of an MMC4 page. Known defect: slots are in page order, `<image>` tokens in sentence order. */
 export function openFlamingoPage(page: ScoredPage, options: OpenFlamingoPageOptions): OpenFlamingoPage {
   const { threshold, minImages, maxImages, maxTokens, endOfText, tokenize, coin } = options;
   const valid = page.imageBytes.flatMap((bytes, i) => (Math.floor((bytes ?? 0) / 1000) > 10 ? [i] : []));
@@ -72,15 +73,15 @@ export function openFlamingoPair(caption: string, endOfText: string): string {
   return IMAGE + pythonStrip(caption) + END_OF_CHUNK + endOfText;
 }
 
-/** What a masked position holds instead of a token id. */
+/** The label of a masked position. */
 export const IGNORED_LABEL = -100;
 
 /**
- * Labels aligned with the token ids, `IGNORED_LABEL` where nothing is learned.
+ * Labels aligned with the token ids; `IGNORED_LABEL` where the loss does not apply.
  *
- * Pairs learn everything but padding and `<image>`. Interleaved pages also skip what comes before the first `<image>`
- * and what follows an `<EOC>` up to the next `<image>`, so their last `<EOS>` is never learned. Every token with the
- * padding's id counts as padding: where `pad` equals `eos`, no `<EOS>` is learned at all.
+ * For pairs the loss covers everything except padding and `<image>`. For interleaved pages it also excludes the tokens
+ * before the first `<image>` and between an `<EOC>` and the next `<image>`, so never the final `<EOS>`. Every token with
+ * the id of padding counts as padding: if `pad` equals `eos`, the loss covers no `<EOS>`.
  */
 export function openFlamingoLabels(
   tokens: ArrayLike<number>,
@@ -98,7 +99,7 @@ export function openFlamingoLabels(
   return labels;
 }
 
-/** Python's str.strip(): its white space includes four separators and NEL that JavaScript's trim() leaves, but not U+FEFF. */
+/** Python's str.strip(). Unlike JavaScript's trim() it removes four separators and NEL, but not U+FEFF. */
 function pythonStrip(text: string): string {
   const space = '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+';
   return text.replace(new RegExp(`^${space}|${space}$`, 'g'), '');

@@ -1,14 +1,14 @@
 import { Worker } from 'node:worker_threads';
 
-/** A sound row group takes a second or two. */
+/** A valid row group takes a second or two. */
 const TIMEOUT_MS = 30_000;
-/** Memory of the worker beside its buffers. */
+/** Memory of the worker without its buffers. */
 const MAX_HEAP_MIB = 2048;
 
 export interface ParquetDescription {
   readonly columns: readonly string[];
   readonly groups: readonly { readonly rows: number; readonly bytes: number }[];
-  /** Compressions in the file that cannot be read, and those that could be. */
+  /** Compressions in the file that cannot be read, and all compressions that can. */
   readonly unreadable: readonly string[];
   readonly readable: readonly string[];
 }
@@ -27,8 +27,8 @@ type Job =
 type Reply = { readonly value: unknown } | { readonly error: string };
 
 /**
- * Reads parquet files in a worker, one request after the other: a damaged file may send the parser into a loop without
- * end or take all memory, and then the worker is ended and replaced. An idle one does not keep the process alive.
+ * Reads parquet files in a worker, one request after the other. A damaged file can send the parser into an endless loop or
+ * fill the memory; then the worker is terminated and replaced. An idle worker does not keep the process alive.
  */
 export class ParquetReader {
   private worker: Worker | undefined;
@@ -53,7 +53,7 @@ export class ParquetReader {
   }
 
   private run(job: Job): Promise<unknown> {
-    const worker = (this.worker ??= this.hire());
+    const worker = (this.worker ??= this.spawn());
     worker.ref();
     return new Promise((resolve, reject) => {
       const settle = () => {
@@ -64,7 +64,7 @@ export class ParquetReader {
       const giveUp = (reason: string) => {
         settle();
         this.worker = undefined;
-        // On its way out it may still report a failure, which nobody waits for any more.
+        // A terminating worker may still report an error.
         worker.on('error', () => undefined);
         void worker.terminate();
         reject(new Error(reason));
@@ -75,14 +75,14 @@ export class ParquetReader {
         else resolve(reply.value);
       };
       const failed = (error: Error) => giveUp(error.message);
-      const ended = () => giveUp('its reader ended');
+      const ended = () => giveUp('the parser exited');
       const timer = setTimeout(() => giveUp(`not read within ${this.timeoutMs / 1000} s`), this.timeoutMs);
       worker.on('message', answered).on('error', failed).on('exit', ended);
       worker.postMessage(job);
     });
   }
 
-  private hire(): Worker {
+  private spawn(): Worker {
     return new Worker(new URL('./parquet-worker.js', import.meta.url), {
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MIB },

@@ -1,8 +1,8 @@
-/** What this thread is reading from a disk: it must stay free for it, whereas workers go on by themselves. */
+/** Tracks reads that need this thread, unlike the work of worker threads. */
 export class PendingReads {
   private readonly promises = new Set<Promise<unknown>>();
 
-  /** Gives the promise back. */
+  /** Tracks a promise and returns it. */
   add<T>(promise: Promise<T>): Promise<T> {
     const forget = () => void this.promises.delete(promise);
     this.promises.add(promise);
@@ -10,7 +10,7 @@ export class PendingReads {
     return promise;
   }
 
-  /** Resolves once nothing is being read, and what was read has led to nothing more: a document to its images. */
+  /** Resolves when no reads are pending, including those that finished reads have started. */
   async settled(): Promise<void> {
     do {
       await Promise.allSettled(this.promises);

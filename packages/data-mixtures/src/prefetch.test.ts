@@ -20,13 +20,18 @@ function counting(failAt = Infinity) {
   return { state, items: count() };
 }
 
+it('requires a whole number of items', async () => {
+  const iterate = () => prefetch(counting().items, NaN).next();
+  await expect(iterate()).rejects.toThrow('prefetch: ahead must be a whole number from 0, got NaN');
+});
+
 it('keeps the order and the end', async () => {
   const seen: number[] = [];
   for await (const i of prefetch(counting().items, 3)) seen.push(i);
   expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 });
 
-it('prepares while the consumer works, but not more than it is told', async () => {
+it('prepares while the consumer works, but no more than `ahead` items', async () => {
   const { items, state } = counting();
   for await (const i of prefetch(items, 2)) {
     for (let k = 0; k < 10; k++) await tick();
@@ -35,7 +40,7 @@ it('prepares while the consumer works, but not more than it is told', async () =
   }
 });
 
-it('gives an error at its own place', async () => {
+it('throws an error at the position of its item', async () => {
   const seen: number[] = [];
   const run = async () => {
     for await (const i of prefetch(counting(2).items, 5)) {
@@ -47,13 +52,13 @@ it('gives an error at its own place', async () => {
   expect(seen).toEqual([0, 1]);
 });
 
-it('ends the source when the loop is left', async () => {
+it('closes the source when the loop is left', async () => {
   const { items, state } = counting();
   for await (const i of prefetch(items, 2)) if (i === 1) break;
   expect(state.ended).toBe(true);
 });
 
-it('gives no item before what it asked for is on its way: the consumer may compute without a break', async () => {
+it('yields no item before the requests for the next ones are with the workers', async () => {
   const [asked, sent] = [[] as number[], [] as number[]];
   let reading = Promise.resolve();
   const source = {

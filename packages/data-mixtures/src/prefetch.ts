@@ -1,22 +1,25 @@
+import { expectWhole } from './checks';
+
 /**
- * Prepares up to `ahead` items while the consumer works on the one it has. Items keep their order; an error comes at its
- * own place; leaving the loop ends the source.
+ * Prepares up to `ahead` items while the consumer works on the current one. Keeps the order of items and throws an error at
+ * the position of its item. Leaving the loop closes the source.
  *
- * A consumer may compute without a break, during which nothing moves on this thread and only workers go on. So before it
- * gets an item, what was asked for is sent on its way: the event loop turns once, and `source.settled` is awaited.
+ * A consumer may block this thread with computation, while worker threads continue. So before `prefetch` yields an item, it
+ * makes sure that the work for the next ones is with the workers: it lets the event loop turn and awaits `source.settled`.
  */
 export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGenerator<T, void, undefined> {
+  expectWhole('prefetch: ahead', ahead, 0);
   const iterator = source[Symbol.asyncIterator]();
   const pending: Promise<IteratorResult<T>>[] = [];
-  const ask = () => {
+  const request = () => {
     const item = iterator.next();
-    // The error is reported when its turn comes; until then it must not count as unhandled.
+    // The error is thrown when its item is due. Until then it must not count as an unhandled rejection.
     item.catch(() => undefined);
     pending.push(item);
   };
   try {
     for (;;) {
-      while (pending.length <= ahead) ask();
+      while (pending.length <= ahead) request();
       await new Promise((resolve) => setImmediate(resolve));
       await source.settled?.();
       const { done, value } = await pending.shift()!;
@@ -28,8 +31,8 @@ export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGen
   }
 }
 
-/** What `prefetch` takes. */
+/** A source for `prefetch`. */
 export interface Prefetchable<T> extends AsyncIterable<T> {
-  /** Resolves once everything asked for so far waits for workers alone. Needed where this thread reads files first. */
+  /** Resolves when all pending items wait only for workers. Required if this thread reads files first. */
   settled?(): Promise<void>;
 }

@@ -33,12 +33,12 @@ describe('against Pillow, torchvision and timm', () => {
     expectClose(resizeBicubic(image, up.width, up.height).data, reference.tensors['out.bicubic_up']!, { atol: 0 });
   });
 
-  it('prepares as CLIP does: shortest side, middle, normalised', () => {
+  it('matches CLIP: shortest side, centre crop, normalised', () => {
     const out = preprocess(image, { size: 16, fit: 'crop', mean: clip.mean, std: clip.std });
     expectClose(channelsFirst(out), reference.tensors['out.clip_final']!.data as Float32Array, { atol: 1e-6 });
   });
 
-  it('prepares as timm does for NFNet: squashed, middle, normalised', () => {
+  it('matches timm for NFNet: squashed, centre crop, normalised', () => {
     const out = preprocess(image, {
       size: 16,
       fit: 'squash',
@@ -51,12 +51,12 @@ describe('against Pillow, torchvision and timm', () => {
 });
 
 describe('resizeBicubic', () => {
-  it('leaves an image of the same size as it is', () => {
+  it('does not change an image of the same size', () => {
     const image = madeImage(5, 4);
     expect(resizeBicubic(image, 5, 4).data).toEqual(image.data);
   });
 
-  it('keeps a plain colour plain, larger and smaller', () => {
+  it('preserves a uniform colour when enlarging and reducing', () => {
     const plain: RgbImage = { width: 9, height: 7, data: new Uint8Array(9 * 7 * 3).fill(201) };
     for (const [w, h] of [
       [4, 3],
@@ -78,7 +78,7 @@ describe('resizeBicubic', () => {
     expect(Math.max(...data)).toBe(255);
   });
 
-  it('turning the image turns the result', () => {
+  it('commutes with transposing the image', () => {
     const image = madeImage(6, 11);
     const turn = ({ width, height, data }: RgbImage): RgbImage => {
       const out = new Uint8Array(data.length);
@@ -93,7 +93,7 @@ describe('resizeBicubic', () => {
     straight.forEach((v, i) => expect(Math.abs(v - turned[i]!)).toBeLessThanOrEqual(1));
   });
 
-  it('names the bytes it expects', () => {
+  it('names the expected number of bytes', () => {
     expect(() => resizeBicubic({ width: 2, height: 2, data: new Uint8Array(16) }, 1, 1)).toThrow(
       /hold 12 RGB bytes, got 16/,
     );
@@ -106,15 +106,15 @@ describe('preprocess', () => {
     expect([...normalise(image, { mean: MEAN, std: STD })]).toEqual([1, -1, Math.fround(0.2)]);
   });
 
-  it('cuts out the middle, offsets rounded half to even', () => {
+  it('crops the centre, with offsets rounded half to even', () => {
     const image = madeImage(5, 7);
     expect([...centreCrop(image, 2, 4).data.subarray(0, 3)]).toEqual([
       ...image.data.subarray((2 * 5 + 2) * 3, (2 * 5 + 2) * 3 + 3),
     ]);
-    expect(() => centreCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the 6 x 6/);
+    expect(() => centreCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the crop of 6 x 6/);
   });
 
-  it('gives a square whatever the image, by every fit', () => {
+  it('returns a square for any image and fit', () => {
     for (const fit of ['crop', 'squash', 'pad'] as const) {
       for (const image of [madeImage(13, 5), madeImage(5, 13), madeImage(8, 8), madeImage(300, 1)]) {
         const out = preprocess(image, { size: 8, fit, mean: MEAN, std: STD });
@@ -132,7 +132,17 @@ describe('preprocess', () => {
     expect(rows[2]).toEqual([1, 3, 1]);
   });
 
-  it('refuses to crop more than it resized to', () => {
+  it('names a wrong argument', () => {
+    const config = { size: 8, fit: 'pad', mean: MEAN, std: STD } as const;
+    const prepare = (more: object) => () => preprocess(madeImage(9, 9), { ...config, ...more });
+    expect(prepare({ size: 1.5 })).toThrow('preprocess: size must be a whole number from 1, got 1.5');
+    expect(prepare({ fit: 'inside' })).toThrow('preprocess: fit must be one of crop, squash, pad, got inside');
+    expect(prepare({ resizeTo: NaN })).toThrow('preprocess: resizeTo must be');
+    expect(prepare({ std: [1, 1] })).toThrow('preprocess: std must be three numbers above 0, got [1,1]');
+    expect(() => resizeBicubic(madeImage(9, 9), 3.5, 3)).toThrow('at least 1 x 1 in whole pixels, got 3.5 x 3');
+  });
+
+  it('rejects a crop larger than the resized image', () => {
     expect(() => preprocess(madeImage(9, 9), { size: 8, resizeTo: 7, fit: 'crop', mean: MEAN, std: STD })).toThrow(
       /resizeTo must be at least size 8, got 7/,
     );

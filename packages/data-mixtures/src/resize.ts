@@ -1,3 +1,5 @@
+import { expectColour, expectOneOf, expectWhole } from './checks';
+
 /** An image as RGB bytes, row by row. */
 export interface RgbImage {
   readonly width: number;
@@ -6,25 +8,30 @@ export interface RgbImage {
   readonly data: Uint8Array | Uint8ClampedArray;
 }
 
-/** How an image becomes the square input of a vision encoder. */
+/** How an image is converted to the square input of a vision encoder. */
 export interface PreprocessConfig {
-  /** Side of the result. */
+  /** Side of the result in pixels. */
   readonly size: number;
   /**
    * `crop`: shortest side to `resizeTo`, then the middle (CLIP). `squash`: both sides to `resizeTo`, then the middle (NFNet's
    * ImageNet evaluation). `pad`: longest side to `size`, centred on the mean colour (Flamingo, appendix B.1.2).
    */
   readonly fit: 'crop' | 'squash' | 'pad';
-  /** Side resized to before cropping; default `size`. */
+  /** Side before cropping. Defaults to `size`. */
   readonly resizeTo?: number;
   /** Channel means and deviations, after division by 255. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
 }
 
-/** An image resized, cropped or padded, and normalised: float32 `[size, size, 3]`. */
+/** Resizes, crops or pads, and normalises an image: float32 `[size, size, 3]`. */
 export function preprocess(image: RgbImage, config: PreprocessConfig): Float32Array {
   const { size, fit, resizeTo = size } = config;
+  expectWhole('preprocess: size', size, 1);
+  expectOneOf('preprocess: fit', fit, ['crop', 'squash', 'pad']);
+  expectWhole('preprocess: resizeTo', resizeTo, 1);
+  expectColour('preprocess: mean', config.mean);
+  expectColour('preprocess: std', config.std, true);
   if (resizeTo < size) throw new Error(`preprocess: resizeTo must be at least size ${size}, got ${resizeTo}.`);
   if (fit === 'squash') return normalise(centreCrop(resizeBicubic(image, resizeTo, resizeTo), size, size), config);
   const { width, height } = image;
@@ -39,26 +46,27 @@ export function preprocess(image: RgbImage, config: PreprocessConfig): Float32Ar
 }
 
 /**
- * Bicubic resize as Pillow does it: antialiased when reducing, bytes rounded after each of the two passes.
- * Features of published encoders were trained on images resized this way.
+ * Bicubic resize like Pillow's: antialiased when reducing, rounded to bytes after each of the two passes. Published encoders
+ * were trained on images resized this way.
  */
 export function resizeBicubic(image: RgbImage, width: number, height: number): RgbImage {
   checkBytes(image);
-  if (!(width >= 1 && height >= 1))
-    throw new Error(`resizeBicubic: the new size must be at least 1 x 1, got ${width} x ${height}.`);
+  if (!(Number.isInteger(width) && Number.isInteger(height) && width >= 1 && height >= 1)) {
+    throw new Error(`resizeBicubic: the new size must be at least 1 x 1 in whole pixels, got ${width} x ${height}.`);
+  }
   const row = { lines: image.height, step: 3, lineStep: image.width * 3, outStep: 3, outLineStep: width * 3 };
   const narrow = resizeAxis(image.data, image.width, width, row, width * image.height * 3);
   const column = { lines: width, step: width * 3, lineStep: 3, outStep: width * 3, outLineStep: 3 };
   return { width, height, data: resizeAxis(narrow, image.height, height, column, width * height * 3) };
 }
 
-/** The middle of an image; where the rest is odd, the offset is rounded half to even, as torchvision does. */
+/** Crops to the centre. Rounds odd offsets half to even, like torchvision. */
 export function centreCrop(image: RgbImage, width: number, height: number): RgbImage {
   const left = roundHalfEven((image.width - width) / 2);
   const top = roundHalfEven((image.height - height) / 2);
   if (left < 0 || top < 0) {
     throw new Error(
-      `centreCrop: the image is ${image.width} x ${image.height}, smaller than the ${width} x ${height} to cut out. Resize it first.`,
+      `centreCrop: the image is ${image.width} x ${image.height}, smaller than the crop of ${width} x ${height}. Resize it first.`,
     );
   }
   const data = new Uint8Array(width * height * 3);
@@ -69,9 +77,9 @@ export function centreCrop(image: RgbImage, width: number, height: number): RgbI
   return { width, height, data };
 }
 
-/** Bytes to `(v / 255 - mean) / std`: float32 `[height, width, 3]`. */
+/** Converts bytes to `(v / 255 - mean) / std`: float32 `[height, width, 3]`. */
 export function normalise(image: RgbImage, { mean, std }: Pick<PreprocessConfig, 'mean' | 'std'>): Float32Array {
-  // 256 values a channel: a table spares the arithmetic.
+  // A table per channel is faster than arithmetic per byte.
   const tables = mean.map((m, c) => Float32Array.from({ length: 256 }, (_, v) => (v / 255 - m) / std[c]!));
   const [red, green, blue] = tables as [Float32Array, Float32Array, Float32Array];
   const { data } = image;
@@ -84,7 +92,7 @@ export function normalise(image: RgbImage, { mean, std }: Pick<PreprocessConfig,
   return out;
 }
 
-/** Normalised and centred on a square of zeros, which after normalisation is the mean colour. */
+/** Normalises and centres on a square of zeros, which is the mean colour after normalisation. */
 function padSquare(image: RgbImage, size: number, config: PreprocessConfig): Float32Array {
   const values = normalise(image, config);
   const out = new Float32Array(size * size * 3);
@@ -97,7 +105,7 @@ function padSquare(image: RgbImage, size: number, config: PreprocessConfig): Flo
   return out;
 }
 
-/** Where the pixels of a pass lie: distances in bytes along the resized axis and between lines across it. */
+/** Memory layout of a pass: distances in bytes along the resized axis and between lines across it. */
 interface Layout {
   readonly lines: number;
   readonly step: number;
@@ -122,7 +130,7 @@ function resizeAxis(data: RgbImage['data'], from: number, to: number, at: Layout
         g += w * data[source + 1]!;
         b += w * data[source + 2]!;
       }
-      // The clamped array clips; floor of v + 0.5 is the rounding of the reference (its own would be half to even).
+      // Floor of v + 0.5 is Pillow's rounding. The clamped array clips, but would round half to even.
       const target = line * at.outLineStep + i * at.outStep;
       out[target] = Math.floor(r);
       out[target + 1] = Math.floor(g);
@@ -132,7 +140,7 @@ function resizeAxis(data: RgbImage['data'], from: number, to: number, at: Layout
   return out;
 }
 
-/** For every output pixel the input pixels it reads and their weights, which sum to 1. */
+/** The input pixels of every output pixel, and their weights, which sum to 1. */
 function bicubicWeights(from: number, to: number) {
   const scale = from / to;
   const stretch = Math.max(scale, 1);

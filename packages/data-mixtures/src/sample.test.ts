@@ -17,55 +17,55 @@ const written = (s: { tokens: Int32Array }) => tokenizer.words(s.tokens);
 const masked = (s: { tokens: Int32Array; lossMask: Float32Array }) =>
   tokenizer.words(s.tokens.filter((_, i) => s.lossMask[i] === 1));
 
-describe('marks of a page', () => {
-  it('puts <EOC> before every <image> that something precedes, and at the end', () => {
+describe('special tokens of a page', () => {
+  it('include <EOC> at the end and before every <image> except a leading one', () => {
     expect(written(build(page('intro', 1, 'one', 2, 'two')))).toBe(
       '<BOS>intro<EOC><image>one<EOC><image>two<EOC><EOS>',
     );
     expect(written(build(page(1, 'one')))).toBe('<BOS><image>one<EOC><EOS>');
   });
 
-  it('does without <BOS> where the language model has none', () => {
+  it('include no <BOS> if the language model has none', () => {
     const plain = wordTokenizer(false);
     const s = asSample(buildSample(page(1, 'one'), plain, previous, random()));
     expect(plain.words(s.tokens)).toBe('<image>one<EOC><EOS>');
   });
 
-  it('joins neighbouring texts before they are tokenized', () => {
+  it('do not split adjacent texts: they are joined before tokenizing', () => {
     const seen: string[] = [];
     const spy = { ...tokenizer, encode: (text: string) => (seen.push(text), tokenizer.encode(text)) };
     buildSample(page('a', 'b', 1, ' c', ' d', ''), spy, previous, random());
     expect(seen).toEqual(['ab', ' c d']);
   });
 
-  it('takes marks spelled out in the text for nothing', () => {
+  it('never come from text, even if the tokenizer breaks its contract', () => {
     const s = build(page('see <image> and <EOC> <EOS>', 1, 'one'));
     expect(Array.from(s.tokens).filter((id) => id === IMAGE)).toHaveLength(1);
     expect(s.media).toEqual([{ key: 1 }]);
   });
 
-  it('learns no <EOC> of an image without text', () => {
+  it('exclude the <EOC> of an image without text from the loss', () => {
     const s = build(page(1, 2, 'two', 3));
     expect(written(s)).toBe('<BOS><image><EOC><image>two<EOC><image><EOC><EOS>');
     expect(masked(s)).toBe('two<EOC>');
   });
 });
 
-describe('what a token looks at', () => {
-  it('is the previous image, its own for a mark', () => {
+describe('the image that a token attends to', () => {
+  it('is the previous image, or its own for <image>', () => {
     const s = build(page('intro', 1, 'one', 2, 'two'));
     //           BOS intro EOC image one EOC image two EOC EOS
     expect(Array.from(s.mediaIndex)).toEqual([0, 0, 0, 1, 1, 1, 2, 2, 2, 2]);
     expect(masked(s)).toBe('one<EOC>two<EOC><EOS>');
   });
 
-  it('is the next image with p_next, and the last where none follows', () => {
+  it('is the next image with pNext, or the last one at the end', () => {
     const s = build(page('intro', 1, 'one', 2, 'two'), { pNext: 1 });
     expect(Array.from(s.mediaIndex)).toEqual([1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
     expect(masked(s)).toBe('intro<EOC>one<EOC>two<EOC><EOS>');
   });
 
-  it('is drawn once a page, about as often as asked', () => {
+  it('is drawn once per page with the given probability', () => {
     let ahead = 0;
     for (let seed = 0; seed < 2000; seed++) {
       const s = build(page('intro', 1, 'one'), { pNext: 0.5 }, seed);
@@ -75,7 +75,7 @@ describe('what a token looks at', () => {
     expect(Math.abs(ahead - 1000)).toBeLessThan(4 * Math.sqrt(500));
   });
 
-  it('never drops the text of a pair, whatever p_next', () => {
+  it('never drops the text of a pair, whatever pNext', () => {
     const pair: Document = { kind: 'pair', parts: [{ media: { key: 1 } }, { text: 'cat' }] };
     expect(Array.from(build(pair, { pNext: 1, leadingSpace: 0 }).mediaIndex)).toEqual([0, 1, 1, 1, 1]);
   });
@@ -87,25 +87,25 @@ describe('pairs and clips', () => {
     parts: [{ media: { key: 1 } }, { text }],
   });
 
-  it('are <BOS><image>text<EOC><EOS>, the image first wherever it stood', () => {
+  it('are <BOS><image>text<EOC><EOS>, the image first wherever it was', () => {
     expect(written(build(pair('a cat'), { leadingSpace: 0 }))).toBe('<BOS><image>a cat<EOC><EOS>');
     const turned: Document = { kind: 'clip', parts: [{ text: 'a cat' }, { media: { frames: ['a.png'] } }] };
     expect(written(build(turned, { leadingSpace: 0 }))).toBe('<BOS><image>a cat<EOC><EOS>');
   });
 
-  it('start with an extra space as often as asked', () => {
+  it('start with an extra space with the given probability', () => {
     expect(written(build(pair('cat'), { leadingSpace: 1 }))).toBe('<BOS><image> cat<EOC><EOS>');
     const spaced = Array.from({ length: 400 }, (_, seed) => written(build(pair('cat'), {}, seed)).includes(' cat'));
     expect(Math.abs(spaced.filter(Boolean).length - 200)).toBeLessThan(40);
   });
 
-  it('lose <EOC> and <EOS> when cut: nobody should learn to stop in the middle', () => {
+  it('lose <EOC> and <EOS> when truncated, so that the model does not learn to stop in mid-sentence', () => {
     const s = build(pair('one two three four five six'), { maxTokens: 6, leadingSpace: 0 });
     expect(written(s)).toBe('<BOS><image>one two three four');
     expect(masked(s)).toBe('one two three four');
   });
 
-  it('learn nothing of text that is given', () => {
+  it('exclude given text from the loss', () => {
     const document: Document = {
       kind: 'pair',
       parts: [{ media: { key: 1 } }, { text: 'Output:', learn: false }, { text: ' cat' }],
@@ -113,12 +113,12 @@ describe('pairs and clips', () => {
     expect(masked(build(document, { leadingSpace: 0 }))).toBe(' cat<EOC><EOS>');
   });
 
-  it('learn no <EOC> after nothing but given text', () => {
+  it('exclude the <EOC> after given text from the loss', () => {
     const parts = [{ media: { key: 1 } }, { text: 'given', learn: false }, { media: { key: 2 } }, { text: 'two' }];
     expect(masked(build({ kind: 'page', parts }))).toBe('two<EOC><EOS>');
   });
 
-  it('are refused with reasons', () => {
+  it('are rejected with reasons', () => {
     const options = { maxTokens: 16 };
     const refuse = (document: Document) => buildSample(document, tokenizer, options, random());
     expect(refuse({ kind: 'pair', parts: [{ text: 'cat' }] })).toEqual({ rejected: 'no media' });
@@ -135,20 +135,20 @@ describe('windows of long pages', () => {
     ' the end',
   );
 
-  it('hold at most maxTokens and maxMedia, and end before an image too many', () => {
+  it('have at most maxTokens and maxMedia, and end before the next image', () => {
     const s = build(long, { maxTokens: 60, maxMedia: 2, pNext: 0 });
     expect(s.tokens.length).toBeLessThanOrEqual(60);
     expect(s.media).toHaveLength(2);
     expect(s.tokens[s.tokens.length - 1]).toBe(EOC);
   });
 
-  it('end with the last image allowed when text looks ahead', () => {
+  it('end with the last allowed image when text looks ahead', () => {
     const s = build(long, { maxTokens: 60, maxMedia: 2, pNext: 1 });
     expect(s.media).toHaveLength(2);
     expect(s.tokens[s.tokens.length - 1]).toBe(IMAGE);
   });
 
-  it('come from all over the page', () => {
+  it('come from the whole page', () => {
     const seeds = Array.from({ length: 300 }, (_, seed) => seed);
     const seen = seeds.flatMap((seed) => build(long, { maxTokens: 20 }, seed).media.map((m) => 'key' in m && m.key));
     expect(new Set(seen).size).toBe(12);
@@ -167,7 +167,7 @@ describe('loss rules', () => {
     expect(masked(s)).toBe('one<EOC>two<EOC>');
   });
 
-  it('open-flamingo-pairs learns all but <image>, padding and the unpredictable first token', () => {
+  it('open-flamingo-pairs covers all but <image>, padding and the first token', () => {
     expect(masked(build(document, { pNext: 0, lossRule: 'open-flamingo-pairs' }))).toBe(
       'intro<EOC>one<EOC>two<EOC><EOS>',
     );
@@ -190,7 +190,7 @@ describe('any document', () => {
     lossRule: fc.constantFrom('paper' as const, 'open-flamingo-interleaved' as const, 'open-flamingo-pairs' as const),
   });
 
-  it('gives a sample that keeps its promises, or a reason', () => {
+  it('gives a valid sample or a reason', () => {
     fc.assert(
       fc.property(document, options, fc.nat(), (d, o, seed) => {
         const s = buildSample(d, tokenizer, o, seededStream(seed));
@@ -217,7 +217,7 @@ describe('any document', () => {
 });
 
 describe('media index of bare tokens', () => {
-  it('counts up to and including the mark; looking ahead, the first mark at or after the token', () => {
+  it('counts up to and including <image>; looking ahead, it is the first <image> at or after the token', () => {
     const tokens = [9, IMAGE, 9, 9, IMAGE, 9];
     expect(Array.from(mediaIndexOf(tokens, IMAGE))).toEqual([0, 1, 1, 1, 2, 2]);
     expect(Array.from(nextMediaIndexOf(Int32Array.from(tokens), IMAGE))).toEqual([1, 1, 2, 2, 2, 2]);
@@ -225,7 +225,16 @@ describe('media index of bare tokens', () => {
   });
 });
 
-it('names a wrong option', () => {
+it('names a wrong option or kind', () => {
+  const odd = { kind: 'photo' as never, parts: [] };
+  expect(() => buildSample(odd, tokenizer, { maxTokens: 8 }, random())).toThrow(
+    'document.kind must be one of page, pair, clip, question, got photo',
+  );
+  expect(() => buildSample(page(1, 'one'), tokenizer, { maxTokens: NaN }, random())).toThrow(
+    'buildSample: maxTokens must be a whole number from 4, got NaN',
+  );
+  const question: Document = { kind: 'question', parts: [{ media: { key: 1 } }, { text: 'red' }] };
+  expect(buildSample(question, tokenizer, { maxTokens: 8 }, random())).toEqual({ rejected: 'question for evaluation' });
   expect(() => checkSampleOptions('Mixture: dataset "x"', { maxTokens: 2 })).toThrow(
     'Mixture: dataset "x": maxTokens must be a whole number from 4, got 2.',
   );
@@ -235,7 +244,7 @@ it('names a wrong option', () => {
 });
 
 describe('closeGaps', () => {
-  it('puts a space where two texts would grow together, and changes nothing else', () => {
+  it('puts a space where two words would merge, and changes nothing else', () => {
     const media = { media: { key: 1 } };
     const text = (text: string) => ({ text });
     expect(closeGaps([undefined, text('a'), undefined, undefined, text('b'), text('c')])).toEqual([

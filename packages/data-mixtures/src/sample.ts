@@ -78,6 +78,7 @@ export function buildSample(
   const looksAhead = random.uniform() < pNext && isPage;
   const addsSpace = random.uniform() < leadingSpace && !isPage;
 
+  expectOneOf('buildSample: document.kind', document.kind, ['page', 'pair', 'clip', 'question']);
   if (document.kind === 'question') return { rejected: 'question for evaluation' };
   const count = document.parts.filter((part) => 'media' in part).length;
   if (count === 0) return { rejected: 'no media' };

@@ -59,8 +59,8 @@ async function all(set: ShardDataset) {
   return Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
 }
 
-describe('shards of ours', () => {
-  it('give back what was written, and the manifest says what that is', async () => {
+describe('shards of ShardWriter', () => {
+  it('return what was written, and the manifest describes it', async () => {
     const folder = fresh();
     const set = await written(folder, 10);
     expect(await all(set)).toEqual(Array.from({ length: 10 }, (_, i) => (i === 5 ? clip() : page(i))));
@@ -82,7 +82,7 @@ describe('shards of ours', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
   });
 
-  it('are archives that tar reads', async () => {
+  it('are readable with tar', async () => {
     const folder = fresh();
     await written(folder, 6);
     expect(tar('tf', join(folder, 'pages-000001.tar')).trim().split('\n')).toEqual([
@@ -168,7 +168,7 @@ describe('shards of ours', () => {
     expect(set.faults.counts).toEqual({});
   });
 
-  it('are not mixed with finished ones, nor written elsewhere, nor without limits that are numbers', async () => {
+  it('are not mixed with finished ones; wrong options are named', async () => {
     const folder = fresh();
     await written(folder, 1);
     await expect(ShardWriter.create(folder)).rejects.toThrow(/holds finished shards/);
@@ -180,7 +180,7 @@ describe('shards of ours', () => {
   });
 });
 
-describe('documents that no reader would take', () => {
+describe('documents beyond the limits of readers', () => {
   it.each<[string, Document]>([
     ['too many parts', { kind: 'page', parts: Array.from({ length: 10_001 }, () => ({ text: 'x' })) }],
     [
@@ -189,12 +189,12 @@ describe('documents that no reader would take', () => {
     ],
     ['text too large', { kind: 'page', parts: [{ text: 'x'.repeat(2 ** 26) }] }],
     ['image too large', { kind: 'pair', parts: [{ media: { image: new Uint8Array(2 ** 28 + 1) } }, { text: 'x' }] }],
-  ])('are refused: %s', async (reason, document) => {
+  ])('are rejected: %s', async (reason, document) => {
     const folder = fresh();
     const writer = await ShardWriter.create(folder, { maxDocuments: 1 });
     await writer.add(page(0));
     await expect(writer.add(document)).rejects.toMatchObject({ name: 'Error', reason });
-    // Nothing of it is left, not even the shard that it would have begun.
+    // It leaves nothing behind, not even an empty shard.
     expect((await writer.close()).shards.map((shard) => shard.name)).toEqual(['shard-000000.tar']);
     expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'shard-000000.tar']);
     expect(await all(await ShardDataset.open(folder))).toEqual([page(0)]);
@@ -226,7 +226,7 @@ describe('broken shards', () => {
     expect(problems).toEqual([expect.stringMatching(/pages-000000\.tar: sha256 must be [0-9a-f]{64}, got/)]);
   });
 
-  it('are read up to where they were cut, and past a broken header', async () => {
+  it('are read up to where they are truncated, and past a broken header', async () => {
     const folder = fresh();
     await written(folder, 4);
     const file = join(folder, 'pages-000000.tar');
@@ -244,7 +244,7 @@ describe('broken shards', () => {
     expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
   });
 
-  it('that hold nothing readable, or are not listed, are named', async () => {
+  it('without readable documents, or not in the manifest, are named', async () => {
     const folder = fresh();
     mkdirSync(folder);
     const broken = join(folder, '00000.tar');
@@ -259,7 +259,7 @@ describe('broken shards', () => {
     ]);
   });
 
-  it('that are not there are counted', async () => {
+  it('that are missing are counted', async () => {
     const folder = fresh();
     await written(folder, 8);
     rmSync(join(folder, 'pages-000001.tar'));
@@ -270,7 +270,7 @@ describe('broken shards', () => {
     ]);
   });
 
-  it('a manifest that points elsewhere or is none is named', async () => {
+  it('an invalid manifest is named', async () => {
     const folder = fresh();
     await written(folder, 1);
     const file = join(folder, 'manifest.json');
@@ -281,7 +281,7 @@ describe('broken shards', () => {
     await expect(ShardDataset.open(folder)).rejects.toThrow(/manifest\.json: expected JSON/);
   });
 
-  it('never crash, hang or give what was not written', { timeout: 3_600_000 }, async () => {
+  it('never crash, hang or return what was not written', { timeout: 3_600_000 }, async () => {
     const folder = fresh();
     await written(folder, 4);
     const whole = readFileSync(join(folder, 'pages-000000.tar'));
@@ -319,8 +319,8 @@ describe('broken shards', () => {
   });
 });
 
-describe('shards of others', () => {
-  it('are pairs of image and caption, as img2dataset writes them', async () => {
+describe('shards of img2dataset', () => {
+  it('are pairs of image and caption', async () => {
     const folder = fresh();
     mkdirSync(join(folder, 'made'), { recursive: true });
     const put = (name: string, bytes: string | Buffer) => writeFileSync(join(folder, 'made', name), bytes);
@@ -386,7 +386,7 @@ describe('shards of others', () => {
     expect(set.faults.counts).toEqual({ 'text is not UTF-8': 2, 'not JSON': 1, 'no caption': 1 });
   });
 
-  it('cannot name files outside, be links, nor lie about their size', async () => {
+  it('must not name files outside, be links, or have a wrong size', async () => {
     const folder = fresh();
     mkdirSync(folder);
     symlinkSync('/etc/passwd', join(folder, '2.jpg'));
@@ -449,7 +449,7 @@ describe('order of shards', () => {
     expect(set.shuffled(100, 7, 'x', 0)).toBe(epochs[0]![100]);
   });
 
-  it('reaches a mixture, whose batches resume', async () => {
+  it('is used by a mixture, whose batches resume', async () => {
     const set = await written(fresh(), 11);
     const decoder = new ImageDecoder({ size: 4, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] }, { workers: 1 });
     const config = {

@@ -1,24 +1,25 @@
 import { spawn } from 'node:child_process';
 
-/** Frames of a clip and their distance. Paper: 8 at one a second (appendix B.1.2). */
+/** Frames of a clip and their rate. Paper: 8 at one per second (appendix B.1.2). */
 const FRAMES = 8;
 const FRAMES_PER_SECOND = 1;
-/** Wider frames are made smaller: no encoder here looks at more. */
+/** Wider frames are scaled down, because no encoder uses more. */
 const MAX_WIDTH = 640;
 const TIMEOUT_MS = 60_000;
 const MAX_OUTPUT_BYTES = 2 ** 28;
-/** Containers, and no play lists: those would have ffmpeg open what they name. */
+/** Allowed containers. Excludes playlists, with which ffmpeg would open other files. */
 const CONTAINERS = 'mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,gif';
 
 export const VIDEO_EXTENSIONS = ['mp4', 'm4v', 'mov', 'webm', 'mkv', 'avi', 'mpg', 'mpeg', 'ts', 'flv', 'ogv'];
 
 /**
- * The first eight frames of a video, one a second, as PNG, by the system's ffmpeg.
+ * Returns the first eight frames of a video, one per second, as PNG. Uses the system's ffmpeg.
  *
- * @throws Error where ffmpeg is missing, or with what it says of the file
+ * @throws MissingFfmpeg if ffmpeg is not installed
+ * @throws Error with ffmpeg's message if the video is unreadable
  */
 export async function videoFrames(path: string): Promise<Buffer[]> {
-  // What is shown at each full second. By default it is what is nearest to the half ones, and a short clip has none.
+  // Takes the frame at each full second. The default takes the frames nearest to the half seconds, none of a short clip.
   const filter = `fps=${FRAMES_PER_SECOND}:round=up,scale='min(${MAX_WIDTH},iw)':-2`;
   const input = ['-protocol_whitelist', 'file', '-format_whitelist', CONTAINERS, '-i', `file:${path}`];
   const output = [
@@ -39,7 +40,7 @@ export async function videoFrames(path: string): Promise<Buffer[]> {
   return frames;
 }
 
-/** What a command writes; ended when it takes too long or writes too much. */
+/** Returns the output of a command. Kills it if it takes too long or writes too much. */
 function run(command: string, args: readonly string[]): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
@@ -59,20 +60,22 @@ function run(command: string, args: readonly string[]): Promise<Buffer> {
     child.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') return reject(error);
       reject(
-        new MissingFfmpeg('Videos are read by ffmpeg, which is not on the PATH. Install it: apt-get install ffmpeg.'),
+        new MissingFfmpeg(
+          'Reading videos requires ffmpeg, which is not on the PATH. Install it: apt-get install ffmpeg.',
+        ),
       );
     });
     child.on('close', (code, signal) => {
       if (code === 0) return resolve(Buffer.concat(chunks));
-      reject(new Error(signal ? 'took too long or gave too much' : said.trim().split('\n')[0] || `status ${code}`));
+      reject(new Error(signal ? 'took too long or wrote too much' : said.trim().split('\n')[0] || `status ${code}`));
     });
   });
 }
 
-/** An error of the machine, not of the file. */
+/** An error of the machine, not of a file. */
 export class MissingFfmpeg extends Error {}
 
-/** PNG files that stand one after the other. */
+/** Splits concatenated PNG files. */
 function splitPngs(bytes: Buffer): Buffer[] {
   const frames: Buffer[] = [];
   const signature = 8;

@@ -1,6 +1,6 @@
 import type { Document, Sample, TextTokenizer } from '../src/index';
 
-/** Ids of the marks in the tests' tokenizer. */
+/** Ids of the special tokens in the tests' tokenizer. */
 export const BOS = 0;
 export const EOS = 1;
 export const PAD = 2;
@@ -9,7 +9,7 @@ export const EOC = 4;
 
 const NAMES = ['<BOS>', '<EOS>', '<PAD>', '<image>', '<EOC>'];
 
-/** One token a word, its leading blank a part of it; the marks are words too, as careless tokenizers have it. */
+/** One token per word, with its leading whitespace. Parses special tokens in text, against the contract. */
 export function wordTokenizer(withBos = true): TextTokenizer & { words(ids: ArrayLike<number>): string } {
   const known = [...NAMES];
   return {
@@ -23,7 +23,7 @@ export function wordTokenizer(withBos = true): TextTokenizer & { words(ids: Arra
   };
 }
 
-/** Text, and images by their number. */
+/** A page of texts and images, which are given by number. */
 export function page(...parts: (string | number)[]): Document {
   return { kind: 'page', parts: parts.map((p) => (typeof p === 'string' ? { text: p } : { media: { key: p } })) };
 }
