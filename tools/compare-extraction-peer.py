@@ -1,11 +1,15 @@
-"""What compare-extraction measures, as a Python pipeline of the usual libraries would do it: one line of JSON.
+"""The Python side of compare-extraction: a pipeline of common libraries that prints one line of JSON.
 
     compare-extraction-peer.py pages lxml|resiliparse|extractor LIST.json OUT.jsonl
     compare-extraction-peer.py images pillow|draft LIST.json OUT.jsonl
 
-Pages are walked on the tree of lxml or of Resiliparse, or given to Resiliparse's own extractor (in C++) with marks where
-images stand. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
+Pages are extracted from the tree of lxml or Resiliparse, or by Resiliparse's own extractor (in C++), with marks at the
+positions of images. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
 `draft` lets libjpeg and Pillow scale images down roughly first.
+
+It repeats the rules of packages/data-extraction as far as they cost time, and omits what our side adds: the
+encodings of browsers, names made from headings, formulas and alternative texts within sentences, substitutes of
+lazy-loaded images. Compare speed with it, not quality: that is what compare-extraction-quality measures.
 """
 import hashlib
 import io
@@ -33,7 +37,7 @@ BLOCKS = frozenset(
     "h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre section summary table tbody td tfoot th "
     "thead tr ul caption".split()
 )
-NEVER_DROPPED = frozenset("html body main article h1 img image br".split())
+NEVER_DROPPED = frozenset("html body main article h1 img picture br".split())
 TAG_REASONS = {
     "nav": "navigation",
     "menu": "navigation",
@@ -94,7 +98,7 @@ CAPTIONS = re.compile(r"(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-capti
 PERMALINK = re.compile(r"\s*[¶#§∞⚓🔗][\ufe0e\ufe0f]?\s*$")
 FOOTNOTE = re.compile(r"\breference\b|\bfootnote")
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
-LAYOUT = ("table", "img", "image", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure")
+LAYOUT = ("table", "img", "picture", "ul", "ol", "dl", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "figure")
 NO_CAPTION = ("table", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "h5", "h6")
 SENTENCE_ENDS = tuple(".!?…。؟")
 
@@ -179,7 +183,7 @@ class Block:
 
 
 class Walk:
-    """A page in one pass. What turns out to be a list of links is taken back when its element ends."""
+    """Extracts a page in one pass. What turns out to be a list of links is removed when its element ends."""
 
     def __init__(self, root, base):
         self.root, self.base = root, base
@@ -267,7 +271,7 @@ class Walk:
             elif tag == "br":
                 if self.block is not None:
                     self.block.pieces.append("\n")
-            elif tag in ("img", "image", "noscript"):
+            elif tag in ("img", "picture", "noscript"):
                 self.images(element, tag)
             elif tag == "sup" and FOOTNOTE.search(self.get(element, "class") or ""):
                 pass
@@ -394,7 +398,7 @@ class Walk:
 
     def images(self, element, tag):
         images = [element] if tag == "img" else self.all(element, "img")
-        variants = self.all(element, "source") if tag == "image" else ()
+        variants = self.all(element, "source") if tag == "picture" else ()
         for img in images:
             image = self.image(img, variants)
             if image:
@@ -505,7 +509,7 @@ class Walk:
 
 
 def text_reason(text, kind, linked, said, before):
-    """Why a block is left out, and what the next one is compared to."""
+    """Returns why a block is dropped, and the key that the next block is compared with."""
     stripped = text.strip()
     key = comparable(text)
     if len(stripped) < 200 and FURNITURE.fullmatch(stripped):
@@ -799,7 +803,7 @@ def gopher_repetition(text):
         keys = grams[:-1] * len(number) + numbers[n - 1 :]
         _, first, grams, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
         if len(first) == len(keys):
-            break  # Longer ones do not come twice either.
+            break  # Longer ones do not repeat either.
         if n in TOP:
             sizes = (counts * (ends[first + n] - ends[first]))[counts > 1]
             if sizes.max() > TOP[n] * total:

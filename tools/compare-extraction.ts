@@ -1,14 +1,15 @@
 /**
- * Times the extraction of documents from pages, and the examination of images, against a Python pipeline of the usual
- * libraries (lxml or Resiliparse, NumPy, Pillow), each on one core:
+ * Times the extraction of pages and the examination of images against a Python pipeline of common libraries (lxml or
+ * Resiliparse, NumPy, Pillow), each on one core:
  *
  *     npm run compare-extraction -- [--pages DIR]... [--images DIR]...
  *         [--limit N] [--rounds N] [--core N] [--python PYTHON] [--source DIR]
  *
- * Both sides read the files, keep nothing between pages, and do every step for every page: images are not looked for,
- * and what a filter says ends nothing. Runs take turns, each a process of its own on core N (by `taskset`), warmed with
- * its first files. What counts is processor time, of all threads: others may use the machine. Without a Python
- * (FLAMINGO_PEER_PYTHON) only ours is told. `--source` names another copy of packages/data-extraction/src.
+ * Both sides read the files, cache nothing between pages, and run every step for every page: image files are not searched,
+ * and a filter that rejects a page does not end its processing. Runs alternate. Each is a process on core N (by
+ * `taskset`), warmed up with its first files. The result is the CPU time of all threads, because others may use the
+ * machine. Without a Python (FLAMINGO_PEER_PYTHON) only ours is measured. `--source` names another copy of
+ * packages/data-extraction/src.
  */
 import { execFileSync } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
@@ -21,7 +22,7 @@ import { parseArgs } from 'node:util';
 import type { presets, ExtractedPage, ExtractOptions, tidyParts } from '@flamingo-ts/data-extraction';
 import { processors, usedByOthers } from './compare/machine';
 
-/** What a run does: files below `root`, the first `warm` of them once before. */
+/** The input of a run: files below `root`. The first `warm` of them are the warm-up. */
 interface Task {
   readonly root: string;
   readonly files: readonly string[];
@@ -43,7 +44,7 @@ const WORKS = {
 type Work = keyof typeof WORKS;
 const WARM = 100;
 
-/** Functions that the package does not export, each as `UnitExtractor` calls it. */
+/** Internal functions of the package, as `UnitExtractor` calls them. */
 interface Inner {
   extractPage(page: Uint8Array, options: ExtractOptions): ExtractedPage;
   tidyParts: typeof tidyParts;
@@ -56,7 +57,7 @@ interface Inner {
   examineImage(bytes: Uint8Array, rules: object): Promise<object | string>;
 }
 
-/** The sources as one file, as they are published; tsx would add to every function what slows it down. */
+/** Bundles the sources, as they are published: tsx would add code to every function that slows it down. */
 async function bundle(source: string, outfile: string): Promise<void> {
   const { build } = await import('esbuild');
   const names = [
@@ -131,7 +132,7 @@ async function run(work: Work, bundled: string, taskFile: string, out: string): 
   return { ...counts, wall: (performance.now() - started) / 1000, cpu: (user + system) / 1e6 };
 }
 
-/** Files below a folder in the order of their names, links left out; of more than `limit`, so many at even distances. */
+/** Files below a folder in the order of their names, without links. Of more than `limit` files, an even sample. */
 async function listed(root: string, endings: RegExp, limit: number): Promise<string[]> {
   const entries = await readdir(root, { withFileTypes: true, recursive: true });
   const files = entries
@@ -173,7 +174,7 @@ if (values.child) {
   await bundle(path.resolve(values.source), bundled);
   const pinned = (program: string, ...args: string[]): Report => {
     const line = values.core === undefined ? [program, ...args] : ['taskset', '-c', values.core, program, ...args];
-    // NumPy's library starts no threads for work this small, but might.
+    // Keep NumPy's library from starting threads.
     const env = { ...process.env, OMP_NUM_THREADS: '1', OPENBLAS_NUM_THREADS: '1' };
     return JSON.parse(execFileSync(line[0]!, line.slice(1), { encoding: 'utf8', env })) as Report;
   };
@@ -200,7 +201,7 @@ if (values.child) {
     const ours = reports['ours']!;
     for (const [name, runs] of Object.entries(reports)) {
       const rate = (of: (report: Report) => number) => (files.length / median(runs.map(of))).toFixed(0).padStart(6);
-      // Of runs that followed one another: the machine is not equally fast all the time.
+      // Compare consecutive runs, because the speed of the machine varies.
       const ratio = median(runs.map(({ cpu }, i) => cpu / ours[i]!.cpu)).toFixed(2);
       const { passed, words, images } = runs[0]!;
       const rest = words === undefined ? '' : `, ${words} words, ${images} images`;
@@ -212,6 +213,6 @@ if (values.child) {
   }
   const ended = processors();
   if (started && ended)
-    console.log(`\nothers used ${(100 * usedByOthers(started, ended)).toFixed(0)} % of the processors`);
+    console.log(`\nother processes used ${(100 * usedByOthers(started, ended)).toFixed(0)} % of the processors`);
   await rm(scratch, { recursive: true });
 }

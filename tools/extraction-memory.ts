@@ -1,6 +1,7 @@
 /**
- * Extracts generated pages by the million and prints how much memory that takes as it goes on:
- * `npm run extraction-memory -- [--pages 1000000] [--workers 2] [--folder DIR]`. The archive takes 0.4 KB a page, the work 2.
+ * Extracts a million generated pages and prints the memory during the run:
+ * `npm run extraction-memory -- [--pages 1000000] [--workers 2] [--folder DIR]`. The archives take 0.4 KB per page on disk, the
+ * work folder 2 KB.
  */
 import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
@@ -65,12 +66,12 @@ const manifest = await extractPages({
   workers: Number(values.workers),
   onProgress: ({ units, ofUnits, pages: done }) => {
     if (units < next * ofUnits) return;
-    say(`${units} of ${ofUnits} units, ${done} pages; highest since the last line ${highest.toFixed(0)} MiB`);
+    say(`${units} of ${ofUnits} units, ${done} pages; peak since the last line ${highest.toFixed(0)} MiB`);
     [next, highest] = [next + 0.1, 0];
   },
 });
 say(
-  `put together: ${manifest.documents} documents of ${manifest.pages} pages; highest meanwhile ${highest.toFixed(0)} MiB`,
+  `merged: ${manifest.documents} documents from ${manifest.pages} pages; peak during the merge ${highest.toFixed(0)} MiB`,
 );
 clearInterval(watch);
 if (values.folder === undefined) rmSync(folder, { recursive: true });

@@ -3,7 +3,7 @@ import { extractPage, tidyParts } from '../src/pages/extract';
 
 const folder = new URL('./reference/', import.meta.url);
 
-/** Pages of `test/reference`, each awkward in its own way. */
+/** Names of the pages in `test/reference`. */
 export const goldenPages = readdirSync(folder)
   .filter((name) => name.endsWith('.html'))
   .map((name) => name.replace('.html', ''));
@@ -16,7 +16,7 @@ export function readExpected(name: string): unknown {
   return JSON.parse(readFileSync(new URL(`${name}.json`, folder), 'utf8'));
 }
 
-/** What the golden files hold. */
+/** The content of the golden files. */
 export function extracted(name: string) {
   const page = extractPage(readPage(name), { url: `https://example.org/pages/${name}.html` });
   return { ...page, parts: tidyParts(page.parts) };

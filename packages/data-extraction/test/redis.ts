@@ -6,12 +6,12 @@ import { fileURLToPath } from 'node:url';
 
 const OURS = fileURLToPath(new URL('../../../.cache/redis/redis-server', import.meta.url));
 
-/** Debian's server, from the PATH or brought by `npm run setup:redis`; undefined where there is none. */
+/** The Redis server on the PATH or installed by `npm run setup:redis`; undefined if there is none. */
 export const redisServer = ['redis-server', OURS].find(
   (command) => spawnSync(command, ['--version']).status === 0 || (command === OURS && existsSync(OURS)),
 );
 
-/** A server of its own that keeps nothing on the disk: killed, it has forgotten everything. */
+/** A separate Redis server without persistence: it forgets everything when it is killed. */
 export class TestRedis {
   private child: ChildProcess | undefined;
 

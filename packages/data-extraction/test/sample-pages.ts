@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import sharp from 'sharp';
 
-/** An image that looks like no other with another seed. */
+/** An image that differs from those of other seeds. */
 export async function image(seed: number, width = 200, height = 160): Promise<Buffer> {
   const noise = Buffer.from(
     Array.from({ length: 8 * 8 * 3 }, (_, i) => (Math.imul(i + 1, seed * 7919 + 104729) >>> 7) & 255),
@@ -20,7 +20,7 @@ const DEEDS = 'painted carried watched mended forgot measured borrowed described
   ' ',
 );
 const PLACES = 'behind before under beside near above'.split(' ');
-/** Prose of some 90 words that is its own with each seed. */
+/** About 90 words of prose that differ from those of other seeds. */
 export function prose(seed: number): string {
   let state = seed + 1;
   const one = (words: readonly string[]) => {
@@ -37,7 +37,7 @@ export const pageOf = (seed: number, image: string) =>
     `<h1>About the ${THINGS[seed % THINGS.length]} of ${seed}</h1><p>${prose(seed)}</p><img src="${image}" alt="thing of number ${seed}">`,
   );
 
-/** What a crawl keeps of an answer. @param headers lines beside the type */
+/** A WARC record of a response. @param headers header lines after the content type */
 export function warcRecord(url: string, type: string, body: Buffer, headers = ''): Buffer {
   const http = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n${headers}\r\n`), body]);
   const lines = [

@@ -28,8 +28,8 @@ export function plainKey(text: string): number {
 
 /**
  * MinHash bands of a text (Broder, 1997): two texts with a band in common are near duplicates. 14 bands of 8 hashes over
- * runs of five words, as FineWeb (Penedo et al., 2024, section 3.4): texts that share 3 of 4 runs meet with probability
- * 0.77, those that share 9 of 10 with more than 0.99, those that share 1 of 2 with 0.05.
+ * runs of five words, as FineWeb (Penedo et al., 2024, section 3.4): texts that share 3 of 4 runs match with
+ * probability 0.77, those that share 9 of 10 with more than 0.99, those that share 1 of 2 with 0.05.
  *
  * @returns 14 numbers of 52 bits; none for a text of fewer than five words
  */
@@ -42,7 +42,7 @@ export function minHashBands(text: string): number[] {
     for (let k = 0; k < RUN; k++) run = mix(Math.imul(run, 0x01000193) ^ hashes[i + k]!);
     return run;
   });
-  // Signed numbers are what processors compare fastest: with the top bit turned they have the same order.
+  // Signed numbers compare fastest; with the top bit flipped they have the same order.
   const least = SEEDS.map((seed) => {
     let least = 0x7fffffff;
     for (let i = 0; i < runs.length; i++) {
@@ -73,19 +73,19 @@ function hashWord(word: string): number {
   return mix(hash);
 }
 
-/** The finaliser of MurmurHash3: every bit of the input moves every bit of the result. */
+/** The finaliser of MurmurHash3: each bit of the input affects each bit of the result. */
 function mix(x: number): number {
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
   x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
   return x ^ (x >>> 16);
 }
 
-/** A set of numbers from 0 to 2^53 - 1 in 8 bytes each, twice that while it is half full. */
+/** A set of numbers from 0 to 2^53 - 1: 12 to 24 bytes per number. */
 export class NumberSet {
   private table = new Float64Array(1024).fill(-1);
   size = 0;
 
-  /** @returns whether it was not there yet */
+  /** @returns whether the key is new */
   add(key: number): boolean {
     if (this.size * 3 > this.table.length * 2) this.grow();
     const slot = this.slotOf(key);

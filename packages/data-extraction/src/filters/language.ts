@@ -1,7 +1,7 @@
-/** Tells the language of a text: an ISO 639-1 code, empty where there is no telling. */
+/** Returns the language of a text as an ISO 639-1 code, empty if it is unknown. */
 export type LanguageDetector = (text: string) => string;
 
-/** More text changes nothing, and costs time. */
+/** Characters that are examined. More do not change the result. */
 const ENOUGH = 2000;
 
 /** Loads the n-grams of 60 languages. */

@@ -1,29 +1,29 @@
 import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText, type TextFilter } from './text-quality';
 
-/** Formats that are ever decoded: raster images, told by their first bytes. SVG is a program, and is not. */
+/** Formats that are decoded, recognised by their first bytes. SVG is not, because it can contain programs. */
 export type ImageFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'avif';
 
-/** What a recipe keeps. Every filter counts what it drops under a reason of its own. */
+/** What a preset keeps. Each filter counts what it drops under its own reason. */
 export interface Preset {
-  /** ISO 639-1 code of the language that is kept. */
+  /** ISO 639-1 code of the language to keep. */
   readonly language: string;
   readonly image: {
     readonly formats: readonly ImageFormat[];
-    /** Pixels of the smaller and of the larger side. */
+    /** Limits for the smaller and the larger side in pixels. */
     readonly minSide: number;
     readonly maxSide: number;
-    /** Larger side over smaller. */
+    /** Maximum ratio of the larger to the smaller side. */
     readonly maxRatio: number;
-    /** Words in an address that make an image furniture. */
+    /** An image whose URL contains one of these words is dropped. */
     readonly addressWords: readonly string[];
   };
-  /** Images of a page that is kept. */
+  /** Maximum number of images on a page. */
   readonly maxImages: number;
   /** Drops lines or paragraphs and keeps the rest of the page. */
   readonly pieces?: { readonly of: 'line' | 'paragraph'; readonly filter: TextFilter };
-  /** Any of them drops the page. */
+  /** If one of them returns a reason, the page is dropped. */
   readonly page: readonly TextFilter[];
-  /** An image that comes more often in the whole set is dropped everywhere. */
+  /** An image on more pages than this is dropped everywhere. */
   readonly maxRepeats: number;
 }
 
@@ -45,8 +45,8 @@ export const presets = {
     maxRepeats: Infinity,
   },
   /**
-   * OBELICS (Laurençon et al., 2023), section 3 and its published configuration. Left out for want of their models: the
-   * perplexity, and the share of common words.
+   * OBELICS (Laurençon et al., 2023), section 3 and its published configuration, without the filters that require
+   * models: perplexity and the share of common words.
    */
   obelics: {
     language: 'en',
@@ -86,8 +86,8 @@ export const presets = {
     maxRepeats: 10,
   },
   /**
-   * Multimodal C4 (Zhu et al., 2023), section 2, over C4's own rules. Images stay where the page has them; theirs are
-   * assigned to sentences by CLIP.
+   * Multimodal C4 (Zhu et al., 2023), section 2, over C4's own rules. Images stay in place; the
+   * original assigns them to sentences by CLIP.
    */
   mmc4: {
     language: 'en',
@@ -107,7 +107,7 @@ export const presets = {
 
 export type PresetName = keyof typeof presets;
 
-/** @throws Error for a name that is none of the presets' */
+/** @throws Error for an unknown name */
 export function presetOf(name: string): Preset {
   if (Object.hasOwn(presets, name)) return presets[name as PresetName];
   throw new Error(`preset must be one of ${Object.keys(presets).join(', ')}, got ${name}.`);

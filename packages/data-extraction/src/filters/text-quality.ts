@@ -1,11 +1,11 @@
 import { wordsOf } from '../pages/text';
 
-/** Why a text is refused; undefined where it may stay. */
+/** Returns why to drop a text; undefined to keep it. */
 export type TextFilter = (text: string) => string | undefined;
 
 const GOPHER_STOP_WORDS = ['the', 'be', 'to', 'of', 'and', 'that', 'have', 'with'];
 
-/** Is this prose at all? Gopher (Rae et al., 2021), appendix A.1.1: MassiveText's quality filters. */
+/** Rejects text that is not prose. Gopher (Rae et al., 2021), appendix A.1.1: MassiveText's quality filters. */
 export const gopherQuality: TextFilter = (text) => {
   const words = wordsOf(text);
   if (words.length < 50) return 'fewer than 50 words';
@@ -25,13 +25,13 @@ export const gopherQuality: TextFilter = (text) => {
   return undefined;
 };
 
-/** Largest share of the characters that the most frequent n-gram may make up. */
+/** Maximum share of characters in the most frequent n-gram. */
 const TOP_NGRAMS: readonly (readonly [n: number, share: number])[] = [
   [2, 0.2],
   [3, 0.18],
   [4, 0.16],
 ];
-/** Largest share of the characters that n-grams may make up that occur more than once. */
+/** Maximum share of characters in repeated n-grams. */
 const REPEATED_NGRAMS: readonly (readonly [n: number, share: number])[] = [
   [5, 0.15],
   [6, 0.14],
@@ -41,7 +41,7 @@ const REPEATED_NGRAMS: readonly (readonly [n: number, share: number])[] = [
   [10, 0.1],
 ];
 
-/** Does it say the same again and again? Gopher, appendix A.1.1, table A1. */
+/** Rejects text that repeats itself. Gopher, appendix A.1.1, table A1. */
 export const gopherRepetition: TextFilter = (text) => {
   for (const [name, pieces] of [
     ['lines', text.split(/\n+/)],
@@ -58,7 +58,7 @@ export const gopherRepetition: TextFilter = (text) => {
   return undefined;
 };
 
-/** Shares of pieces, and of their characters, that repeat one before. */
+/** Shares of pieces, and of their characters, that repeat an earlier one. */
 function repeated(pieces: readonly string[]): { count: number; characters: number } {
   const seen = new Set<string>();
   let [count, characters, total] = [0, 0, 0];
@@ -72,14 +72,14 @@ function repeated(pieces: readonly string[]): { count: number; characters: numbe
   return { count: count / Math.max(1, pieces.length), characters: characters / Math.max(1, total) };
 }
 
-/** N-grams of a text that occur more than once. Only where one of n - 1 words does can one of n words: few places remain. */
+/** N-grams that occur more than once. An n-gram can only repeat where its first n - 1 words do, so few positions remain. */
 class RepeatedNgrams {
   private readonly word: Int32Array;
   private readonly different: number;
-  /** Characters of the words before each. */
+  /** Number of characters in the words before each word. */
   private readonly before: Int32Array;
   private n = 1;
-  /** Where a repeated n-gram begins, in order, and which one it is. */
+  /** Positions of repeated n-grams in order, and their numbers. */
   private places: Int32Array;
   private ngram: Int32Array;
 
@@ -100,7 +100,7 @@ class RepeatedNgrams {
     this.ngram = this.word;
   }
 
-  /** Characters of the n-gram that covers the most, at all its places; 0 where none comes twice. */
+  /** Characters covered by all occurrences of the n-gram that covers the most; 0 if none repeats. */
   top(n: number): number {
     this.grow(n);
     const sums = new Map<number, number>();
@@ -114,7 +114,7 @@ class RepeatedNgrams {
     return most;
   }
 
-  /** Characters of words in n-grams that occurred before; a word in several of them counts once. */
+  /** Characters of words in n-grams that occurred before. A word in several of them counts once. */
   covered(n: number): number {
     this.grow(n);
     const seen = new Set<number>();
@@ -132,7 +132,7 @@ class RepeatedNgrams {
     return characters;
   }
 
-  /** Goes on to n-grams of more words: each is one of a word less, and its last word. */
+  /** Extends to longer n-grams: each is a shorter one and one more word. */
   private grow(n: number): void {
     for (; this.n < n; this.n++) {
       const count = this.places.length;
@@ -159,7 +159,7 @@ class RepeatedNgrams {
   }
 }
 
-// Function words, written down for this: the longer list of OBELICS is not ours to copy.
+// Our own list of function words; that of OBELICS is longer and may not be copied.
 const STOP_WORDS = new Set(
   `a about above according across after again against ago all almost along already also although always am amid among an
    and another any anybody anyone anything anywhere are around as aside at away back be became because become becomes
@@ -180,10 +180,10 @@ const STOP_WORDS = new Set(
     .split(/\s+/)
     .filter((word) => word !== ''),
 );
-/** The marks that OBELICS counts. */
+/** The punctuation that OBELICS counts. */
 const PUNCTUATION = /^[,;:?!.]$/;
 
-/** Limits of `obelicsText`; a text of fewer words or a larger ratio than allowed is refused. */
+/** Limits of `obelicsText`. A text with fewer words or a larger ratio than allowed is dropped. */
 export interface ObelicsLimits {
   readonly minWords: number;
   readonly maxWords: number;
@@ -192,11 +192,11 @@ export interface ObelicsLimits {
   readonly specialCharacters: number;
   readonly stopWords: number;
   readonly punctuation: number;
-  /** Below so many words and marks punctuation says nothing. */
+  /** Punctuation is not checked below this number of words and punctuation marks. */
   readonly minWordsForPunctuation: number;
 }
 
-/** OBELICS (Laurençon et al., 2023), appendix A.2.3: for each paragraph and again for the document. */
+/** OBELICS (Laurençon et al., 2023), appendix A.2.3: applied to each paragraph and to the document. */
 export function obelicsText(limits: ObelicsLimits): TextFilter {
   return (text) => {
     const words = wordsOf(text.toLowerCase()).flatMap((word) => stripped(word.replace(/’/g, "'")) || []);
@@ -222,7 +222,7 @@ function stripped(word: string): string {
   return found;
 }
 
-/** Share of the most frequent 10-character sequences, as many as the root of their number, among all. */
+/** Share of the sqrt(n) most frequent of n distinct 10-character sequences among all of them. */
 function characterRepetition(text: string): number {
   const counts = new Map<string, number>();
   for (let i = 0; i + 10 <= text.length; i++) {
@@ -249,7 +249,7 @@ function wordRepetition(words: readonly string[]): number {
   return again / (words.length - 4);
 }
 
-/** A line that C4 keeps: it ends as a sentence does, has five words, and asks for no scripts. T5 (Raffel et al., 2020), 2.2. */
+/** Keeps lines as C4 does: with the end of a sentence, at least five words, and no mention of JavaScript. T5 (Raffel et al., 2020), 2.2. */
 export const c4Line: TextFilter = (line) => {
   if (!/[.!?"”]$/.test(line.trim())) return 'no end of a sentence';
   if (wordsOf(line).length < 5) return 'fewer than 5 words';
@@ -257,7 +257,7 @@ export const c4Line: TextFilter = (line) => {
   return undefined;
 };
 
-/** A page that C4 keeps, of the lines that are left. */
+/** Keeps pages as C4 does, given the lines that remain. */
 export const c4Page: TextFilter = (text) => {
   if (/lorem ipsum/i.test(text)) return 'lorem ipsum';
   if (text.includes('{')) return 'curly bracket';

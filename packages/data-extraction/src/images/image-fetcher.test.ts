@@ -41,7 +41,7 @@ async function listen(server: net.Server, host?: string): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-/** A web server that counts. Without `robots` it has no robots.txt. */
+/** A web server that counts requests. Without `robots` it has no robots.txt. */
 async function serve(handler: RequestListener, robots?: string | RequestListener) {
   const seen = { connections: 0, open: 0, requests: [] as IncomingMessage[], robots: 0, port: 0, url: '' };
   const server = http.createServer((request, response) => {
@@ -70,7 +70,7 @@ function fetcher(options: ConstructorParameters<typeof ImageFetcher>[0] = {}): I
 }
 
 describe('ImageFetcher', () => {
-  it('fetches an image with nothing but our name and the address', async () => {
+  it('sends nothing but our name and the URL', async () => {
     const server = await serve((_, response) => png(response, { 'set-cookie': 'a=b' }), 'user-agent: *');
     const images = fetcher();
     expect(await images.fetch(`${server.url}/a.png?b=c#d`)).toEqual(PNG);
@@ -84,7 +84,7 @@ describe('ImageFetcher', () => {
     expect(server.connections).toBe(1);
   });
 
-  it('takes images whose type is not told, and no others', async () => {
+  it('accepts images without a content type', async () => {
     const types: Record<string, string | undefined> = {
       '/none': undefined,
       '/bytes': 'application/octet-stream',
@@ -101,19 +101,19 @@ describe('ImageFetcher', () => {
     for (const name of ['/svg', '/html']) expect(await images.fetch(server.url + name)).toBe('not an image');
   });
 
-  it('stops where the first bytes are no image', async () => {
+  it('stops reading if the first bytes are not an image', async () => {
     const server = await serve((request, response) => {
       response.writeHead(200, { 'content-type': 'image/png' });
       if (request.url === '/short') return void response.end('GIF89a');
-      // Never ended: a fetcher that read on would be too slow.
-      response.write('<html> this goes on');
+      // Never ended: a fetcher that continued to read would time out.
+      response.write('<html> this never ends');
     });
     const images = fetcher();
     expect(await images.fetch(`${server.url}/html`)).toBe('not an image');
     expect(await images.fetch(`${server.url}/short`)).toBe('not an image');
   });
 
-  it('tells the status of what is not there', async () => {
+  it('returns the status of a missing image', async () => {
     const server = await serve((request, response) => {
       response.writeHead(Number(request.url!.slice(1)), { 'content-type': 'image/png' }).end();
     });
@@ -123,7 +123,7 @@ describe('ImageFetcher', () => {
     }
   });
 
-  it('fails where there is no server, none that speaks HTTP, or one that breaks off', async () => {
+  it('fails without a server, without HTTP, and if the connection breaks', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-type': 'image/png', 'content-length': '1000' });
       response.write(PNG, () => response.destroy());
@@ -148,7 +148,7 @@ describe('ImageFetcher', () => {
 });
 
 describe('addresses', () => {
-  it('refuses what is no address of a web server', async () => {
+  it('rejects URLs that do not name a web server', async () => {
     const images = new ImageFetcher();
     endings.push(() => images.close());
     const long = `http://example.org/${'a'.repeat(3000)}`;
@@ -169,9 +169,9 @@ describe('addresses', () => {
       ' ',
     );
 
-  it('connects to the internet only', async () => {
+  it('connects to public addresses only', async () => {
     const server = await serve((_, response) => png(response));
-    // The rule of the default, on a port where a connection would be noticed.
+    // The default rule, on a port where a connection would be noticed.
     const images = fetcher({ isPublic: isPublicAddress });
     const byDefault = new ImageFetcher();
     endings.push(() => byDefault.close());
@@ -183,7 +183,7 @@ describe('addresses', () => {
     expect(server.connections).toBe(0);
   });
 
-  it('knows addresses of the internet', () => {
+  it('recognises public addresses', () => {
     for (const address of ['1.1.1.1', '93.184.216.34', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '2a00:1450::1'])
       expect(isPublicAddress(address), address).toBe(true);
     for (const address of ['', 'example.org', '256.0.0.1', '::ffff:1.1.1.1', 'fe80::1%eth0'])
@@ -220,11 +220,11 @@ describe('addresses', () => {
 });
 
 describe('limits', () => {
-  it('refuses large images by what the header says and by what comes', async () => {
+  it('rejects large images by their header and by their size', async () => {
     const piece = Buffer.alloc(2 ** 20);
     let sent = 0;
     const server = await serve((request, response) => {
-      if (request.url === '/told') {
+      if (request.url === '/declared') {
         const length = String(IMAGE_LIMITS.bytes + 1);
         return void response.writeHead(200, { 'content-type': 'image/png', 'content-length': length }).write(PNG);
       }
@@ -237,12 +237,12 @@ describe('limits', () => {
       more();
     });
     const images = fetcher();
-    expect(await images.fetch(`${server.url}/told`)).toBe('too large');
+    expect(await images.fetch(`${server.url}/declared`)).toBe('too large');
     expect(await images.fetch(`${server.url}/endless`)).toBe('too large');
     expect(sent).toBeLessThan(2 * IMAGE_LIMITS.bytes);
   });
 
-  it('does not unfold what is encoded', async () => {
+  it('does not decompress encoded responses', async () => {
     const bomb = gzipSync(Buffer.alloc(2 ** 24));
     const server = await serve((_, response) =>
       response.writeHead(200, { 'content-type': 'image/png', 'content-encoding': 'gzip' }).end(bomb),
@@ -250,7 +250,7 @@ describe('limits', () => {
     expect(await fetcher().fetch(`${server.url}/a.png`)).toBe('encoded');
   });
 
-  it('gives up on a server that drips, that is silent, or that does both in turns', async () => {
+  it('times out on a server that is slow, silent, or alternates between both', async () => {
     const drip = async (response: ServerResponse) => {
       response.writeHead(200, { 'content-type': 'image/png' }).write(PNG);
       while (!response.destroyed && response.write('.')) await sleep(20);
@@ -269,7 +269,7 @@ describe('limits', () => {
     expect(await images.fetch(`${silent.url}/a.png`)).toBe('too slow');
   });
 
-  it('does not count waiting for other images of a host', async () => {
+  it('does not count the wait for other images of a host', async () => {
     const server = await serve((_, response) => setTimeout(() => png(response), 150));
     const images = fetcher({ timeoutMs: 1000 });
     const names = Array.from({ length: 10 }, (_, i) => images.fetch(`${server.url}/${i}`));
@@ -296,7 +296,7 @@ describe('limits', () => {
 });
 
 describe('robots.txt', () => {
-  it('obeys the rules for us, else those for all', async () => {
+  it('obeys the rules for us, else those for all agents', async () => {
     const ours =
       'User-agent: *\nDisallow: /\n\nUser-agent: other\nUser-Agent: Flamingo-TS/2\nDisallow: /no # why\nAllow: /no/b';
     const server = await serve((_, response) => png(response), `\ufeff${ours}\nSitemap: x\nDisallow: /a*z.png$`);
@@ -332,7 +332,7 @@ describe('robots.txt', () => {
     expect([server.robots, server.requests.length]).toEqual([1, isAllowed ? 2 : 0]);
   });
 
-  it('follows its redirects, and asks for that of each origin', async () => {
+  it('follows its redirects, and fetches it for each origin', async () => {
     const target = await serve((_, response) => png(response), 'User-agent: *\nDisallow: /private');
     const server = await serve(
       (request, response) => response.writeHead(302, { location: target.url + request.url }).end(),
@@ -353,7 +353,7 @@ describe('robots.txt', () => {
     expect(strict.requests.length + loop.requests.length).toBe(0);
   });
 
-  it('waits as long as it asks, within bounds', async () => {
+  it('waits for its crawl delay, within bounds', async () => {
     const server = await serve((_, response) => png(response), 'User-agent: *\nCrawl-delay: 0.3');
     const images = fetcher();
     const started = performance.now();
@@ -367,7 +367,7 @@ describe('robots.txt', () => {
     expect(await images.fetch(`${late.url}/a`)).toBe('robots');
   });
 
-  it('reads the start of a large one', async () => {
+  it('reads the start of a large file', async () => {
     const filler = `# ${'x'.repeat(1021)}\n`;
     const endless = (_: IncomingMessage, response: ServerResponse) => {
       response.write('User-agent: *\nDisallow: /no\n');
@@ -383,15 +383,15 @@ describe('robots.txt', () => {
     expect(await images.fetch(`${server.url}/yes`)).toEqual(PNG);
   });
 
-  it('takes one with endless wildcards for a no', async () => {
+  it('treats a file with endless wildcards as a refusal', async () => {
     const rules = `Disallow: /${'*a'.repeat(1000)}b\n`.repeat(200);
     const server = await serve((_, response) => png(response), `User-agent: *\n${rules}`);
     expect(await fetcher().fetch(`${server.url}/${'a'.repeat(2000)}`)).toBe('robots');
     expect(server.requests).toEqual([]);
   });
 
-  it('does not let a hostile one fill the memory', async () => {
-    // Copied to each name, these rules would be 400 million.
+  it('bounds the memory for a hostile file', async () => {
+    // Copied for each name, these would be 400 million rules.
     const names = Array.from({ length: 16_000 }, (_, i) => `User-agent: *${i % 2 ? '' : '/'}\n\n#\n`).join('');
     const server = await serve((_, response) => png(response), `${names}${'Allow:/\n'.repeat(25_000)}Disallow:/no`);
     const images = fetcher();
@@ -424,7 +424,7 @@ describe('opting out', () => {
 });
 
 describe('politeness', () => {
-  it('asks a host one thing at a time, hosts beside each other', async () => {
+  it('sends a host one request at a time, and hosts in parallel', async () => {
     let now = 0;
     let most = 0;
     const seen = new Set<string>();
@@ -446,13 +446,13 @@ describe('politeness', () => {
     const urls = Array.from({ length: 12 }, (_, i) => `${(i % 2 ? server : second).url}/${i}`);
     expect(await Promise.all(urls.map((url) => images.fetch(url)))).toEqual(urls.map(() => PNG));
     expect(most).toBe(1);
-    // Each answer waits for the other host's request.
+    // Each response waits for the request to the other host.
     seen.clear();
     const together = ['127.0.0.1', 'localhost'].map((host) => images.fetch(`http://${host}:${server.port}/together`));
     expect(await Promise.all(together)).toEqual([PNG, PNG]);
   });
 
-  it('tries again once after a short wait, and leaves alone who asks for a long one', async () => {
+  it('retries once after a short wait, and skips hosts that ask for a long one', async () => {
     let tries = 0;
     const server = await serve((_, response) => {
       if (tries++ === 0) return void response.writeHead(503, { 'retry-after': '1' }).end();
@@ -470,14 +470,14 @@ describe('politeness', () => {
     expect(closed.requests).toHaveLength(1);
   });
 
-  it('asks again where a kept connection was closed meanwhile', async () => {
+  it('retries if a kept-alive connection was closed', async () => {
     const answer = `HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: ${PNG.length}\r\n\r\n`;
     let connections = 0;
     const port = await listen(
       net.createServer((socket) => {
         connections++;
         let requests = 0;
-        // Answers one request of a connection and hangs up at the next.
+        // Responds to one request of a connection and closes it at the next.
         socket.on('data', () =>
           requests++ === 0 ? socket.write(Buffer.concat([Buffer.from(answer), PNG])) : socket.destroy(),
         );
@@ -488,7 +488,7 @@ describe('politeness', () => {
     expect(connections).toBe(4);
   });
 
-  it('ends what is under way and what is kept when it is closed', async () => {
+  it('aborts requests and closes connections on close()', async () => {
     const server = await serve(() => {});
     const done = await serve((_, response) => png(response));
     const images = fetcher();
@@ -505,7 +505,7 @@ describe('politeness', () => {
 });
 
 describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('https', () => {
-  it('wants a certificate that is trusted, and follows to http', async () => {
+  it('requires a trusted certificate, and follows redirects to http', async () => {
     const folder = mkdtempSync(path.join(tmpdir(), 'certificate-'));
     endings.push(async () => rmSync(folder, { recursive: true }));
     const [key, cert] = ['key.pem', 'cert.pem'].map((name) => path.join(folder, name)) as [string, string];
@@ -530,7 +530,7 @@ describe.skipIf(spawnSync('openssl', ['version']).status !== 0)('https', () => {
     });
     const url = `https://127.0.0.1:${await listen(server)}`;
     expect(await fetcher().fetch(`${url}/a.png`)).toBe('failed');
-    // The one way to make a running Node trust it.
+    // The only way to make a running Node trust it.
     process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = '0';
     endings.push(async () => delete process.env['NODE_TLS_REJECT_UNAUTHORIZED']);
     const images = fetcher();

@@ -13,42 +13,42 @@ const LIMITS = {
   addressLength: 2048,
   headerBytes: 16 * 1024,
   redirects: 5,
-  /** What RFC 9309, 2.5, asks to be read at least. */
+  /** The minimum that RFC 9309, 2.5, requires. */
   robotsBytes: 500 * 1024,
-  /** Of rules with `*`. An address of full length takes a third of a second to match with that many, or seconds with all. */
+  /** Limit for rules with `*`: a URL of maximum length takes a third of a second to match this many. */
   wildcardBytes: 32 * 1024,
   robotsKeptMs: 24 * 60 * 60 * 1000,
-  /** A host that could not be reached is asked again after this. */
+  /** An unreachable host is retried after this. */
   unreachableKeptMs: 10 * 60 * 1000,
-  /** A host that wants more time between requests (Crawl-delay, Retry-After) is left alone. */
+  /** A host that requires a longer pause between requests (Crawl-delay, Retry-After) is skipped. */
   pauseMs: 10_000,
-  /** Hosts remembered at a time; with the largest robots.txt each they fill 250 MiB. */
+  /** Hosts in memory; with the largest robots.txt each they take 250 MiB. */
   hosts: 512,
   idleConnectionMs: 5000,
 } as const;
 
-/** Other ports are mostly mail, databases and consoles, which a page must not be able to make us talk to. */
+/** Other ports are mostly mail, databases and consoles, which a page must not make us connect to. */
 const PORTS = ['', '80', '443', '8080', '8443'];
 
-/** All that is handed out on the IPv6 internet: what lies outside embeds IPv4 addresses or stays in a network. */
+/** Public IPv6 addresses. Others embed IPv4 addresses or are local. */
 const GLOBAL_IPV6: [ipaddr.IPv6, number] = [ipaddr.IPv6.parse('2000::'), 3];
 
-/** Whether an address is one of the internet: not of a private network, this machine, a tunnel, tests or a reserve. */
+/** Whether an address is public: not of a private network, this machine, a tunnel, a test range or reserved. */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false;
   const parsed = ipaddr.parse(address);
   return parsed.range() === 'unicast' && (parsed instanceof ipaddr.IPv4 || parsed.match(GLOBAL_IPV6));
 }
 
-/** What a request is for. */
+/** The purpose of a request. */
 interface Errand {
   readonly accept: string;
   readonly obeysRobots: boolean;
-  /** The body of an answer with status 200, or why it is not taken. */
+  /** Reads the body of a response with status 200. Returns a reason if it is rejected. */
   read(response: IncomingMessage): Promise<Uint8Array | string>;
 }
 
-/** No answer yet: to be asked for again, but not before a time. */
+/** A request to retry, but not before a given time. */
 class Later {
   constructor(
     readonly reason: string,
@@ -56,17 +56,16 @@ class Later {
   ) {}
 }
 
-/** Of robots.txt only the lines that concern us, or why there is none. */
+/** The lines of robots.txt that apply to us, or why there are none. */
 interface Robots {
   readonly rules: Promise<{ readonly text: string } | { readonly reason: string }>;
   until: number;
 }
 
 /**
- * Fetches images as a polite crawler: robots.txt (RFC 9309) and opt-out headers are obeyed, a host gets one request
- * at a time, and nothing is sent but the address and our name. Pages are hostile input, so only the internet is
- * reached: every address is checked when it is connected to, after each redirect too. Proxies are not used, since a
- * proxy would look up names by itself.
+ * Fetches images as a polite crawler: obeys robots.txt (RFC 9309) and opt-out headers, sends a host one request at a time,
+ * and sends nothing but the URL and our name. Pages are hostile input, so it connects to public addresses only: each
+ * address is checked on connection, also after redirects. It uses no proxy, because a proxy resolves names itself.
  */
 export class ImageFetcher {
   private readonly isPublic: (address: string) => boolean;
@@ -74,15 +73,15 @@ export class ImageFetcher {
   private readonly timeoutMs: number;
   private readonly ending = new AbortController();
   private readonly agents: { readonly 'http:': http.Agent; readonly 'https:': https.Agent };
-  /** The last of those who wait for a host. */
+  /** The last request in the queue of each host. */
   private readonly turns = new Map<string, Promise<void>>();
   private readonly robots = new Map<string, Robots>();
-  /** Hosts that asked to be left alone. */
+  /** Hosts that asked for a pause. */
   private readonly rests = new Map<string, Later>();
 
   /**
-   * @param options.isPublic for tests: which addresses may be connected to, on any port then. Default: the internet's
-   * @param options.timeoutMs for an image with its redirects, not counting waits for the host's turn. Default 20,000
+   * @param options.isPublic for tests: which addresses to allow, then on any port. Defaults to public addresses
+   * @param options.timeoutMs for an image with its redirects, without waiting for other requests to the host. Defaults to 20,000
    */
   constructor(options: { isPublic?(address: string): boolean; timeoutMs?: number } = {}) {
     this.isPublic = options.isPublic ?? isPublicAddress;
@@ -94,16 +93,16 @@ export class ImageFetcher {
   }
 
   /**
-   * An image, or why there is none: `address`, `private address`, `robots`, `opted out`, `not an image`, `encoded`,
-   * `too large`, `too slow`, `too many redirects`, `failed`, `status 404` and the like. Never throws for what the
-   * network does.
+   * Returns an image, or why there is none: `address`, `private address`, `robots`, `opted out`, `not an image`, `encoded`,
+   * `too large`, `too slow`, `too many redirects`, `failed`, `status 404` and the like. Never throws for
+   * network errors.
    */
   async fetch(url: string): Promise<Uint8Array | string> {
     const start = URL.canParse(url) ? new URL(url) : undefined;
     return start ? this.follow(start, { accept: 'image/*', obeysRobots: true, read: readImage }) : 'address';
   }
 
-  /** Ends what is under way and the kept connections; images asked for afterwards are `failed`. */
+  /** Aborts requests and closes connections. Later requests return `failed`. */
   async close(): Promise<void> {
     this.ending.abort();
     await Promise.all(this.turns.values());
@@ -125,20 +124,20 @@ export class ImageFetcher {
     return 'too many redirects';
   }
 
-  /** Why an address is not asked, as far as it tells by itself; names are looked up later. Drops its fragment. */
+  /** Returns why a URL is rejected before its name is resolved. Removes its fragment. */
   private refusal(url: URL): string | undefined {
     url.hash = '';
     // `example.org.` is the same host as `example.org`.
     url.hostname = url.hostname.replace(/\.$/, '');
     if (!Object.hasOwn(this.agents, url.protocol) || url.username || url.password) return 'address';
     if (url.href.length > LIMITS.addressLength) return 'address';
-    // URL has made plain numbers, octal and hexadecimal ones into four decimals.
+    // URL has converted plain, octal and hexadecimal numbers to dotted decimals.
     const host = url.hostname.replace(/^\[|\]$/g, '');
     if (net.isIP(host) && !this.isPublic(host)) return 'private address';
     return this.anyPort || PORTS.includes(url.port) ? undefined : 'address';
   }
 
-  /** Milliseconds to leave the host alone after this request, or why it is not to be made. */
+  /** Returns the pause after this request in milliseconds, or why the request is not allowed. */
   private async crawlDelay(url: URL): Promise<number | string> {
     let known = this.robots.get(url.origin);
     if (!known || known.until < Date.now()) {
@@ -150,23 +149,23 @@ export class ImageFetcher {
       known.until = Math.min(known.until, Date.now() + LIMITS.unreachableKeptMs);
       return rules.reason;
     }
-    // Made anew each time: the rules of a large file take many times its size.
+    // Parsed each time: parsed rules take many times the size of the file.
     const robots = robotsParser(`${url.origin}/robots.txt`, rules.text);
     const delay = Math.max(0, robots.getCrawlDelay(AGENT) ?? 0) * 1000;
     return robots.isAllowed(plainLetters(url.href), AGENT) && delay <= LIMITS.pauseMs ? delay : 'robots';
   }
 
-  /** RFC 9309, 2.3.1: no file allows everything, one that cannot be had allows nothing. */
+  /** RFC 9309, 2.3.1: a missing file allows everything, an unavailable one nothing. */
   private async fetchRobots(origin: string): Promise<{ text: string } | { reason: string }> {
     const errand = { accept: 'text/plain', obeysRobots: false, read: readStart };
     const answer = await this.follow(new URL('/robots.txt', origin), errand);
     if (typeof answer !== 'string') return { text: ownRules(new TextDecoder().decode(answer)) };
-    // "Too many requests" says nothing about the file.
+    // 429 ("Too many requests") does not mean that the file is missing.
     if (/^status 4(?!29)/.test(answer)) return { text: '' };
     return { reason: /^(private address|too slow|failed)$/.test(answer) ? answer : 'robots' };
   }
 
-  /** Does the work when all earlier work for the host is done and its delay over. */
+  /** Runs the work after all earlier work for the host and its pause. */
   private inTurn<T>(host: string, delayMs: number, work: () => Promise<T>): Promise<T> {
     const result = (this.turns.get(host) ?? Promise.resolve()).then(work);
     const turn = result.catch(() => {}).then(() => this.pause(delayMs));
@@ -179,7 +178,7 @@ export class ImageFetcher {
     if (ms > 0) await sleep(ms, undefined, { signal: this.ending.signal }).catch(() => {});
   }
 
-  /** One request, and one more where the server asks for a short wait; a URL is where it sends us. */
+  /** Sends a request, and retries once if the server asks for a short wait. Returns a URL for a redirect. */
   private async exchange(url: URL, errand: Errand, time: { left: number }): Promise<Uint8Array | string | URL> {
     const rest = this.rests.get(url.hostname);
     if (rest && rest.until > Date.now()) return rest.reason;
@@ -205,7 +204,7 @@ export class ImageFetcher {
       headers: {
         'user-agent': `${AGENT} (dataset builder; respects robots.txt)`,
         accept: errand.accept,
-        // Images are compressed already; what unfolds may be a bomb.
+        // Images are compressed already, and a compressed response may be a bomb.
         'accept-encoding': 'identity',
       },
       lookup: this.lookup,
@@ -227,22 +226,22 @@ export class ImageFetcher {
     } catch (error) {
       if (isSlow) return 'too slow';
       if (error instanceof PrivateAddressError) return 'private address';
-      // A kept connection may have been closed by the server at the moment it was used again.
+      // The server may have closed the kept-alive connection just before it was reused.
       return request.reusedSocket ? new Later('failed', Date.now()) : 'failed';
     } finally {
       clearTimeout(timer);
-      // Does nothing where the body has been read: the connection is kept then.
+      // No effect if the body has been read: the connection stays alive.
       request.destroy();
-      // Only now can the next request for the host have this connection; Node 24 gives it back after the body's end.
+      // Wait, so that the next request to the host can reuse the connection; Node 24 releases it after the end of the body.
       await closed;
       time.left = Math.max(1, time.left - (performance.now() - started));
     }
   }
 
-  /** Gives the connection the very addresses that were checked: asked twice, a name may give others. */
+  /** Connects to the addresses that were checked: a second lookup might return others. */
   private readonly lookup: net.LookupFunction = (hostname, options, callback) => {
     dns.lookup(hostname, { ...options, all: true }, (error, found) => {
-      // One private address among public ones is a trick or a mistake.
+      // A private address among public ones is a trick or a mistake.
       const refused =
         error ?? (found.every(({ address }) => this.isPublic(address)) ? null : new PrivateAddressError());
       if (refused || options.all) callback(refused, found);
@@ -286,7 +285,7 @@ async function readImage(response: IncomingMessage): Promise<Uint8Array | string
     chunks.push(chunk);
     length += chunk.length;
     if (length > IMAGE_LIMITS.bytes) return 'too large';
-    // Formats are told by 12 bytes.
+    // 12 bytes identify the format.
     if (!isKnown && length >= 12) {
       isKnown = sniffFormat(Buffer.concat(chunks)) !== undefined;
       if (!isKnown) return 'not an image';
@@ -295,7 +294,7 @@ async function readImage(response: IncomingMessage): Promise<Uint8Array | string
   return isKnown ? Buffer.concat(chunks) : 'not an image';
 }
 
-/** As much of robots.txt as is looked at; a line that is cut in two is left out. */
+/** Reads the start of robots.txt. Drops an incomplete last line. */
 async function readStart(response: IncomingMessage): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
@@ -311,8 +310,8 @@ async function readStart(response: IncomingMessage): Promise<Uint8Array> {
 }
 
 /**
- * The groups of robots.txt for us or for all agents, each agent once. The parser copies a group's rules to every name
- * above it, so that thousands of names over thousands of rules, half a megabyte, would fill gigabytes.
+ * Returns the groups of robots.txt for us or for all agents, each agent once. The parser copies the rules of a group for
+ * each of its names, so a file of half a megabyte with thousands of names and rules would take gigabytes.
  */
 function ownRules(text: string): string {
   const lines: string[] = [];
@@ -340,12 +339,12 @@ function ownRules(text: string): string {
   return lines.join('\n');
 }
 
-/** `%61` is the letter a (RFC 9309, 2.2.2): a rule for the one holds for the other. */
+/** Decodes unreserved characters (RFC 9309, 2.2.2), so that a rule for `%61` matches `a`. */
 function plainLetters(text: string): string {
   return text.replace(/%(?:2[de]|3\d|[46][1-9a-f]|[57][\da]|5f|7e)/gi, (code) => decodeURIComponent(code));
 }
 
-/** Sets the entry as the latest, and forgets the oldest where there are too many. */
+/** Sets an entry as the most recent one, and evicts the oldest if there are too many. */
 function remember<T>(entries: Map<string, T>, key: string, value: T): void {
   entries.delete(key);
   entries.set(key, value);

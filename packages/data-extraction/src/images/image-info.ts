@@ -3,15 +3,15 @@ import sharp from 'sharp';
 import type { ImageFormat, Preset } from '../filters/presets';
 
 export const IMAGE_LIMITS = {
-  /** An encoded image. */
+  /** Maximum size of an encoded image. */
   bytes: 32 * 2 ** 20,
-  /** 8192 x 8192: beyond it a few kilobytes of a hostile file would unfold to gigabytes. */
+  /** 8192 x 8192. A hostile file of a few kilobytes could decode to gigabytes. */
   pixels: 2 ** 26,
 } as const;
 
-/** What filters ask of an image. */
+/** The properties of an image that filters use. */
 export interface ImageInfo {
-  /** Name of its content: SHA-256, and an ending that tells its format. */
+  /** File name: the SHA-256 of the content, and the extension of its format. */
   readonly file: string;
   readonly width: number;
   readonly height: number;
@@ -19,11 +19,11 @@ export interface ImageInfo {
   readonly look: string;
 }
 
-// One thread an image: the number of workers decides how many cores are used.
+// One thread per image: the number of workers determines how many cores are used.
 sharp.concurrency(1);
 sharp.cache(false);
 
-/** The format by the first bytes, whatever the name or the header says; undefined for anything that is not decoded. */
+/** Recognises the format by the first bytes; undefined for formats that are not decoded. */
 export function sniffFormat(bytes: Uint8Array): ImageFormat | undefined {
   const ascii = (from: number, to: number) => String.fromCharCode(...bytes.subarray(from, to));
   if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return 'jpeg';
@@ -34,13 +34,13 @@ export function sniffFormat(bytes: Uint8Array): ImageFormat | undefined {
   return undefined;
 }
 
-/** @returns the image's figures, or why the preset drops it */
+/** @returns the properties of the image, or why the preset drops it */
 export async function examineImage(bytes: Uint8Array, rules: Preset['image']): Promise<ImageInfo | string> {
   if (bytes.length > IMAGE_LIMITS.bytes) return 'too large a file';
   const format = sniffFormat(bytes);
   if (!format || !rules.formats.includes(format)) return 'format';
   try {
-    // Colour profiles take longer to apply than most images take to decode, and change next to nothing of the look.
+    // Applying a colour profile takes longer than decoding most images, and hardly changes the perceptual hash.
     const image = sharp(bytes, { limitInputPixels: IMAGE_LIMITS.pixels, failOn: 'error', ignoreIcc: true });
     const { width = 0, height = 0, autoOrient } = pngSize(bytes) ?? (await image.metadata());
     const reason = sizeReason(width, height, rules);
@@ -59,7 +59,7 @@ export async function examineImage(bytes: Uint8Array, rules: Preset['image']): P
   }
 }
 
-/** Size of a PNG, of its first chunk; undefined for anything else, and where EXIF data may say that it lies on its side. */
+/** Size of a PNG from its first chunk; undefined for other formats, and if EXIF data may rotate it. */
 function pngSize(bytes: Uint8Array): { width: number; height: number; autoOrient?: undefined } | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (sniffFormat(bytes) !== 'png' || bytes.length < 33 || view.getUint32(12) !== CHUNKS.header) return undefined;
@@ -81,11 +81,11 @@ function sizeReason(width: number, height: number, rules: Preset['image']): stri
   return large > rules.maxRatio * small ? 'aspect ratio' : undefined;
 }
 
-/** Images are compared at this size. */
+/** Images are compared at this size in pixels. */
 const SIDE = 32;
 const KEPT = 8;
 
-/** Nothing on it stands out by more than a few levels of 256. @param rgb uint8 [32, 32, 3] */
+/** Whether all pixels are within 8 of 256 levels of each other. @param rgb uint8 [32, 32, 3] */
 function isSingleColour(rgb: Uint8Array): boolean {
   for (let channel = 0; channel < 3; channel++) {
     let [low, high] = [255, 0];
@@ -103,7 +103,7 @@ const COSINES = Float64Array.from({ length: KEPT * SIDE }, (_, i) =>
 );
 
 /**
- * Perceptual hash: which of the 64 lowest cosine frequencies of the image's brightness lie above their median. Scaling,
+ * Perceptual hash: which of the 64 lowest cosine frequencies of the brightness are above their median. Scaling,
  * recompression and a little noise change few bits.
  *
  * @param rgb uint8 [32, 32, 3]

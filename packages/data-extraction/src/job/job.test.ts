@@ -65,7 +65,7 @@ describe('extractPages on a folder', () => {
     }
   };
 
-  it('gives documents, pairs, images and a manifest that agree', async () => {
+  it('writes documents, pairs, images and a manifest that agree', async () => {
     const { out, manifest, pages } = await extract([input]);
     expect(manifest).toMatchObject({
       preset: 'm3w',
@@ -108,7 +108,7 @@ describe('extractPages on a folder', () => {
 
   it.each([
     ['m3w', 'Press the button that glows.\n\nOne.\n\nTwo.\n\n- Three.\n- Four.'],
-    // Its lines: five words and an end, at least.
+    // Lines have at least five words and end a sentence.
     ['mmc4', ''],
   ] as const)('keeps words and paragraphs apart where %s drops an image between them', async (preset, short) => {
     const icon = (name = 'tiny.png') => `<img src="${name}">`;
@@ -202,7 +202,7 @@ describe('extractPages on a folder', () => {
     expect(pages.map(({ url }) => url)).toEqual(['page0.html', 'page2.html']);
   });
 
-  it('asks a hook what is explicit', async () => {
+  it('drops what a hook calls explicit', async () => {
     const hook = path.join(folder(), 'hook.mjs');
     writeFileSync(
       hook,
@@ -310,7 +310,7 @@ describe('extractPages on a folder', () => {
   });
 });
 
-it('killed again and again it ends with the same bytes', async () => {
+it('gives the same bytes after being killed several times', async () => {
   const input = folder();
   for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await image(i));
   for (let i = 0; i < 400; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
@@ -329,7 +329,7 @@ it('killed again and again it ends with the same bytes', async () => {
       let lines = 0;
       running.stdout.on('data', (text: Buffer) => {
         lines += text.toString().split('\n').length - 1;
-        // The first line tells what was done before; the second comes in the middle of the work.
+        // The first line reports earlier work; the second is printed during new work.
         if (lines >= 2 && kills < 4 && running.kill('SIGKILL')) kills++;
       });
       running.on('error', reject);
@@ -368,7 +368,7 @@ describe('extractPages on archives', () => {
     expect(pages[2]).toMatchObject({ url: 'https://example.org/2/', parts: [{}, { alt: 'thing of number 2' }] });
   });
 
-  it.each(['a.warc.gz', 'a.warc'])('gives the same however %s is cut', async (name) => {
+  it.each(['a.warc.gz', 'a.warc'])('gives the same result however %s is split', async (name) => {
     const all = await records(6);
     const file = write(name, Buffer.concat(name.endsWith('gz') ? all.map((r) => gzipSync(r)) : all));
     const units = await gather(planUnits([file], { warcBytes: 20_000 }));
@@ -392,7 +392,7 @@ describe('extractPages on archives', () => {
     expect(await lines(units)).toEqual(whole);
   });
 
-  it('unfolds answers, counts what it refuses, and keeps what stands before damage', async () => {
+  it('decodes responses, counts rejected ones, and keeps records before damage', async () => {
     const packed = gzipSync(Buffer.from(pageOf(1, '/p0.png')));
     const bomb = gzipSync(Buffer.alloc(64 * 2 ** 20, 'a '));
     const all = [
@@ -414,14 +414,14 @@ describe('extractPages on archives', () => {
     });
   });
 
-  it('ends with an archive that is one long line', async () => {
+  it('rejects an archive that is one long line', async () => {
     const bomb = write('bomb.warc.gz', gzipSync(Buffer.alloc(300 * 2 ** 20, 'x')));
     const { manifest } = await extract([bomb]);
     expect(manifest).toMatchObject({ documents: 0, dropped: { 'archive: damaged': 1 } });
   });
 });
 
-describe('images that the input does not hold', () => {
+describe('images that the input does not contain', () => {
   const serve = async (answers: Record<string, { body: Buffer; headers?: Record<string, string> }>) => {
     const asked: string[] = [];
     const server = createServer((request, response) => {
@@ -435,7 +435,7 @@ describe('images that the input does not hold', () => {
     return { asked, host: `http://127.0.0.1:${port}`, close: () => server.close() };
   };
 
-  it('are fetched only when that is asked for, and never from this machine or its network', async () => {
+  it('are fetched only on request, and never from this machine or its network', async () => {
     const server = await serve({ '/a.png': { body: await image(1) } });
     const input = folder();
     writeFileSync(path.join(input, 'a.html'), pageOf(1, `${server.host}/a.png`));
@@ -451,7 +451,7 @@ describe('images that the input does not hold', () => {
     server.close();
   });
 
-  it('join their pages, and what servers refuse is counted', async () => {
+  it('are joined with their pages, and failures are counted', async () => {
     const server = await serve({
       '/a.png': { body: await image(1) },
       '/closed.png': { body: await image(2), headers: { 'x-robots-tag': 'noai' } },

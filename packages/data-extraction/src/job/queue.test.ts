@@ -25,7 +25,7 @@ const start = (script: string, ...args: string[]) => {
   children.add(child.on('exit', () => children.delete(child)));
   return child;
 };
-// A test that fails leaves them running.
+// Kills what a failed test left running.
 afterAll(() => children.forEach((child) => child.kill('SIGKILL')));
 const kill = async (child: ChildProcess) => {
   if (child.exitCode !== null || child.signalCode !== null) return;
@@ -41,7 +41,7 @@ async function folderOfPages(count: number): Promise<string> {
   return input;
 }
 
-/** A hook whose thread ends at a page of `text`, unless there is a file `mended` beside it. */
+/** A hook that ends its thread at a page with `text`, unless a file `mended` is in the same folder. */
 function deadlyHook(text: string): { hook: string; mend: () => void } {
   const folder = mkdtempSync(path.join(scratch, 'hook-'));
   const hook = path.join(folder, 'hook.mjs');
@@ -54,8 +54,8 @@ function deadlyHook(text: string): { hook: string; mend: () => void } {
   return { hook, mend: () => writeFileSync(mended, '') };
 }
 
-describe('a unit that fails again and again', () => {
-  it('ends the job with its name, is tried again by the next call, and can be left out', async () => {
+describe('a unit that fails repeatedly', () => {
+  it('is named by the error, retried by the next call, and can be skipped', async () => {
     const inputs = [await folderOfPages(200)];
     const { hook, mend } = deadlyHook('of 70\n');
     const options = { inputs, explicitHook: hook, workers: 1 };
@@ -74,14 +74,14 @@ describe('a unit that fails again and again', () => {
   }, 180_000);
 });
 
-describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis brings the server)', () => {
+describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis installs the server)', () => {
   let redis: TestRedis;
   beforeAll(async () => {
     redis = await TestRedis.start();
   });
   afterAll(() => redis.kill());
 
-  /** Kills a worker every few seconds, and once the server and the one who hands out. */
+  /** Kills a worker every few seconds, and the server and the coordinator once. */
   const extractDisturbed = async (input: string, out: string, kills: number) => {
     const restart = () => start('extract-child.mts', out, redis.url, input);
     const workers = [start('work-child.mts', out, redis.url), start('work-child.mts', out, redis.url)];
@@ -89,7 +89,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     let killed = 0;
     while (extraction.exitCode === null) {
       for (let i = 0; i < 40 && extraction.exitCode === null; i++) await sleep(100);
-      // Slow machines come to an end too: that many kills show it.
+      // Stop after enough kills, so that slow machines finish.
       if (extraction.exitCode !== null || killed === kills) continue;
       await kill(workers[killed % 2]!);
       workers[killed % 2] = start('work-child.mts', out, redis.url);
@@ -111,7 +111,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     return killed;
   };
 
-  it('gives the same bytes when workers, Redis and the one who hands out are killed', async () => {
+  it('gives the same bytes when workers, Redis and the coordinator are killed', async () => {
     const input = await folderOfPages(700);
     const undisturbed = path.join(scratch, 'undisturbed');
     const manifest = await extractPages({ inputs: [input], out: undisturbed, workers: 2 });
@@ -137,7 +137,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     600_000,
   );
 
-  it('keeps what failed for looking at, and hands it out again to the next call', async () => {
+  it('keeps failed jobs for inspection, and retries them with the next call', async () => {
     const inputs = [await folderOfPages(200)];
     const { hook, mend } = deadlyHook('of 70\n');
     const out = path.join(scratch, 'letters');
@@ -161,7 +161,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     await queue.close();
   }, 180_000);
 
-  it('says what is missing', async () => {
+  it('reports what is missing', async () => {
     const inputs = [await folderOfPages(1)];
     const problems = new Set<string>();
     const out = path.join(scratch, 'lonely');
@@ -187,7 +187,7 @@ describe.skipIf(!redisServer)('extractPages by way of Redis (npm run setup:redis
     expect(await runPageWorker({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
   }, 180_000);
 
-  it('ends well where Redis is gone by then', async () => {
+  it('succeeds if Redis is gone at the end', async () => {
     const out = mkdtempSync(path.join(scratch, 'gone-'));
     const work = new WorkFolder(path.join(out, 'work'));
     mkdirSync(work.path);

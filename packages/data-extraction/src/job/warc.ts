@@ -66,7 +66,7 @@ async function readRecord(reader: ByteReader, warc: ReadonlyMap<string, string>)
   if (!url || (type !== 'response' && type !== 'resource')) return undefined;
   let headers = warc;
   if (type === 'response') {
-    // Some archives keep the body alone.
+    // Some archives contain the body only.
     const status = (await reader.startsWith('HTTP/')) ? await reader.line() : undefined;
     if (status !== undefined && !/^HTTP\/\S+\s+200\b/.test(status)) return undefined;
     headers = status === undefined ? new Map() : await readHeaders(reader);
@@ -84,7 +84,7 @@ async function readRecord(reader: ByteReader, warc: ReadonlyMap<string, string>)
   return kind && { kind, url, contentType, header: (name) => headers.get(name), body };
 }
 
-/** What a body without a telling type is, by its first bytes. */
+/** Recognises a body without a specific type by its first bytes. */
 function kindOf(body: Uint8Array | string): 'page' | 'image' | undefined {
   if (typeof body === 'string') return undefined;
   if (sniffFormat(body)) return 'image';
@@ -92,7 +92,7 @@ function kindOf(body: Uint8Array | string): 'page' | 'image' | undefined {
   return /^(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|title|meta)\b/i.test(start) ? 'page' : undefined;
 }
 
-/** Header lines up to an empty one, several of a name joined by commas; what comes before the limit of the reader. */
+/** Reads header lines up to an empty line. Several headers of a name are joined by commas. */
 async function readHeaders(reader: ByteReader): Promise<Map<string, string>> {
   const headers = new Map<string, string>();
   let last = '';
@@ -127,7 +127,7 @@ function decodeBody(raw: Uint8Array, headers: ReadonlyMap<string, string>, limit
 }
 
 function decompressed(body: Uint8Array, encoding: string, limit: number): Uint8Array | string {
-  // A body that was cut gives what there is.
+  // For a truncated body, use what there is.
   const options = { maxOutputLength: limit, finishFlush: zlib.constants.Z_SYNC_FLUSH };
   try {
     if (encoding === 'gzip' || encoding === 'x-gzip') {
@@ -166,11 +166,11 @@ function dechunked(raw: Uint8Array): Uint8Array | undefined {
   return Buffer.concat(chunks);
 }
 
-/** Lines and bytes of a stream, of which memory holds one chunk and what is asked for. */
+/** Reads lines and bytes of a stream, one chunk at a time. */
 class ByteReader {
   private readonly source: AsyncIterator<Uint8Array>;
   private chunk: Buffer = Buffer.alloc(0);
-  /** Bytes that may still be read; nothing beyond them is. */
+  /** Bytes left in the record. */
   private left = Infinity;
   /** Bytes since the last record began. */
   private passed = 0;
@@ -179,7 +179,7 @@ class ByteReader {
     this.source = source[Symbol.asyncIterator]();
   }
 
-  /** Begins a record of so many bytes. */
+  /** Begins a record of this length. */
   limit(bytes: number): void {
     this.left = bytes;
     this.passed = 0;
@@ -202,7 +202,7 @@ class ByteReader {
       .replace(/\r?\n$/, '');
   }
 
-  /** Whether the record goes on with this ASCII text. */
+  /** Whether the rest of the record starts with this ASCII text. */
   async startsWith(text: string): Promise<boolean> {
     while (await this.fill()) {
       const { length } = this.chunk;
@@ -227,7 +227,7 @@ class ByteReader {
     return length <= limit ? Buffer.concat(pieces) : undefined;
   }
 
-  /** Goes to the end of the record. @returns whether the stream goes as far */
+  /** Skips to the end of the record. @returns false if the stream ends before */
   async skipToLimit(): Promise<boolean> {
     while (await this.fill()) this.take(this.chunk.length);
     const isWhole = this.left === 0;
@@ -235,7 +235,7 @@ class ByteReader {
     return isWhole;
   }
 
-  /** Goes on after the next line that begins a record. @returns whether there is one */
+  /** Skips the next line that begins a record. @returns false if there is none */
   async skipToRecord(): Promise<boolean> {
     for (let line = await this.line(); line !== undefined; line = await this.line()) {
       if (/^WARC\/\d\.\d$/.test(line)) return true;
@@ -243,7 +243,7 @@ class ByteReader {
     return false;
   }
 
-  /** @returns whether a byte is there to be read */
+  /** @returns false at the end of the record or stream */
   private async fill(): Promise<boolean> {
     while (this.left > 0 && this.chunk.length === 0) {
       const { value, done } = await this.source.next();
@@ -274,7 +274,7 @@ async function* inflated(file: string, start: number, end: number): AsyncGenerat
   yield* raw.pipe(gunzip);
 }
 
-/** By the first bytes: names are not always right. */
+/** Recognises gzip by the first bytes, because names may be wrong. */
 async function isGzip(file: string, start: number): Promise<boolean> {
   const handle = await open(file);
   try {

@@ -41,7 +41,7 @@ describe('names made from headings', () => {
     );
   });
 
-  it('a chapter with a name of its own is content if it has prose', () => {
+  it('a section with another id is content if it has prose', () => {
     expect(textOf(`<section id="sharing"><h2>How sharing works</h2><p>${prose}More.</p></section>`)).toMatch(/More\.$/);
   });
 });

@@ -150,7 +150,7 @@ const NAME_REASONS = new Map(
 /** An element with a larger share of the page's text than this is the page, whatever its name. */
 const TOO_MUCH_TO_DROP = 0.4;
 const NEVER_DROPPED = new Set(['#root', 'html', 'body', 'main', 'article', 'h1', 'img', 'picture', 'br', 'math']);
-/** Elements whose id says what they are for. Ids of others are targets of links, made from the words that stand there. */
+/** Elements whose id names their purpose. Ids of other elements are link targets, made from their text. */
 const NAMED_BY_ID = new Set(`div section table ul ol header p center fieldset form aside iframe`.split(' '));
 /** Reasons that hold only for what can be clicked, with little text around it. */
 const CLICKABLE = new Set(['navigation', 'sharing', 'related pages']);
@@ -219,7 +219,7 @@ function isNamedByHeading({ attributes, children }: Element, size: Measure): boo
   return (title.includes(id) || id.includes(plainTitle)) && size.longestPlain >= PROSE;
 }
 
-/** The heading that an element begins with, at most so many levels down. */
+/** The heading that an element begins with, at most `levels` levels down. */
 function firstHeading(children: Element['children'], levels: number): Element | undefined {
   for (const child of children.slice(0, 10)) {
     if (typeof child === 'string') {
@@ -298,7 +298,7 @@ const LINKED_FURNITURE =
 const SYMBOLS = /^[«»‹›<>←→↑|•·\s]+$/;
 const LIST_TITLE = /^(?:(?:table of )?contents|on this page|navigation)$/i;
 
-/** Whether a block of text says nothing about the subject of the page. */
+/** Whether a block of text is unrelated to the subject of the page. */
 export function isFurniture(text: string, isLinked: boolean): boolean {
   return text.length < 200 && (FURNITURE.test(text) || SYMBOLS.test(text) || (isLinked && LINKED_FURNITURE.test(text)));
 }

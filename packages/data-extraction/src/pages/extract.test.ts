@@ -11,26 +11,26 @@ const url = 'https://example.org/';
 const textOf = (page: ExtractedPage) => page.parts.map((part) => ('text' in part ? part.text : '<image>')).join('');
 
 describe('awkward pages', () => {
-  it('are a dozen and more', () => expect(goldenPages.length).toBeGreaterThanOrEqual(12));
+  it('are at least a dozen', () => expect(goldenPages.length).toBeGreaterThanOrEqual(12));
   it.each(goldenPages)('%s', (name) => expect(extracted(name)).toEqual(readExpected(name)));
 });
 
 describe('extractPage', () => {
-  it('keeps a page whose wrapper has the name of a banner', () => {
+  it('keeps a page whose wrapper is named like a banner', () => {
     const page = extractPage(`<div class="modal sidebar"><p>${'All that the page says. '.repeat(9)}</p></div>`, {
       url,
     });
     expect(textOf(page)).toMatch(/^All that/);
   });
 
-  it('takes names of things for what they say, and generated ones for nothing', () => {
+  it('uses words in names, and ignores generated names', () => {
     const page = (id: string) => `<p>${'Bees sleep at night. '.repeat(9)}</p><div id="${id}">Buy now and win.</div>`;
     const isKept = (id: string) => textOf(extractPage(page(id), { url })).includes('Buy');
     for (const id of ['ad', 'ad-300x250', 'topAd', 'div_ad_12', 'ad2', 'ad728x90']) expect(isKept(id), id).toBe(false);
     for (const id of ['ad69bd113', 'x3ad4f', 'load', '7ad', 'r_a0ad12']) expect(isKept(id), id).toBe(true);
   });
 
-  it('leaves out marks that link to the heading or caption they stand beside, and no other signs', () => {
+  it('drops signs that link to a heading or caption, and keeps other signs', () => {
     const mark = (sign: string) => `<a class="headerlink" href="#bees" title="Permalink">${sign}</a>`;
     const page = `<h1 id="bees">Bees${mark('¶')}</h1><p>They sleep in <a href="#flowers">#flowers</a>, and by
       <a href="#law">§ 4</a> may; see <a href="/list">#</a>.</p>
@@ -43,26 +43,26 @@ describe('extractPage', () => {
     ]);
   });
 
-  it('takes a list of links for prose where sentences stand between them', () => {
+  it('keeps links within sentences', () => {
     const link = (word: string) => `<a href="/${word}">${word}</a>`;
     const prose = `<p>From the ${link('harbour')} one sees the ${link('mill')}, and behind it, when the air is clear, the
       ${link('mountains')} of the north with their snow.</p>`;
     expect(textOf(extractPage(prose, { url }))).toContain('mountains');
   });
 
-  it('says how small an icon is', () => {
+  it('treats images below minSide as icons', () => {
     const img = '<p>text</p><img src="a.png" width="100">';
     expect(textOf(extractPage(img, { url }))).toContain('<image>');
     expect(extractPage(img, { url, minSide: 150 }).dropped).toEqual({ 'image: icon': 1 });
   });
 
-  it('refuses hostile pages at once', () => {
+  it('rejects hostile pages quickly', () => {
     const deep = '<div>'.repeat(1_000_000);
     expect(() => extractPage(deep, { url })).toThrow('page: nested too deeply');
     const wide = '<br>'.repeat(PAGE_LIMITS.nodes + 1);
     expect(() => extractPage(wide, { url })).toThrow('page: too many elements');
     expect(() => extractPage(new Uint8Array(PAGE_LIMITS.bytes + 1), { url })).toThrow('page: too large');
-    // Closing tags that close nothing, within the deepest page that is allowed.
+    // Unmatched closing tags at the maximum depth.
     extractPage('<b>'.repeat(500) + '</i>'.repeat(1_000_000), { url });
     extractPage(`<img srcset="${' ,'.repeat(1_000_000)}">`, { url });
     extractPage(`<p ${'a '.repeat(1_000_000)}>`, { url });
@@ -86,7 +86,7 @@ describe('mutated pages', () => {
       }, page),
     );
 
-  it('give tidy parts, the same ones each time', () => {
+  it('give tidy parts, and the same ones each time', () => {
     fc.assert(
       fc.property(mutated, (html) => {
         const page = Buffer.from(html, 'latin1');
@@ -108,13 +108,13 @@ describe('mutated pages', () => {
 // apt-get download gimp-help-en && dpkg -x gimp-help-en_*.deb FOLDER
 const help = path.join(process.env['FLAMINGO_GIMP_HELP'] ?? '', 'usr/share/gimp/2.0/help/en');
 const given = process.env['FLAMINGO_GIMP_HELP'] !== undefined && existsSync(help);
-describe.skipIf(!given)('pages of gimp-help-en (FLAMINGO_GIMP_HELP names where it is unpacked)', () => {
+describe.skipIf(!given)('pages of gimp-help-en (FLAMINGO_GIMP_HELP names the folder where it is unpacked)', () => {
   const read = (name: string) => {
     const file = path.join(help, name);
     return extractPage(readFileSync(file), { url: pathToFileURL(file).href });
   };
 
-  it('have the text of their sections and none of their navigation', () => {
+  it('give the text of their sections without navigation', () => {
     const names = readdirSync(help).filter((name) => name.endsWith('.html'));
     expect(names.length).toBeGreaterThan(600);
     let images = 0;
@@ -126,7 +126,7 @@ describe.skipIf(!given)('pages of gimp-help-en (FLAMINGO_GIMP_HELP names where i
     expect(images).toBeGreaterThan(1500);
   }, 120_000);
 
-  it('keep captions apart and images at their place', () => {
+  it('give captions with their images, in place', () => {
     const parts = read('gimp-filter-emboss.html').parts;
     const [heading, first, second, overview] = parts;
     expect(heading).toEqual({ text: expect.stringMatching(/5\.3\. Emboss\s+5\.3\.1\. Overview\s+$/) });

@@ -437,7 +437,7 @@ class Extraction {
 /** Longer alternative texts describe an image, and do not replace it in a sentence. */
 const MAX_STAND_IN = 100;
 
-/** The value of a `<meta>` that stands for an HTTP header. */
+/** The value of a `<meta>` that replaces an HTTP header. */
 function metaHeader({ name, content }: Readonly<Record<string, string>>, header: string): string | undefined {
   const names = header === 'x-robots-tag' ? ['robots', 'flamingo-ts'] : [header];
   return name !== undefined && names.includes(name.trim().toLowerCase()) ? content : undefined;

@@ -1,14 +1,14 @@
-/** The name that robots.txt and opt-out headers may call us by. */
+/** Our name in robots.txt and opt-out headers. */
 export const AGENT = 'flamingo-ts';
 
 /**
- * Whether the headers of an answer keep it from machine learning or from indexes: TDMRep's `tdm-reservation: 1`, or
+ * Whether the headers of a response opt out of machine learning or indexing: TDMRep's `tdm-reservation: 1`, or
  * `X-Robots-Tag` with noai, noimageai, noindex, noimageindex or none, for all agents or for `flamingo-ts`.
  *
- * Another agent's name covers the one directive that it stands before. Several headers come joined by commas, so how
- * much more it was meant to cover cannot be told, and one image too few is better than one against its owner's will.
+ * The name of another agent applies to the next directive only. Several headers are joined by commas, so its scope is
+ * ambiguous, and losing an image is better than using one against its owner's will.
  *
- * @param header gives a header by its name in lower case, several of a name joined by commas
+ * @param header returns a header by its name in lower case; several of a name are joined by commas
  */
 export function optedOut(header: (name: string) => string | undefined): boolean {
   if (
