@@ -65,7 +65,7 @@ describe('a unit that fails repeatedly', () => {
     );
     const skipped = await extractPages({ ...options, out: `${out}-skipped`, skipFailed: true });
     expect(skipped).toMatchObject({ pages: 184, dropped: { 'unit: failed': 1 } });
-    expect(skipped.failures).toEqual([expect.stringMatching(/its thread ended with 3/)]);
+    expect(skipped.failures).toEqual([expect.stringMatching(/its thread exited with code 3/)]);
     mend();
     const progress: number[] = [];
     const mended = await extractPages({ ...options, out, onProgress: ({ pages }) => progress.push(pages) });
@@ -124,7 +124,7 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
   // apt-get download gimp-help-en && dpkg -x gimp-help-en_*.deb FOLDER
   const help = path.join(process.env['FLAMINGO_GIMP_HELP'] ?? '', 'usr/share/gimp/2.0/help/en');
   it.skipIf(!process.env['FLAMINGO_GIMP_HELP'])(
-    'does so for gimp-help-en (FLAMINGO_GIMP_HELP names where it is unpacked)',
+    'gives the same bytes for gimp-help-en (FLAMINGO_GIMP_HELP names the folder where it is unpacked)',
     async () => {
       const undisturbed = path.join(scratch, 'help');
       const manifest = await extractPages({ inputs: [help], out: undisturbed, workers: 2 });
@@ -142,9 +142,10 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     const { hook, mend } = deadlyHook('of 70\n');
     const out = path.join(scratch, 'letters');
     const options = { inputs, out, explicitHook: hook, redis: redis.url };
-    const work = () => runPageWorker({ out, redis: redis.url, workers: 2 });
-    const first = work();
-    await expect(extractPages(options)).rejects.toThrow(/1 of 13 units failed 3 times[^]*its thread ended with 3/);
+    const first = runPageWorker({ out, redis: redis.url, workers: 2, explicitHook: hook });
+    await expect(extractPages(options)).rejects.toThrow(
+      /1 of 13 units failed 3 times[^]*its thread exited with code 3/,
+    );
     const { job } = JSON.parse(readFileSync(path.join(out, 'job.json'), 'utf8')) as { job: string };
     const queue = new Queue(`flamingo-pages-${job.slice(0, 24)}`, { connection: { url: redis.url } });
     const [letter, ...others] = await queue.getFailed();
@@ -152,8 +153,11 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     expect(letter).toMatchObject({
       id: 'unit-0-10',
       attemptsMade: 3,
-      failedReason: expect.stringContaining('ended with 3'),
+      failedReason: expect.stringContaining('exited with code 3'),
     });
+    await expect(runPageWorker({ out, redis: redis.url })).rejects.toThrow(
+      /expected the one that the job .* got no hook/,
+    );
     mend();
     expect((await extractPages(options)).pages).toBe(200);
     expect(await first).toBe(13);
@@ -172,15 +176,15 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
       onProgress: ({ problem }) => problem && problems.add(problem),
     });
     while (problems.size === 0) await sleep(100);
-    expect([...problems]).toEqual(['no worker is there yet']);
+    expect([...problems]).toEqual(['no worker has connected yet']);
     const done = runPageWorker({ out, redis: redis.url });
     expect((await job).pages).toBe(1);
     expect(await done).toBe(1);
 
     const other = { inputs, out: path.join(scratch, 'nowhere') };
-    await expect(extractPages({ ...other, redis: 'localhost' })).rejects.toThrow(/expected an address such as redis:/);
+    await expect(extractPages({ ...other, redis: 'localhost' })).rejects.toThrow(/expected a URL such as redis:/);
     await expect(extractPages({ ...other, redis: 'redis://127.0.0.1:1' })).rejects.toThrow(
-      /Redis at 127\.0\.0\.1:1 does not answer \(.*ECONNREFUSED.*\)\. Start it/,
+      /Redis at 127\.0\.0\.1:1 does not respond \(.*ECONNREFUSED.*\)\. Start it/,
     );
     mkdirSync(path.join(scratch, 'waits'));
     const signal = AbortSignal.timeout(700);
