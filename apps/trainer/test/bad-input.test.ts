@@ -123,10 +123,10 @@ describe('data that do not fit', () => {
     expect(status).toBe(1);
   });
 
-  it('name a data set that the mixture asks for and the folder has not, before any stage', async () => {
+  it('name a dataset that the mixture needs and the folder lacks, before any stage', async () => {
     const clips = JSON.stringify({ weight: 1, batch: 2, maxTokens: 24 });
     const { status, text } = await command('pretrain-vision', config, '--set', `flamingo.datasets.clips=${clips}`);
-    expect(text).toMatch(/the data have no set "clips"\. Add it to the data or remove flamingo\.datasets\.clips/);
+    expect(text).toMatch(/the data have no dataset "clips"\. Add it to the data or remove flamingo\.datasets\.clips/);
     expect(status).toBe(1);
   });
 });

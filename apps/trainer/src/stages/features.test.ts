@@ -4,7 +4,7 @@ import type { MediaKey } from '../data/training-data';
 import type { VisionTower } from './vision';
 
 /** Images of one pixel whose features are its red value; keys that are text are clips, and `broken` cannot be read. */
-function world() {
+function world(cacheBytes?: number) {
   const [asked, encoded] = [[] as MediaKey[], [] as number[][]];
   const tower = {
     features(images: readonly Uint8Array[]) {
@@ -26,7 +26,7 @@ function world() {
       });
     },
   };
-  return { store: new FeatureStore(tower, source), asked, encoded };
+  return { store: new FeatureStore(tower, source, cacheBytes), asked, encoded };
 }
 
 describe('features', () => {
@@ -46,5 +46,33 @@ describe('features', () => {
     expect(await store.fetch('broken')).toBeUndefined();
     expect(await store.get(['broken', 4])).toEqual([undefined, Float32Array.of(4)]);
     expect(asked).toEqual(['broken', 4]);
+  });
+
+  it('are kept within a limit of bytes, least recently used first to go', async () => {
+    const { store, asked } = world(8);
+    await store.get([1, 2]);
+    await store.get([1]);
+    await store.get([3]);
+    expect(await store.get([1, 2])).toEqual([Float32Array.of(1), Float32Array.of(2)]);
+    expect(asked).toEqual([1, 2, 3, 2]);
+  });
+
+  it('stay for the steps in preparation whatever the limit, and no longer', async () => {
+    const { store, asked } = world(0);
+    const seen = async (step: number, keys: readonly number[]) => {
+      store.beginStep(step);
+      return Promise.all(keys.map((key) => store.fetch(key)));
+    };
+    const steps = [await seen(0, [1, 2]), await seen(1, [2, 3]), await seen(2, [4])];
+    expect(steps).toEqual([[1, 2], [2, 3], [4]]);
+    for (const [step, numbers] of (steps as number[][]).entries()) {
+      store.encode(numbers);
+      expect(numbers.map((number) => store.features(number)[0])).toEqual([[1, 2], [2, 3], [4]][step]);
+      store.endStep(step);
+    }
+    expect(asked).toEqual([1, 2, 3, 4]);
+    // All numbers are free again, and the images have to be read again.
+    expect((await seen(3, [2, 1, 5, 6])).sort()).toEqual([1, 2, 3, 4]);
+    expect(asked).toEqual([1, 2, 3, 4, 2, 1, 5, 6]);
   });
 });

@@ -1,37 +1,110 @@
-import type { Frames, MediaKey, ImageSource } from '../data/training-data';
+import { LRUCache } from 'lru-cache';
+import type { Frames, ImageSource, MediaKey } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** An image or clip: its pixels until they are encoded, its features from then on. */
+/** An image or clip in use: its pixels until it is encoded, then its features. */
 interface Image {
-  readonly number: number;
-  /** Whether it can be read; known once its pixels are here. */
-  readonly readable: Promise<boolean>;
+  readonly key: MediaKey;
   pixels?: Frames | undefined;
-  features?: Float32Array;
+  features?: Float32Array | undefined;
+}
+
+/** An image of the steps in preparation. */
+interface Held {
+  readonly number: number;
+  /** Undefined if it cannot be read. */
+  readonly image: Promise<Image | undefined>;
+  /** The last step whose preparation may have asked for it. */
+  step: number;
 }
 
 /**
- * Features by key, each computed once, in two parts: pixels are brought ahead of time, by workers where they must be
- * decoded; encoding is the model's work, done when it is needed and for many images together.
+ * Features by key, in two parts: pixels are read ahead of time, by workers where they must be decoded; encoding is the
+ * model's work, done when a step needs it and for many images together. Features that were computed are kept as long as
+ * they fit in memory, least recently used first to go; those of the steps in preparation always are. An image has the
+ * same features each time it is encoded, so the limit changes no result.
  */
 export class FeatureStore {
-  private readonly byKey = new Map<MediaKey, Image>();
-  private readonly byNumber: Image[] = [];
+  private readonly cache: LRUCache<MediaKey, Float32Array> | undefined;
+  private readonly held = new Map<MediaKey, Held>();
+  private readonly byNumber = new Map<number, Image>();
+  private readonly freeNumbers: number[] = [];
+  private step = 0;
 
+  /** @param cacheBytes limit of the features that are kept */
   constructor(
     readonly tower: VisionTower,
     readonly source: ImageSource,
-  ) {}
-
-  /** Brings the pixels of an image or clip. Gives its number, from 1; undefined where it cannot be read. */
-  async fetch(key: MediaKey): Promise<number | undefined> {
-    const image = this.byKey.get(key) ?? this.bring(key);
-    return (await image.readable) ? image.number : undefined;
+    cacheBytes = Infinity,
+  ) {
+    if (cacheBytes >= 1) {
+      this.cache = new LRUCache({
+        maxSize: Math.min(Math.floor(cacheBytes), Number.MAX_SAFE_INTEGER),
+        sizeCalculation: ({ byteLength }) => Math.max(1, byteLength),
+      });
+    }
   }
 
-  /** Computes the features of images that were fetched, where they are not known yet. */
+  /** Called when the preparation of a step begins: what is fetched from now on may be for it. */
+  beginStep(step: number): void {
+    this.step = step;
+  }
+
+  /** Called when the features of a step have been read. Releases images that no later step has fetched. */
+  endStep(step: number): void {
+    for (const [key, { number, step: last }] of this.held) {
+      if (last > step) continue;
+      this.held.delete(key);
+      this.byNumber.delete(number);
+      this.freeNumbers.push(number);
+    }
+  }
+
+  /** Reads the pixels of an image or clip. Returns its number, from 1, valid until its step ends; undefined if it cannot be read. */
+  async fetch(key: MediaKey): Promise<number | undefined> {
+    const held = this.held.get(key) ?? this.hold(key);
+    held.step = this.step;
+    return (await held.image) && held.number;
+  }
+
+  /** Computes the features of fetched images that have none yet. */
   encode(numbers: Iterable<number>): void {
-    const waiting = Array.from(new Set(numbers), (number) => this.byNumber[number - 1]!).filter((p) => !p.features);
+    this.encodeImages(Array.from(new Set(numbers), (number) => this.byNumber.get(number)!));
+  }
+
+  /** Features of an encoded image or clip, frame by frame: `[frames * patches * featureDim]`. */
+  features(number: number): Float32Array {
+    return this.byNumber.get(number)!.features!;
+  }
+
+  /** Reads and encodes images or clips; undefined for those that cannot be read. */
+  async get(keys: readonly MediaKey[]): Promise<(Float32Array | undefined)[]> {
+    const reading = new Map(Array.from(new Set(keys), (key) => [key, this.held.get(key)?.image ?? this.read(key)]));
+    const images = await Promise.all(keys.map((key) => reading.get(key)!));
+    this.encodeImages([...new Set(images)].filter((image) => image !== undefined));
+    return images.map((image) => image?.features);
+  }
+
+  private hold(key: MediaKey): Held {
+    const number = this.freeNumbers.pop() ?? this.held.size + 1;
+    const image = this.read(key).then((read) => {
+      if (read) this.byNumber.set(number, read);
+      return read;
+    });
+    const held = { number, image, step: this.step };
+    this.held.set(key, held);
+    return held;
+  }
+
+  private async read(key: MediaKey): Promise<Image | undefined> {
+    const features = this.cache?.get(key);
+    if (features) return { key, features };
+    const [pixels] = await this.source.frames([key]);
+    return pixels && { key, pixels };
+  }
+
+  private encodeImages(images: readonly Image[]): void {
+    const waiting = images.filter(({ features }) => !features);
     const size = this.source.imageSize ** 2 * 3;
     const frames = waiting.flatMap(({ pixels }) =>
       Array.from({ length: pixels!.length / size }, (_, i) => pixels!.subarray(i * size, (i + 1) * size)),
@@ -43,33 +116,8 @@ export class FeatureStore {
       const own = features.slice(next, (next += count));
       image.features = count === 1 ? own[0]! : concatenate(own);
       image.pixels = undefined;
+      this.cache?.set(image.key, image.features);
     }
-  }
-
-  /** Features of an image or clip that was encoded, frame after frame: `[frames * patches * featureDim]`. */
-  features(number: number): Float32Array {
-    return this.byNumber[number - 1]!.features!;
-  }
-
-  /** Features by key, fetched and encoded at once; undefined where an image cannot be read. */
-  async get(keys: readonly MediaKey[]): Promise<(Float32Array | undefined)[]> {
-    const numbers = await Promise.all(keys.map((key) => this.fetch(key)));
-    this.encode(numbers.filter((number) => number !== undefined));
-    return numbers.map((number) => (number === undefined ? undefined : this.features(number)));
-  }
-
-  private bring(key: MediaKey): Image {
-    const arriving = this.source.frames([key]);
-    const image: Image = {
-      number: this.byNumber.length + 1,
-      readable: arriving.then(([pixels]) => {
-        image.pixels = pixels;
-        return pixels !== undefined;
-      }),
-    };
-    this.byKey.set(key, image);
-    this.byNumber.push(image);
-    return image;
   }
 }
 

@@ -15,7 +15,7 @@ import type { Objective } from './stage';
 import { datasetNames, type DatasetName, type ImageSource, type TrainingData } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** The two frozen models and what joins them, with the features of all images seen so far. */
+/** The two frozen models and the trained layers between them, with the features of recently seen images. */
 export class JointModel {
   readonly flamingo: Flamingo;
   readonly features: FeatureStore;
@@ -30,16 +30,16 @@ export class JointModel {
     const random = new Random(config.seed).fork('flamingo');
     const params = initFlamingo(joint, language.lm.blocks.length, random);
     this.flamingo = new Flamingo(joint, params, { lm: language.lm });
-    this.features = new FeatureStore(tower, images);
+    this.features = new FeatureStore(tower, images, config.flamingo.featureCacheMiB * 2 ** 20);
   }
 
-  /** The tokenizer as data and prompts want it. */
+  /** The tokenizer in the form that data and prompts take. */
   get tokenizer(): TextTokenizer {
     const { tokenizer, special } = this.language;
     return { encode: (text) => tokenizer.encode(text), special };
   }
 
-  /** Both gates of every gated block, after tanh. */
+  /** Tanh of both gates of every gated block, by name. */
   gates(): Record<string, number> {
     const found: Record<string, number> = {};
     this.flamingo.params.xattn.blocks.forEach((block, i) => {
@@ -79,7 +79,7 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
   };
 }
 
-/** Carries an image's number in the store through the mixture: its features are computed when the step's turn has come. */
+/** Passes numbers of images in the store through the mixture. Their features are computed when the step begins. */
 function numberLoader(features: FeatureStore): MediaLoader {
   return {
     kind: 'features',
@@ -92,7 +92,7 @@ function numberLoader(features: FeatureStore): MediaLoader {
   };
 }
 
-/** The features of a batch's numbers, in their place; zero where there is no medium. */
+/** Replaces the numbers in a batch by features; zero where there is no image or clip. */
 function withFeatures(batch: Batch, features: FeatureStore, shape: readonly number[]): Batch {
   const { kind, data: numbers } = batch.visual;
   const each = shape.reduce((a, b) => a * b, 1);
@@ -101,7 +101,7 @@ function withFeatures(batch: Batch, features: FeatureStore, shape: readonly numb
   return { ...batch, visual: { kind, shape: [batch.size, batch.media, ...shape], data } };
 }
 
-/** Learns what joins the frozen models from a weighted mixture. */
+/** Trains the resampler and gated cross-attention on a weighted mixture. */
 export function jointObjective(model: JointModel, config: Config, data: TrainingData): Objective {
   const { datasets, gateWalk, framesPerClip, strategy } = config.flamingo;
   const { flamingo, features } = model;
@@ -125,15 +125,18 @@ export function jointObjective(model: JointModel, config: Config, data: Training
     resume(cursor) {
       mixture = new Mixture(mixtureConfig, cursor as MixtureCursor);
     },
-    async prepare() {
+    async prepare(step) {
+      features.beginStep(step);
       const { batches, cursor } = await mixture.next();
       const losses = () => {
         features.encode(batches.flatMap(({ batch }) => Array.from(batch.visual.data).filter((number) => number > 0)));
-        return batches.map(({ name, weight, batch }) => {
+        const found = batches.map(({ name, weight, batch }) => {
           const frames = name === 'clips' ? framesPerClip : 1;
-          const seen = withFeatures(batch, features, [frames, patches, width]);
-          return { name, weight, loss: () => flamingo.loss(seen) };
+          const withImages = withFeatures(batch, features, [frames, patches, width]);
+          return { name, weight, loss: () => flamingo.loss(withImages) };
         });
+        features.endStep(step);
+        return found;
       };
       return { losses, cursor };
     },
@@ -150,20 +153,20 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   };
 }
 
-/** @throws Error naming a set of the mixture that the data do not have, or that cannot be merged with the others */
+/** @throws Error naming a dataset of the mixture that the data do not have, or that cannot be merged with the others */
 export function expectDatasets(config: Config, data: TrainingData): void {
   const { datasets, framesPerClip, strategy } = config.flamingo;
   const name = datasetNames.find((n) => datasets[n] && !data.documents(n, config.seed, datasets[n].batch));
   if (name) throw new Error(missing(name));
-  // The mixture carries numbers in place of features, and cannot see that they differ in shape.
+  // The mixture carries numbers instead of features and cannot check their shapes.
   if (strategy === 'merged' && datasets.clips && framesPerClip > 1) {
     throw new Error(
-      `train: flamingo.strategy merged makes one batch of images and clips, whose ${framesPerClip} frames do not fit. ` +
-        'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or take another strategy.',
+      `train: flamingo.strategy merged puts images and clips into one batch, but clips have ${framesPerClip} frames. ` +
+        'Set flamingo.framesPerClip to 1, remove flamingo.datasets.clips, or choose another strategy.',
     );
   }
 }
 
 function missing(name: DatasetName): string {
-  return `train: the data have no set "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
+  return `train: the data have no dataset "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
 }

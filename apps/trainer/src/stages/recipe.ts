@@ -102,8 +102,9 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
   const { config, data, fresh } = options;
   expectDatasets(config, data);
   if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
+  // Before --fresh empties the folder: the frozen models may not fit the configuration.
+  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
   return inStageFolder('flamingo', options, async () => {
-    const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
     const initial = await initialWeights(config, 'flamingo');
     if (initial) model.flamingo.load(...initial);
     // Trained gates are open already.
