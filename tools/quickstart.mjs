@@ -17,6 +17,9 @@ function run(title, command, args, { optional = false } = {}) {
   process.exit(status ?? (signal ? 130 : 1));
 }
 
+// Help needs nothing installed but the trainer itself.
+const isHelp = process.argv.slice(2).some((arg) => arg === '--help' || arg === '-h');
+
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) {
   console.error(
@@ -26,6 +29,6 @@ if (major < 20 || (major === 20 && minor < 19)) {
 }
 
 if (!installed(root)) run('Installing packages', 'npm', ['ci']);
-run('Looking for oneDNN', process.execPath, [join(root, 'tools/setup-onednn.mjs')], { optional: true });
+if (!isHelp) run('Looking for oneDNN', process.execPath, [join(root, 'tools/setup-onednn.mjs')], { optional: true });
 const command = [join(root, 'apps/trainer/bin/flamingo.js'), 'quickstart', '--started', String(started)];
 run('Running the recipe', process.execPath, [...command, ...process.argv.slice(2)]);

@@ -1,8 +1,13 @@
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** The configurations that come with the trainer: beside the sources, and beside what is built of them. */
-export const CONFIGS = join(dirname(fileURLToPath(import.meta.url)), '..', 'configs');
+/** Root of this package, both from its sources and from what is built of them. */
+const ROOT = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** The configurations that come with the trainer. */
+export const CONFIGS = join(ROOT, 'configs');
 
 /** The workloads that come with the trainer. */
 export const BENCH_SPECS = join(CONFIGS, 'bench.json');
+
+export const PACKAGE = join(ROOT, 'package.json');

@@ -119,7 +119,7 @@ describe('data that do not fit', () => {
   it('end a stage of which no image can be read, with the first of them', async () => {
     const { status, text } = await command('pretrain-vision', config);
     expect(text).toMatch(/pretrain-vision: none of the 8 images of a step could be read.*\d+\.png: .*no such file/);
-    expect(text).toMatch(/[2-8] images could not be read and left out:\n/);
+    expect(text).toMatch(/[2-8] images could not be read and were skipped:\n/);
     expect(status).toBe(1);
   });
 

@@ -107,7 +107,7 @@ describe('a folder of images, by the command alone', () => {
 
   it('counts, names and skips the image that cannot be read, once', () => {
     for (const command of ['pretrain-vision', 'train', 'eval']) {
-      expect(done[command]!.stderr).toMatch(/1 image could not be read and left out:\n {2}broken\.png: .+\n$/);
+      expect(done[command]!.stderr).toMatch(/1 image could not be read and was skipped:\n {2}broken\.png: .+\n$/);
     }
     expect(done['pretrain-lm']!.stderr).not.toContain('broken.png');
   });

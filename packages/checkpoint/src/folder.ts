@@ -119,6 +119,19 @@ export class CheckpointFolder<State> {
     throw new Error(`${this.path}: all checkpoints are damaged. ${skipped.join(' ')}`);
   }
 
+  /** Every checkpoint, newest first, with what is wrong with it if it is damaged. Reads every byte. */
+  async check(): Promise<{ readonly name: string; readonly damage?: string }[]> {
+    const checked = [];
+    for (const name of await this.names()) {
+      const damage = await this.open(name, []).then(
+        () => undefined,
+        (error: Error) => error.message,
+      );
+      checked.push({ name, ...(damage !== undefined && { damage }) });
+    }
+    return checked;
+  }
+
   private async write(
     folder: string,
     step: number,

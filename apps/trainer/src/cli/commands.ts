@@ -1,10 +1,10 @@
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
 import type { BenchFlags } from '../bench/command';
 import { wholeNumberFrom } from './command-text';
 import type { Config, ConfigCommand } from '../config/config';
-import { BENCH_SPECS, CONFIGS } from '../configs';
+import { BENCH_SPECS, PACKAGE } from '../configs';
 import { addExtractCommands } from './data-commands';
 import { addDatasetCommands } from './dataset-commands';
 import type { RunOptions, StageName } from '../stages/recipe';
@@ -67,17 +67,39 @@ export async function main(argv: readonly string[], more: readonly AddCommands[]
 export function createProgram(more: readonly AddCommands[] = []): Command {
   const program = new Command('flamingo')
     .description('Trains Flamingo from images and text, and answers few-shot prompts.')
+    .version(packageVersion(), '--version', 'print the version')
     .addHelpText('after', OVERVIEW)
     .exitOverride();
 
   program
     .command('doctor')
-    .description('looks at what training needs on this machine')
+    .description('check what training needs on this machine')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const findings = await (await import('./doctor')).examine();
       if (json) return print(JSON.stringify(findings, null, 2));
       for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
+    });
+
+  program
+    .command('init')
+    .description('write a commented configuration for your own data')
+    .argument('<file>', 'YAML file to write')
+    .option('--data <folder>', 'folder with your data, relative to the file', 'my-data')
+    .action(async (file: string, { data }: { data: string }) => {
+      (await import('./init')).initConfig(file, data);
+      print(`${file}: edit it, then run flamingo data check ${data} and flamingo pretrain-vision ${file}.`);
+    });
+
+  program
+    .command('info')
+    .description('show what a run folder holds: steps, losses, sizes, and which checkpoints are good or damaged')
+    .argument('<run>', 'the out folder of a configuration')
+    .option('--json', 'print JSON')
+    .action(async (run: string, { json }: { json?: boolean }) => {
+      const { formatRun, inspectRun } = await import('./info');
+      const stages = await inspectRun(run);
+      print(json ? JSON.stringify(stages, null, 2) : formatRun(stages));
     });
 
   onStage(
@@ -98,7 +120,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     (options) => recipe().then(({ trainJoint }) => trainJoint(options)),
   );
 
-  onConfig(program, 'eval', 'asks the trained model few-shot questions, also with blank and swapped images')
+  onConfig(program, 'eval', 'ask the trained model few-shot questions, also with blank and swapped images')
     .option('--split <name>', 'which set of questions to ask, for data with several')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
@@ -118,10 +140,10 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
       }
     });
 
-  onConfig(program, 'generate', 'asks the trained model about one image of yours, after a few examples')
-    .requiredOption('--image <file>', 'the image that is asked about; must be given')
-    .option('--example <file=answer>', 'an image and its answer, which tell what is asked; may be repeated', collect)
-    .option('--candidates <a,b,...>', 'choose among these answers instead of writing freely', list)
+  onConfig(program, 'generate', 'ask the trained model about one of your images, after a few examples')
+    .requiredOption('--image <file>', 'the image to ask about (required)')
+    .option('--example <file=answer>', 'an image with its answer, which show what is asked; repeatable', collect)
+    .option('--candidates <a,b,...>', 'choose one of these answers instead of generating text', list)
     .option('--json', 'print JSON, with the probability of each candidate')
     .addHelpText(
       'after',
@@ -130,27 +152,32 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
       const { config } = await start('generate', file, flags);
       const answer = await (await import('../eval/few-shot-answer')).answerPrompt(config, flags);
-      print(flags.json ? JSON.stringify(answer, null, 2) : answer.answer);
+      if (flags.json) return print(JSON.stringify(answer, null, 2));
+      if (answer.answer === '') process.stderr.write('The model generated an empty answer.\n');
+      print(answer.answer);
     });
 
   program
     .command('bench')
-    .description('times training, decoding and vision encoders; the workloads are those of configs/bench.json')
-    .argument('[workload...]', 'names of workloads; all of them if none is given')
-    .option('--specs <file>', 'JSON file that describes workloads', BENCH_SPECS)
+    .description('time training, decoding and vision encoders; workloads are defined in configs/bench.json')
+    .argument('[workload...]', 'names of workloads; all by default')
+    .option('--specs <file>', 'JSON file that defines workloads', BENCH_SPECS)
     .addOption(
-      new Option('--precision <type>', 'bf16: frozen weights, and the factors of large products')
+      new Option(
+        '--precision <type>',
+        'precision of frozen weights; bf16 also rounds the factors of large matrix products',
+      )
         .choices(['fp32', 'bf16', 'int8'])
         .default('fp32'),
     )
-    .option('--threads <n>', 'threads that the native backend uses', wholeNumberFrom(1))
-    .option('--seconds <s>', 'seconds to time each workload for, three steps at least', wholeNumberFrom(0), 10)
+    .option('--threads <n>', 'threads of the native backend', wholeNumberFrom(1))
+    .option('--seconds <s>', 'seconds to time each workload, at least three steps', wholeNumberFrom(0), 10)
     .addOption(
-      new Option('--backend <name>', 'what computes; auto: the fastest that works').choices(BACKENDS).default('auto'),
+      new Option('--backend <name>', 'backend; auto selects the fastest that works').choices(BACKENDS).default('auto'),
     )
-    .option('--roofline', 'measure what the machine can do at best: matrix products and memory')
-    .option('--profile', 'show the time by kernel, the number of calls, and those that ran in JavaScript')
-    .option('--json', 'print one JSON line a workload')
+    .option('--roofline', 'measure the peak of this machine: matrix products and memory')
+    .option('--profile', 'show time and calls by kernel, and which ran in JavaScript')
+    .option('--json', 'print a line of JSON for each workload')
     .action(async (asked: string[], flags: BenchFlags, command: Command) => {
       const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
       process.exitCode = await (await import('../bench/command')).runBench(asked, flags, given);
@@ -158,9 +185,9 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('plan')
-    .description("prints parameters, memory and work of the paper's models")
+    .description("print parameters, memory and compute of the paper's models")
     .argument('<preset>', '3b, 9b or 80b')
-    .option('--devices <n>', 'accelerators that share an update', wholeNumberFrom(1), 1)
+    .option('--devices <n>', 'number of accelerators that share an update', wholeNumberFrom(1), 1)
     .option('--json', 'print JSON')
     .action(async (preset: string, { devices, json }: { devices: number; json?: boolean }) => {
       const { formatPlan, planTraining } = await import('../bench/plan');
@@ -169,19 +196,19 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     });
 
   for (const add of more) add(program);
-  const data = program.command('data').description('makes, checks and shows training data');
+  const data = program.command('data').description('make, check and show training data');
   addDatasetCommands(data);
   addExtractCommands(data);
 
   return program;
 }
 
-/** A command over a configuration. */
+/** A command that reads a configuration. */
 function onConfig(program: Command, name: string, description: string): Command {
   return program
     .command(name)
     .description(description)
-    .argument('<config>', `YAML file; begin with a copy of ${join(CONFIGS, 'quickstart.yaml')}`)
+    .argument('<config>', 'YAML file; flamingo init writes one')
     .option(...SET);
 }
 
@@ -248,8 +275,9 @@ function reportSkipped({ skipped }: TrainingData): void {
   if (skipped.length === 0) return;
   const named = skipped.slice(0, SKIPPED_NAMED).map((line) => `  ${line}\n`);
   const more = skipped.length > SKIPPED_NAMED ? `  and ${skipped.length - SKIPPED_NAMED} more\n` : '';
-  const count = skipped.length === 1 ? '1 image' : `${skipped.length} images`;
-  process.stderr.write(`${count} could not be read and left out:\n${named.join('')}${more}`);
+  const count =
+    skipped.length === 1 ? '1 image could not be read and was' : `${skipped.length} images could not be read and were`;
+  process.stderr.write(`${count} skipped:\n${named.join('')}${more}`);
 }
 
 function collect(value: string, before: string[] = []): string[] {
@@ -263,7 +291,7 @@ function collect(value: string, before: string[] = []): string[] {
 function list(value: string): string[] {
   const answers = value.split(',').map((answer) => answer.trim());
   if (answers.length < 2 || answers.includes('')) {
-    throw new InvalidArgumentError('It must be two or more answers with commas between: --candidates red,blue');
+    throw new InvalidArgumentError('It must be two or more answers separated by commas: --candidates red,blue');
   }
   return answers;
 }
@@ -279,6 +307,10 @@ function setKey(value: string, before: Record<string, unknown> = {}): Record<str
     // Not JSON: the text itself.
   }
   return { ...before, [value.slice(0, at)]: parsed };
+}
+
+function packageVersion(): string {
+  return (JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string }).version;
 }
 
 export function print(text: string): void {

@@ -102,11 +102,11 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
   const { config, data, fresh } = options;
   expectDatasets(config, data);
   if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
-  // Before --fresh empties the folder: the frozen models may not fit the configuration.
+  // Before --fresh empties the folder: what the training starts from may not fit the configuration.
   const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
+  const initial = await initialWeights(config, 'flamingo');
+  if (initial) model.flamingo.load(...initial);
   return inStageFolder('flamingo', options, async () => {
-    const initial = await initialWeights(config, 'flamingo');
-    if (initial) model.flamingo.load(...initial);
     // Trained gates are open already.
     const gateWalk = initial ? { steps: 0, by: 0 } : config.flamingo.gateWalk;
     const objective = jointObjective(model, { ...config, flamingo: { ...config.flamingo, gateWalk } }, data);

@@ -1,0 +1,30 @@
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { CONFIGS } from '../configs';
+import { writeError } from '../stages/files';
+
+/**
+ * Writes the commented configuration of the quickstart, changed to train on a folder of your own.
+ *
+ * @throws Error if the file is there already
+ */
+export function initConfig(file: string, dataFolder: string): void {
+  if (existsSync(file)) throw new Error(`init: ${file} exists already. Choose another name, or remove it.`);
+  const text = readFileSync(join(CONFIGS, 'quickstart.yaml'), 'utf8');
+  const own = replaceOnce(
+    replaceOnce(text, /^out: .*$/m, 'out: runs/my-model'),
+    /^data:\n {2}kind: emoji$/m,
+    `data:\n  kind: folder\n  path: ${JSON.stringify(dataFolder)}`,
+  );
+  try {
+    writeFileSync(file, own);
+  } catch (error) {
+    throw writeError(error, file, 'Choose another path.');
+  }
+}
+
+function replaceOnce(text: string, pattern: RegExp, by: string): string {
+  if (!pattern.test(text))
+    throw new Error(`init: quickstart.yaml has no ${pattern.source}. Install the trainer again.`);
+  return text.replace(pattern, () => by);
+}

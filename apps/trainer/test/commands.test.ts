@@ -1,0 +1,79 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CheckpointFolder } from '@flamingo-ts/checkpoint';
+import type { Command } from 'commander';
+import { afterAll, expect, it, vi } from 'vitest';
+import { formatRun, inspectRun } from '../src/cli/info';
+import { createProgram } from '../src/cli/commands';
+import { loadConfig } from '../src/config/config';
+import { main } from '../src/flamingo';
+import { addQuickstartCommand } from '../src/quickstart/command';
+
+const folder = mkdtempSync(join(tmpdir(), 'flamingo-commands-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+/** Runs a command line in this process: its exit status, and what it writes. */
+async function command(...args: string[]): Promise<{ status: number; text: string }> {
+  let text = '';
+  for (const stream of [process.stdout, process.stderr]) {
+    vi.spyOn(stream, 'write').mockImplementation((chunk) => {
+      text += String(chunk);
+      return true;
+    });
+  }
+  const status = await main(['node', 'flamingo', ...args]);
+  vi.restoreAllMocks();
+  return { status, text };
+}
+
+it('prints its version', async () => {
+  const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as {
+    version: string;
+  };
+  expect(await command('--version')).toEqual({ status: 0, text: `${version}\n` });
+});
+
+it('has a help text for each command, without defaults that say nothing', () => {
+  const helps = (program: Command): string[] => [program.helpInformation(), ...program.commands.flatMap(helps)];
+  const all = helps(createProgram([addQuickstartCommand]));
+  expect(all.length).toBeGreaterThan(15);
+  for (const help of all) expect(help).not.toMatch(/default: (null|undefined|Infinity)/);
+});
+
+it('init writes a configuration for a folder that every command accepts, and replaces no file', async () => {
+  const file = join(folder, 'my.yaml');
+  expect(await command('init', file, '--data', 'photos')).toMatchObject({ status: 0 });
+  expect(loadConfig(file)).toMatchObject({
+    out: 'runs/my-model',
+    data: { kind: 'folder', path: join(folder, 'photos') },
+  });
+  expect(readFileSync(file, 'utf8')).toMatch(/^# .*\n/);
+  const again = await command('init', file);
+  expect(again.text).toMatch(/init: .*my\.yaml exists already/);
+  expect(again.status).toBe(1);
+});
+
+it('info tells steps, losses and sizes, and good checkpoints from damaged ones', async () => {
+  const run = join(folder, 'run');
+  mkdirSync(join(run, 'lm'), { recursive: true });
+  const line = (step: number) => `${JSON.stringify({ step, loss: 4 - step })}\n`;
+  writeFileSync(join(run, 'lm', 'metrics.jsonl'), line(0) + line(1));
+  const checkpoints = new CheckpointFolder(join(run, 'lm', 'checkpoints'));
+  const model = { w: { shape: [2], data: Float32Array.of(1, 2) } };
+  for (const step of [1, 2]) await checkpoints.save(step, { model }, {});
+  truncateSync(join(run, 'lm', 'checkpoints', 'step-000002', 'model.safetensors'), 10);
+  const [stage, ...others] = await inspectRun(run);
+  expect(others).toEqual([]);
+  expect(stage).toMatchObject({ stage: 'lm', isFinished: false, steps: 2, losses: [4, 3] });
+  expect(stage!.checkpoints).toEqual([
+    { name: 'step-000002', damage: expect.stringContaining('must have') as string },
+    { name: 'step-000001' },
+  ]);
+  const { status, text } = await command('info', run);
+  expect(text).toBe(`${formatRun([stage!])}\n`);
+  expect(text).toMatch(/lm \(pretrain-lm\): not finished, 2 steps\n {2}loss +4\.000 to 3\.000\n/);
+  expect(text).toMatch(/step-000002 DAMAGED: .*\n.*step-000001 good/);
+  expect(status).toBe(0);
+  expect((await command('info', folder)).text).toMatch(/info: .* holds none of vision, lm, flamingo/);
+});
