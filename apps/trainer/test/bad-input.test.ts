@@ -40,7 +40,7 @@ async function command(...args: string[]): Promise<{ status: number; text: strin
   return { status, text };
 }
 
-describe('an argument that is wrong is named, with what it must be', () => {
+describe('names a wrong argument and what is expected', () => {
   it.each([
     [['trian', config], /unknown command 'trian'[\s\S]*Did you mean train\?/],
     [['train'], /missing required argument 'config'/],
@@ -109,7 +109,7 @@ describe('a run folder that does not fit', () => {
   });
 });
 
-describe('data that do not fit', () => {
+describe('data that do not fit the configuration', () => {
   it('name a folder that is not there', async () => {
     const { status, text } = await command('pretrain-lm', config, '--fresh', '--set', 'data.path=nowhere');
     expect(text).toMatch(/Data folder \S+nowhere: there is no such folder\. Correct data\.path/);
@@ -134,14 +134,14 @@ describe('data that do not fit', () => {
 describe('a native library that is not there', () => {
   const env = { FLAMINGO_ONEDNN: '/nowhere/libdnnl.so' };
 
-  it('ends a run that asked for it, and says where it was looked for and how to bring it', async () => {
+  it('ends a run that requires it, and says where it was searched and how to install it', async () => {
     const { status, stdout, stderr } = await start(folder, ['train', config, '--set', 'backend=native'], env).ended;
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
     expect(stderr).toMatch(/backend 'native' cannot be used: oneDNN was not found\. Looked at: \/nowhere\/libdnnl\.so/);
     expect(stderr).toContain('npm run setup:onednn');
   }, 60_000);
 
-  it('is passed over by auto, which says so', async () => {
+  it('is skipped by auto, which says so', async () => {
     const { stderr } = await start(folder, ['train', config, '--set', 'backend=auto'], env).ended;
     expect(stderr).toMatch(/^backend (?!native)\w+ \(the fastest that works here.*not native: oneDNN was not found/m);
   }, 60_000);

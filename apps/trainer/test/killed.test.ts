@@ -6,7 +6,7 @@ import { readMetrics } from '../src/stages/metrics';
 import { flamingo, signalAll, start, TINY, writeConfig, type Outcome, type Running } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-killed-'));
-// Steps of the frozen models take some milliseconds: more of them, so that there is time for the kill on a busy machine.
+// Steps of the first two stages take milliseconds. There are many, so that a busy machine has time to kill the process.
 const config = {
   ...TINY,
   vision: { ...TINY.vision, train: { ...TINY.vision.train, steps: 80 } },
@@ -22,13 +22,13 @@ const STAGES = [
   ['train', 'flamingo'],
 ] as const;
 
-/** Everything in the metrics that does not tell the time. */
+/** The metrics without times. */
 const figures = (run: string, stage: string) =>
   readMetrics(join(folder, run, stage, 'metrics.jsonl')).map(
     ({ seconds: _, waited: __, waitedShare: ___, ...rest }) => rest,
   );
 
-/** Steps of the newest checkpoint, 0 without one. */
+/** Step of the newest checkpoint, or 0 if there is none. */
 function saved(run: string, stage: string): number {
   const checkpoints = join(folder, run, stage, 'checkpoints');
   const names = existsSync(checkpoints) ? readdirSync(checkpoints).filter((name) => name.startsWith('step-')) : [];
@@ -36,8 +36,8 @@ function saved(run: string, stage: string): number {
 }
 
 /**
- * Starts a stage and kills all of its processes between two checkpoints. They are halted before each look, so that the
- * kill falls where it was meant to however slow the machine is.
+ * Starts a stage and kills it between two checkpoints. It is paused before each look, so that the kill comes at the right
+ * moment however slow the machine is.
  */
 async function killBetweenCheckpoints(command: string, stage: string): Promise<void> {
   const running = start(folder, [command, killed]);
@@ -59,7 +59,7 @@ beforeAll(async () => {
   for (const [command] of STAGES) expect(await flamingo(folder, command, whole)).toMatchObject({ status: 0 });
 }, 300_000);
 
-/** Starts a stage, and does something to it once it has done a step. */
+/** Starts a stage and acts on it after its first step. */
 async function afterFirstStep(command: string, stage: string, act: (running: Running) => void): Promise<Outcome> {
   const running = start(folder, [command, killed]);
   let ended = false;
@@ -69,9 +69,9 @@ async function afterFirstStep(command: string, stage: string, act: (running: Run
   return running.ended;
 }
 
-describe.each(STAGES)('%s killed between checkpoints and started again', (command, stage) => {
+describe.each(STAGES)('%s, killed between checkpoints and resumed,', (command, stage) => {
   it('gives the losses and weights of a run never stopped', async () => {
-    // The other stages' models are those of the whole run; this one has nothing yet.
+    // The other stages are those of the whole run; this one starts from nothing.
     cpSync(join(folder, 'whole'), join(folder, 'killed'), { recursive: true });
     rmSync(join(folder, 'killed', stage), { recursive: true });
     await killBetweenCheckpoints(command, stage);
@@ -88,11 +88,11 @@ describe.each(STAGES)('%s killed between checkpoints and started again', (comman
 });
 
 describe.each([
-  // What a terminal does: the signal goes to the command and all that it started.
+  // As a terminal does: the signal goes to the whole process group.
   ['Ctrl-C', (running: Running) => signalAll(running, 'SIGINT')],
   ['SIGTERM', (running: Running) => running.process.kill('SIGTERM')],
 ])('%s', (_, act) => {
-  it('lets a step end, saves, says how to go on, and costs nothing', async () => {
+  it('finishes the step, saves, says how to resume, and changes no loss', async () => {
     rmSync(join(folder, 'killed'), { recursive: true, force: true });
     const { status, stderr } = await afterFirstStep('pretrain-lm', 'lm', act);
     expect(status).toBe(130);

@@ -11,7 +11,7 @@ import { pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageN
 import { StopSignal } from '../src/cli/stop-signal';
 import { TINY, writeConfig } from './command';
 
-/** Cores that the machine seems to have; one less decode. */
+/** Cores that the machine appears to have; all but one decode. */
 const cores = vi.hoisted(() => ({ value: 2 }));
 vi.mock('node:os', async (original) => ({ ...(await original<object>()), availableParallelism: () => cores.value }));
 
@@ -34,14 +34,14 @@ beforeAll(async () => {
   mkdirSync(join(folder, 'data'));
   const names = Array.from({ length: 16 }, (_, i) => `${i}.png`);
   for (const [i, name] of names.entries()) {
-    // Of different sizes, so that workers are done in another order than they were asked.
+    // Of different sizes, so that workers finish out of order.
     const side = i % 4 === 0 ? 300 : 30;
     const background = { r: 16 * i, g: 255 - 16 * i, b: 90 };
     await sharp({ create: { width: side, height: side, channels: 3, background } })
       .png()
       .toFile(join(folder, 'data', name));
   }
-  // One that cannot be read, for which others stand in.
+  // One that cannot be read, so that other samples replace its own.
   writeFileSync(join(folder, 'data', names[7]!), 'not an image');
   const lines = (name: string, values: object[]) =>
     writeFileSync(join(folder, 'data', `${name}.jsonl`), values.map((v) => JSON.stringify(v)).join('\n'));
@@ -68,7 +68,7 @@ const TRAIN = { vision: pretrainVision, lm: pretrainLanguage, flamingo: trainJoi
 /**
  * Runs a stage as the command does, on this thread.
  *
- * @param onStep called after each step with the steps done; true asks the stage to stop
+ * @param onStep called after each step with the number of steps done; true stops the stage
  * @returns the losses, of all runs of the stage together
  */
 async function run(stage: StageName, out: string, onStep: (done: number) => boolean = () => false) {
@@ -85,7 +85,7 @@ async function run(stage: StageName, out: string, onStep: (done: number) => bool
     const workers = [...new Set(mock.contexts)] as Worker[];
     vi.restoreAllMocks();
     expect(workers).toHaveLength(stage === 'lm' ? 0 : cores.value - 1);
-    // A thread that has ended has no number any more.
+    // Threads that have ended have the number -1.
     expect(workers.map((worker) => worker.threadId)).toEqual(workers.map(() => -1));
   }
   return losses();
@@ -101,12 +101,12 @@ it('gives the same losses with any number of workers', async () => {
   }
 }, 120_000);
 
-describe.each(['vision', 'flamingo'] as const)('%s with images of later steps in the making', (stage) => {
+describe.each(['vision', 'flamingo'] as const)('%s while images of later steps are decoded', (stage) => {
   it.each([
     ['asked to stop', () => true, /stopped at step 2.*Run the same command again/],
     ['at an error', () => { throw new Error('out of memory'); }, /out of memory/], // prettier-ignore
   ])(
-    'ends its workers when it ends early, %s, and goes on with the losses of a whole run',
+    'ends its workers when it ends early, %s, and resumes with the losses of a whole run',
     async (_, end, message) => {
       rmSync(join(folder, 'early'), { recursive: true, force: true });
       cpSync(join(folder, 'one'), join(folder, 'early'), { recursive: true });

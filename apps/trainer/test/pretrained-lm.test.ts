@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
-// Each family of language models swapped in by one line, trained and asked by the command alone.
+// Replaces the language model by one line of the configuration, for each family; trains and asks by commands only.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-pretrained-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 const STEPS = 20;
@@ -29,7 +29,7 @@ const reference = (name: string) =>
   new URL(`../../../packages/lm-hf/test/reference/${name}/`, import.meta.url).pathname;
 const tokenizer = trainByteLevelBPE(['a red circle and a blue square on a page of text'], { vocabSize: 280 });
 
-/** A model of random weights as one is published, with a vocabulary for real text. */
+/** Writes a model with random weights in its published form, with a vocabulary for real text. */
 async function publish(name: string): Promise<string> {
   const to = join(folder, name);
   mkdirSync(to);
@@ -62,12 +62,12 @@ describe('lm.pretrained', () => {
     const { status, stderr } = await flamingo(folder, 'pretrain-lm', config, '--set', 'lm.pretrained=gpt2');
     expect(status).toBe(1);
     expect(stderr).toMatch(
-      /lm\.pretrained names a trained language model.*gpt2.*nothing to do: go on with flamingo train/,
+      /lm\.pretrained names a trained language model.*gpt2.*nothing to do: continue with flamingo train/,
     );
   });
 
   it.each(FAMILIES)(
-    'trains around %s, and the loss falls',
+    'trains with %s, and the loss falls',
     async (name) => {
       const swap = ['--set', `lm.pretrained=${await publish(name)}`];
       const trained = await flamingo(folder, 'train', config, '--fresh', ...swap);
@@ -80,7 +80,7 @@ describe('lm.pretrained', () => {
     180_000,
   );
 
-  it('answers around the last of them, held in int8', async () => {
+  it('answers with the last of them in int8', async () => {
     const question = ['--image', image, '--example', `${image}=red`, '--candidates', 'red,blue'];
     const swap = ['--set', `lm.pretrained=${FAMILIES.at(-1)}`, '--set', 'lm.precision=int8'];
     const asked = await flamingo(folder, 'generate', config, ...question, ...swap);

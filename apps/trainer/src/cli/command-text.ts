@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from 'commander';
 
-/** Reads an option's value as a whole number from this one up. */
+/** Parses the value of an option as a whole number of at least `least`. */
 export function wholeNumberFrom(least: number): (value: string) => number {
   return (value) => {
     if (!/^\d+$/.test(value) || Number(value) < least) {
@@ -10,7 +10,7 @@ export function wholeNumberFrom(least: number): (value: string) => number {
   };
 }
 
-/** A line for each reason that something was left out, the most frequent first. */
+/** A line for each reason why something was dropped, most frequent first. */
 export function reasonLines(dropped: Readonly<Record<string, number>>): string[] {
   return Object.entries(dropped)
     .sort(([, a], [, b]) => b - a)

@@ -1,25 +1,25 @@
 import { SingleBar } from 'cli-progress';
 
-/** Where a long piece of work stands: a bar on a terminal, a plain line every few seconds elsewhere. */
+/** Progress of a long task: a bar on a terminal, a plain line every few seconds elsewhere. */
 export interface Progress {
-  /** @param done units finished; `note` is shown behind the figures */
+  /** @param done finished units @param note shown after the figures */
   update(done: number, note?: string): void;
   /**
-   * Ends the bar, with a closing line; called once more it does nothing. However the work ends it must be called: on a
-   * terminal the bar draws itself by a timer, which keeps the process alive.
+   * Ends the bar with a closing line; further calls do nothing. Must be called even if the task fails: on a terminal, the
+   * timer of the bar keeps the process alive.
    */
   stop(note?: string): void;
 }
 
-/** Seconds before the first plain line, so that it has a rate to tell, and between lines. */
+/** Seconds before the first plain line, so that a rate is known, and between lines. */
 const FIRST_LINE = 1;
 const LINE_EVERY = 10;
 
 /**
- * @param title shown in front
+ * @param title shown first
  * @param total units of work
- * @param unit  what a unit is called: `steps`
- * @param from  units that an earlier run did; they say nothing about the rate of this one
+ * @param unit  name of the units, such as `steps`
+ * @param from  units that an earlier run finished; they do not count towards the rate
  */
 export function startProgress(title: string, total: number, unit: string, from = 0): Progress {
   const started = Date.now();

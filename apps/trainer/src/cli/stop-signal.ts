@@ -1,6 +1,6 @@
 /**
- * Ctrl-C or SIGTERM asks once and is answered at the next step's end, so that a whole checkpoint is written; a second
- * Ctrl-C ends the process at once. A second SIGTERM does not: whatever manages processes may send it to each of them.
+ * Ctrl-C or SIGTERM requests a stop at the end of the current step, so that a whole checkpoint is written. A second Ctrl-C
+ * ends the process at once. A second SIGTERM does not: a process manager may send it to every process of a group.
  */
 export class StopSignal {
   private asked = false;
@@ -29,10 +29,10 @@ export class StopSignal {
   }
 }
 
-/** Thrown when a stage ended because it was asked to; its state is saved. */
+/** Thrown when a stage was stopped on request. Its state is saved. */
 export class Interrupted extends Error {
   constructor(stage: string, step: number, folder: string) {
-    super(`${stage}: stopped at step ${step}, saved in ${folder}. Run the same command again to go on from there.`);
+    super(`${stage}: stopped at step ${step}, saved in ${folder}. Run the same command again to resume.`);
     this.name = 'Interrupted';
   }
 }

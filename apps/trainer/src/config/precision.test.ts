@@ -8,14 +8,14 @@ const multiplies = isa !== undefined && /bf16|amx|fp16|vnni_2/.test(isa);
 it('is float32 everywhere, and bfloat16 on no other backend than native', async () => {
   await usePrecision('float32', 'wasm');
   await expect(usePrecision('bfloat16', 'wasm')).rejects.toThrow(
-    /precision bfloat16 needs the backend native, got wasm\. Leave precision out, or .*flamingo doctor/,
+    /precision bfloat16 requires backend native, got wasm\. Remove precision, or .*flamingo doctor/,
   );
 });
 
 it.runIf(isa !== undefined && !multiplies)('names the processor that cannot multiply bfloat16', async () => {
   await usePrecision('float32', 'native');
   await expect(usePrecision('bfloat16', 'native')).rejects.toThrow(
-    /precision bfloat16 cannot be had here\. .*needs a processor that multiplies it.* Use float32/,
+    /precision bfloat16 is not available on this machine\. .*needs a processor that multiplies it.* Use float32/,
   );
 });
 

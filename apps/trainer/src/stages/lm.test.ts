@@ -30,7 +30,7 @@ const configOf = (out: string, lm: object = {}): Config =>
     lm: { ...TINY.lm, batch: 2, maxTokens: 16, train: { ...TINY.lm.train, steps: 10, checkpointEvery: 4 }, ...lm },
   });
 
-/** Runs the stage; @param stopAt the document at which Ctrl-C comes */
+/** Runs the stage. @param stopAt the document at which Ctrl-C arrives */
 async function losses(config: Config, stopAt?: number): Promise<number[]> {
   const stop = new StopSignal();
   const data = await openData(config);
@@ -48,7 +48,7 @@ async function losses(config: Config, stopAt?: number): Promise<number[]> {
   }
 }
 
-it('packed, stopped and started again gives the losses of a run never stopped', async () => {
+it('packed, stopped and resumed, gives the losses of a run that was never stopped', async () => {
   const whole = await losses(configOf('whole', { packed: true, bos: true }));
   expect(whole).toHaveLength(10);
   const stopped = configOf('stopped', { packed: true, bos: true });
@@ -59,7 +59,7 @@ it('packed, stopped and started again gives the losses of a run never stopped', 
   expect(await losses(stopped)).toEqual(whole);
 });
 
-it('comes through every text once before any comes again, in another order each time', async () => {
+it('goes through all texts once per epoch, in another order each time', async () => {
   const config = configOf('order');
   const data = await openData(config);
   const turn = (from: number) => Promise.all(Array.from({ length: 9 }, (_, i) => data.textAt(from + i, config.seed)));
@@ -70,7 +70,7 @@ it('comes through every text once before any comes again, in another order each 
   await data.close();
 });
 
-it('begins texts with <BOS> only where it is asked for, and the other marks keep their numbers', async () => {
+it('starts texts with <BOS> only if configured, and the ids of the other special tokens stay the same', async () => {
   const plain = configOf('plain');
   const data: TrainingData = await openData(plain);
   const special = (config: Config) => {
@@ -78,13 +78,13 @@ it('begins texts with <BOS> only where it is asked for, and the other marks keep
     model.dispose();
     return model.special;
   };
-  const marks = { eos: 0, pad: 0, image: 1, endOfChunk: 2 };
-  expect(special(plain)).toEqual(marks);
-  expect(special(configOf('bos', { bos: true }))).toEqual({ ...marks, bos: 3 });
+  const ids = { eos: 0, pad: 0, image: 1, endOfChunk: 2 };
+  expect(special(plain)).toEqual(ids);
+  expect(special(configOf('bos', { bos: true }))).toEqual({ ...ids, bos: 3 });
   await data.close();
 });
 
-it('packed rows have no padding, and leak nothing', async () => {
+it('packed rows have finite losses, and leak no tensors', async () => {
   const config = configOf('packed', { packed: true });
   const before = tf.memory().numTensors;
   expect((await losses(config)).every(Number.isFinite)).toBe(true);

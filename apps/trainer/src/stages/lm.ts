@@ -18,14 +18,14 @@ import { PackedText, type TextCursor } from './packed-text';
 import type { Objective } from './stage';
 import type { TrainingData } from '../data/training-data';
 
-/** Tokens with a meaning of their own; `<image>` and `<EOC>` never occur in the text the language model learns from. */
+/** Special tokens. `<image>` and `<EOC>` never occur in the text that the language model learns from. */
 export const IMAGE = '<image>';
 export const END_OF_CHUNK = '<EOC>';
 export const END_OF_TEXT = '<EOS>';
 export const BEGIN_OF_TEXT = '<BOS>';
 const SPECIAL_TOKENS = [END_OF_TEXT, IMAGE, END_OF_CHUNK];
 
-/** Ids of the special tokens of a tokenizer made here. */
+/** Ids of the special tokens of a tokenizer that `trainTokenizer` made. */
 export function specialIds(tokenizer: Tokenizer): SpecialTokens {
   const bos = tokenizer.tokenId(BEGIN_OF_TEXT);
   return {
@@ -37,7 +37,7 @@ export function specialIds(tokenizer: Tokenizer): SpecialTokens {
   };
 }
 
-/** Learns a byte-level tokenizer from pages of the data. */
+/** Trains a byte-level BPE tokenizer on pages of the data. */
 export function trainTokenizer(config: Config, data: TrainingData): TokenizerJson {
   const random = new Random(config.seed).fork('tokenizer');
   const pages = Array.from({ length: config.lm.tokenizerPages }, () => data.textPage(random));
@@ -57,14 +57,14 @@ export class LanguageModel<M extends DisposableLM = DisposableLM> {
     checkVocabulary(tokenizer, lm);
   }
 
-  /** One to be trained here. */
+  /** A new model with random weights. */
   static create(model: Config['lm']['model'], tokenizerJson: TokenizerJson, random: Random): LanguageModel<Chinchilla> {
     const lm = new Chinchilla(model, initChinchilla(model, random.fork('chinchilla')));
     const tokenizer = loadTokenizer(tokenizerJson);
     return new LanguageModel(lm, tokenizer, specialIds(tokenizer));
   }
 
-  /** One that was published, with the marks added to its tokens. */
+  /** Loads a published model and adds `<image>` and `<EOC>` to its tokens. */
   static async load(folder: string, precision: FrozenPrecision): Promise<LanguageModel> {
     const { lm, tokenizer, stopTokens } = await loadCausalLM(folder, {
       freeze: precision,
@@ -73,14 +73,14 @@ export class LanguageModel<M extends DisposableLM = DisposableLM> {
     const [eos] = stopTokens;
     if (eos === undefined) {
       throw new Error(
-        `${folder}: neither generation_config.json nor config.json has an eos_token_id, which ends each text. ` +
-          'Add the id of the token that the model ends texts with to config.json.',
+        `${folder}: expected an eos_token_id in generation_config.json or config.json, got none. ` +
+          'Add the id of the token that ends a text to config.json.',
       );
     }
     const image = requireToken(tokenizer!, IMAGE);
     const endOfChunk = requireToken(tokenizer!, END_OF_CHUNK);
     const [[plain], [first]] = [tokenizer!.encode('a'), tokenizer!.encode('a', { addSpecialTokens: true })];
-    // What its template puts before a text, if anything; OPT's is its end of text too.
+    // What its template puts before a text, if anything. For OPT that is also its end-of-text token.
     const bos = first === plain ? {} : { bos: first };
     return new LanguageModel(lm, tokenizer!, { image, endOfChunk, eos, pad: eos, ...bos });
   }
@@ -91,8 +91,8 @@ export class LanguageModel<M extends DisposableLM = DisposableLM> {
 }
 
 /**
- * Next-token prediction on text, each document begun by `<BOS>`, where there is one, and ended by `<EOS>`: one document for
- * each row, cut to `maxTokens`, or rows without padding cut from one stream of them.
+ * Next-token prediction on text. Each document starts with `<BOS>`, if the tokenizer has one, and ends with `<EOS>`. A row
+ * is one document truncated to `maxTokens` or, with `packed`, a part of one stream of documents without padding.
  */
 export function languageObjective(model: LanguageModel<Chinchilla>, config: Config, data: TrainingData): Objective {
   const { seed } = config;
@@ -122,7 +122,7 @@ export function languageObjective(model: LanguageModel<Chinchilla>, config: Conf
         const { rows, cursor } = await stream.next(batch, maxTokens + 1);
         return { losses: losses(rows), cursor };
       },
-      // All of it happens on this thread: what was asked for has to be there before a step computes.
+      // Rows are made on this thread, so they must be complete before a step computes.
       settled: () => stream.settled(),
     };
   }

@@ -21,12 +21,12 @@ const rates = (schedule?: OptimizerConfig['schedule']) => {
 };
 
 // Two steps up, constant until step 4, and from there over eight steps down to half.
-it('goes down a line unless another schedule is named', () => {
+it('decays linearly by default', () => {
   expect(rates()).toEqual([1, 2, 2, 2, 2, 1.75, 1.5, 1.25, 1, 1]);
   expect(rates('linear')).toEqual(rates());
 });
 
-it('goes down half a cosine, with the same warm-up, constant part and end', () => {
+it('decays along half a cosine, with the same warm-up, constant part and end', () => {
   const [quarter, threeQuarters] = [1.5 + Math.SQRT1_2 / 2, 1.5 - Math.SQRT1_2 / 2].map((x) => +x.toFixed(12));
   expect(rates('cosine')).toEqual([1, 2, 2, 2, 2, quarter, 1.5, threeQuarters, 1, 1]);
 });

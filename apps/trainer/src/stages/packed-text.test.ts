@@ -5,7 +5,7 @@ import { PackedText } from './packed-text';
 const document = (place: number) =>
   Promise.resolve(place % 3 === 2 ? [] : Array.from({ length: place + 1 }, (_, i) => 10 * place + i));
 
-it('cuts one stream into full rows, each going on where the one before ended', async () => {
+it('cuts one stream into full rows, each starting where the one before ended', async () => {
   const { rows, cursor } = await new PackedText(document).next(3, 5);
   expect(rows).toEqual([
     [0, 10, 11, 30, 31],
@@ -15,13 +15,13 @@ it('cuts one stream into full rows, each going on where the one before ended', a
   expect(cursor).toEqual({ place: 6, used: 3 });
 });
 
-it('cuts a document that is longer than a row, or than a step, and loses nothing of it', async () => {
+it('splits a document that is longer than a row or a step without losing tokens', async () => {
   const long = new PackedText(async () => Array.from({ length: 20 }, (_, i) => i));
   const rows = [...(await long.next(2, 7)).rows, ...(await long.next(2, 7)).rows];
   expect(rows.flat()).toEqual(Array.from({ length: 28 }, (_, i) => i % 20));
 });
 
-it('asked for several steps at once gives them in order, and from any cursor the same as without a stop', async () => {
+it('returns several requested steps in order, and resumes from any cursor', async () => {
   const whole = new PackedText(document);
   const steps = await Promise.all(Array.from({ length: 12 }, () => whole.next(2, 4)));
   for (const [i, { cursor }] of steps.slice(0, -1).entries()) {
@@ -29,7 +29,7 @@ it('asked for several steps at once gives them in order, and from any cursor the
   }
 });
 
-it('settles when a document cannot be read, and says so where its rows were asked for', async () => {
+it('settles when a document cannot be read, and rejects the rows that need it', async () => {
   const stream = new PackedText(() => Promise.reject(new Error('the disk is gone')));
   const rows = stream.next(1, 4);
   await stream.settled();

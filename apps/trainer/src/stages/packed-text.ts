@@ -1,30 +1,30 @@
-/** Where a stream stands: the place of the document that comes next, and how many of its tokens are used already. */
+/** Position in a stream: the place of the next document, and how many of its tokens are used already. */
 export interface TextCursor {
   readonly place: number;
   readonly used: number;
 }
 
-/** Rows of one step, and where the stream stands after them. */
+/** Rows of one step, and the position after them. */
 export interface PackedRows {
   readonly rows: readonly (readonly number[])[];
   readonly cursor: TextCursor;
 }
 
 /**
- * Documents one after the other, cut into rows of equal length: nothing is padded, and what is left of a document begins
- * the next row. No token is lost or comes twice; a row may look back into the document before.
+ * Cuts a stream of documents into rows of equal length, without padding: the rest of a document begins the next row. No
+ * token is lost or repeated. Text in a row can attend to the document before it.
  */
 export class PackedText {
   private place: number;
   private used: number;
-  /** Tokens of the document at `place`, once they are there. */
+  /** Tokens of the document at `place`, once they are read. */
   private tokens: readonly number[] | undefined;
-  /** Rows that were asked for last; those of the next step begin where they end. */
+  /** The rows requested last; the next ones begin where they end. */
   private last: Promise<unknown> = Promise.resolve();
 
   /**
-   * @param document tokens of the document at each place from 0; an empty one is passed over, but not all may be
-   * @param cursor   where to go on
+   * @param document returns the tokens of the document at each place from 0; empty ones are skipped, but not all may be empty
+   * @param cursor   position to resume from
    */
   constructor(
     private readonly document: (place: number) => Promise<readonly number[]>,
@@ -34,14 +34,14 @@ export class PackedText {
     this.used = used;
   }
 
-  /** The next rows; may be called again before they are there. */
+  /** The next rows. May be called again before they resolve. */
   next(count: number, length: number): Promise<PackedRows> {
     const rows = this.last.then(() => this.take(count, length));
     this.last = rows;
     return rows;
   }
 
-  /** Resolves once no rows are on their way, whether they came or failed. */
+  /** Resolves once all requested rows have resolved or failed. */
   async settled(): Promise<void> {
     await this.last.catch(() => undefined);
   }

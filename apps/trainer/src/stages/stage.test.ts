@@ -91,7 +91,7 @@ async function run(
 const losses = (folder: string) => readMetrics(join(root, folder, 'metrics.jsonl')).map((m) => m.loss);
 
 describe('a stage', () => {
-  it('learns, and writes a line for every step', async () => {
+  it('learns, and writes a line of metrics for every step', async () => {
     const { metrics } = await run('whole');
     expect(metrics).toHaveLength(12);
     expect(metrics[11]!.loss).toBeLessThan(0.7 * metrics[0]!.loss);
@@ -100,7 +100,7 @@ describe('a stage', () => {
     expect(metrics[11]!.learningRate).toBeLessThan(0.05);
   });
 
-  it('stopped by Ctrl-C and started again gives the losses of a run never stopped', async () => {
+  it('stopped by Ctrl-C and resumed, gives the losses of a run that was never stopped', async () => {
     await expect(run('stopped', { stopAt: 6 })).rejects.toThrow(Interrupted);
     expect(losses('stopped')).toHaveLength(7);
     await run('stopped');
@@ -117,7 +117,7 @@ describe('a stage', () => {
     expect(readdirSync(checkpoints)).toContain('step-000012');
   });
 
-  it('does nothing more when it is finished', async () => {
+  it('does nothing when it is finished', async () => {
     const before = losses('whole');
     await run('whole');
     expect(losses('whole')).toEqual(before);
@@ -280,7 +280,7 @@ describe('a stage', () => {
     );
   });
 
-  it('ends its bar on a terminal when it fails: the timer of one would keep the process alive', async () => {
+  it('stops its progress bar on a terminal when it fails: its timer would keep the process alive', async () => {
     const { isTTY } = process.stderr;
     process.stderr.isTTY = true;
     vi.spyOn(process.stderr, 'write').mockReturnValue(true);
@@ -304,7 +304,7 @@ describe('a stage', () => {
     expect(losses('failing')).toHaveLength(3);
   });
 
-  describe('says how long it waited for data', () => {
+  describe('reports how long it waited for data', () => {
     const COMPUTING = 1000;
     afterEach(() => void vi.restoreAllMocks());
 
@@ -344,7 +344,7 @@ describe('a stage', () => {
       }
     }
 
-    it('all of it where the source is slow: in the metrics, the result and the last line', async () => {
+    it('with a slow source: in the metrics, the result and the last line', async () => {
       const { metrics, seconds, waitedShare, said } = await timed('slow source', 3000);
       expect(metrics.at(-1)).toMatchObject({ seconds: 12 * 4, waited: 12 * 3, waitedShare: 0.75 });
       expect(readMetrics(join(root, 'slow source', 'metrics.jsonl'))).toEqual(metrics);
@@ -352,13 +352,13 @@ describe('a stage', () => {
       expect(said).toMatch(/^line: 12 steps, loss \d+\.\d+, 75\.0% of the time waiting for data/);
     });
 
-    it('nothing where all is ready before its turn', async () => {
+    it('with data that are ready in time: nothing', async () => {
       const { metrics, said } = await timed('quick source', 0);
       expect(metrics.at(-1)).toMatchObject({ seconds: 12, waited: 0, waitedShare: 0 });
       expect(said).toContain(', 0.0% of the time waiting for data');
     });
 
-    it('over all runs, where it was stopped in between', async () => {
+    it('over all runs of a stage that was stopped', async () => {
       await expect(timed('slow and stopped', 3000, 5)).rejects.toThrow(Interrupted);
       const first = readMetrics(join(root, 'slow and stopped', 'metrics.jsonl')).at(-1)!;
       const { metrics } = await timed('slow and stopped', 0);
@@ -366,7 +366,7 @@ describe('a stage', () => {
       expect(metrics.at(-1)!.waitedShare).toBeCloseTo(first.waited / (first.seconds + 6), 12);
     });
 
-    it('without the work of a frozen encoder, which is no waiting', async () => {
+    it('without the time of a frozen encoder', async () => {
       let clock = 0;
       vi.spyOn(performance, 'now').mockImplementation(() => clock);
       const line = lineObjective();

@@ -1,7 +1,7 @@
 import { embedding, layerNorm, linear, normalVariable, constantVariable, type Random } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** Words per alt text that count; a longer one is cut. */
+/** Longer alt texts are truncated to this many words. */
 const MAX_WORDS = 24;
 
 export type TextTowerParams = {
@@ -14,9 +14,8 @@ export type TextTowerParams = {
 };
 
 /**
- * The text side of contrastive pretraining, thrown away afterwards (Flamingo, appendix B.1.3, uses a BERT there): one
- * vector per word, summed over the alt text, and a small network behind it. Alt texts are bags of words here, so more
- * would learn nothing more.
+ * The text encoder of contrastive pretraining, discarded afterwards: the sum of one vector per word, and an MLP. Flamingo
+ * (appendix B.1.3) uses a BERT. Alt texts are bags of words here, from which a larger model would learn no more.
  */
 export class TextTower {
   private readonly index: ReadonlyMap<string, number>;

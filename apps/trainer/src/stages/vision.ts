@@ -18,21 +18,21 @@ import type { Objective } from './stage';
 import { TextTower } from './text-tower';
 import type { TrainingData } from '../data/training-data';
 
-/** The inverse temperature: where it starts, and the bound above which it may not grow. */
+/** Initial value and upper bound of the inverse temperature. */
 const SCALE_START = 14;
 const SCALE_MAX = 100;
-/** The temperature learns this much faster than the weights: it is stored divided by this. */
+/** Factor by which the temperature learns faster than the weights: it is stored divided by this. */
 const SCALE_RATE = 5;
-/** Images encoded at a time. Always the same number, so that features do not depend on who was asked for with them. */
+/** Images encoded at a time. The number is fixed so that features do not depend on the other images of a request. */
 const ENCODE_BATCH = 32;
-/** Training images whose features give the statistics that later stages normalise with. */
+/** Number of training images that the statistics of the features are measured on. */
 const STATISTICS_IMAGES = 2048;
 
-/** The vision encoder with what turns its features into ones of mean 0 and variance 1. */
+/** The vision encoder, and the statistics that normalise its features to mean 0 and variance 1. */
 export class VisionTower {
   constructor(
     readonly encoder: NFNet,
-    /** Projection to the joint space of images and texts, `[jointSize, featureDim]`. */
+    /** Projection to the joint space of images and texts: `[jointSize, featureDim]`. */
     readonly head: { readonly weight: tf.Variable<tf.Rank.R2> },
     /** Per channel, `[featureDim]`; identity until measured. */
     readonly statistics: { readonly mean: tf.Variable<tf.Rank.R1>; readonly deviation: tf.Variable<tf.Rank.R1> },
@@ -52,7 +52,7 @@ export class VisionTower {
     );
   }
 
-  /** Positions of the feature map. */
+  /** Number of positions in the feature map. */
   get patches(): number {
     const { stemStrides, strides, imageSize } = this.encoder.config;
     const side = [...stemStrides, ...strides].reduce((n, stride) => Math.ceil(n / stride), imageSize);
@@ -67,7 +67,7 @@ export class VisionTower {
     loadState(this.params, state, { what });
   }
 
-  /** The same for use without training: kernels standardised once. Any further use of this tower throws. */
+  /** A copy for inference, with standardised kernels. Any further use of this tower throws. */
   async freeze(): Promise<VisionTower> {
     const frozen = new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
     retire(this, 'VisionTower');
@@ -78,7 +78,7 @@ export class VisionTower {
     disposeParams(this.params);
   }
 
-  /** RGB bytes of images of one size to the encoder's float32 [images, side, side, 3]. */
+  /** Converts RGB bytes of images to the encoder's input, float32 [images, side, side, 3]. */
   normalise(images: readonly Uint8Array[]): tf.Tensor4D {
     const { imageSize, mean, std } = this.encoder;
     const size = imageSize * imageSize * 3;
@@ -95,14 +95,14 @@ export class VisionTower {
     return tf.tensor4d(values, [images.length, imageSize, imageSize, 3]);
   }
 
-  /** Images in the joint space, not normalised: float32 [images, jointSize]. */
+  /** Projects images to the joint space, without normalisation: float32 [images, jointSize]. */
   embed(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => linear(this.encoder.pooled(images), this.head) as tf.Tensor2D);
   }
 
   /**
-   * Normalised features of images, each `[patches * featureDim]`. Every image is computed in a batch of one fixed
-   * size, so its features are the same whatever else is asked for.
+   * Normalised features of images, each `[patches * featureDim]`. All batches have one fixed size, so the features of an
+   * image do not depend on the others.
    */
   features(images: readonly Uint8Array[]): Float32Array[] {
     const out: Float32Array[] = [];
@@ -122,7 +122,7 @@ export class VisionTower {
     return out;
   }
 
-  /** Measures the statistics of the features on training images. */
+  /** Measures the statistics of the features on training images and stores them. */
   async measureStatistics(data: TrainingData, seed: number): Promise<void> {
     const random = new Random(seed).fork('feature statistics');
     const keys = Array.from({ length: STATISTICS_IMAGES }, () => data.trainingImage(random));
@@ -153,7 +153,7 @@ export class VisionTower {
   }
 }
 
-/** The encoder's configuration from the trainer's: images mapped to about -2..2, branches open from the first step. */
+/** The encoder's configuration: images map to about -2..2, and residual branches contribute from the first step. */
 export function visionConfig(model: Config['vision']['model']): NFNetConfig {
   return nfnetConfig({
     ...model,
@@ -163,7 +163,7 @@ export function visionConfig(model: Config['vision']['model']): NFNetConfig {
   });
 }
 
-/** Contrastive pretraining: images and their alt texts find each other in the batch. */
+/** Contrastive pretraining: matches images and alt texts within a batch. */
 export function contrastiveObjective(tower: VisionTower, config: Config, data: TrainingData): Objective {
   const { textHiddenSize, jointSize, batch, labelSmoothing } = config.vision;
   const random = new Random(config.seed);
@@ -179,7 +179,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     if (kept.length === 0) {
       throw new Error(
         `pretrain-vision: none of the ${batch} images of a step could be read, expected most of them. ` +
-          `The first was ${data.skipped[0]}. Check the paths in the data folder: they are relative to it.`,
+          `The first: ${data.skipped[0]}. Check the paths in the data: they are relative to the data folder.`,
       );
     }
     return { words: kept.map((k) => k.words), images: kept.map((k) => k.image) };
