@@ -50,7 +50,9 @@ it('pretrains on text alone: packed, with <BOS> and <EOS>, and cosine decay', { 
 it('says what the other stages need in addition', { timeout: 60_000 }, async () => {
   const { status, stderr } = await flamingo(folder, 'pretrain-vision', config);
   expect(status).toBe(1);
-  expect(stderr).toContain('data must name pairs or descriptions (the vision encoder learns from pairs), got neither');
+  expect(stderr).toContain(
+    'data must name pairs or descriptions with at least one pair (the vision encoder learns from pairs), got none',
+  );
 });
 
 const isa = (await startsNative()) ? (await import('@flamingo-ts/backend-native')).nativeLibrary().cpuIsa : '';
