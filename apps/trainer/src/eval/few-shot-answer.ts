@@ -7,22 +7,22 @@ import { dataKindOf } from '../data/data-kinds';
 import { openJoint } from '../stages/recipe';
 import type { Frames, MediaKey, ImageSource } from '../data/training-data';
 
-/** An answer to a prompt of images. */
+/** An answer to a few-shot prompt. */
 export interface FewShotAnswer {
   readonly answer: string;
-  /** Probability of each candidate among them, where candidates were given. */
+  /** Probability of each candidate, if candidates are given. */
   readonly probabilities?: Readonly<Record<string, number>>;
 }
 
-/** What is asked on the command line. */
+/** A question from the command line. */
 export interface FewShotQuestion {
   readonly image: string;
-  /** `FILE=ANSWER` each */
+  /** Shots, each as `FILE=ANSWER`. */
   readonly example?: readonly string[] | undefined;
   readonly candidates?: readonly string[];
 }
 
-/** Loads the trained model of a configuration and asks it about an image. */
+/** Loads the trained model of a configuration and asks it about an image. Image paths are relative to the working directory. */
 export async function answerPrompt(config: Config, question: FewShotQuestion): Promise<FewShotAnswer> {
   const template = paperTemplates.caption;
   const examples = (question.example ?? []).map((e) => {
@@ -46,7 +46,7 @@ export async function answerPrompt(config: Config, question: FewShotQuestion): P
   };
 }
 
-/** Images from anywhere, fitted as those that the model was trained on were; their keys are the paths. */
+/** Images from files, preprocessed as in training. Their keys are the paths. */
 async function readImages(config: Config, paths: readonly string[]): Promise<ImageSource> {
   const { imageSize } = config.vision.model;
   const { padding } = dataKindOf(config.data);

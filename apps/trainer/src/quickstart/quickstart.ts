@@ -14,7 +14,7 @@ import { replaceFile } from '../stages/files';
 import { reportPage } from './report';
 import type { StopSignal } from '../cli/stop-signal';
 
-/** What a quickstart leaves in `results.json`, for the report and for comparing seeds. */
+/** Contents of `results.json`, for the report and for comparing seeds. */
 export interface QuickstartResults {
   readonly seed: number;
   readonly backend: string;
@@ -22,11 +22,11 @@ export interface QuickstartResults {
   readonly unseenStyle?: string;
   /** Seconds by part of the run. */
   readonly seconds: Readonly<Record<string, number>>;
-  /** Whether the output with gates at 0 was the language model's own, bit for bit. */
+  /** Whether the logits with gates at 0 are those of the bare language model, bit for bit. */
   readonly closedGatesExact: boolean;
   readonly evaluation: Evaluation;
   readonly words: WordResults;
-  /** Of the style kept out of training, if one was. */
+  /** Evaluation on the style that training never saw, if there is one. */
   readonly unseenEvaluation?: Evaluation;
 }
 
@@ -35,13 +35,13 @@ export interface QuickstartOptions {
   readonly backend: BackendChoice;
   readonly stop: StopSignal;
   readonly fresh?: boolean;
-  /** When the whole command began, set-up included; milliseconds since 1970. */
+  /** When the command started, set-up included, in milliseconds since 1970. */
   readonly startedAt?: number;
-  /** Results of other seeds, for the spread. */
+  /** Results with other seeds, to report their spread. */
   readonly others?: readonly QuickstartResults[];
 }
 
-/** The whole recipe: data, three stages, evaluation, report. Returns the results and the report's path. */
+/** Runs the whole recipe: data, three stages, evaluation, report. Returns the results and the path of the report. */
 export async function quickstart(options: QuickstartOptions): Promise<{ results: QuickstartResults; report: string }> {
   const { config, backend, stop, fresh, startedAt = Date.now() } = options;
   mkdirSync(config.out, { recursive: true });
@@ -55,7 +55,9 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
 
   const data = await timed('data', () => openData(config));
   if (!(data instanceof EmojiData))
-    throw new Error('quickstart: expected data of kind emoji. Use the single commands.');
+    throw new Error(
+      `quickstart: data.kind must be emoji, got ${config.data.kind}. For your own data, run the stages: flamingo pretrain-vision CONFIG.`,
+    );
   const run = { config, data, stop, fresh };
   await timed('vision', async () => (await pretrainVision(run)).dispose());
   await timed('language', async () => (await pretrainLanguage(run)).dispose());
@@ -96,7 +98,7 @@ export async function closedGatesAreExact(model: JointModel, data: EmojiData): P
   return (await countClosedGateDifferences(flamingo, { tokens, visual })) === 0;
 }
 
-/** Results that an earlier run left in a folder. */
+/** Reads the results of an earlier run from its folder. */
 export function readResults(folder: string): QuickstartResults {
   return JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as QuickstartResults;
 }

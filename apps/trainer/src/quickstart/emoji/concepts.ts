@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Random } from '@flamingo-ts/kernels';
 import type { Artwork } from './artwork';
 
-/** The nine groups of the emoji standard that hold images of things, each in one word. */
+/** The nine groups of the emoji standard, each in one word. */
 export const GROUPS = [
   'smileys',
   'people',
@@ -15,24 +15,24 @@ export const GROUPS = [
   'symbols',
   'flags',
 ] as const;
-/** The three drawings of one concept: OpenMoji in colour, Twemoji, OpenMoji in black. */
+/** The three drawings of a concept: OpenMoji in colour, Twemoji, OpenMoji in black. */
 export const STYLES = ['outlined', 'flat', 'sketch'] as const;
 /** Side of the images in pixels. */
 export const SIDE = 48;
 export const COUNTS = ['one', 'two', 'three'] as const;
 export type Style = (typeof STYLES)[number];
 
-/** Which part of the concepts a stage may see: `choosing` serves decisions while building, `heldOut` only the report. */
+/** Parts of the concepts: training, tuning the configuration (`choosing`), and the report (`heldOut`). */
 export type Split = 'train' | 'choosing' | 'heldOut';
 
 export interface Concept {
-  /** Code points joined by dashes, as the sources name it. */
+  /** Code points joined by dashes. */
   readonly hexcode: string;
   readonly label: string;
   readonly tags: readonly string[];
   /** Position in `GROUPS`. */
   readonly group: number;
-  /** Concepts of one family (man, woman and person astronaut; all clock faces) never straddle a split. */
+  /** Concepts of a family (man, woman and person astronaut; all clock faces) are all in the same split. */
   readonly family: string;
   readonly split: Split;
   /** SVG files in the order of `STYLES`. */
@@ -46,15 +46,15 @@ interface Annotation {
   readonly group?: number;
 }
 
-/** emojibase's group numbers to ours; 2 (components such as skin tones) has no images of its own. */
+/** Positions in `GROUPS` by group number of emojibase. Group 2 (components such as skin tones) has no images. */
 const GROUP_OF: Readonly<Record<number, number>> = { 0: 0, 1: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8 };
 const HELD_OUT_SHARE = 0.15;
 const CHOOSING_SHARE = 0.05;
-/** A family with more members than this always trains: held out, it would be half of its group's questions. */
+/** Larger families are always in the training split. Held out, one would make up half of the questions of its group. */
 const LARGEST_SPLIT_FAMILY = 10;
 
 /**
- * The concepts that all three drawings and the annotations know, split by family and stratified by group.
+ * The concepts that have all three drawings and annotations, split by family and stratified by group.
  *
  * @param seed of the split
  */
@@ -83,7 +83,7 @@ export function loadConcepts(artwork: Artwork, seed = 0): Concept[] {
   return found.map((c) => ({ ...c, split: splits.get(c.family)! }));
 }
 
-/** Lower-case words of a label or tag: letters and digits only. */
+/** Lower-case words of a label or tag, without punctuation and diacritics. */
 export function wordsOf(text: string): string[] {
   return text
     .toLowerCase()
@@ -93,7 +93,7 @@ export function wordsOf(text: string): string[] {
     .filter((w) => w.length > 0);
 }
 
-/** File names differ in case and in whether they keep the variation selector; the key has neither. */
+/** File names differ in case and in whether they include the variation selector. The key ignores both. */
 function fileKey(name: string): string {
   return name.toUpperCase().replaceAll('-FE0F', '');
 }

@@ -5,10 +5,10 @@ import { CLIP_ACTIONS, VARIANTS } from './images';
 import { describe, nameOf, pick, imagePage } from './texts';
 import type { EmojiWorld } from './world';
 
-/** Images on a page; all pages of one batch have the same number, so that none is padded. */
+/** Numbers of images on a page. All pages of a batch have the same number, so that none is padded. */
 const PAGE_LENGTHS = [3, 4, 5, 5, 6, 9] as const;
 
-/** Clips are named by their drawing and what happens in them, and drawn when they are asked for. */
+/** A clip: a drawing and what it does. Clips are drawn on demand. */
 export interface ClipKey {
   readonly drawing: number;
   readonly action: number;
@@ -24,9 +24,9 @@ export function parseClipKey(key: string): ClipKey {
 }
 
 /**
- * The four data sets of the mixture, endless: document `i` is made from the seed and `i` alone.
+ * One of the four datasets of the mixture. They are endless: document `i` depends on the seed and `i` only.
  *
- * @param batch documents per step of the data set, so that a batch of pages has one length
+ * @param batch documents per step; all pages of a batch have the same length
  */
 export function emojiDocuments(world: EmojiWorld, dataset: DatasetName, seed: number, batch: number): DocumentSource {
   const make = DOCUMENTS[dataset];
@@ -34,7 +34,7 @@ export function emojiDocuments(world: EmojiWorld, dataset: DatasetName, seed: nu
 }
 
 const DOCUMENTS: Readonly<Record<DatasetName, (world: EmojiWorld, random: Random, batch: number) => Document>> = {
-  /** "<image>Output: {answer}<EOC>" for each image; one question throughout, told by the answers alone. */
+  /** "<image>Output: {answer}<EOC>" for each image. All answers are to one question, which is not stated. */
   pages(world, random, batch) {
     const { images, answers } = imagePage(world, PAGE_LENGTHS[batch % PAGE_LENGTHS.length]!, random);
     const parts = images.flatMap((key, i) => [
@@ -44,7 +44,7 @@ const DOCUMENTS: Readonly<Record<DatasetName, (world: EmojiWorld, random: Random
     ]);
     return { kind: 'page', parts };
   },
-  /** An image and its name alone, as noisy alt text has it. */
+  /** An image and its name, like noisy alt text. */
   pairs(world, random) {
     const key = pick(world.images('train'), random);
     return {
@@ -56,7 +56,7 @@ const DOCUMENTS: Readonly<Record<DatasetName, (world: EmojiWorld, random: Random
     const key = pick(world.images('train'), random);
     return { kind: 'pair', parts: [{ media: { key } }, { text: ` ${describe(world, key, random)}` }] };
   },
-  /** A drawing that does something, and a sentence that says what. */
+  /** A drawing that does something, and a sentence that describes it. */
   clips(world, random) {
     const image = pick(world.images('train'), random);
     const drawing = Math.floor(image / VARIANTS);

@@ -103,9 +103,9 @@ describe('images', () => {
     expect(seen).toEqual(Array.from({ length: drawings }, (_, i) => [VARIANTS * (i + 1), VARIANTS * drawings]));
   }, 60_000);
 
-  it('of too few concepts to train on are refused', async () => {
+  it('require enough concepts', async () => {
     await expect(EmojiWorld.create({ seed: 0, maxConcepts: 1 })).rejects.toThrow(
-      /among 1 concepts\. Raise data\.maxConcepts/,
+      /among 1 concepts\. Set data\.maxConcepts to at least 40/,
     );
   });
 
@@ -203,7 +203,7 @@ describe('tasks', () => {
     }
   });
 
-  it('are about held-out concepts, examples included, and never about the query itself', () => {
+  it('are about held-out concepts, shots included, and shots never show the concept of the query', () => {
     const task = attributeTask(world, 'count', 'real', options);
     const random = { uniform: () => 0.5, int: (n: number) => Math.floor(n * Math.random()) };
     task.queries.forEach((query, i) => {
@@ -216,10 +216,10 @@ describe('tasks', () => {
     });
   });
 
-  it('of a split with too few concepts are refused, not looked for without end', async () => {
+  it('require enough concepts in the split', async () => {
     const few = await EmojiWorld.create({ seed: 3, maxConcepts: 40 });
     expect(() => attributeTask(few, 'colour', 'real', { ...options, split: 'choosing' })).toThrow(
-      /eval: to ask for colour, the choosing split needs images of two concepts.*got \d and \d of 40.*data\.maxConcepts/,
+      /eval: questions about colour require two concepts and two answers in the split choosing.*got \d and \d \(40 concepts.*data\.maxConcepts/,
     );
   }, 60_000);
 

@@ -3,34 +3,34 @@ import { Random } from '@flamingo-ts/kernels';
 import sharp from 'sharp';
 import { COUNTS, SIDE, STYLES, type Concept } from './concepts';
 
-/** Side of a rendered drawing before it is varied. */
+/** Side of a rendered drawing, from which the variants are made. */
 const DRAWN = 64;
-/** Drawings under way at a time: enough that sharp's threads never wait for this one. */
+/** Drawings rendered at a time: enough to keep the threads of sharp busy. */
 const DRAWN_AHEAD = 16;
-/** Six single copies, then two copies, then three. */
+/** Variants of a drawing: six with one copy, one with two copies, one with three. */
 export const VARIANTS = 8;
 const SINGLE_VARIANTS = 6;
 export const CLIP_ACTIONS = ['grows', 'shrinks', 'turns', 'moves right'] as const;
 
 export const COLOURS = ['red', 'orange', 'yellow', 'green', 'blue', 'purple', 'brown', 'grey', 'white'] as const;
-/** A colour is asked only where it covers at least this share of the drawing. */
+/** The main colour covers at least this share of a drawing. */
 const DOMINANT_SHARE = 0.5;
-/** Black counts as a colour of its own only above this share; below it is outline. */
+/** Black is the main colour only above this share. Below, it is the outline. */
 const BLACK_SHARE = 0.7;
 
-/** Every concept in every style, drawn once with alpha: RGBA bytes, premultiplied. */
+/** Every concept in every style, rendered once: premultiplied RGBA bytes. */
 export interface Drawings {
   /** uint8 [concepts * styles, 64, 64, 4] */
   readonly pixels: Uint8Array;
-  /** Position in `COLOURS` of each drawing's dominant colour, or -1. */
+  /** Position in `COLOURS` of the main colour of each drawing, or -1. */
   readonly colour: Int8Array;
 }
 
 /**
- * Draws every concept in every style with sharp, some ahead on sharp's threads while this one works on what is drawn.
+ * Renders every concept in every style with sharp, some ahead of the one that this thread is working on.
  *
- * OpenMoji leaves a margin in its 72 units, Twemoji fills its box, so the first is cropped and the second padded: seen
- * side by side, both sets have one size.
+ * OpenMoji has a margin in its 72 units and Twemoji fills its box. The first is cropped and the second padded, so that both
+ * appear in the same size.
  *
  * @param onDrawn called with each drawing in order: its number and its pixels, uint8 [64, 64, 4]
  */
@@ -47,7 +47,7 @@ export async function drawConcepts(
   for (let started = 0, drawing = 0; drawing < files.length; drawing++) {
     for (; started < files.length && ahead.length < DRAWN_AHEAD; started++) {
       const raw = styleOf(started) === 'flat' ? drawTwemoji(files[started]!) : drawOpenMoji(files[started]!);
-      // A failure is reported when its turn comes, not while others are awaited.
+      // A failure is reported when this drawing is awaited below.
       raw.catch(() => undefined);
       ahead.push(raw);
     }
@@ -82,7 +82,7 @@ async function drawTwemoji(file: string): Promise<Uint8Array> {
     .toBuffer();
 }
 
-/** Position in `COLOURS` of the colour that covers at least half of the opaque pixels, or -1. */
+/** Position in `COLOURS` of the colour that covers at least half of the opaque pixels that are not black, or -1. */
 export function dominantColour(rgba: Uint8Array): number {
   const counts = new Array<number>(COLOURS.length).fill(0);
   let black = 0;
@@ -100,7 +100,7 @@ export function dominantColour(rgba: Uint8Array): number {
   return counts[best]! >= DOMINANT_SHARE * rest ? best : -1;
 }
 
-/** Name of one colour by hue, saturation and value. */
+/** Name of a colour by hue, saturation and value. */
 function colourName(r: number, g: number, b: number): (typeof COLOURS)[number] | 'black' | 'pink' {
   const max = Math.max(r, g, b);
   const min = Math.min(r, g, b);
@@ -128,7 +128,7 @@ function premultiply(rgba: Uint8Array): void {
   }
 }
 
-/** Where one copy of a drawing lands in an image; lengths in sides of the image. */
+/** Placement of one copy of a drawing. Lengths are relative to the side of the image. */
 interface Placement {
   readonly x: number;
   readonly y: number;
@@ -137,7 +137,7 @@ interface Placement {
 }
 
 /**
- * Draws one variant of a drawing: moved, turned, scaled, tinted, on a white or pastel ground.
+ * Draws one variant of a drawing: moved, rotated, scaled, tinted, on a white or pastel background.
  *
  * @param source  premultiplied RGBA [64, 64, 4]
  * @param variant 0-5 one copy, 6 two copies, 7 three
@@ -146,7 +146,7 @@ interface Placement {
 export function drawVariant(source: Uint8Array, variant: number, random: Random, out: Uint8Array): void {
   const jitter = (amount: number) => (random.uniform() * 2 - 1) * amount;
   const gain = [1 + jitter(0.1), 1 + jitter(0.1), 1 + jitter(0.1)] as const;
-  const ground = groundColour(random);
+  const background = backgroundColour(random);
   const copies = Math.max(1, variant - SINGLE_VARIANTS + 2);
   const placements: Placement[] = [];
   if (copies === 1) {
@@ -159,7 +159,7 @@ export function drawVariant(source: Uint8Array, variant: number, random: Random,
       placements.push({ x: x + jitter(0.03), y: y + jitter(0.03), scale, angle: jitter(12) });
     }
   }
-  compose(source, placements, ground, gain, out);
+  compose(source, placements, background, gain, out);
 }
 
 const TWO = [
@@ -173,12 +173,12 @@ const THREE = [
 ] as const;
 
 /**
- * Draws the frames of a clip in which one copy does one of `CLIP_ACTIONS`.
+ * Draws the frames of a clip in which one copy performs one of `CLIP_ACTIONS`.
  *
- * @param out uint8 [frames, 48, 48, 3]; the action takes as many frames as fit
+ * @param out uint8 [frames, 48, 48, 3]; the action spans all frames
  */
 export function drawClip(source: Uint8Array, action: number, random: Random, out: Uint8Array): void {
-  const ground = groundColour(random);
+  const background = backgroundColour(random);
   const frame = SIDE * SIDE * 3;
   const frames = out.length / frame;
   for (let f = 0; f < frames; f++) {
@@ -187,21 +187,21 @@ export function drawClip(source: Uint8Array, action: number, random: Random, out
     const scale = name === 'grows' ? 0.5 + 0.5 * t : name === 'shrinks' ? 1 - 0.5 * t : 0.8;
     const angle = name === 'turns' ? 135 * t : 0;
     const x = name === 'moves right' ? 0.3 + 0.4 * t : 0.5;
-    compose(source, [{ x, y: 0.5, scale, angle }], ground, [1, 1, 1], out.subarray(f * frame, (f + 1) * frame));
+    compose(source, [{ x, y: 0.5, scale, angle }], background, [1, 1, 1], out.subarray(f * frame, (f + 1) * frame));
   }
 }
 
-function groundColour(random: Random): readonly [number, number, number] {
+function backgroundColour(random: Random): readonly [number, number, number] {
   if (random.uniform() < 0.5) return [255, 255, 255];
   const pastel = () => 215 + random.int(41);
   return [pastel(), pastel(), pastel()];
 }
 
-/** Bilinear sampling of each copy, laid over the ground; one pass, alpha kept to the end. */
+/** Draws each copy over the background with bilinear sampling. */
 function compose(
   source: Uint8Array,
   placements: readonly Placement[],
-  ground: readonly [number, number, number],
+  background: readonly [number, number, number],
   gain: readonly [number, number, number],
   out: Uint8Array,
 ): void {
@@ -213,9 +213,9 @@ function compose(
   const [g0, g1, g2] = gain;
   for (let py = 0, o = 0; py < SIDE; py++) {
     for (let px = 0; px < SIDE; px++, o += 3) {
-      let r = ground[0];
-      let g = ground[1];
-      let b = ground[2];
+      let r = background[0];
+      let g = background[1];
+      let b = background[2];
       for (const m of maps) {
         const dx = px - m.cx;
         const dy = py - m.cy;
@@ -253,7 +253,7 @@ function compose(
   }
 }
 
-/** Position in `COUNTS` of the number of copies a variant shows. */
+/** Position in `COUNTS` of the number of copies in a variant. */
 export function countOf(variant: number): number {
   return Math.min(COUNTS.length - 1, Math.max(0, variant - SINGLE_VARIANTS + 1));
 }

@@ -7,7 +7,7 @@ import { ALL_ANSWERS, ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } fro
 
 type Example = FewShotExample<MediaKey>;
 
-/** What is asked, of which images, how often. */
+/** Which images to ask about, and how often. */
 export interface TaskOptions {
   readonly split: Split;
   readonly style: 'seen' | 'unseen';
@@ -15,14 +15,14 @@ export interface TaskOptions {
   readonly seed: number;
 }
 
-/** Questions that can be asked of a style that training never saw: not what it is called. */
+/** The questions to ask. The name of a style that training never saw cannot be known. */
 export function askable(options: TaskOptions): readonly Attribute[] {
   return options.style === 'seen' ? ATTRIBUTES : ATTRIBUTES.filter((a) => a !== 'style');
 }
 
 /**
- * One question about images of a split. Answers are drawn evenly, then an image for each; examples ask the same
- * question of other concepts of the split. The choice is among all answers of all questions.
+ * One question about images of a split. Draws answers uniformly, then an image for each. Shots ask the same question about
+ * other concepts of the split. The candidates are all answers of all questions.
  */
 export function attributeTask(
   world: EmojiWorld,
@@ -36,8 +36,8 @@ export function attributeTask(
   const concepts = new Set(answers.flatMap((answer) => Array.from(pool(answer), (p) => world.conceptOf(p))));
   if (answers.length < 2 || concepts.size < 2) {
     throw new Error(
-      `eval: to ask for ${attribute}, the ${split} split needs images of two concepts and with two answers, got ` +
-        `${concepts.size} and ${answers.length} of ${world.concepts.length} concepts in all. Raise data.maxConcepts and train again.`,
+      `eval: questions about ${attribute} require two concepts and two answers in the split ${split}, got ` +
+        `${concepts.size} and ${answers.length} (${world.concepts.length} concepts in total). Raise data.maxConcepts and train again.`,
     );
   }
   const shown = (subject: number): MediaKey => (condition === 'blank' ? BLANK : subject);
@@ -72,8 +72,8 @@ export function attributeTask(
 }
 
 /**
- * Two made-up words, each bound to a concept by `k` examples; the query shows one of the concepts in another style.
- * Guessing gives one half.
+ * Two made-up words, each bound to a concept by `k` shots. The query shows one of the concepts in another style. Guessing
+ * between the two words gives 0.5.
  */
 export function bindingTask(
   world: EmojiWorld,
@@ -105,8 +105,8 @@ export function bindingTask(
 }
 
 /**
- * Names written freely, after examples that show that names are wanted. A name counts half if it shares a word with the
- * label, its tags or its group, fully if it is the label.
+ * Generated names, after shots that are answered by names. A name scores 1 if it equals the label and 0.5 if it shares a
+ * word with the label or its tags.
  */
 export function namingTask(world: EmojiWorld, { split, prompts, seed }: TaskOptions): FewShotTask<MediaKey> {
   const images = world.images(split);

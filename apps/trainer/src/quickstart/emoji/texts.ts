@@ -3,7 +3,7 @@ import { COUNTS, shuffled, STYLES, wordsOf, type Concept } from './concepts';
 import { VARIANTS } from './images';
 import { ANSWERS, ATTRIBUTES, type Attribute, type EmojiWorld } from './world';
 
-/** Words that mean nothing until a prompt binds them. */
+/** Words without a meaning, until a prompt gives them one. */
 export const MADE_UP_WORDS: readonly string[] =
   'mip dax blick toma wug zeb fep lorp nim gaz vot kiv pim sul bex rup tig hob yad quo jat cag dov fal'.split(' ');
 
@@ -11,17 +11,17 @@ export function pick<T>(items: ArrayLike<T>, random: Random): T {
   return items[random.int(items.length)]!;
 }
 
-/** `n` different items. */
+/** Draws `n` different items. */
 export function pickSeveral<T>(items: readonly T[], n: number, random: Random): T[] {
   return shuffled(items, random).slice(0, n);
 }
 
-/** A label in plain words, as the language model reads it. */
+/** The label of a concept in lower-case words. */
 export function nameOf(concept: Concept): string {
   return wordsOf(concept.label).join(' ');
 }
 
-/** What is known of an image, the attributes that are asked of it in words. */
+/** Known attributes of an image, in words. */
 function factsOf(world: EmojiWorld, image: number): Partial<Record<Attribute, string>> {
   const facts: Partial<Record<Attribute, string>> = {};
   for (const a of ATTRIBUTES) {
@@ -31,7 +31,7 @@ function factsOf(world: EmojiWorld, image: number): Partial<Record<Attribute, st
   return facts;
 }
 
-/** A description in sentences: what the longer captions say. */
+/** A description in sentences, as in long captions. */
 export function describe(world: EmojiWorld, image: number, random: Random): string {
   const concept = world.conceptOf(image);
   const facts = factsOf(world, image);
@@ -46,9 +46,8 @@ export function describe(world: EmojiWorld, image: number, random: Random): stri
 }
 
 /**
- * One page of text for the language model, from training concepts only. It stands in for the text a language model is
- * pretrained on: lists that keep to one question, names bound to made-up words, and descriptions. A newline stands
- * where `<EOC>` will be once images join.
+ * One page of text for the language model, from training concepts only: lists of answers to one question, names bound to
+ * made-up words, or descriptions. A newline takes the place that `<EOC>` has in pages with images.
  */
 export function textPage(world: EmojiWorld, random: Random): string {
   const images = world.images('train');
@@ -79,13 +78,13 @@ function attributePage(world: EmojiWorld, images: Int32Array, random: Random): s
   return lines.join('');
 }
 
-/** Answers alone: one question's, or two made-up words. */
+/** Only answers: to one question, or two made-up words. */
 function answersPage(random: Random): string {
   const answers = random.uniform() < 0.25 ? pickSeveral(MADE_UP_WORDS, 2, random) : ANSWERS[pick(ATTRIBUTES, random)];
   return Array.from({ length: 4 + random.int(6) }, () => `Output: ${pick(answers, random)}\n`).join('');
 }
 
-/** Names and made-up words that belong together for the length of the page. */
+/** Names with made-up words that stay the same throughout the page. */
 function bindingPage(world: EmojiWorld, images: Int32Array, random: Random): string {
   const n = 2 + random.int(2);
   const words = pickSeveral(MADE_UP_WORDS, n, random);
@@ -100,8 +99,8 @@ function bindingPage(world: EmojiWorld, images: Int32Array, random: Random): str
 }
 
 /**
- * What people write beside an image, as the contrastive stage reads it: words of the label, some tags, and each known
- * attribute with probability 0.6.
+ * The alt text of an image for contrastive training: words of the label, some tags, and each known attribute with
+ * probability 0.6.
  */
 export function altText(world: EmojiWorld, image: number, random: Random): string[] {
   const concept = world.conceptOf(image);
@@ -113,7 +112,7 @@ export function altText(world: EmojiWorld, image: number, random: Random): strin
   return words;
 }
 
-/** Every word an alt text of training concepts can hold, in a fixed order. */
+/** Every word that an alt text of training concepts can contain, in a fixed order. */
 export function altTextVocabulary(world: EmojiWorld): string[] {
   const words = new Set<string>();
   for (const c of world.concepts) {
@@ -124,7 +123,7 @@ export function altTextVocabulary(world: EmojiWorld): string[] {
   return [...words].sort();
 }
 
-/** A page of images that asks one question throughout: the answers drawn first, then an image for each. */
+/** A page of images with answers to one question. Draws the answers first, then an image for each. */
 export function imagePage(
   world: EmojiWorld,
   count: number,

@@ -3,26 +3,26 @@ import { findArtwork } from './artwork';
 import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Concept, type Split, type Style } from './concepts';
 import { COLOURS, countOf, drawConcepts, drawVariant, VARIANTS, type Drawings } from './images';
 
-/** What can be asked of an image; which one is meant is told only by the examples in a prompt. */
+/** Questions about an image. A prompt does not state its question: only its shots show it. */
 export const ATTRIBUTES = ['group', 'colour', 'style', 'count'] as const;
 export type Attribute = (typeof ATTRIBUTES)[number];
 
-/** The answers to each question. No word stands in two lists. */
+/** Answers to each question. No word is in two lists. */
 export const ANSWERS: Readonly<Record<Attribute, readonly string[]>> = {
   group: GROUPS,
   colour: COLOURS,
   style: STYLES,
   count: COUNTS,
 };
-/** All answers of all questions: the closed choice of the evaluation. */
+/** All answers of all questions: the candidates of the evaluation. */
 export const ALL_ANSWERS: readonly string[] = ATTRIBUTES.flatMap((a) => ANSWERS[a]);
 
 const DRAWING = 64 * 64 * 4;
 const IMAGE = SIDE * SIDE * 3;
 
 /**
- * All images and what is known of them. An image is a number: `(concept * styles + style) * variants + variant`.
- * Images are drawn on this machine from the artwork of OpenMoji and Twemoji and kept in memory only.
+ * All images and their attributes. An image is a number: `(concept * styles + style) * variants + variant`. Images are drawn
+ * from the artwork of OpenMoji and Twemoji and kept in memory.
  */
 export class EmojiWorld {
   private readonly pools = new Map<string, Int32Array>();
@@ -32,17 +32,17 @@ export class EmojiWorld {
     readonly drawings: Drawings,
     /** uint8 [images, 48, 48, 3] */
     readonly pixels: Uint8Array,
-    /** A style that no training stage sees, if one is kept back. */
+    /** A style that training never sees, if there is one. */
     readonly unseenStyle: Style | undefined,
   ) {}
 
   /**
-   * Draws everything from the installed artwork.
+   * Draws all images from the artwork, which is downloaded if necessary.
    *
-   * @param options.seed        of the split and of the variants
-   * @param options.unseenStyle a style kept out of all training
-   * @param options.maxConcepts so many concepts only, evenly taken from all, for short runs
-   * @param options.onDrawn     called with the number of images drawn so far and of all
+   * @param options.seed        seed of the split and of the variants
+   * @param options.unseenStyle a style that training never sees
+   * @param options.maxConcepts uses only this many concepts, evenly spaced, for short runs
+   * @param options.onDrawn     called with the number of images drawn so far and the total
    */
   static async create(options: {
     readonly seed: number;
@@ -71,8 +71,8 @@ export class EmojiWorld {
     );
     if (blind) {
       throw new Error(
-        `Emoji data: training needs images whose ${blind} can be told, got none among ${concepts.length} concepts. ` +
-          'Raise data.maxConcepts; from 40 on there are enough.',
+        `Emoji data: training requires images with a known ${blind}, got none among ${concepts.length} concepts. ` +
+          'Set data.maxConcepts to at least 40.',
       );
     }
     return world;
@@ -90,7 +90,7 @@ export class EmojiWorld {
     return Math.floor(image / VARIANTS) % STYLES.length;
   }
 
-  /** The answer to a question about an image, or undefined where it is not asked (a drawing without a main colour). */
+  /** The answer to a question about an image; undefined if it has none (a drawing without a main colour). */
   answer(image: number, attribute: Attribute): string | undefined {
     switch (attribute) {
       case 'group':
@@ -114,12 +114,12 @@ export class EmojiWorld {
     return this.pixels.subarray(image * IMAGE, (image + 1) * IMAGE);
   }
 
-  /** Images of a split, in order. Training never sees the unseen style; `onlyUnseen` asks for nothing else. */
+  /** Images of a split, in order: those in styles that training sees, or those in the unseen style. */
   images(split: Split, style: 'seen' | 'unseen' = 'seen'): Int32Array {
     return this.pool(`${split} ${style}`, (p) => this.belongs(p, split, style));
   }
 
-  /** Images of a split whose answer to a question is the given one. */
+  /** Images of a split with a given answer to a question. */
   imagesWith(split: Split, attribute: Attribute, answer: string, style: 'seen' | 'unseen' = 'seen'): Int32Array {
     return this.pool(
       `${split} ${style} ${attribute} ${answer}`,
