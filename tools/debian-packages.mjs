@@ -1,6 +1,6 @@
 /**
- * Debian's and Ubuntu's packages without root: downloaded and unpacked into folders of this workspace. Where the system's
- * lists do not know what is wanted, lists of our own are fetched.
+ * Downloads and unpacks packages of Debian and Ubuntu without root. If the system's package lists do not have a package,
+ * it fetches private lists.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -18,7 +18,7 @@ const has = (command) => {
   }
 };
 
-/** Full paths of files in a folder whose names match; an absent folder has none. */
+/** Full paths of files in a folder whose names match; none if the folder does not exist. */
 export const filesIn = (folder, pattern) =>
   existsSync(folder)
     ? readdirSync(folder)
@@ -26,7 +26,7 @@ export const filesIn = (folder, pattern) =>
         .map((name) => join(folder, name))
     : [];
 
-/** Options that make apt work in folders of ours, so that neither root nor the system's lists are needed. */
+/** Options that make apt use private folders, so that it needs neither root nor the system's lists. */
 const privateLists = (home) => {
   const state = join(home, 'apt', 'lists');
   const cache = join(home, 'apt', 'cache');
@@ -35,7 +35,7 @@ const privateLists = (home) => {
   return ['-o', `Dir::State::Lists=${state}`, '-o', `Dir::Cache=${cache}`];
 };
 
-/** The newest package whose name matches, among those that the lists named by `options` know. */
+/** The newest package whose name matches in the lists that `options` select. */
 const newest = (pattern, options) => {
   try {
     const names = run('apt-cache', [...options, 'search', '--names-only', pattern])
@@ -49,24 +49,24 @@ const newest = (pattern, options) => {
 };
 
 /**
- * Downloads and unpacks packages, and gives `use` the folder that they lie in; it is removed afterwards.
+ * Downloads and unpacks packages, calls `use` with their folder, and removes it.
  *
- * @param home    folder of this workspace to work in
- * @param pattern name of the first package as a regular expression; of several the newest is taken
- * @param others  names of packages that come with it
- * @throws Error with what is missing
+ * @param home    folder for temporary files
+ * @param pattern name of the first package as a regular expression; the newest match is used
+ * @param others  names of the packages that it requires
+ * @throws Error saying what is missing
  */
 export function withPackages(home, pattern, others, use) {
   if (process.platform !== 'linux') {
-    throw new Error(`this script knows Debian and Ubuntu, and this is ${process.platform}`);
+    throw new Error(`this script supports Debian and Ubuntu only, and this is ${process.platform}`);
   }
   for (const tool of ['apt-get', 'apt-cache', 'dpkg']) {
-    if (!has(tool)) throw new Error(`${tool} is not there: this script knows Debian and Ubuntu`);
+    if (!has(tool)) throw new Error(`${tool} is not installed: this script supports Debian and Ubuntu only`);
   }
   mkdirSync(home, { recursive: true });
   const work = mkdtempSync(join(home, 'unpack-'));
   try {
-    // Downloading as root into a folder that the _apt user cannot write only earns a warning otherwise.
+    // Otherwise apt warns about a folder that its user _apt cannot write to.
     let options = process.getuid?.() === 0 ? ['-o', 'APT::Sandbox::User=root'] : [];
     let name = newest(pattern, options);
     if (!name) {

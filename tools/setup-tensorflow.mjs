@@ -1,11 +1,11 @@
-// Makes backend 'tensorflow' work: builds the native addon of @tensorflow/tfjs-node-gpu from the package's own sources
-// against a TensorFlow library of today. The package's install script can only download one of 2022.
+// Sets up backend 'tensorflow': builds the native addon of @tensorflow/tfjs-node-gpu from the package's own sources
+// against a current TensorFlow library. The package's install script can only download one of 2022.
 //
-//   npm run setup:tensorflow                  takes the library of an installed Python TensorFlow
-//   npm run setup:tensorflow -- DIR           takes the library in DIR: an unpacked wheel, or lib/ and include/ of libtensorflow
-//   npm run setup:tensorflow -- --download    has pip download a wheel (270 MB) and takes the library out of it into .cache/
+//   npm run setup:tensorflow                  uses the library of an installed Python TensorFlow
+//   npm run setup:tensorflow -- DIR           uses the library in DIR: an unpacked wheel, or lib/ and include/ of libtensorflow
+//   npm run setup:tensorflow -- --download    downloads a wheel with pip (270 MB) and unpacks its library into .cache/
 //
-// It may be run again at any time and does only what is missing.
+// Running it again does only what is missing.
 import { spawnSync } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -14,13 +14,13 @@ import path from 'node:path';
 const root = path.resolve(import.meta.dirname, '..');
 const cache = path.join(root, '.cache', 'tensorflow');
 // Python imports modules from its working directory: all calls run in the root folder, where only root can place any.
-const python = process.env.PYTHON ?? 'python3';
+const python = process.env.PYTHON?.includes('/') ? path.resolve(process.env.PYTHON) : (process.env.PYTHON ?? 'python3');
 const headers = ['tensorflow/c/c_api.h', 'tensorflow/c/eager/c_api.h', 'tensorflow/core/platform/ctstring_internal.h'];
 
 function main() {
   if (process.platform !== 'linux') {
     fail(
-      `this script knows Linux only, this is ${process.platform}.`,
+      `this script supports Linux only, and this is ${process.platform}.`,
       "Use the package's own install: npm rebuild @tensorflow/tfjs-node-gpu",
     );
   }
@@ -34,7 +34,7 @@ function main() {
   check();
 }
 
-/** Where the package lies, wherever npm has put it. */
+/** The package's folder. */
 function packageFolder() {
   try {
     return path.dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json'));
@@ -59,7 +59,7 @@ function findLibrary(args, addon) {
     );
   }
   const installed = installedTensorFlow();
-  // Or what an earlier run brought or was given.
+  // Or the library of an earlier run.
   const library = (installed && libraryIn(installed)) ?? libraryIn(cache) ?? libraryIn(path.join(addon, 'deps'));
   if (library) return library;
   return fail(
@@ -92,7 +92,7 @@ function libraryIn(folder) {
   return undefined;
 }
 
-/** Asks Python where TensorFlow is without importing it, which would take seconds. */
+/** Asks Python for TensorFlow's folder without importing it, which would take seconds. */
 function installedTensorFlow() {
   const script =
     'import importlib.util as u; s = u.find_spec("tensorflow"); print(s.submodule_search_locations[0] if s else "")';
@@ -122,16 +122,16 @@ function downloaded() {
   run(python, ['-c', unpack, path.join(part, wheel), part], { cwd: '/' });
   rmSync(path.join(part, wheel));
   rmSync(cache, { recursive: true, force: true });
-  renameSync(part, cache); // whole or not at all: a broken download leaves no half library behind
+  renameSync(part, cache); // all or nothing: a broken download leaves no incomplete library
   return cache;
 }
 
-/** Links library and headers to where binding.gyp looks for them; says whether anything changed. */
+/** Links library and headers to where binding.gyp expects them; returns whether anything changed. */
 function layDown(addon, library) {
   const deps = path.join(addon, 'deps');
   const links = {
     include: library.include,
-    // By the name the linker is given, and by the one that the library calls itself, which is looked for at load time.
+    // By the name for the linker, and by the library's own name for the loader.
     'lib/libtensorflow.so': library.main,
     [`lib/${path.basename(library.main)}`]: library.main,
     'lib/libtensorflow_framework.so': library.framework,
@@ -155,7 +155,7 @@ function builtAddon(addon) {
   return existsSync(lib) && readdirSync(lib).some((abi) => existsSync(path.join(lib, abi, 'tfjs_binding.node')));
 }
 
-/** The package's documented build from source, with the compiler's talk shown only when it fails. */
+/** The package's documented build from source; shows the compiler's output only if it fails. */
 function build(addon) {
   for (const tool of ['make', 'g++', python]) {
     if (spawnSync(tool, ['--version']).status !== 0) {
@@ -165,7 +165,7 @@ function build(addon) {
       );
     }
   }
-  // Node's own headers, where they came with it: then nothing is downloaded. Any version's will do, the addon is Node-API.
+  // Node's own headers if installed, so that nothing is downloaded. Any version will do: the addon uses Node-API.
   const prefix = path.resolve(process.execPath, '..', '..');
   const env = { ...process.env };
   if (!env.npm_config_nodedir && existsSync(path.join(prefix, 'include/node/node_api.h')))
@@ -176,7 +176,7 @@ function build(addon) {
   run(process.execPath, [preGyp, 'install', '--build-from-source'], { cwd: addon, env });
 }
 
-/** The real thing, started as users start it: a product, a gradient, and an operation that needs what Node 23 removed. */
+/** Runs the backend as users do: a product, a gradient, and an operation that needs what Node 23 removed. */
 function check() {
   const script = `
     import * as tf from '@tensorflow/tfjs-core';

@@ -45,13 +45,13 @@ const KERNELS = {
   ...weightKernels,
 };
 
-/** Between tfjs' own CPU and WASM backends and TensorFlow's: chosen before the former when nobody chooses. */
+/** tfjs' default backend is the one of highest priority: this is above its CPU and WASM backends, below TensorFlow's. */
 const PRIORITY = 3;
 
 /**
  * Registers the tfjs backend `native`; `tf.setBackend('native')` then chooses it.
  *
- * @throws Error that says where oneDNN was looked for and how to bring it, when it is not there
+ * @throws Error if oneDNN is not found, saying where it was searched for and how to install it
  */
 export function registerNativeBackend(): void {
   loadLibrary();
@@ -59,9 +59,9 @@ export function registerNativeBackend(): void {
 }
 
 /**
- * What runs underneath: path, version, threads and instruction set of oneDNN.
+ * Path, version, threads and instruction set of oneDNN.
  *
- * @throws Error as `registerNativeBackend`
+ * @throws Error like `registerNativeBackend`
  */
 export function nativeLibrary(): NativeLibrary {
   const { path, version } = loadLibrary();
@@ -69,9 +69,9 @@ export function nativeLibrary(): NativeLibrary {
 }
 
 /**
- * Sets how many threads operations use from now on; `OMP_NUM_THREADS`, read when the library loads, does the same.
+ * Sets the number of threads for all later operations. The default is `OMP_NUM_THREADS`, read when the library loads.
  *
- * @throws Error when the number is not one, or the library has no such switch
+ * @throws Error if it is not a whole number of at least 1, or oneDNN does not run on OpenMP
  */
 export function setNativeThreads(threads: number): void {
   setThreads(threads);
@@ -79,11 +79,11 @@ export function setNativeThreads(threads: number): void {
 }
 
 /**
- * Sets what products of float32 tensors are computed in from now on. With `bfloat16` the factors of large ones are rounded
- * first, and sums are float32: what frameworks call automatic mixed precision, for processors with bfloat16 instructions.
- * What lies between products alone (`innerLinear`, attention) is held in bfloat16; everything else stays float32.
+ * Sets the precision of later products of float32 tensors. With `bfloat16` the factors of large products are rounded first,
+ * and sums are float32, as in automatic mixed precision. Results used only by products (`innerLinear`, attention) are held in
+ * bfloat16; everything else stays float32.
  *
- * @throws Error when the processor has no bfloat16 instructions
+ * @throws Error if the processor has no bfloat16 instructions
  */
 export function setNativePrecision(precision: 'float32' | 'bfloat16'): void {
   if (precision === 'bfloat16' && !multipliesBfloat16(oneDnn())) {

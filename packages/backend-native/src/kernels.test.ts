@@ -70,7 +70,7 @@ describe('elementwise', () => {
 
   it('log is exact to float32 for denormals and around 1', () => {
     tf.tidy(() => {
-      const values = Float32Array.of(1e-40, 1e-45, 1, 1.001, 0.999, 0.6, 1.9, 0, -0, -1);
+      const values = Float32Array.of(1e-40, 1e-45, 1, 1.001, 0.999, 0.81, 1.24, 0, -0, -1);
       const y = tf.log(many([...values])).dataSync();
       values.forEach((v, i) => {
         const expected = Math.fround(Math.log(v));

@@ -7,14 +7,14 @@ export function widened(values: ArrayLike<number | bigint>): Float32Array {
   return new Float32Array(bits.buffer);
 }
 
-/** Bits of bfloat16, to nearest and ties to even. */
+/** Rounds to the bits of bfloat16, to nearest with ties to even. */
 export function toBfloat16(values: Float32Array): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const halves = new Uint16Array(bits.length);
+  const rounded = new Uint16Array(bits.length);
   for (let i = 0; i < bits.length; i++) {
     const x = bits[i]!;
     // Rounding would carry a NaN over to infinity or to 0.
-    halves[i] = Number.isNaN(values[i]) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
+    rounded[i] = Number.isNaN(values[i]) ? (x >>> 16) | 0x40 : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
   }
-  return halves;
+  return rounded;
 }

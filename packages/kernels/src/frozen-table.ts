@@ -5,7 +5,7 @@ import type { FrozenValues } from './frozen-matrix';
 /** A table `[rows, d]` that never trains and whose rows are looked up (`embedding`), held in bfloat16 on every backend. */
 export class FrozenTable {
   readonly shape: readonly [rows: number, d: number];
-  private halves: Uint16Array;
+  private bits: Uint16Array;
 
   /**
    * @param values  row-major `[rows, d]`; rounded to bfloat16 if they are float32
@@ -24,36 +24,36 @@ export class FrozenTable {
       );
     }
     this.shape = shape;
-    if (release && values instanceof Uint16Array) this.halves = values;
+    if (release && values instanceof Uint16Array) this.bits = values;
     else {
-      this.halves = values instanceof Float32Array ? toBfloat16(values) : values.slice();
+      this.bits = values instanceof Float32Array ? toBfloat16(values) : values.slice();
       this.letGo();
     }
   }
 
   /** Bytes the table occupies. */
   get bytes(): number {
-    return this.halves.byteLength;
+    return this.bits.byteLength;
   }
 
   /** float32 `[ids, d]` */
   rows(ids: ArrayLike<number>): tf.Tensor2D {
     const [count, d] = this.shape;
-    if (this.halves.length !== count * d) {
+    if (this.bits.length !== count * d) {
       throw new Error('FrozenTable: used after dispose(). Load the table again before looking anything up.');
     }
     const picked = new Uint16Array(ids.length * d);
-    for (let i = 0; i < ids.length; i++) picked.set(this.halves.subarray(ids[i]! * d, (ids[i]! + 1) * d), i * d);
+    for (let i = 0; i < ids.length; i++) picked.set(this.bits.subarray(ids[i]! * d, (ids[i]! + 1) * d), i * d);
     return tf.tensor2d(widened(picked), [ids.length, d]);
   }
 
   /** Row-major float32 values `[rows, d]`, for checkpoints. */
   async data(): Promise<Float32Array> {
-    return widened(this.halves);
+    return widened(this.bits);
   }
 
   dispose(): void {
-    this.halves = new Uint16Array(0);
+    this.bits = new Uint16Array(0);
     this.letGo();
   }
 

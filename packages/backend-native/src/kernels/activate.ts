@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { OneDnnBackend } from '../onednn/onednn-backend';
 
 /**
- * The activation that ends tfjs' fused kernels, in place of its argument. tfjs names activations after operations; the
+ * Applies the activation of tfjs' fused kernels and disposes of its input. tfjs names activations after operations; the
  * kernels have the same names with a capital.
  */
 export function activate(

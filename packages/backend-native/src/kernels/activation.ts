@@ -6,7 +6,7 @@ import type { Eltwise, PostOp } from '../onednn/operations';
 import { sizeOf } from '../shared/pooled-backend';
 import { eltwise, eltwiseBackward, positive } from './eltwise';
 
-/** What an activation is to oneDNN: its function, that function's parameter, and a factor on the result. */
+/** An activation in oneDNN's terms: its function, that function's parameter, and a factor on the result. */
 interface Known {
   readonly alg: Eltwise;
   readonly alpha?: number;
@@ -38,7 +38,7 @@ function known(kind: string): Known {
   return found;
 }
 
-/** The activation as what is done to a product before it is stored; nothing if oneDNN cannot do it there. */
+/** The activation as post-operations of a product; undefined if oneDNN cannot express it so. */
 export function asPostOps(kind: string): PostOp[] | undefined {
   const { alg, alpha, scale, positive: shape } = known(kind);
   if (shape) return undefined;
@@ -55,13 +55,13 @@ export function activateInto(b: OneDnnBackend, kind: string, x: number, y: numbe
   if (shape === 'squared') positive(b, x, y, all, [{ kind: 'eltwise', alg: 'square' }]);
   else if (shape) positive(b, x, y, all, [{ kind: 'eltwise', alg: 'linear', alpha: scale ?? 1 }]);
   else if (scale) {
-    // As what ends a product, with 1: one pass over the data instead of two.
+    // As post-operations of a product with 1: one pass over the data instead of two.
     const make = (dnn: OneDnn) => dnn.binary('mul', all, { dims: [1] }, all, asPostOps(kind));
     b.compiled(`activation ${kind} ${n} ${type}`, make).run(x, b.ones(1), y);
   } else eltwise(b, alg, x, y, all, alpha);
 }
 
-/** activation(x), held as x is; over x itself where it is `ours`. */
+/** activation(x), in the type of x; overwrites x if it is `ours`. */
 export function activated(b: OneDnnBackend, kind: string, x: tf.TensorInfo, ours = false): tf.TensorInfo {
   const isBf16 = b.isBfloat16(x);
   const y = ours ? x : isBf16 ? b.bfloat16Output(x.shape) : b.output(x.shape);
@@ -73,7 +73,7 @@ export function activated(b: OneDnnBackend, kind: string, x: tf.TensorInfo, ours
 
 const activation: NativeKernel = ({ x }, attrs, b) => [activated(b, attrs['kind'] as string, x!)];
 
-/** `{dy, x}` -> `[dy activation'(x)]`, held as x is. */
+/** `{dy, x}` -> `[dy activation'(x)]`, in the type of x. */
 const activationGradient: NativeKernel = ({ dy, x }, attrs, b) => {
   const { alg, alpha, scale, positive: shape } = known(attrs['kind'] as string);
   const n = sizeOf(x!.shape);

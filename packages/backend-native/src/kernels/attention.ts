@@ -11,24 +11,24 @@ interface Attrs {
   readonly scale: number;
   readonly causal: boolean;
   readonly emptyRows: 'zero' | 'uniform';
-  /** Absent in the gradient: all keys are there. */
+  /** Absent in the gradient, which always has all keys. */
   readonly keyCount?: number;
   readonly taped?: boolean;
 }
 
-/** Stands for minus infinity, as in the composed form. */
+/** Replaces minus infinity, as in the composed form. */
 const MASKED = -3.4e38;
 
-/** Scores that exist at a time, 4 MiB of them: more are computed for some queries after others, and never kept. */
+/** Scores held at a time, 4 MiB: larger calls compute their queries block by block and keep no scores. */
 const SCORES_AT_ONCE = 1 << 20;
-/** So many are kept for the gradient: computing them again costs more than it saves. */
+/** Up to this many scores are kept for the gradient: recomputing them would cost more than it saves. */
 const FEW_SCORES = 1 << 18;
-/** Queries that are worth a product of their own. */
+/** Fewest queries of a block. */
 const FEWEST_QUERIES = 32;
 
 /** All of one call. */
 interface Call extends Sizes {
-  /** Places for keys in each example, of which the first s are there. */
+  /** Keys allocated for each example; the first s are valid. */
   readonly capacity: number;
   readonly scale: number;
   readonly causal: boolean;
@@ -54,7 +54,7 @@ function callOf({ q, k, bias, keyMask }: Record<string, tf.TensorInfo>, attrs: A
   return { b, h, t, s, d: width / h, capacity, scale, causal, emptyRows, keyMask: mask, bias };
 }
 
-/** The queries in blocks; with `whole` in one. */
+/** The queries in blocks; in one block with `whole`. */
 function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
   const most = Math.floor(SCORES_AT_ONCE / (b * h * s) / FEWEST_QUERIES) * FEWEST_QUERIES;
   const size = whole ? t : Math.min(t, Math.max(FEWEST_QUERIES, most));
@@ -66,7 +66,7 @@ function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
   return blocks;
 }
 
-/** Where a tensor's data lies, in float32 or bfloat16. */
+/** Address of a tensor's data, in float32 or bfloat16. */
 interface Place {
   readonly address: number;
   readonly type: number;
@@ -75,13 +75,13 @@ interface Place {
 const placeOf = (backend: OneDnnBackend, x: tf.TensorInfo, isBf16: boolean): Place =>
   isBf16 ? { address: backend.bfloat16Address(x), type: BF16 } : { address: backend.address(x), type: F32 };
 
-/** Where the block's rows of `[b, t, h*d]` lie, as `[b, h, count, d]`. */
+/** The block's rows of `[b, t, h*d]`, seen as `[b, h, count, d]`. */
 const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, { address, type }: Place): Operand => [
   address + (type === BF16 ? 2 : 4) * first * h * d,
   { dims: [b, h, count, d], strides: [t * h * d, d, h * d, 1], type },
 ];
 
-/** Where the keys or values that the block sees lie, as `[b, h, keys, d]`. */
+/** The keys or values that the block sees, as `[b, h, keys, d]`. */
 const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => [
   address,
   { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1], type },
@@ -131,11 +131,11 @@ function addBias(backend: OneDnnBackend, { bias, s, t }: Call, { first, count, k
   backend.disposeData(part.dataId);
 }
 
-/** Covers the scores of keys that a query must not see, and returns the rows, of `[b, h, count]`, that see none. */
+/** Masks the scores of keys that a query must not see, and returns the rows of `[b, h, count]` that see no key. */
 function hide(c: Call, { first, count, keys }: Block, scores: Float32Array): number[] {
   const { b, h, t, s, causal, keyMask } = c;
   const empty: number[] = [];
-  // A single query stands at the last key and sees every one.
+  // A single query is at the last position and sees every key.
   if (!keyMask && !(causal && t > 1)) return empty;
   for (let n = 0; n < b; n++) {
     const hidden = keyMask ? hiddenRuns(keyMask, n * s, keys) : [];
@@ -157,7 +157,7 @@ function hide(c: Call, { first, count, keys }: Block, scores: Float32Array): num
   return empty;
 }
 
-/** Stretches of keys that are masked. */
+/** Runs of masked keys. */
 function hiddenRuns(mask: Float32Array, start: number, keys: number): [from: number, to: number][] {
   const runs: [number, number][] = [];
   for (let j = 0; j < keys; j++) {
@@ -194,7 +194,7 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
   const whole = attrs.taped === true && keepsWeights(c);
   const isBf16 = usesBfloat16(backend, c);
   const [q, k, v] = ['q', 'k', 'v'].map((name) => placeOf(backend, inputs[name]!, isBf16)) as [Place, Place, Place];
-  // What is read here goes into a product next, unless means are to be added first.
+  // The result's next use is a product, unless means are added first.
   const narrow = isBf16 && c.emptyRows === 'zero';
   const y = narrow ? backend.bfloat16Output(shape) : backend.output(shape);
   const out = placeOf(backend, y, narrow);
@@ -216,7 +216,7 @@ function keepsWeights({ b, h, t, s, bias }: Call): boolean {
   return bias !== undefined || b * h * t * s <= FEW_SCORES;
 }
 
-/** Rows that see nothing get the mean of all values. */
+/** Sets rows that see no key to the mean of all values. */
 function addMeans(
   backend: OneDnnBackend,
   c: Call,
@@ -237,7 +237,7 @@ function addMeans(
   }
 }
 
-/** The query of a row of `[b, h, count]`: of which example and head it is, and where it lies in `[b, t, h*d]`. */
+/** The query of a row of `[b, h, count]`: its example, its head and its offset in `[b, t, h*d]`. */
 function queryAt({ h, t, d }: Call, { first, count }: Block, row: number) {
   const [example, head] = [Math.floor(row / count / h), Math.floor(row / count) % h];
   return { example, head, at: ((example * t + first + (row % count)) * h + head) * d };
@@ -251,7 +251,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   if (!(b * h * t * s * c.d)) return [q, k, v, ...(bias ? [bias] : [])].map((x) => backend.zeroOutput(x!.shape));
   const isBf16 = usesBfloat16(backend, c);
   const [ady, aq, ak, av] = [dy, q, k, v].map((x) => placeOf(backend, x!, isBf16)) as [Place, Place, Place, Place];
-  // Each query is done at once; what comes to the keys is added up block by block.
+  // Each query is complete after its block; the gradients to the keys add up over the blocks.
   const dq = isBf16 ? backend.bfloat16Output(q!.shape) : backend.output(q!.shape);
   const [dk, dv] = [backend.output(k!.shape), backend.output(v!.shape)] as const;
   const [adq, adk, adv] = [placeOf(backend, dq, isBf16), placeOf(backend, dk, false), placeOf(backend, dv, false)];
@@ -281,8 +281,8 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
 };
 
 /**
- * Has `compute` write what a block gives its keys, and adds that to what later blocks gave them. (As a post-operation of the
- * product the sum would have oneDNN fall back to slow code for these strides.)
+ * Lets `compute` write a block's gradient to its keys, and adds it to the gradients of later blocks. (With the sum as a
+ * post-operation, oneDNN would fall back to slow code for these strides.)
  */
 function toKeys(backend: OneDnnBackend, c: Call, block: Block, sums: Place, compute: (place: Operand) => void): void {
   const { b, h, d, t, capacity } = c;
@@ -303,7 +303,7 @@ function toKeys(backend: OneDnnBackend, c: Call, block: Block, sums: Place, comp
   backend.pool.release(part);
 }
 
-/** Each value gets its share of what came to the rows that see nothing. */
+/** Spreads the gradients of rows that see no key evenly over the values. */
 function addFromEmptyRows(
   backend: OneDnnBackend,
   c: Call,
@@ -322,7 +322,7 @@ function addFromEmptyRows(
   }
 }
 
-/** Sums over the axes along which `shape` was broadcast; x is used up. */
+/** Sums over the axes along which `shape` was broadcast; disposes of x. */
 function sumTo(x: tf.TensorInfo, shape: readonly number[], backend: OneDnnBackend): tf.TensorInfo {
   let sum = x;
   for (let axis = 0; axis < shape.length; axis++) {

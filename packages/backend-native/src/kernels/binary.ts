@@ -8,7 +8,7 @@ import type { Primitive } from '../onednn/primitive';
 import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import type { Compiled } from '../shared/primitive-cache';
 
-/** Below this many elements a loop in JavaScript is done before oneDNN has woken its threads. */
+/** Below this many elements a loop in JavaScript is faster than waking oneDNN's threads. */
 export const FEW = 4096;
 
 type Run = (
@@ -23,7 +23,7 @@ type Run = (
   n: number,
 ) => void;
 
-/** The operations as loops over one run; `da` and `db` are 1, or 0 for an operand that stands still. */
+/** The operations as loops over one run; `da` and `db` are 1, or 0 for an operand that is repeated. */
 const RUNS = {
   add: (a, i, da, b, j, db, out, o, n) => {
     for (const end = o + n; o < end; o++, i += da, j += db) out[o] = a[i]! + b[j]!;
@@ -61,8 +61,8 @@ const RUNS = {
 type Operation = keyof typeof RUNS;
 
 /**
- * What oneDNN does for an operation. Its max and min lose a NaN on one side, so they are not used. A repeated first operand
- * is more than oneDNN takes: where the sides can change places, they do.
+ * oneDNN's operations. Its max and min lose a NaN on one side, so they are not used. oneDNN does not support a repeated first
+ * operand, so operands are swapped where possible.
  */
 const NATIVE: Partial<Record<Operation, { alg: Binary; post: PostOp[]; swapped?: PostOp[] }>> = {
   add: { alg: 'add', post: [], swapped: [] },
@@ -77,7 +77,7 @@ const NATIVE: Partial<Record<Operation, { alg: Binary; post: PostOp[]; swapped?:
   },
 };
 
-/** A compiled binary operation, or the knowledge that oneDNN would use its slow reference code for these shapes. */
+/** A compiled binary operation; `primitive` is undefined if oneDNN has only slow reference code for these shapes. */
 class BinaryPlan implements Compiled {
   readonly primitive: Primitive | undefined;
 

@@ -26,13 +26,13 @@ import { frozenConvolutions, type FrozenLayer } from './frozen-conv';
 type Direction = 'forward' | 'input' | 'weights';
 
 /**
- * A convolution compiled for one direction. oneDNN wants kernels in blocks of its own: they are small, so they are
- * rearranged at each call, while images stay NHWC.
+ * A convolution compiled for one direction. oneDNN requires kernels in blocks of its own: they are small, so each call
+ * rearranges them. Images stay NHWC.
  */
 class ConvPlan implements Compiled {
   private readonly main: Primitive;
   private readonly rearrange: Primitive | undefined;
-  /** Holds the kernel in oneDNN's blocks; kept so that the memory stays. */
+  /** Holds the kernel in oneDNN's blocks. */
   private readonly blocked: Float32Array | undefined;
   private readonly address: number = 0;
 
@@ -135,7 +135,7 @@ interface ConvAttrs {
   readonly dimRoundingMode?: 'floor' | 'round' | 'ceil';
 }
 
-/** A tfjs convolution, or nothing where it is not one for oneDNN. */
+/** A tfjs convolution; undefined if oneDNN cannot compute it. */
 function describe(x: number[], filter: number[], attrs: ConvAttrs, depthwise: boolean): Convolution | undefined {
   const { strides, pad, dataFormat = 'NHWC', dilations, dimRoundingMode } = attrs;
   if (dataFormat !== 'NHWC') return undefined;
@@ -178,7 +178,7 @@ const convolutionInputGradient =
   ({ dy, filter }, attrs, backend) => {
     const shape = attrs['inputShape'] as number[];
     const c = plainFloats(dy, filter) ? describe(shape, filter!.shape, convAttrs(attrs), depthwise) : undefined;
-    // tfjs' transposed convolution also comes here, with sizes that need not be those of the convolution it transposes.
+    // tfjs' transposed convolution uses this kernel too, with sizes that may differ from those of the convolution.
     if (c && !tf.util.arraysEqual(dy!.shape, [...c.y])) return undefined;
     return c && inputGradient(backend, c, dy!, filter!);
   };
@@ -203,7 +203,7 @@ const fusedConvolution =
 
 // ---- this project's convolution in groups -------------------------------------------------------------------------
 
-/** Of one convolution: an activation after it, and the frozen kernel where this backend packed one. */
+/** Attributes of one convolution: its activation, and the frozen kernel if this backend packed one. */
 interface GroupedAttrs {
   readonly activation?: string;
   readonly frozen?: { readonly shape: readonly number[]; readonly packed: PackedFilter };
@@ -213,7 +213,7 @@ interface GroupedAttrs {
 const groupedConvolution: NativeKernel = ({ x, weight, bias }, attrs, backend) => {
   const { activation, frozen, taped } = attrs as GroupedAttrs & { taped?: boolean };
   if (frozen && !taped) return [frozenConvolutions(backend, x!, [frozenLayer(x!.shape, attrs, bias)])];
-  // The activation is done with the convolution where nobody wants what it was applied to.
+  // The activation is fused into the convolution unless its input is needed too.
   const fused = activation && !taped ? asPostOps(activation) : undefined;
   let z: tf.TensorInfo;
   if (frozen) z = frozenConvolutions(backend, x!, [frozenLayer(x!.shape, { ...attrs, activation: undefined }, bias)]);

@@ -3,7 +3,7 @@ import type { OneDnn } from '../onednn/onednn';
 import type { ConvGeometry, PostOp } from '../onednn/operations';
 import type { Primitive } from '../onednn/primitive';
 
-/** Everything about a convolution: NHWC images, and how the kernel's `[o, i, h, w]` lies in memory. */
+/** Everything about a convolution: NHWC images, and the memory order of the kernel `[o, i, h, w]`. */
 export interface Convolution {
   readonly x: readonly [batch: number, height: number, width: number, channels: number];
   readonly y: readonly [batch: number, height: number, width: number, channels: number];
@@ -20,7 +20,7 @@ export function images([n, h, w, c]: readonly [number, number, number, number], 
   return { dims: [n, c, h, w], strides: [h * w * c, 1, w * c, c], type };
 }
 
-/** The kernel as its owner has it, with an axis for groups if there is more than one. */
+/** The kernel's layout in its tensor, with an axis for groups if there is more than one. */
 export function kernelLayout({ x, y, kernel: [kh, kw], groups, order }: Convolution): Layout {
   const [inputs, outputs] = [x[3] / groups, y[3] / groups];
   const dims = [outputs, inputs, kh, kw];
@@ -68,15 +68,15 @@ function trusted({ implementation }: Primitive, { x, y, groups, stride }: Convol
   return !(implementation.startsWith('jit_1x1') && skips && ragged);
 }
 
-/** What is done to a result before it is stored. */
+/** Operations on a result before it is stored. */
 export interface Ending {
   readonly bias?: boolean;
   readonly post?: readonly PostOp[];
 }
 
 /**
- * Makes a convolution with the kernel in blocks of oneDNN's choice; where that is not to be trusted, in the one plain layout
- * that its convolution by matrix product takes.
+ * Creates a convolution with the kernel in blocks of oneDNN's choice; if its implementation cannot be trusted, with the one
+ * plain layout that oneDNN's convolution by matrix product supports.
  */
 export function choose(make: (kernel: Layout) => Primitive, c: Convolution, type = F32) {
   const { dims } = kernelLayout(c);
@@ -86,13 +86,13 @@ export function choose(make: (kernel: Layout) => Primitive, c: Convolution, type
   return { primitive: make({ dims, strides: hwioStrides(dims), type }), plain: true };
 }
 
-/** Makes a forward convolution of images and kernel of one type, with a result of another. */
+/** Creates forward convolutions of images and kernel of one type, with a result of another. */
 export const forwardMaker = (dnn: OneDnn, c: Convolution, { bias, post }: Ending, type = F32, result = F32) => {
   const [x, y] = [images(c.x, type), images(c.y, result)];
   return (kernel: Layout) => dnn.convForward(x, kernel, bias ? { dims: [c.y[3]] } : undefined, y, geometryOf(c), post);
 };
 
-/** How this project's convolution in groups moves. */
+/** Attributes of this project's grouped convolution. */
 interface GroupedAttrs {
   readonly stride: number;
   readonly groups: number;

@@ -43,7 +43,7 @@ export function positive(
   b.compiled(key, (dnn) => dnn.binary('max', all, all, all, post)).run(b.zeros(sizeOf(all.dims)), x, y, ...operands);
 }
 
-/** Larger inputs go to oneDNN, smaller ones to a loop, which costs nothing to start. */
+/** Computes larger inputs with oneDNN and smaller ones with a loop, which costs nothing to start. */
 const unary =
   (native: (b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout) => void, loop: Loop): NativeKernel =>
   ({ x }, _attrs, backend) => {
@@ -63,7 +63,7 @@ const onAddresses =
 
 const byOneDnn = (alg: Eltwise) => onAddresses((b, x, y, all) => eltwise(b, alg, x, y, all));
 
-/** oneDNN's exp turns NaN into infinity; since e^x > x, a maximum with x changes nothing but to hand on the NaN. */
+/** oneDNN's exp turns NaN into infinity; since e^x > x, a maximum with x only restores the NaN. */
 function exp(b: OneDnnBackend, x: number, y: number, all: Layout): void {
   eltwise(b, 'exp', x, y, all);
   b.compiled(`max ${all.dims.join()}`, (dnn) => dnn.binary('max', all, all, all)).run(y, x, y);
@@ -83,7 +83,7 @@ function log(b: OneDnnBackend, x: tf.TensorInfo, y: tf.TensorInfo, all: Layout):
   const [from, to] = [b.values(x), b.values(y)];
   for (let i = 0; i < from.length; i++) {
     const v = from[i]!;
-    if (v < SMALLEST_NORMAL || (v > 0.5 && v < 2)) to[i] = Math.log(v);
+    if (v < SMALLEST_NORMAL || (v > 0.8 && v < 1.25)) to[i] = Math.log(v);
   }
 }
 
@@ -96,7 +96,7 @@ const looped =
     return y;
   };
 
-/** Error function by a rational approximation (Abramowitz and Stegun 7.1.26), as tfjs has it; absolute error below 1.5e-7. */
+/** Error function by a rational approximation (Abramowitz and Stegun 7.1.26), as in tfjs; absolute error below 1.5e-7. */
 const erf: Loop = (x, y, n) => {
   const { ERF_P, ERF_A1, ERF_A2, ERF_A3, ERF_A4, ERF_A5 } = tf.backend_util;
   for (let i = 0; i < n; i++) {
@@ -107,7 +107,7 @@ const erf: Loop = (x, y, n) => {
   }
 };
 
-/** A NaN gives itself: it is neither above 0 nor not. */
+/** NaN gives NaN. */
 const step: NativeKernel = ({ x }, attrs, backend) => {
   const alpha = (attrs['alpha'] as number | undefined) ?? 0;
   return looped((from, to, n) => {

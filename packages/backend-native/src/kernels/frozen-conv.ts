@@ -11,7 +11,7 @@ import { activateInto, asPostOps } from './activation';
 import { choose, forwardMaker, kernelLayout, keyOf, type Convolution, type Ending } from './convolution';
 import { toBfloat16 } from '../onednn/product';
 
-/** A convolution by a frozen kernel, and what follows it. */
+/** A convolution with a frozen kernel, its bias and its activation. */
 export interface FrozenLayer {
   readonly convolution: Convolution;
   readonly filter: PackedFilter;
@@ -19,15 +19,15 @@ export interface FrozenLayer {
   readonly activation?: string;
 }
 
-/** A convolution whose kernel is held in the layout that it wants: nothing is rearranged at each call. */
+/** A convolution whose kernel is held in the layout that it needs, so that calls rearrange nothing. */
 class FrozenPlan implements Compiled {
-  /** Type of the images that come, and of the kernel. */
+  /** Type of the input images and of the kernel. */
   readonly type: number;
-  /** Type of the images that it gives; sums are float32 always. */
+  /** Type of the output images; sums are always float32. */
   readonly result: number;
   private readonly main: Primitive;
 
-  /** @param type and `result` as wanted; both are float32 where oneDNN has no fast code in bfloat16 for these shapes */
+  /** @param type and `result` are requests; both become float32 if oneDNN has no fast bfloat16 code for these shapes */
   constructor(
     dnn: OneDnn,
     private readonly convolution: Convolution,
@@ -42,7 +42,7 @@ class FrozenPlan implements Compiled {
     [this.type, this.result] = inBf16 ? [BF16, result] : [F32, F32];
   }
 
-  /** The kernel as it must lie. */
+  /** The layout that the kernel needs. */
   get kernel(): Layout {
     return { dims: kernelLayout(this.convolution).dims, type: this.type, chosen: this.main.layout(ARG.weights) };
   }
@@ -65,12 +65,12 @@ function ifFast(make: () => Primitive): Primitive | undefined {
   return undefined;
 }
 
-/** Plans for convolutions in a row, last first: one gives bfloat16 where the next reads it. */
+/** Plans for a sequence of convolutions: each returns bfloat16 if the next one reads it. */
 function plansFor(b: OneDnnBackend, layers: readonly FrozenLayer[]): FrozenPlan[] {
   const plans: FrozenPlan[] = [];
   for (const { convolution, filter, bias, activation } of [...layers].reverse()) {
     const post = activation ? asPostOps(activation) : undefined;
-    // What cannot be done with the convolution is done in float32 after it.
+    // An activation that cannot be fused runs in float32 after the convolution.
     const result = plans[0]?.type === BF16 && (post || !activation) ? BF16 : F32;
     const ending = { bias: bias !== undefined, post };
     const key = `frozen conv ${filter.type} ${result} ${keyOf(convolution, ending)}`;
@@ -79,7 +79,7 @@ function plansFor(b: OneDnnBackend, layers: readonly FrozenLayer[]): FrozenPlan[
   return plans;
 }
 
-/** Convolutions in a row. What lies between them is freed as soon as it is read, and bfloat16 where that can be. */
+/** A sequence of convolutions. Intermediate images are freed once read, and are bfloat16 where possible. */
 export function frozenConvolutions(b: OneDnnBackend, x: tf.TensorInfo, layers: readonly FrozenLayer[]): tf.TensorInfo {
   const { pool } = b;
   const { y: shape } = layers.at(-1)!.convolution;

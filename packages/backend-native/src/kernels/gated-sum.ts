@@ -7,10 +7,10 @@ import { sizeOf } from '../shared/pooled-backend';
 import type { Compiled } from '../shared/primitive-cache';
 import { apply, FEW } from './binary';
 
-/** Numbers of the smallest buffer that the pool hands out. */
+/** Elements of the smallest buffer in the pool. */
 const LINE = 64;
 
-/** Product and sum in one pass, or the knowledge that oneDNN would use its slow reference code for these shapes. */
+/** Product and sum in one pass; `primitive` is undefined if oneDNN has only slow reference code for these shapes. */
 class GatedSumPlan implements Compiled {
   readonly primitive: Primitive | undefined;
 
@@ -25,7 +25,7 @@ class GatedSumPlan implements Compiled {
   }
 }
 
-/** out = y gate + plus; `data` and `by` say how y and the gate lie to oneDNN, of which one pass is asked where it pays. */
+/** out = y gate + plus, in one pass of oneDNN if the data is large; `data` and `by` are the layouts of y and the gate. */
 function sumInto(
   backend: OneDnnBackend,
   [y, gate, plus, out]: readonly [tf.TensorInfo, tf.TensorInfo, tf.TensorInfo, tf.TensorInfo],
@@ -57,7 +57,7 @@ const gatedAdd: NativeKernel = ({ x, y, gate }, _attrs, backend) => {
   // 0 * NaN is NaN: a closed gate must hide such a branch too.
   if (backend.values(gate!)[0] === 0) return [backend.copy(x!)];
   const out = backend.output(x!.shape);
-  // One number, in a cache line of the pool's: oneDNN reads it there.
+  // One number, in a buffer of the pool because oneDNN reads it.
   const line = backend.output([LINE]);
   backend.values(line)[0] = Math.tanh(backend.values(gate!)[0]!);
   const factor = { ...line, shape: [1] };

@@ -9,7 +9,7 @@ export interface Sizes {
   readonly d: number;
 }
 
-/** `[b, n, h*d]` seen as `[b, h, n, d]`: oneDNN multiplies heads where they lie, nothing is moved. */
+/** `[b, n, h*d]` seen as `[b, h, n, d]`: oneDNN multiplies heads in place, without moving data. */
 export const heads = ({ b, h, d }: Sizes, n: number): Layout => ({
   dims: [b, h, n, d],
   strides: [n * h * d, d, h * d, 1],

@@ -6,7 +6,7 @@ import { activated, asPostOps } from './activation';
 import { apply } from './binary';
 import { multiply } from './matmul';
 
-/** What a frozen weight offers; it may be packed here, or have been made on another backend. */
+/** A frozen weight, packed by this backend or created on another. */
 interface Frozen {
   readonly packed?: unknown;
   multiply(rows: tf.Tensor2D, transpose: boolean): tf.Tensor2D;
@@ -44,11 +44,11 @@ const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => 
   const { activation, frozen, taped, inner } = attrs as Attrs;
   const rows = asRows(x!);
   const m = rows.shape[0]!;
-  // One call does all where oneDNN can: bias always, the activation where nobody wants what it was applied to.
+  // One call does everything if oneDNN can: the bias always, the activation unless its input is needed too.
   const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
   const ours = blocked !== undefined || !frozen;
   const fused = activation && !taped && ours ? asPostOps(activation) : undefined;
-  // A product of fewer rows is filled up with more, and the residual has no such rows.
+  // A product of fewer rows is padded, and the residual has no rows for the padding.
   const adds = residual && ours && m >= SMALL_PRODUCT;
   const options = {
     bias: bias && backend.address(bias),
@@ -60,7 +60,7 @@ const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => 
   else if (blocked) z2 = blocked.multiply(rows, false, options, inner);
   else {
     z2 = multiplyFrozen(rows, frozen, false, backend);
-    // The product is ours alone: bias and activation may overwrite it.
+    // Nothing else uses the product: bias and activation may overwrite it.
     if (bias) apply('add', z2, bias, z2, backend);
   }
   const z = { ...z2, shape: [...x!.shape.slice(0, -1), z2.shape[1]!] };

@@ -7,7 +7,7 @@ interface Attrs {
   readonly reduction: 'mean' | 'sum';
 }
 
-/** What the losses are multiplied by: 1, or 1 / (sum of the weights), or 0 if nothing counts. */
+/** Factor of the losses: 1, or 1 / (sum of the weights), or 0 if all weights are 0. */
 function factor(rows: number, weights: Float32Array | undefined, reduction: Attrs['reduction']): number {
   if (reduction === 'sum') return 1;
   const count = weights ? weights.reduce((sum, w) => sum + w, 0) : rows;
@@ -27,7 +27,7 @@ const crossEntropy: NativeKernel = ({ logits, targets, weights }, attrs, backend
   for (let r = 0; r < n; r++) {
     const start = r * vocab;
     const w = weight ? weight[r]! : 1;
-    // A row that does not count may hold anything, infinities included.
+    // A row of weight 0 may hold anything, including infinities.
     if (w === 0) {
       p.fill(0, start, start + vocab);
       continue;

@@ -37,7 +37,7 @@ function productOf(a: tf.TensorInfo, b: tf.TensorInfo, transposeA: boolean, tran
   return { batchA, batchB, batch, m, n, k };
 }
 
-/** One matrix per batch entry, rows and columns swapped where asked; missing leading axes are axes of one. */
+/** One matrix per batch entry, transposed if requested; missing leading axes have size 1. */
 function operand(batch: readonly number[], rank: number, rows: number, cols: number, transposed: boolean): Layout {
   const padded = [...new Array<number>(rank - batch.length).fill(1), ...batch];
   const strides = new Array<number>(rank);

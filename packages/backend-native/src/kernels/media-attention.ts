@@ -6,7 +6,7 @@ import { gatherRows } from './move';
 import { product } from '../onednn/product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
-/** `MediaSegments` of `@flamingo-ts/kernels`, as far as it is needed here: which row of text stands where in which tile. */
+/** `MediaSegments` of `@flamingo-ts/kernels`, as far as it is used here: the place of each row of text in the tiles. */
 interface Segments {
   readonly batch: number;
   readonly text: number;
@@ -15,7 +15,7 @@ interface Segments {
   readonly tileLength: number;
   /** Tiles of one image follow each other. */
   readonly imageOfTile: Int32Array;
-  /** `batch * text` where no row stands. */
+  /** The row at each place; `batch * text` where there is none. */
   readonly rowOfPlace: Int32Array;
 }
 
@@ -45,8 +45,8 @@ function runsOf({ rowOfPlace, batch, text }: Segments): Run[] {
 }
 
 /**
- * Text and images of one call as tiles, and back. Where they lie as the tiles want them they are used as they are; else
- * they are copied to buffers that `release` gives back.
+ * Converts text and images of one call to tiles, and back. Data in the order of the tiles is used in place; other data is
+ * copied to buffers that `release` frees.
  */
 class Tiles {
   private readonly runs: readonly Run[];
@@ -67,7 +67,7 @@ class Tiles {
     this.imagesInPlace = imageOfTile.length === batch * media && imageOfTile.every((image, i) => image === i);
   }
 
-  /** Text `[b, t, w]` as `[tiles, tileLength, w]`, zeros where nothing stands. */
+  /** Text `[b, t, w]` as `[tiles, tileLength, w]`, zeros at empty places. */
   ofRows(x: tf.TensorInfo): number {
     if (this.rowsInPlace) return this.backend.address(x);
     const width = x.shape[2]!;

@@ -7,14 +7,14 @@ import { plainFloats, sizeOf } from '../shared/pooled-backend';
 /** Below this many elements a loop copies faster than a call. */
 const FEW = 512;
 
-/** A block of a tensor: where it starts and how far apart its elements lie, in elements. */
+/** A block of a tensor: its start and its strides, in elements. */
 interface Place {
   readonly values: Float32Array;
   readonly offset: number;
   readonly strides: readonly number[];
 }
 
-/** Copies a block from one place to another; the layouts may differ. */
+/** Copies a block; the layouts may differ. */
 export function copyBlock(b: OneDnnBackend, dims: readonly number[], from: Place, to: Place): void {
   if (sizeOf(dims) >= FEW) {
     const key = `copy ${dims.join()} ${from.strides.join()} ${to.strides.join()}`;
@@ -146,7 +146,7 @@ const concat: NativeKernel = (inputs, attrs, backend) => {
   return out;
 };
 
-/** Rows of `width` numbers, picked by number. */
+/** Picks rows of `width` numbers by their indices. */
 export function gatherRows(x: Float32Array, rows: ArrayLike<number>, width: number, out: Float32Array): void {
   for (let r = 0, o = 0; r < rows.length; r++) {
     const start = rows[r]! * width;
@@ -178,7 +178,7 @@ const gatherRowsKernel: NativeKernel = ({ x, rows }, _attrs, backend) => {
   return [out];
 };
 
-/** `{dy [m, d], rows int32 [m]}` -> `[count, d]`, rows that go to the same place added. */
+/** `{dy [m, d], rows int32 [m]}` -> `[count, d]`, rows with the same target are added. */
 const scatterRows: NativeKernel = ({ dy, rows }, attrs, backend) => {
   const width = dy!.shape[1]!;
   const out = backend.output([attrs['count'] as number, width]);
@@ -189,7 +189,7 @@ const scatterRows: NativeKernel = ({ dy, rows }, attrs, backend) => {
   return [out];
 };
 
-/** `{into [b, capacity, w], rows [b, n, w]}` -> nothing, when it could be written in place. */
+/** `{into [b, capacity, w], rows [b, n, w]}` -> `[into]` with the rows written, or nothing if written in place. */
 const writeRows: NativeKernel = ({ into, rows }, attrs, backend) => {
   const [b, capacity, width] = into!.shape as [number, number, number];
   const n = rows!.shape[1]!;
@@ -203,7 +203,7 @@ const writeRows: NativeKernel = ({ into, rows }, attrs, backend) => {
   return inPlace ? [] : [out];
 };
 
-/** `{x [..., n], added [..., k]}` -> `[x with added in these columns]`; over x itself where that may be written. */
+/** `{x [..., n], added [..., k]}` -> `[x with added in these columns]`; in place if x may be written. */
 const addColumns: NativeKernel = ({ x, added }, attrs, backend) => {
   const columns = attrs['columns'] as readonly number[];
   const width = x!.shape[x!.shape.length - 1]!;
@@ -214,7 +214,7 @@ const addColumns: NativeKernel = ({ x, added }, attrs, backend) => {
   return [y];
 };
 
-/** Each axis repeated: an axis that stands still before the one that moves. */
+/** Repeats each axis: a repeated axis precedes the one that moves. */
 const tile: NativeKernel = ({ x }, attrs, backend) => {
   if (!plainFloats(x)) return undefined;
   const reps = attrs['reps'] as number[];
@@ -234,7 +234,7 @@ const tile: NativeKernel = ({ x }, attrs, backend) => {
   return out;
 };
 
-/** Numbers of other types as float32; the other casts are the CPU's. */
+/** Casts to float32; tfjs' CPU kernel does the others. */
 const cast: NativeKernel = ({ x }, attrs, backend) => {
   const known = x!.dtype === 'int32' || x!.dtype === 'bool';
   if (attrs['dtype'] !== 'float32' || !known || sizeOf(x!.shape) === 0) return undefined;
@@ -243,7 +243,7 @@ const cast: NativeKernel = ({ x }, attrs, backend) => {
   return out;
 };
 
-/** Where the condition holds the one, elsewhere the other; all of one shape. */
+/** Selects by a condition, for operands of one shape. */
 const select: NativeKernel = ({ condition, t, e }, _attrs, backend) => {
   const n = sizeOf(t!.shape);
   if (!plainFloats(t, e) || sizeOf(condition!.shape) !== n || sizeOf(e!.shape) !== n) return undefined;

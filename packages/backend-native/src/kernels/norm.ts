@@ -9,12 +9,12 @@ const rowsOf = (x: tf.TensorInfo): [rows: number, width: number] => {
   return [sizeOf(x.shape) / width, width];
 };
 
-/** Variances again from their inverse roots, or the other way round: v = 1 / r^2. */
+/** Variances from their inverse roots, 1 / r^2. */
 function toVariance(rstd: Float32Array, variance: Float32Array): void {
   for (let i = 0; i < rstd.length; i++) variance[i] = 1 / (rstd[i]! * rstd[i]!);
 }
 
-/** For few rows, a token's: done before oneDNN has woken its threads. */
+/** For few rows, one token's for example: faster than waking oneDNN's threads. */
 function layerNormInLoop(
   x: Float32Array,
   weight: Float32Array,
@@ -63,8 +63,8 @@ const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
 };
 
 /**
- * dx and dweight of a normalisation by given means (0 without) and inverse deviations. `given`: these do not depend on x,
- * which leaves their part of dx to the caller.
+ * dx and dweight of a normalisation with these means (default 0) and inverse deviations. With `given` these do not depend on
+ * x, and the caller adds their part of dx.
  */
 function gradients(
   b: OneDnnBackend,
@@ -93,12 +93,12 @@ function gradients(
 }
 
 /**
- * Gradients to weights that came with those to inputs, by the data of dy and of rstd, which is each call's own: they are
- * asked for next, if at all.
+ * Gradients to weights that were computed with those to inputs, by the data of dy and of rstd, which are unique to each call:
+ * tfjs asks for them next, if at all.
  */
 const found = new WeakMap<object, { readonly rstd: object; readonly dweight: Float32Array }>();
 
-/** dx of `gradients`; dweight is kept for who asks for it. */
+/** dx of `gradients`; keeps dweight for the next call. */
 function inputGradient(b: OneDnnBackend, inputs: Record<string, tf.TensorInfo>, given: boolean): tf.TensorInfo {
   const [dx, dweight] = gradients(b, inputs, given);
   found.set(inputs['dy']!.dataId, { rstd: inputs['rstd']!.dataId, dweight: b.values(dweight).slice() });

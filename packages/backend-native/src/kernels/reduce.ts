@@ -3,9 +3,9 @@ import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
 import { plainFloats, sizeOf } from '../shared/pooled-backend';
 import { FEW } from './binary';
 
-/** At most so many rows are added in float32 one after the other: longer sums lose digits. */
+/** At most this many rows are added in float32 one after another: longer sums lose digits. */
 const LONGEST = 1024;
-/** Rows laid side by side before they are added: the product below wants a wide matrix. */
+/** Rows joined side by side before they are added: the product below is fast for wide matrices. */
 const SIDE_BY_SIDE = 64;
 
 /** A shape seen as `[outer, reduced, inner]`, if the reduced axes are neighbours. */
@@ -17,9 +17,9 @@ function asBlocks(shape: readonly number[], axes: readonly number[]): [number, n
 }
 
 /**
- * y[c] = sum over r of x[r, c]. oneDNN has no fast sum over columns, but a product with a row of ones is one. The rows are
- * folded first, many of them side by side: that keeps both threads busy and the float32 sums short; what is left after the
- * product is added in float64.
+ * y[c] = sum over r of x[r, c]. oneDNN has no fast sum over columns, but a product with a row of ones computes it. The rows are
+ * folded first, many of them side by side, which keeps all threads busy and the float32 sums short; the rest is added in
+ * float64.
  */
 export function sumColumns(b: OneDnnBackend, x: Float32Array, rows: number, columns: number, y: Float32Array): void {
   const sums = new Float64Array(columns);
@@ -160,7 +160,7 @@ const globalNorm: NativeKernel = (inputs, _attrs, backend) => {
   return [y];
 };
 
-/** Products taken at a time: they stay in the processor's cache until they are added. */
+/** Products computed at a time: they stay in the processor's cache until they are added. */
 const AT_ONCE = 256 * LONGEST;
 
 /** Sum over all elements of x y. */

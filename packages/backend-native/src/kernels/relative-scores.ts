@@ -7,13 +7,13 @@ import { copyBlock } from './move';
 import { product } from '../onednn/product';
 
 /**
- * Scores by distance, `[h, b*t, s]`, with a place left free after each row. Read from place t-1 of each example on as rows of
- * s instead of s+1 places, every row stands one place further left than the row before, and entry (i, j) is what query i
- * gives key j: the shift costs nothing. What then lies in the places of later keys belongs to other rows.
+ * Scores by distance, `[h, b*t, s]`, with a free place after each row. Read as rows of s instead of s+1 places, starting at
+ * place t-1 of each example, every row shifts one place to the left of the row before, and entry (i, j) is the score of query
+ * i for key j: the shift costs nothing. The places of later keys then hold values of other rows.
  */
 const byDistance = ({ b, h, t, s }: Sizes): Layout => ({ dims: [h, b * t, s], strides: [b * t * (s + 1), s + 1, 1] });
 
-/** A single query needs no shift: its scores by distance, `[h, b, s]`, lie in `[b, h, 1, s]` as they are. */
+/** A single query needs no shift: its scores by distance, `[h, b, s]`, are those of `[b, h, 1, s]`. */
 const single = ({ b, h, s }: Sizes): Layout => ({ dims: [h, b, s], strides: [s, h * s, 1] });
 
 /** Rows of all heads side by side, `[n, h*d]`, seen as `[h, n, d]`. */
@@ -38,7 +38,7 @@ function shift(
   copyBlock(backend, [b, h, t * s], back ? byKey : shifted, back ? shifted : byKey);
 }
 
-/** Zeros for the keys later than their queries in rows of s places, the first at `start`. */
+/** Clears the keys later than their queries, in rows of s places from `start` on. */
 function clearLater(x: Float32Array, start: number, { t, s }: Sizes): void {
   for (let i = 0, row = start; i < t - 1; i++, row += s) x.fill(0, row + s - t + i + 1, row + s);
 }

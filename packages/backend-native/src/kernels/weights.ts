@@ -13,7 +13,7 @@ interface AdamWAttrs {
   readonly gradientScale: number;
 }
 
-/** `{p, g, m, v}` -> `[p', m', v']`, or nothing when all three could be written in place. */
+/** `{p, g, m, v}` -> `[p', m', v']`, or nothing if all three were written in place. */
 const adamWStep: NativeKernel = ({ p, g, m, v }, attrs, backend) => {
   const {
     learningRate,
@@ -71,10 +71,10 @@ const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon,
   }
 };
 
-/** Elements that all passes go over before the next ones are fetched: they stay in the processor's caches meanwhile. */
+/** Elements that all passes process before the next ones: they stay in the processor's caches. */
 const ADAM_STRETCH = 1 << 18;
 
-/** Five passes over each stretch; what changes from step to step comes as data, so that nothing is compiled again. */
+/** Five passes over each stretch. What changes from step to step is passed as data, so that nothing is recompiled. */
 const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }, backend) => {
   const { pool } = backend;
   const scratch = pool.allocate(Math.min(ADAM_STRETCH, w.length));
@@ -136,7 +136,7 @@ const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
   const fanIn = w.length / g.length;
   for (let r = 0; r < g.length; r++) {
     const [start, end] = [r * fanIn, (r + 1) * fanIn];
-    // One pass for both moments: float64 has digits to spare for the difference below.
+    // One pass for both moments: float64 has enough digits for the difference below.
     let [sum, squares] = [0, 0];
     for (let i = start; i < end; i++) {
       const v = w[i]!;

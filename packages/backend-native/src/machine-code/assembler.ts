@@ -2,7 +2,7 @@
 const REG = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsi: 6, rdi: 7 } as const;
 type Reg = keyof typeof REG;
 
-/** A place in memory: base + index * scale + displacement. */
+/** An address: base + index * scale + displacement. */
 export interface Memory {
   readonly base: Reg;
   readonly index?: Reg;
@@ -25,10 +25,10 @@ const VECTOR = {
   vxorps: [1, 0, 0x57],
 } as const;
 
-/** Jumps when a comparison was: equal (or zero), not equal, less. */
+/** Conditional jumps: if equal (or zero), not equal, less. */
 const JUMP = { je: 0x84, jne: 0x85, jl: 0x8c } as const;
 
-/** Writes x64 machine code, of the few instructions that are used here. Operands are in Intel's order, vectors ymm or xmm 0 to 7. */
+/** Writes x64 machine code: the few instructions used here. Operands are in Intel's order, vectors are ymm or xmm 0 to 7. */
 export class Assembler {
   private readonly bytes: number[] = [];
   private readonly labels = new Map<string, number>();
@@ -74,22 +74,22 @@ export class Assembler {
    * A vector instruction.
    *
    * @param wide  256 bits instead of 128
-   * @param reg   the register in the instruction's field of that name, or the number that stands there
-   * @param left  the register beside it, 0 where there is none
+   * @param reg   the register or number in the instruction's field of that name
+   * @param left  the second register, 0 if the instruction has none
    * @param right register or memory
-   * @param value the byte at the end, if there is one
+   * @param value the immediate byte, if any
    */
   vector(name: keyof typeof VECTOR, wide: boolean, reg: number, left: number, right: number | Memory, value?: number) {
     const [map, prefix, opcode] = VECTOR[name];
     const hasLeft = !['vcvtdq2ps', 'vextractf128', 'vpmovsxbd', 'vpmovzxwd', 'vmovss'].includes(name);
-    const beside = hasLeft ? 15 - left : 15;
-    this.raw(0xc4, 0xe0 | map, (beside << 3) | (wide ? 4 : 0) | prefix, opcode);
+    const second = hasLeft ? 15 - left : 15;
+    this.raw(0xc4, 0xe0 | map, (second << 3) | (wide ? 4 : 0) | prefix, opcode);
     if (typeof right === 'number') this.raw(0xc0 | (reg << 3) | right);
     else this.operand(reg, right);
     if (value !== undefined) this.raw(value);
   }
 
-  /** The code, with its jumps. */
+  /** The code, with its jumps resolved. */
   code(): Uint8Array {
     const code = Uint8Array.from(this.bytes);
     const view = new DataView(code.buffer);

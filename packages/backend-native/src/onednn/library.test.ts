@@ -18,7 +18,7 @@ it('names where it looked for a missing library and how to install it', () => {
     import { registerNativeBackend } from '@flamingo-ts/backend-native';
     try { registerNativeBackend(); } catch (error) { console.log(error.message); }`;
   const message = run(script, { FLAMINGO_ONEDNN: '/nowhere/libdnnl.so.9' });
-  expect(message).toMatch(/oneDNN was not found\. Looked at: \/nowhere\/libdnnl\.so\.9 \(not there\)/);
+  expect(message).toMatch(/oneDNN was not found\. Looked at: \/nowhere\/libdnnl\.so\.9 \(not found\)/);
   expect(message).toContain('npm run setup:onednn');
 });
 

@@ -4,9 +4,9 @@ import { delimiter, dirname, isAbsolute, join } from 'node:path';
 import koffi, { type LibraryHandle } from 'koffi';
 import { findOpenMp, type OpenMp } from './open-mp';
 
-/** What `nativeLibrary()` tells: enough to say in a report or an issue what ran. */
+/** Result of `nativeLibrary()`: describes what ran, for reports and issues. */
 export interface NativeLibrary {
-  /** Where oneDNN was loaded from; a bare name when the system's loader found it. */
+  /** Path of oneDNN, or a bare name if the system's loader found it. */
   readonly path: string;
   /** `2.6.3`, for example. */
   readonly version: string;
@@ -16,7 +16,7 @@ export interface NativeLibrary {
   readonly cpuIsa: string;
 }
 
-/** The loaded shared library; the shim declares its functions from it. */
+/** The loaded shared library. */
 export interface LoadedLibrary {
   readonly path: string;
   readonly version: readonly [major: number, minor: number, patch: number];
@@ -61,13 +61,13 @@ export function nativeThreads(): number {
 /**
  * Loads oneDNN once and returns it.
  *
- * @throws Error naming every place looked at and how to mend it
+ * @throws Error naming every place searched and how to install the library
  */
 export function loadLibrary(): LoadedLibrary {
   if (loaded) return loaded;
-  // OpenMP's threads spin for milliseconds at the end of every operation by default. Where other work wants the cores,
-  // each operation then waits for a whole time slice: measured, a training step takes ten times as long. This spin lasts
-  // from one small operation to the next, so that decoding need not wake them each time, and after it they sleep.
+  // By default OpenMP's threads spin for milliseconds after every operation. If other work needs the cores, each operation
+  // then waits for a whole time slice: measured, a training step takes ten times as long. This spin lasts from one small
+  // operation to the next, so that decoding need not wake the threads each time, and after it they sleep.
   if (!process.env['OMP_WAIT_POLICY']) process.env['GOMP_SPINCOUNT'] ??= '15000';
   const tried: string[] = [];
   for (const { path, refused } of candidates()) {
@@ -165,13 +165,14 @@ function open(path: string): LoadedLibrary {
   return { path, version, handle };
 }
 
-/** Signals of a thread's own faults: blocked, they would end the process without a word. */
+/** Signals of a thread's own faults: if they were blocked, the process would end without a message. */
 const FAULTS = ['SIGSEGV', 'SIGBUS', 'SIGILL', 'SIGFPE', 'SIGTRAP', 'SIGABRT', 'SIGSYS'] as const;
 
 /**
- * Leaves signals to Node's other threads, which hear them as well; OpenMP's threads, made by this one later, inherit that.
- * Up to version 3.11 some of oneDNN's products on x64 use the stack pointer for data on the heap, and a signal's handler then
- * writes over that heap (uxlfoundation/oneDNN issue 4845): Ctrl-C, a child process that ends or a profiler could damage memory.
+ * Blocks signals on this thread, so that Node's other threads handle them; OpenMP's threads, which this one starts later,
+ * inherit it. Up to version 3.11 some of oneDNN's products on x64 use the stack pointer for data on the heap, and a signal
+ * handler then overwrites that heap (uxlfoundation/oneDNN issue 4845): Ctrl-C, a child process that ends or a profiler could
+ * damage memory.
  */
 function shieldFromSignals(): void {
   if (process.platform !== 'linux' || process.arch !== 'x64') return;
@@ -183,7 +184,7 @@ function shieldFromSignals(): void {
   libc.func('pthread_sigmask', 'int', ['int', 'void *', 'void *'])(SIG_BLOCK, signals, null);
 }
 
-/** Keeps a library in memory to the very end: unloading it under OpenMP's sleeping threads crashes the process at exit. */
+/** Keeps a library loaded until the process ends: unloading it under OpenMP's sleeping threads crashes the process at exit. */
 function pin(path: string): void {
   if (process.platform !== 'win32') koffi.load(null).func('dlopen', 'void *', ['str', 'int'])(path, PINNED);
 }
@@ -207,5 +208,5 @@ function threadControl(): typeof openMp {
 
 function reason(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return text.includes('No such file') || text.includes('cannot open') ? 'not there' : text;
+  return text.includes('No such file') || text.includes('cannot open') ? 'not found' : text;
 }

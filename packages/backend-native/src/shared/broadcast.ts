@@ -1,6 +1,6 @@
 /**
- * Two operands of an elementwise operation, reduced to as few axes as say the same: neighbouring axes along which both move,
- * or the same one stands still, are one axis. A stride of 0 marks an operand that is repeated along the axis.
+ * Two operands of an elementwise operation with as few axes as possible: neighbouring axes along which both operands move, or
+ * the same one is repeated, are merged. A stride of 0 means that the operand is repeated along the axis.
  */
 export interface Collapsed {
   readonly dims: readonly number[];
@@ -39,7 +39,7 @@ export function collapse(out: readonly number[], a: readonly number[], b: readon
   return { dims, a: stridesOf(0), b: stridesOf(1) };
 }
 
-/** Calls `row` with the offsets of every innermost run. */
+/** Calls `row` with the offsets of each innermost run. */
 export function eachRun(c: Collapsed, row: (a: number, b: number, out: number) => void): void {
   const { dims } = c;
   const rank = dims.length;

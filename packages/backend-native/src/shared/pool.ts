@@ -2,27 +2,26 @@ import koffi from 'koffi';
 
 /** Below this many elements a plain array is cheaper than a pooled one. */
 const SMALLEST = 64;
-/** Blocks begin and end at multiples of so many elements, a cache line: vector loads that straddle two lines are slower. */
+/** Blocks start and end at multiples of this many elements, a cache line: vector loads across two lines are slower. */
 const GRAIN = 16;
-/** Elements of memory taken at a time: 256 MiB, of which the system gives only the pages that are used. */
+/** Elements of a region: 256 MiB, of which the system provides only the pages that are used. */
 const REGION = 1 << 26;
 
-/** A large stretch of memory that blocks are cut from. */
+/** A large range of memory that blocks are cut from. */
 interface Region {
   readonly buffer: ArrayBuffer;
   readonly address: number;
   /** Elements from the buffer's start to the first aligned one. */
   readonly start: number;
-  /** What is free, by place: no two of them touch. Where each begins and how long it is, in elements from `start`. */
+  /** Free blocks, sorted, no two adjacent: offset from `start` and size, in elements. */
   readonly free: { at: number; size: number }[];
   readonly size: number;
 }
 
 /**
- * Float32 buffers that are used again, so that a training step touches hardly a fresh page and the collector has little to
- * do. They are cut from large regions at the first place where they fit and grow together again when they are released:
- * what one step used for large tensors serves the next for small ones, and memory stays close to what is in use at once.
- * Whoever releases a buffer must not use it any more.
+ * Reuses float32 buffers, so that a training step touches hardly any fresh page and the collector has little to do. Buffers
+ * are cut from large regions where they fit best, and free neighbours merge: the memory of one step's large tensors serves
+ * the next step's small ones, and the total stays close to what is in use at once. Do not use a buffer after releasing it.
  */
 export class BufferPool {
   private readonly regions: Region[] = [];
@@ -30,7 +29,7 @@ export class BufferPool {
   private live = 0;
   private peak = 0;
 
-  /** A buffer of n elements; its contents are whatever was there before. */
+  /** A buffer of n elements with undefined contents. */
   allocate(n: number): Float32Array {
     if (n < SMALLEST) return new Float32Array(n);
     const size = blockSize(n);
@@ -50,7 +49,7 @@ export class BufferPool {
     return cut(best.region, best.i, size, n);
   }
 
-  /** Takes back a buffer that `allocate` gave; arrays of others are left to the collector. */
+  /** Releases a buffer that `allocate` returned; other arrays are ignored. */
   release(values: ArrayBufferView): void {
     const region = this.regionOf.get(values.buffer);
     if (!region) return;
@@ -79,18 +78,18 @@ export class BufferPool {
     return this.regionOf.has(values.buffer);
   }
 
-  /** Where the array's data lies. It stays there: only memory outside V8's moving heap is handed out here. */
+  /** Address of the array's data, which never moves: the memory is outside V8's heap. */
   address(values: ArrayBufferView): number {
     const region = this.regionOf.get(values.buffer);
     return region ? region.address + values.byteOffset : Number(koffi.address(values));
   }
 
-  /** Bytes in use, most ever in use at once, and bytes of the regions, used or not. */
+  /** Bytes in use, their peak, and bytes of all regions. */
   stats(): { readonly live: number; readonly peak: number; readonly held: number } {
     return { live: this.live * 4, peak: this.peak * 4, held: this.regions.reduce((sum, r) => sum + r.size * 4, 0) };
   }
 
-  /** Leaves regions in which nothing is used to the collector. */
+  /** Frees unused regions. */
   trim(): void {
     const used = this.regions.filter(({ free, size }) => free[0]?.size !== size);
     this.regions.splice(0, this.regions.length, ...used);
@@ -116,16 +115,16 @@ const HUGEPAGE = 14;
 type Advise = (address: number, bytes: number, advice: number) => number;
 let advise: Advise | undefined;
 
-/** Asks Linux for large pages, within which the processor reads ahead; reading weights, decoding gains a few percent. */
+/** Asks Linux for large pages, within which the processor prefetches: decoding, which reads weights, gains a few percent. */
 function adviseHugePages(address: number, bytes: number): void {
   if (process.platform !== 'linux') return;
   try {
     advise ??= koffi.load('libc.so.6').func('madvise', 'int', ['uintptr_t', 'size_t', 'int']) as unknown as Advise;
   } catch {
-    // Another C library: pages stay small.
+    // Another C library, musl for example: pages stay small.
     return;
   }
-  // Whole pages only; that the system refuses does no harm.
+  // Whole pages only. The system may refuse.
   const [page, end] = [4096, address + bytes];
   const start = Math.ceil(address / page) * page;
   advise(start, end - start, HUGEPAGE);
@@ -133,7 +132,7 @@ function adviseHugePages(address: number, bytes: number): void {
 
 const blockSize = (n: number): number => Math.ceil(n / GRAIN) * GRAIN;
 
-/** The first n elements of a block cut from a free place. */
+/** The first n elements of a block cut from a free one. */
 function cut({ buffer, start, free }: Region, i: number, size: number, n: number): Float32Array {
   const place = free[i]!;
   const { at } = place;
@@ -145,7 +144,7 @@ function cut({ buffer, start, free }: Region, i: number, size: number, n: number
   return new Float32Array(buffer, (start + at) * 4, n);
 }
 
-/** Position of the first free place that lies at `at` or behind it. */
+/** Index of the first free block at or after `at`. */
 function firstFrom(free: Region['free'], at: number): number {
   let [low, high] = [0, free.length];
   while (low < high) {

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import { BufferPool } from './pool';
 
-/** Elements of arrays that are copied into the pool when tensors are made of them. */
+/** Arrays of at least this many elements are copied into the pool when tensors are created from them. */
 const LARGE = 1 << 14;
 
 /** One tensor's data as tfjs' CPU backend keeps it. */
@@ -13,8 +13,8 @@ export interface Entry {
 }
 
 /**
- * A fast version of a tfjs kernel. It answers `undefined` for calls it does not take (another dtype, an empty tensor, an
- * option it lacks), and the CPU kernel of the same name takes those.
+ * A fast version of a tfjs kernel. It returns `undefined` for calls that it does not support (another dtype, an empty tensor,
+ * an option it lacks); the CPU kernel of the same name computes those.
  */
 export type FastKernel<B extends PooledBackend = PooledBackend> = (
   inputs: Record<string, tf.TensorInfo>,
@@ -23,13 +23,13 @@ export type FastKernel<B extends PooledBackend = PooledBackend> = (
 ) => tf.TensorInfo | tf.TensorInfo[] | undefined;
 
 /**
- * What every native backend shares: tfjs' CPU backend for all that is not hot, and float32 outputs from a pool. An array
- * that may be seen from outside (given by the user, read out, or shared by two tensors) never enters the pool.
+ * What native backends share: tfjs' CPU backend for kernels without a fast version, and float32 outputs from a pool. An array
+ * visible from outside (passed by the user, read out, or shared by two tensors) never enters the pool.
  */
 export class PooledBackend extends MathBackendCPU {
   readonly pool = new BufferPool();
 
-  /** @param name under which it is registered with tfjs */
+  /** @param name the name under which tfjs registers it */
   constructor(readonly name: string) {
     super();
   }
@@ -40,20 +40,19 @@ export class PooledBackend extends MathBackendCPU {
     return dataId;
   }
 
-  /** What a tensor made of these values holds. */
+  /** What a tensor created from these values holds. */
   private owned(values: tf.backend_util.BackendValues): tf.backend_util.BackendValues {
     if (values instanceof Float32Array && values.length >= LARGE) {
-      // Large arrays move in: they are aligned there, may be written when the tensor is, and leave with it at once. The
-      // collector frees what was given, and nobody owns the same memory twice.
+      // Large arrays are copied: pooled memory is aligned, may be written in place, and is freed with the tensor.
       const own = this.pool.allocate(values.length);
       own.set(values);
       return own;
     }
-    // A kernel that hands on (part of) another tensor's array would make two owners of pooled memory.
+    // A kernel that returns (part of) another tensor's array would give pooled memory two owners.
     return ArrayBuffer.isView(values) && this.pool.owns(values) ? (values as Float32Array).slice() : values;
   }
 
-  /** Pooled arrays are copied on the way out: theirs may be used again as soon as the tensor is disposed. */
+  /** Copies pooled arrays: their memory may be reused as soon as the tensor is disposed of. */
   override readSync(dataId: object): tf.backend_util.BackendValues {
     const values = super.readSync(dataId);
     return ArrayBuffer.isView(values) && this.pool.owns(values) ? (values as Float32Array).slice() : values;
@@ -70,7 +69,7 @@ export class PooledBackend extends MathBackendCPU {
     return freed;
   }
 
-  /** Gives back what a tensor held that is no more. */
+  /** Releases the data of a disposed tensor. */
   protected free({ values }: Entry, _dataId: object): void {
     if (ArrayBuffer.isView(values)) this.pool.release(values);
   }
@@ -80,7 +79,7 @@ export class PooledBackend extends MathBackendCPU {
     return this.enter({ values: this.pool.allocate(sizeOf(shape)), dtype: 'float32', refCount: 1 }, shape);
   }
 
-  /** A tensor of this data. */
+  /** A tensor with this data. */
   protected enter(entry: Entry, shape: readonly number[]): tf.TensorInfo {
     const dataId = {};
     this.data.set(dataId, entry as never);
@@ -94,7 +93,7 @@ export class PooledBackend extends MathBackendCPU {
     return x;
   }
 
-  /** A float32 tensor's data once more. */
+  /** A copy of a float32 tensor. */
   copy(x: tf.TensorInfo): tf.TensorInfo {
     const out = this.output(x.shape);
     this.values(out).set(this.values(x));
@@ -112,12 +111,12 @@ export class PooledBackend extends MathBackendCPU {
     return this.entry(x.dataId).values;
   }
 
-  /** Where a tensor's data lies. */
+  /** Address of a tensor's data. */
   address(x: tf.TensorInfo): number {
     return this.pool.address(this.entry(x.dataId).values);
   }
 
-  /** Runs another kernel of this backend; for fast kernels that end in an operation they do not do themselves. */
+  /** Runs another kernel of this backend, for fast kernels that end in another operation. */
   call(kernelName: string, inputs: Record<string, tf.TensorInfo>, attrs: object = {}): tf.TensorInfo {
     const kernel = tf.getKernel(kernelName, this.name)!;
     return kernel.kernelFunc({ inputs, attrs: attrs as tf.NamedAttrMap, backend: this }) as tf.TensorInfo;
@@ -132,7 +131,7 @@ export class PooledBackend extends MathBackendCPU {
   }
 }
 
-/** Whether all tensors are float32 and none is empty: what the fast kernels take. */
+/** Whether all tensors are float32 and none is empty, as the fast kernels require. */
 export function plainFloats(...tensors: (tf.TensorInfo | undefined)[]): boolean {
   return tensors.every((t) => t === undefined || (t.dtype === 'float32' && sizeOf(t.shape) > 0));
 }
@@ -144,8 +143,8 @@ export function sizeOf(shape: readonly number[]): number {
 }
 
 /**
- * Registers a backend whose kernels are the fast ones where they take the call and tfjs' CPU kernels everywhere else.
- * Every name of `fast` that tfjs does not know is a fused operation that must take all calls.
+ * Registers a backend with the fast kernels, which fall back to tfjs' CPU kernels. A name in `fast` that tfjs does not know is
+ * a fused operation, which must support all calls.
  */
 export function registerPooledBackend<B extends PooledBackend>(
   name: string,

@@ -1,9 +1,9 @@
-/** What the cache holds: something that owns native memory. */
+/** An entry of the cache, which owns native memory. */
 export interface Compiled {
   destroy(): void;
 }
 
-/** Compiled operations by a key that says everything about them; the least recently used go when it is full. */
+/** Compiled operations by a key that describes them fully; a full cache drops the least recently used. */
 export class PrimitiveCache {
   private readonly entries = new Map<string, Compiled>();
 

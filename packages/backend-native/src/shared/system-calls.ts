@@ -1,6 +1,6 @@
 import koffi from 'koffi';
 
-/** Numbers of Linux' and macOS' mmap; they differ in none of these. */
+/** Constants of mmap, the same on Linux and macOS. */
 export const PROT = { read: 1, write: 2, exec: 4 } as const;
 export const MAP_PRIVATE = 2;
 
@@ -12,7 +12,7 @@ interface SystemCalls {
 
 let calls: SystemCalls | undefined | null;
 
-/** The system's functions for memory; null where they are not. */
+/** The system's functions for memory; null on systems without them. */
 export function systemCalls(): SystemCalls | null {
   if (calls !== undefined) return calls;
   const names: Partial<Record<NodeJS.Platform, string>> = { linux: 'libc.so.6', darwin: 'libSystem.B.dylib' };
