@@ -17,46 +17,46 @@ import {
 /** Name of a checkpoint's single file, and with `.index.json` of the list of its shards. */
 const modelFile = 'model.safetensors';
 const indexFile = `${modelFile}.index.json`;
-/** Most bytes asked of one read call: Node refuses 2 GiB and more. */
+/** Most bytes per read call: Node refuses 2 GiB and more. */
 const readChunk = 2 ** 30;
 
-/** A float32 tensor on its way from or to a file: the form in which models give and take their state. */
+/** A float32 tensor read from or written to a file: the form of a model's state. */
 export interface FloatTensor {
   readonly shape: readonly number[];
   readonly data: Float32Array;
 }
 
-/** An open checkpoint of one file or many; nothing but the headers is read before it is asked for. */
+/** An open checkpoint of one or more files; only the headers are read until tensors are requested. */
 export interface OpenCheckpoint {
   readonly names: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
-  /** Type and shape, from the header alone. */
+  /** Type and shape, from the header. */
   info(name: string): { readonly dtype: Dtype; readonly shape: readonly number[] };
   /** Reads one tensor. */
   read(name: string): Promise<StoredTensor>;
   /**
-   * The bytes of one tensor, little-endian as the file holds them; of a file that is mapped the file's own, without a copy, to
-   * be used until they are closed. Closing the checkpoint does not close them.
+   * The bytes of one tensor, little-endian as in the file. For a mapped file they are the file's own, without a copy, and must
+   * not be used after their `close`. Closing the checkpoint does not close them.
    */
   borrow(name: string): Promise<BorrowedBytes>;
   close(): Promise<void>;
 }
 
-/** Bytes that must not be touched any more once they are closed. */
+/** Bytes that must not be used after `close`. */
 export interface BorrowedBytes {
   readonly bytes: Uint8Array;
   close(): void;
 }
 
 export interface OpenOptions {
-  /** Maps bytes `begin` to `end` of a file into memory; without, or where it gives nothing, they are read. */
+  /** Maps bytes `begin` to `end` of a file into memory; without it, or if it returns undefined, they are read. */
   readonly map?: (path: string, begin: number, end: number) => BorrowedBytes | undefined;
 }
 
 /**
- * Opens a `.safetensors` file, a `model.safetensors.index.json`, or a folder that holds either.
+ * Opens a `.safetensors` file, a `model.safetensors.index.json`, or a folder with either.
  *
- * @throws Error naming the path when a file is missing, truncated or has a header that cannot be true
+ * @throws Error naming the path if a file is missing, truncated or has an invalid header
  */
 export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<OpenCheckpoint> {
   const { fs, join, dirname } = nodeModules('openCheckpoint');
@@ -74,7 +74,7 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`, instead);
 }
 
-/** All tensors of a checkpoint as float32, whatever they are stored as. @param keep leave out those it refuses */
+/** All tensors of a checkpoint as float32, whatever their stored type. @param keep selects tensors by name */
 export async function readState(
   path: string,
   keep: (name: string) => boolean = () => true,
@@ -287,7 +287,7 @@ function readRange(handle: FileHandle, begin: number, end: number, path: string)
   return readInto(new Uint8Array(end - begin), handle, begin, cut);
 }
 
-/** Fills bytes from a file. @param cut makes the error for a file that ends at a byte before */
+/** Fills bytes from a file. @param cut makes the error for a file that ends too early, at the given byte */
 export async function readInto(
   bytes: Uint8Array,
   handle: FileHandle,

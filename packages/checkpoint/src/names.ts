@@ -1,12 +1,12 @@
 import type { FloatTensor } from './files';
 
 /**
- * How one family of names becomes ours; `to` and the names in `split` may use `$1`, `$2`, ... of `from`.
+ * How names of a checkpoint become others; `to` and the names in `split` may use `$1`, `$2`, ... of `from`.
  *
- * - `{ from, to }` renames, and converts the values when `convert` is given (a transposition, a reshape);
- * - `{ from, to, part: [i, n] }` collects n tensors into one, in order, along their first axis;
- * - `{ from, split }` cuts one tensor into equal parts along its first axis;
- * - `{ from, drop: true }` leaves it out.
+ * - `{ from, to }` renames, and converts the values if `convert` is given (a transposition, a reshape);
+ * - `{ from, to, part: [i, n] }` joins n tensors into one, in order, along their first axis;
+ * - `{ from, split }` splits one tensor into equal parts along its first axis;
+ * - `{ from, drop: true }` drops it.
  */
 export type NameRule =
   | { readonly from: RegExp; readonly to: string; readonly convert?: (tensor: FloatTensor) => FloatTensor }
@@ -14,7 +14,7 @@ export type NameRule =
   | { readonly from: RegExp; readonly split: readonly string[] }
   | { readonly from: RegExp; readonly drop: true };
 
-/** Renames a state by the first rule that matches each name; a name that no rule matches stays as it is. */
+/** Renames a state by the first rule that matches each name; names that no rule matches do not change. */
 export function mapNames(
   state: Readonly<Record<string, FloatTensor>>,
   rules: readonly NameRule[],

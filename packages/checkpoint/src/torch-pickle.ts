@@ -1,6 +1,6 @@
 import type { Dtype } from './dtypes';
 
-/** Numbers in a file of the archive, which several tensors may share. */
+/** Numbers in one file of the archive; several tensors may share it. */
 export class TorchStorage {
   constructor(
     readonly dtype: Dtype,
@@ -10,7 +10,7 @@ export class TorchStorage {
   ) {}
 }
 
-/** A tensor as a view of a storage; everything in it has been checked against the storage's length. */
+/** A tensor as a view of a storage, checked against the storage's length. */
 export class TorchTensor {
   constructor(
     readonly storage: TorchStorage,
@@ -78,7 +78,7 @@ class Unpickler {
   private readonly memo = new Map<number, unknown>();
   private at = 0;
   private stack: unknown[] = [];
-  /** What lay on the stack below each mark that is still open. */
+  /** The stack below each open MARK instruction. */
   private readonly below: unknown[][] = [];
 
   constructor(
@@ -214,7 +214,7 @@ class Unpickler {
     return new Unread(type.name);
   }
 
-  /** The three calls that a state dict is made of; what other calls would return is skipped. */
+  /** The three calls that make a state dict; results of other calls are skipped. */
   private reduce(callee: unknown, args: unknown): unknown {
     if (callee instanceof Unread && args instanceof Tuple) return new Unread(callee.name);
     if (!(callee instanceof Global) || !(args instanceof Tuple)) throw this.fail('it calls something without a name');
@@ -309,7 +309,7 @@ class Unpickler {
     return this.view.getUint32(this.take(4), true);
   }
 
-  /** A whole number of any length; beyond 8 bytes there is none in a state dict. */
+  /** A whole number of up to 8 bytes; a state dict has no longer ones. */
   private long(count: number): number | bigint {
     if (count > 8) throw this.fail(`a whole number of at most 8 bytes expected, got ${count}`);
     const from = this.take(count);

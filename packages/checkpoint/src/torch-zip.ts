@@ -1,6 +1,6 @@
-/** A file inside a zip archive, stored as it is. */
+/** An uncompressed file in a zip archive. */
 export interface ZipEntry {
-  /** Where its local header begins. */
+  /** Position of its local header. */
   readonly header: number;
   /** Bytes of its content. */
   readonly size: number;
@@ -9,7 +9,7 @@ export interface ZipEntry {
 /** Reads bytes `begin` to `end` of the archive. */
 export type ReadBytes = (begin: number, end: number) => Promise<Uint8Array>;
 
-/** Fixed parts of the records of a zip archive: their signatures, and their bytes before names and comments. */
+/** Records of a zip archive: signatures, and sizes in bytes without names and comments. */
 const END = { signature: 0x06054b50, bytes: 22 };
 const END64_LOCATOR = { signature: 0x07064b50, bytes: 20 };
 const END64 = { signature: 0x06064b50, bytes: 56 };
@@ -17,14 +17,14 @@ const CENTRAL = { signature: 0x02014b50, bytes: 46 };
 const LOCAL = { signature: 0x04034b50, bytes: 30 };
 
 const longestComment = 0xffff;
-/** Longest directory that is read: some 900000 tensors. */
+/** Maximum size of the directory: about 900,000 tensors. */
 const maxDirectoryBytes = 100_000_000;
 
 /**
- * The directory of a zip archive, with its 64-bit extension; nothing but the directory is read. Written here because the
- * zip libraries that can read a range of an entry import Node's files when they are loaded, which a browser has not.
+ * The directory of a zip archive, with its 64-bit extension; only the directory is read. Implemented here because zip
+ * libraries that can read part of an entry import Node's file system when loaded, which browsers do not have.
  *
- * @param fail makes the error that says what is wrong
+ * @param fail makes an error from a problem
  */
 export async function zipEntries(
   read: ReadBytes,
@@ -48,7 +48,7 @@ export async function zipEntries(
     if (view.getUint16(at + 8, true) & 1 || view.getUint16(at + 10, true) !== 0) {
       throw fail(`${name} is compressed or encrypted, where torch.save stores files as they are`);
     }
-    // A field of all ones stands in the 64-bit extension, where only such fields are, in this order.
+    // A field of all ones is stored in the 64-bit extension, which has only these fields, in this order.
     const wide = extensionOf(view, nameEnd, extraEnd);
     const field = (value: number) => (value === 0xffffffff ? wide() : value);
     const size = field(view.getUint32(at + 24, true));
@@ -64,7 +64,7 @@ export async function zipEntries(
   return entries;
 }
 
-/** Where the content of an entry begins: only its own header tells how much stands before it. */
+/** Position of an entry's content: only its local header has the size of what comes before. */
 export async function contentOf(
   { header, size }: ZipEntry,
   read: ReadBytes,
@@ -84,7 +84,7 @@ async function findDirectory(read: ReadBytes, fileBytes: number, fail: (problem:
   const tail = await read(from, fileBytes);
   const view = viewOf(tail);
   let at = tail.length - END.bytes;
-  // The record stands at the end but for a comment, whose length it knows.
+  // The record is at the end, followed only by a comment whose length it contains.
   const isEnd = (i: number) =>
     view.getUint32(i, true) === END.signature && i + END.bytes + view.getUint16(i + 20, true) === tail.length;
   while (at >= 0 && !isEnd(at)) at--;
@@ -107,7 +107,7 @@ async function findDirectory(read: ReadBytes, fileBytes: number, fail: (problem:
   return { count, begin, end: begin + size };
 }
 
-/** Gives the numbers of an entry's 64-bit extension one after the other, undefined when there is none left. */
+/** Returns the numbers of an entry's 64-bit extension one after another, then undefined. */
 function extensionOf(view: DataView, begin: number, end: number): () => number | undefined {
   let at = begin;
   while (at + 4 <= end && view.getUint16(at, true) !== 1) at += 4 + view.getUint16(at + 2, true);

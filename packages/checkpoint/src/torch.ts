@@ -5,25 +5,23 @@ import { nodeModules } from './node';
 import { readPickle, TorchTensor, type PickledDict } from './torch-pickle';
 import { contentOf, zipEntries, type ReadBytes, type ZipEntry } from './torch-zip';
 
-/** How a PyTorch checkpoint is opened. */
+/** Options of `openTorchCheckpoint`. */
 export interface TorchOptions {
   /**
-   * Which dictionary of the file holds the tensors. Default: `model_state_dict` or `state_dict` where there is one, else
-   * the file is itself the state dict.
+   * The key of the dictionary with the tensors. Defaults to `model_state_dict` or `state_dict` if the file has one, and
+   * otherwise the file itself is the state dict.
    */
   readonly key?: string;
 }
 
-/** Longest description of the tensors that is read; that of a thousand takes some 200 kB. */
+/** Maximum size of the pickle that describes the tensors; a thousand tensors take about 200 kB. */
 const maxPickleBytes = 100_000_000;
 
 /**
  * Opens a `.pt` or `.pth` file as torch.save writes it since PyTorch 1.6: a state dict, or a dictionary with one. Nothing
- * in it is executed (see `readPickle`); values are read tensor by tensor.
+ * in it is executed (see `readPickle`); values are read tensor by tensor. Values that are not tensors are skipped.
  *
- * Of the values beside the tensors none is kept.
- *
- * @throws Error naming the path when the file is missing, damaged, older, or wants something executed
+ * @throws Error naming the path if the file is missing, damaged, older, or refers to functions that only attacks use
  */
 export async function openTorchCheckpoint(path: string, options: TorchOptions = {}): Promise<OpenCheckpoint> {
   const { fs } = nodeModules('openTorchCheckpoint');
@@ -71,7 +69,7 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
   }
 }
 
-/** @throws Error where Node cannot hold so much in one array: 4 GiB with Node 20 */
+/** @throws Error if one array cannot hold as many bytes: 4 GiB in Node 20 */
 function bytesFor(count: number, fail: (problem: string) => Error): Uint8Array {
   try {
     return new Uint8Array(count);
@@ -84,15 +82,15 @@ function bytesFor(count: number, fail: (problem: string) => Error): Uint8Array {
 interface Archive {
   /** Bytes of a whole file. */
   read(file: string): Promise<Uint8Array>;
-  /** @throws Error unless the file of a tensor's storage is there with the storage's size */
+  /** @throws Error unless the file of a tensor's storage exists and has its size */
   check(name: string, tensor: TorchTensor): void;
-  /** Elements of a tensor, row-major and little-endian. */
+  /** The elements of a tensor, row-major and little-endian. */
   bytes(tensor: TorchTensor): Promise<Uint8Array>;
 }
 
 async function openArchive(read: ReadBytes, fileBytes: number, fail: (problem: string) => Error): Promise<Archive> {
   const start = await read(0, Math.min(4, fileBytes));
-  // Before 1.6 a file was a row of pickles and began with one's first instruction.
+  // Before 1.6 a file was a sequence of pickles, which starts with this instruction.
   if (start[0] === 0x80) {
     throw fail(
       'it was written by PyTorch before 1.6, or is a bare pickle. With PyTorch, torch.save(torch.load(file), file) ' +
@@ -175,7 +173,7 @@ function isRowMajor(shape: readonly number[], strides: readonly number[]): boole
   return true;
 }
 
-/** Elements of a transposed or cut view, made row-major. */
+/** The elements of a transposed or sliced view in row-major order. */
 function gather(seen: Uint8Array, each: number, shape: readonly number[], strides: readonly number[]): Uint8Array {
   const values = new Uint8Array(shape.reduce((a, b) => a * b, each));
   const place = new Array<number>(shape.length).fill(0);

@@ -46,9 +46,9 @@ import {
 
 /** Shape of a Chinchilla language model. */
 export interface ChinchillaConfig {
-  /** Rows of the embedding; the papers' SentencePiece vocabulary has 32,000 pieces. */
+  /** Rows of the embedding; 32,000 in the papers (SentencePiece). */
   readonly vocabSize: number;
-  /** Width of the residual stream; even, because positions are sines and cosines in equal number. */
+  /** Width of the residual stream; even, for equally many sines and cosines of positions. */
   readonly hiddenSize: number;
   readonly numLayers: number;
   readonly numHeads: number;
@@ -56,13 +56,13 @@ export interface ChinchillaConfig {
   readonly headDim: number;
   /** Inner width of the feed-forward part; 4 * hiddenSize in the papers. */
   readonly intermediateSize: number;
-  /** Default `gelu-tanh`. */
+  /** Defaults to `gelu-tanh`. */
   readonly activation?: Activation;
-  /** Inside the root of every norm. Default 1e-6. */
+  /** Added inside the square root of every norm. Defaults to 1e-6. */
   readonly epsilon?: number;
-  /** Factor on embeddings as they enter the first block. Default 1. */
+  /** Factor on the embeddings at the input of the first block. Defaults to 1. */
   readonly embeddingScale?: number;
-  /** Factor on logits; small models with small tied embeddings train faster with 4. Default 1. */
+  /** Factor on the logits; small models with tied embeddings train faster with 4. Defaults to 1. */
   readonly outputScale?: number;
 }
 
@@ -100,7 +100,7 @@ type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
 type Table = tf.Variable<tf.Rank.R2>;
 type Vector = tf.Variable<tf.Rank.R1>;
 
-/** Parameters of a block, by the names they have in a checkpoint. (Types, not interfaces: only those are trees.) */
+/** Parameters of a block, by their names in a checkpoint. (Types, because interfaces are not assignable to trees.) */
 export type ChinchillaLayerParams = {
   readonly attn_norm: { readonly weight: Vector };
   readonly attn: {
@@ -109,9 +109,9 @@ export type ChinchillaLayerParams = {
     readonly v_proj: { readonly weight: Matrix };
     /** Projects the sinusoid of a distance: W_r of Dai et al. 2019. */
     readonly r_proj: { readonly weight: Matrix };
-    /** Added to queries before they meet keys: u of Dai et al. 2019, `[heads, headDim]`. */
+    /** Added to queries for the products with keys: u of Dai et al. 2019, `[heads, headDim]`. */
     readonly content_bias: Table;
-    /** Added to queries before they meet distances: v of Dai et al. 2019, `[heads, headDim]`. */
+    /** Added to queries for the products with distances: v of Dai et al. 2019, `[heads, headDim]`. */
     readonly position_bias: Table;
     readonly o_proj: { readonly weight: Matrix; readonly bias: Vector };
   };
@@ -130,12 +130,12 @@ export type ChinchillaParams = {
   readonly final_norm: { readonly weight: Vector };
 };
 
-/** All parameters in the order of a checkpoint, and how they start. */
+/** All parameters in the order of a checkpoint, and their initial values. */
 function chinchillaSpecs(config: ChinchillaConfig) {
   const { vocabSize, hiddenSize, numLayers, numHeads, headDim, intermediateSize } = completeConfig(config);
   const width = numHeads * headDim;
   const std = hiddenSize ** -0.5;
-  // What writes into the residual stream starts smaller, so that the stream's size does not grow with depth.
+  // Matrices that write into the residual stream start smaller, so that its size does not grow with depth.
   const writing = std / Math.sqrt(2 * numLayers);
   const norm = { weight: constantSpec([hiddenSize], 1) };
   return {
@@ -166,13 +166,13 @@ function isMatrix(name: string, shape: readonly number[]): boolean {
   return shape.length === 2 && /^layers\..*\.weight$/.test(name);
 }
 
-/** Shape of every parameter by name, without making any: what counts parameters and plans memory. */
+/** Shape of every parameter by name, without allocating any, for counting parameters and planning memory. */
 export function chinchillaShapes(config: ChinchillaConfig): Record<string, readonly number[]> {
   return shapesOf(chinchillaSpecs(config));
 }
 
 /**
- * Fresh parameters: matrices with deviation hiddenSize ** -0.5, those that write into the residual stream divided by
+ * New parameters: matrices with standard deviation hiddenSize ** -0.5, those that write into the residual stream divided by
  * sqrt(2 * numLayers) so that its size does not grow with depth, embeddings 0.05, norms 1, biases 0.
  */
 export function initChinchilla(config: ChinchillaConfig, random: Random): ChinchillaParams {
@@ -181,20 +181,20 @@ export function initChinchilla(config: ChinchillaConfig, random: Random): Chinch
 
 // --- Parts ---
 
-/** Positions are prepared in steps of powers of two from here on. */
+/** Shortest table of positions; longer ones double in length. */
 const SHORTEST_TABLE = 64;
 
 function tableLength(length: number): number {
   return Math.max(SHORTEST_TABLE, 2 ** Math.ceil(Math.log2(length)));
 }
 
-/** The last `length` rows of a table `[n, width]` whose row m belongs to distance n - 1 - m. */
+/** The last `length` rows of a table `[n, width]` whose row m has distance n - 1 - m. */
 function nearest(table: tf.Tensor2D, length: number): tf.Tensor2D {
   const [n, width] = table.shape;
   return n === length ? table : tf.slice(table, [n - length, 0], [length, width]);
 }
 
-/** A kept table of distances that is made anew, twice as long or more, when a longer one is asked for. */
+/** A cached table of distances that is rebuilt at least twice as long when a longer one is needed. */
 class GrowingTable {
   private table: tf.Tensor2D | undefined;
 
@@ -217,7 +217,7 @@ class GrowingTable {
 
 /**
  * Sinusoids of the distances length-1 ... 0, `[length, width]`: all sines, then all cosines (Dai et al. 2019). `scale`
- * is that of the attention scores, put in here because it costs nothing here.
+ * is that of the attention scores, applied here because it costs nothing here.
  */
 function sinusoids(length: number, width: number, scale: number): tf.Tensor2D {
   const half = width / 2;
@@ -267,7 +267,7 @@ export class ChinchillaBlock implements LMBlock {
     this.frozenPositions.dispose();
   }
 
-  /** Projected distances `[length, heads*headDim]`; kept where weights cannot change: frozen, or while decoding. */
+  /** Projected distances `[length, heads*headDim]`; cached if the weights cannot change: frozen, or while decoding. */
   private positions(length: number, cache?: KVCache): tf.Tensor2D {
     if (this.params.attn.r_proj.weight instanceof FrozenMatrix) return this.frozenPositions.rows(length);
     if (!cache) return this.project(length);
@@ -292,8 +292,8 @@ function flat(bias: Table): tf.Tensor1D {
 
 /**
  * The language model of Chinchilla (Hoffmann et al. 2022) and Gopher (Rae et al. 2021), Flamingo's frozen core: GPT-2's
- * layout with RMSNorm and the relative positions of Transformer-XL (Dai et al. 2019), embedding and head tied. What the
- * papers leave open is said in the README.
+ * layout with RMSNorm and the relative positions of Transformer-XL (Dai et al. 2019), embedding and head tied. The README
+ * lists what the papers leave open.
  */
 export class Chinchilla implements CausalLM {
   readonly config: Required<ChinchillaConfig>;
@@ -324,7 +324,7 @@ export class Chinchilla implements CausalLM {
     return this.config.vocabSize;
   }
 
-  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`. Distances alone matter, so there are no positions here. */
+  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`. No positions are added: only distances matter. */
   embed(tokens: tf.Tensor2D): tf.Tensor3D {
     expectShape('Chinchilla.embed: tokens', tokens, ['batch', 'text'], 'Give one row of token ids per text.');
     return tf.tidy(() => {
@@ -344,18 +344,17 @@ export class Chinchilla implements CausalLM {
   }
 
   /**
-   * What the head multiplies: a logit is the product of this with the token's embedding as `embed` gives it. For those
-   * who add tokens of their own on both sides.
+   * Input of the head: a logit is the product of this with the token's embedding as `embed` returns it. For callers that add
+   * tokens to embedding and head.
    */
   headInput(x: tf.Tensor3D): tf.Tensor3D {
     return this.finalNorm(x, this.config.outputScale / this.config.embeddingScale);
   }
 
   /**
-   * The same model for use without training: its matrices packed by the backend, positions projected once. Frees the
-   * variables that it replaces; any further use of this object throws.
-   *
-   * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and the head a packed copy.
+   * The same model for use without training, with matrices packed by the backend and positions projected once. Frees the
+   * variables that it replaces; any further use of this object throws. Except with `float32`, the embedding becomes a
+   * bfloat16 table, and the head a packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Chinchilla> {
     const { params, head } = await freezeLM(this.params, this.packedHead, precision, { isMatrix, tiedHead: true });
@@ -365,7 +364,7 @@ export class Chinchilla implements CausalLM {
     return frozen;
   }
 
-  /** Frees everything the model holds. */
+  /** Frees all tensors of the model. */
   dispose(): void {
     this.disposeTables();
     this.packedHead?.dispose();
@@ -401,7 +400,7 @@ const paper = (numLayers: number, numHeads: number, headDim: number, hiddenSize:
  * prints 40 layers, which would be 8.9B parameters; 32 layers are the 7.1B that it also states, and Gopher's shape.
  */
 export const chinchillaPresets = {
-  /** The quickstart's: trains in minutes on two cores. Set vocabSize to the tokenizer's. */
+  /** Used by the quickstart: trains in minutes on two cores. Set vocabSize to the tokenizer's. */
   'chinchilla-mini': {
     vocabSize: 1200,
     hiddenSize: 192,
@@ -422,7 +421,7 @@ export const chinchillaPresets = {
 
 export type ChinchillaPreset = keyof typeof chinchillaPresets;
 
-/** The configuration of a named size. */
+/** The config of a named size. */
 export function chinchillaPreset(name: string): ChinchillaConfig {
   if (!Object.hasOwn(chinchillaPresets, name)) {
     throw new Error(
@@ -439,7 +438,7 @@ export function chinchillaPreset(name: string): ChinchillaConfig {
  * A model with the weights of a checkpoint.
  *
  * @param state values by name, as `chinchillaShapes` lists them
- * @param what  named in errors: the file
+ * @param what  the file, for error messages
  */
 export function loadChinchilla(
   config: ChinchillaConfig,
@@ -450,11 +449,11 @@ export function loadChinchilla(
 }
 
 /**
- * A model with the weights of a checkpoint, frozen as it is read: for shapes that do not fit into memory as float32.
+ * A frozen model with the weights of a checkpoint, packed as they are read: for sizes that do not fit into memory as float32.
  *
- * @param source    an open checkpoint whose names are those of `chinchillaShapes`
- * @param precision how its matrices are held; with bfloat16 what the checkpoint lends as such is used where it lies
- * @param what      named in errors: the file
+ * @param source    an open checkpoint with the names of `chinchillaShapes`
+ * @param precision of the packed matrices; bfloat16 weights of a mapped file are used without a copy
+ * @param what      the file, for error messages
  */
 export async function loadFrozenChinchilla(
   config: ChinchillaConfig,

@@ -1,29 +1,29 @@
 import type { Tokenizer } from './tokenizer';
 
-/** How answers become text; the same in every way of decoding. */
+/** How answers become text, for all decoding methods. */
 export interface TextOptions {
-  /** Gives answers their `text`; needed for `stopStrings`. */
+  /** Adds a `text` to answers; required for `stopStrings`. */
   readonly tokenizer?: Pick<Tokenizer, 'decode'>;
-  /** An answer ends with the token that completes one of them in its text, wherever in a token it begins or ends. */
+  /** An answer ends with the token that completes one of these in its text, wherever in a token it begins or ends. */
   readonly stopStrings?: readonly string[];
 }
 
-/** The text of an answer so far. Appending makes another one: beams share what they have in common. */
+/** The text of an answer so far. Immutable, so that beams can share it. */
 export interface AnswerText {
   /** Its complete characters, cut before the stop string if there is one. */
   readonly text: string;
-  /** What ended it. */
+  /** The stop string that ended it. */
   readonly stopString?: string;
-  /** The last tokens: those still to be read, and some before them. */
+  /** The last tokens: those not yet part of `text`, and some before them. */
   readonly window: readonly number[];
-  /** How many tokens of the window, and how many characters of their text, are part of `text`. */
+  /** Number of tokens of the window, and of characters of their text, that are part of `text`. */
   readonly read: { readonly tokens: number; readonly characters: number };
 }
 
-/** What decoders write for bytes that are not, or not yet, a character. */
+/** Decoders write this for bytes that are not (yet) a character. */
 const INCOMPLETE = /\uFFFD+$/;
 
-/** Reads answers token by token; bytes of a character that is not complete wait for the rest of it. */
+/** Converts answers to text token by token; bytes of an incomplete character are held back. */
 export class TextReader {
   /** An answer without tokens. */
   readonly nothing: AnswerText = { text: '', window: [], read: { tokens: 0, characters: 0 } };
@@ -34,9 +34,9 @@ export class TextReader {
   ) {}
 
   /**
-   * A reader if the options want text.
+   * A reader, if the options have a tokenizer.
    *
-   * @throws Error when there is a stop string that is empty, or one and no tokenizer
+   * @throws Error if a stop string is empty, or if there are stop strings without a tokenizer
    */
   static of({ tokenizer, stopStrings = [] }: TextOptions): TextReader | undefined {
     if (stopStrings.includes('')) {
@@ -53,13 +53,13 @@ export class TextReader {
     );
   }
 
-  /** The text with one token more. */
+  /** The text with one more token. */
   append(before: AnswerText, token: number): AnswerText {
     const window = [...before.window, token];
     const whole = this.tokenizer.decode(window);
     const complete = whole.replace(INCOMPLETE, '');
-    // A decoder may treat the first token it gets in its own way: SentencePiece drops a space there. So a token is always
-    // decoded after some before it, and the window moves on only to where a character ends.
+    // Decoders may treat the first token differently: SentencePiece drops a space there. A token is therefore always decoded
+    // together with tokens before it, and the window only moves to where a character ends.
     const piece = complete.slice(before.read.characters);
     const settled = piece !== '' && complete === whole;
     const last = window.slice(before.read.tokens);
@@ -72,7 +72,7 @@ export class TextReader {
     return { ...this.cut(before.text, piece), ...rest };
   }
 
-  /** How many characters of a text stay as they are whatever follows: all but what may become a stop string. */
+  /** Number of characters that cannot change any more: all except what may become a stop string. */
   certain(text: string): number {
     let open = 0;
     for (const stop of this.stopStrings) {
@@ -83,7 +83,7 @@ export class TextReader {
     return text.length - open;
   }
 
-  /** The text with a piece more, up to the first stop string in it. */
+  /** The text with another piece, cut before the first stop string in it. */
   private cut(before: string, piece: string): Pick<AnswerText, 'text' | 'stopString'> {
     const text = before + piece;
     const found = this.stopStrings
@@ -97,7 +97,7 @@ export class TextReader {
   }
 }
 
-/** What a finished answer says of its text: nothing without a tokenizer. */
+/** The text fields of a finished answer: none without a tokenizer. */
 export function shownText(text: AnswerText | undefined): { text?: string; stopString?: string } {
   if (!text) return {};
   return text.stopString === undefined ? { text: text.text } : { text: text.text, stopString: text.stopString };

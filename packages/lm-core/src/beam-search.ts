@@ -4,27 +4,27 @@ import { logSoftmax, topIndices } from './log-probs';
 import { logitsRule, nothingLeft, type RuleOptions } from './logits-rules';
 import type { Stepper } from './session';
 
-/** Settings of a beam search. */
+/** Options of a beam search. */
 export interface BeamOptions extends RuleOptions, TextOptions {
-  /** Longest answer, the stop token included. */
+  /** Maximum number of tokens of an answer, including the stop token. */
   readonly maxNewTokens: number;
   /** Tokens that end an answer. */
   readonly stopTokens?: readonly number[];
-  /** Answers followed at a time; the paper uses 3. */
+  /** Number of beams; the paper uses 3. */
   readonly beams: number;
   /**
-   * A finished answer ranks by its log-likelihood / length ** lengthPenalty: above 0 favours long answers, below 0
-   * short ones. Default 0: the plain log-likelihood.
+   * Finished answers rank by log-likelihood / length ** lengthPenalty: values above 0 favor long answers, below 0 short
+   * ones. Defaults to 0, the plain log-likelihood.
    */
   readonly lengthPenalty?: number;
   /**
-   * When to stop once `beams` answers are finished: `true` at once; `false` (default) when the best open beam, taken at
-   * its present length, cannot beat the worst of them; `'never'` the same at the length most in its favour.
+   * When to stop once `beams` answers are finished. `true`: at once. `false` (default): when the best open beam at its
+   * current length cannot beat the worst of them. `'never'`: the same at the length that favors it most.
    */
   readonly earlyStopping?: boolean | 'never';
   /**
-   * Which version of Hugging Face's rules. `'current'` (default) counts generated tokens, the stop token included;
-   * `'transformers-4.2x'`, what OpenFlamingo was evaluated with, counts the prompt too and the stop token not.
+   * Version of Hugging Face's rules. For lengths, `'current'` (default) counts the generated tokens including the stop token;
+   * `'transformers-4.2x'`, with which OpenFlamingo was evaluated, counts the prompt but not the stop token.
    */
   readonly rules?: 'current' | 'transformers-4.2x';
 }
@@ -33,13 +33,12 @@ export interface BeamOptions extends RuleOptions, TextOptions {
 export interface Hypothesis {
   /** Ids after the prompt, up to and including the stop token, or the token that completed a stop string, if any. */
   readonly tokens: readonly number[];
-  /** Whether a stop token or a stop string ended it; otherwise it reached the longest length. */
+  /** Whether a stop token or a stop string ended it; otherwise it reached the maximum length. */
   readonly stopped: boolean;
-  /** What the search ranks by, larger is better. Without beams the log-likelihood, by the logits as the model gave them. */
+  /** The score that the search ranks by; larger is better. Without beams, the log-likelihood by the model's own logits. */
   readonly score: number;
   /**
-   * With a tokenizer: the text before the stop token or stop string. Bytes at its end that are no complete character are
-   * left out.
+   * With a tokenizer: the text before the stop token or stop string, without an incomplete character at its end.
    */
   readonly text?: string;
   /** The stop string that ended it, if one did. */
@@ -49,7 +48,7 @@ export interface Hypothesis {
 interface Beam {
   readonly tokens: readonly number[];
   readonly logProb: number;
-  /** Row of the last call that holds it. */
+  /** Its row in the last call. */
   readonly row: number;
   /** Whether its last token ends it. */
   readonly stopped: boolean;
@@ -58,15 +57,15 @@ interface Beam {
 
 interface Search {
   readonly promptLength: number;
-  /** Answers that go on, best first. */
+  /** Unfinished answers, best first. */
   open: Beam[];
   /** Finished answers, best first, at most `beams`. */
   finished: Hypothesis[];
   done: boolean;
 }
 
-type Settings = Required<Pick<BeamOptions, 'maxNewTokens' | 'beams' | 'lengthPenalty' | 'earlyStopping'>>;
-type Rules = (search: Search, candidates: readonly Beam[], length: number, options: Settings) => void;
+type SearchOptions = Required<Pick<BeamOptions, 'maxNewTokens' | 'beams' | 'lengthPenalty' | 'earlyStopping'>>;
+type Rules = (search: Search, candidates: readonly Beam[], length: number, options: SearchOptions) => void;
 
 /** Beam search over any stepper: for each prompt up to `beams` finished answers, best first. */
 export async function beamSearch(stepper: Stepper, options: BeamOptions): Promise<Hypothesis[][]> {
@@ -75,7 +74,7 @@ export async function beamSearch(stepper: Stepper, options: BeamOptions): Promis
   const advance: Rules = o.rules === 'current' ? advanceCurrent : advanceLegacy;
   const rule = logitsRule(stepper.prompts, o);
   const reader = TextReader.of(o);
-  // Every stop token may take a candidate's place, so that many more are looked at.
+  // Each stop token may take the place of a candidate, so more candidates are needed.
   const keep = Math.max(2, 1 + o.stopTokens.length) * o.beams;
   const searches: Search[] = stepper.prompts.map((prompt, row) => ({
     promptLength: prompt.length,
@@ -91,11 +90,11 @@ export async function beamSearch(stepper: Stepper, options: BeamOptions): Promis
       advance(search, withEndings(candidates, o.stopTokens, reader), length, o);
       if (search.done && search.finished.length === 0) throw nothingLeft(prompt, length - 1);
     });
-    const going = searches.filter((search) => !search.done).flatMap((search) => search.open);
-    if (going.length === 0) break;
+    const open = searches.filter((search) => !search.done).flatMap((search) => search.open);
+    if (open.length === 0) break;
     logits = await stepper.next(
-      going.map((beam) => beam.row),
-      going.map((beam) => beam.tokens.at(-1)!),
+      open.map((beam) => beam.row),
+      open.map((beam) => beam.tokens.at(-1)!),
     );
     let row = 0;
     for (const search of searches) {
@@ -105,7 +104,7 @@ export async function beamSearch(stepper: Stepper, options: BeamOptions): Promis
   return searches.map((search) => search.finished);
 }
 
-/** The most likely continuations by one token of all open beams together, best first; none that the rule excludes. */
+/** The most likely continuations by one token over all open beams, best first, without those that the rule excludes. */
 function bestCandidates(
   open: readonly Beam[],
   logits: readonly Float32Array[],
@@ -126,7 +125,7 @@ function bestCandidates(
   return candidates.sort((a, b) => b.logProb - a.logProb).slice(0, keep);
 }
 
-/** Candidates with the text that their last token adds, and whether it ends them. */
+/** Adds to candidates the text of their last token, and whether it ends them. */
 function withEndings(
   candidates: readonly Beam[],
   stopTokens: readonly number[],
@@ -141,7 +140,7 @@ function withEndings(
   });
 }
 
-/** What ends an answer finishes it only if it ranks among the first `beams`; the best others go on. */
+/** An ended candidate finishes only if it ranks among the first `beams`; the best others continue. */
 const advanceCurrent: Rules = (search, candidates, length, o) => {
   const atLimit = length === o.maxNewTokens;
   candidates.slice(0, o.beams).forEach((beam) => {
@@ -153,7 +152,7 @@ const advanceCurrent: Rules = (search, candidates, length, o) => {
   search.done = atLimit || !canImprove(search, best / favoured ** o.lengthPenalty, o);
 };
 
-/** As above, but lengths count the prompt and not the last token, and open beams count as answers at the limit. */
+/** Like the above, but lengths count the prompt and not the last token, and open beams become answers at the limit. */
 const advanceLegacy: Rules = (search, candidates, length, o) => {
   const before = search.promptLength + length - 1;
   const open: Beam[] = [];
@@ -174,8 +173,8 @@ const advanceLegacy: Rules = (search, candidates, length, o) => {
   }
 };
 
-/** Whether an answer still open, at best of this score, could enter the finished ones. */
-function canImprove(search: Search, attainable: number, { beams, earlyStopping }: Settings): boolean {
+/** Whether an open answer with at most this score could still enter the finished ones. */
+function canImprove(search: Search, attainable: number, { beams, earlyStopping }: SearchOptions): boolean {
   if (search.finished.length < beams) return search.open.length > 0;
   return earlyStopping !== true && attainable > search.finished.at(-1)!.score;
 }

@@ -2,11 +2,11 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { ParamTree } from '@flamingo-ts/kernels';
 import type { KVCache } from './kv-cache';
 
-/** What a call of a language model may bring besides the tokens. */
+/** Optional inputs of a call of a language model, in addition to the tokens. */
 export interface LMContext {
   /**
-   * float32 `[batch, keys]`, 1 = a real token, over all keys so far, those of this call included. Absent: no padding.
-   * Padding may stand left or right; positions are counted over real tokens, so it does not shift them.
+   * float32 `[batch, keys]`, 1 = a real token, for all keys so far including those of this call. Absent: no padding.
+   * Padding may be on the left or right; positions count real tokens only, so padding does not shift them.
    */
   readonly keyMask?: tf.Tensor2D;
   /** Present while decoding: the tokens of this call continue what the cache holds. */
@@ -21,16 +21,16 @@ export interface LMBlock<C extends LMContext = LMContext> {
 }
 
 /**
- * A decoder-only language model in three parts, so that others can put blocks between its blocks and call its head on
- * chosen positions alone. `C` is what its context holds; a plain language model asks for nothing but `LMContext`.
+ * A decoder-only language model in three parts, so that callers can insert blocks between its blocks and call its head on
+ * chosen positions. `C` is the type of its context; a plain language model needs only `LMContext`.
  */
 export interface CausalLM<C extends LMContext = LMContext> {
   /** Width of the residual stream. */
   readonly hiddenSize: number;
-  /** Rows of the embedding; every token id is below it. */
+  /** Rows of the embedding; all token ids are below this number. */
   readonly vocabSize: number;
   readonly params: ParamTree;
-  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`: what enters the first block. */
+  /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`: the input of the first block. */
   embed(tokens: tf.Tensor2D, context: C): tf.Tensor3D;
   readonly blocks: readonly LMBlock<C>[];
   /**
@@ -42,7 +42,7 @@ export interface CausalLM<C extends LMContext = LMContext> {
 }
 
 /**
- * What leaves the last block: float32 `[batch, text, hiddenSize]`, to be given to `lm.logits` where it counts.
+ * The output of the last block: float32 `[batch, text, hiddenSize]`, the input of `lm.logits`.
  *
  * @param tokens int32 `[batch, text]`
  */

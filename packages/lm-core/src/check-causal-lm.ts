@@ -3,13 +3,13 @@ import { checkConfig, Random, rule } from '@flamingo-ts/kernels';
 import { hiddenStates, type CausalLM, type LMContext } from './causal-lm';
 import { DecodingSession, type ContextFactory, type ContextOption } from './session';
 
-/** How hard to try. */
+/** Options of `checkCausalLM`. */
 export interface CheckOptions {
-  /** Tokens of each text. Default 10. */
+  /** Tokens per text. Defaults to 10. */
   readonly text?: number;
-  /** Largest difference allowed, as a fraction of the largest logit. Default 1e-4, right for float32. */
+  /** Largest difference allowed, as a fraction of the largest logit. Defaults to 1e-4, which suits float32. */
   readonly tolerance?: number;
-  /** Default 1. */
+  /** Defaults to 1. */
   readonly seed?: number;
 }
 
@@ -20,24 +20,24 @@ const RULES = {
   context: rule.optional(rule.callback),
 };
 
-/** Largest difference seen for each promise, as a fraction of the largest logit. */
+/** Largest difference found for each property, as a fraction of the largest logit. */
 export interface CausalLMReport {
-  /** A later token changes nothing before it. */
+  /** A token does not change logits before it. */
   readonly causality: number;
   /** Logits of chosen rows equal those rows of all logits. */
   readonly positionWise: number;
-  /** Token by token with a cache gives what one call gives. */
+  /** Token by token with a cache equals one call. */
   readonly incremental: number;
-  /** Padding on the right, masked, changes nothing. */
+  /** Masked padding on the right changes nothing. */
   readonly rightPadding: number;
-  /** Padding on the left, masked, changes nothing, with a cache too. */
+  /** Masked padding on the left changes nothing, also with a cache. */
   readonly leftPadding: number;
 }
 
 /**
- * Checks what decoding, training and gated blocks rely on, on random tokens. Run it on a language model of your own.
+ * Checks the properties that decoding, training and gated blocks rely on, with random tokens. Run it on your own model.
  *
- * @throws Error naming every promise that does not hold and by how much
+ * @throws Error naming every property that fails and by how much
  */
 export async function checkCausalLM<C extends LMContext>(
   lm: CausalLM<C>,
@@ -70,13 +70,13 @@ export async function checkCausalLM<C extends LMContext>(
     throw new Error(
       `checkCausalLM: expected differences of at most ${tolerance} of the largest logit, got ` +
         `${broken.map(([name, gap]) => `${name} ${(gap as number).toExponential(1)}`).join(', ')}. ` +
-        'See CausalLMReport for what each name promises; positions must come from keyMask and cache, never from the shape alone.',
+        'See CausalLMReport for what each name means; positions must come from keyMask and cache, never from the shape alone.',
     );
   }
   return report;
 }
 
-/** Logits of one text in one call, by position; `padding` tokens may follow it, and the head may see chosen rows only. */
+/** Logits of one text in one call, by position; optionally with `padding` tokens after it, or for chosen `rows` only. */
 async function logitsOf<C extends LMContext>(
   lm: CausalLM<C>,
   tokens: readonly number[],
@@ -103,8 +103,8 @@ async function logitsOf<C extends LMContext>(
 }
 
 /**
- * Logits of the last text, from position `head - 1` on: its first `head` tokens read as a prompt, in a batch with as
- * many fewer tokens of the others, the rest fed one by one.
+ * Logits of the last text, from position `head - 1` on: its first `head` tokens are read as a prompt, in a batch with the
+ * other texts, and the rest is fed token by token.
  */
 async function decoded<C extends LMContext>(
   lm: CausalLM<C>,

@@ -9,46 +9,46 @@ import { drawToken, filtered, type SamplingOptions } from './sample';
 import { checkTokens, DecodingSession, type ContextOption, type Stepper } from './session';
 
 /**
- * How to continue a prompt. With `beams` above 1 a beam search; with any of `temperature`, `topK`, `topP` tokens are
- * drawn; otherwise the most likely token is taken.
+ * How to continue a prompt: beam search if `beams` is above 1; sampling if `temperature`, `topK` or `topP` is given;
+ * otherwise greedy decoding.
  */
 export interface GenerateOptions extends Partial<BeamOptions>, SamplingOptions {
-  /** Longest answer, the stop token included. */
+  /** Maximum number of tokens of an answer, including the stop token. */
   readonly maxNewTokens: number;
-  /** Seed of the draws. Default 0. */
+  /** Seed for sampling. Defaults to 0. */
   readonly seed?: number;
   /**
-   * Called with every token as soon as it is chosen; what it throws ends the decoding. Not with `beams`: which answer is
-   * the best is known at the end.
+   * Called with each token as soon as it is chosen; an error that it throws ends decoding. Not supported with `beams`,
+   * because the best answer is known only at the end.
    */
   readonly onToken?: (piece: AnswerPiece) => void;
 }
 
-/** One token of an answer that is being made. */
+/** One token of an answer in progress. */
 export interface AnswerPiece {
-  /** Position of its prompt in the list of prompts. */
+  /** Index of its prompt. */
   readonly prompt: number;
   readonly token: number;
   /**
-   * What is new in the answer's text and will not change: complete characters, and none that may begin a stop string.
-   * The pieces of an answer joined are its `text`. Empty without a tokenizer.
+   * New text of the answer that can no longer change: complete characters that cannot be part of a stop string. All pieces
+   * of an answer joined are its `text`. Empty without a tokenizer.
    */
   readonly text: string;
 }
 
-/** One way to choose the next token of a row: its index. */
+/** Chooses the next token of a row. */
 type Choose = (logits: Float32Array, prompt: number) => number;
 
-/** What decoding token by token heeds of the options, however the token is chosen. */
+/** Options shared by greedy decoding and sampling. */
 type TokenOptions = Omit<BeamOptions, 'beams' | 'lengthPenalty' | 'earlyStopping' | 'rules'> &
   Pick<GenerateOptions, 'onToken'>;
 
-/** The most likely token at each step. */
+/** Decodes with the most likely token at each step. */
 export function greedy(stepper: Stepper, options: TokenOptions): Promise<Hypothesis[]> {
   return tokenByToken(stepper, options, (logits) => topIndices(logits, 1)[0]!);
 }
 
-/** Tokens drawn from the filtered distribution, each prompt with a stream of its own: batching changes no draw. */
+/** Samples from the filtered distribution. Each prompt has its own random stream, so batching does not change the results. */
 export function sample(
   stepper: Stepper,
   options: TokenOptions & Pick<GenerateOptions, 'seed'> & SamplingOptions,
@@ -60,14 +60,14 @@ export function sample(
   );
 }
 
-/** An answer while it is made. */
+/** An answer in progress. */
 interface Answer {
   readonly tokens: number[];
   stopped: boolean;
   score: number;
   text: AnswerText | undefined;
-  /** How much of the text has been handed out. */
-  told: number;
+  /** Number of characters already passed to `onToken`. */
+  sent: number;
 }
 
 async function tokenByToken(stepper: Stepper, options: TokenOptions, choose: Choose): Promise<Hypothesis[]> {
@@ -80,7 +80,7 @@ async function tokenByToken(stepper: Stepper, options: TokenOptions, choose: Cho
     stopped: false,
     score: 0,
     text: reader?.nothing,
-    told: 0,
+    sent: 0,
   }));
   let open = answers.map((_, prompt) => prompt);
   let logits = await stepper.start();
@@ -95,17 +95,17 @@ async function tokenByToken(stepper: Stepper, options: TokenOptions, choose: Cho
       if (reader && !isStop) answer.text = reader.append(answer.text!, token);
       answer.stopped = isStop || answer.text?.stopString !== undefined;
       if (onToken) {
-        const over = answer.stopped || answer.tokens.length === maxNewTokens;
-        onToken({ prompt, token, text: reader ? news(answer, reader, over) : '' });
+        const isLast = answer.stopped || answer.tokens.length === maxNewTokens;
+        onToken({ prompt, token, text: reader ? newText(answer, reader, isLast) : '' });
       }
     });
     const parents: number[] = [];
     open = open.filter((prompt, row) => {
-      const goesOn = !answers[prompt]!.stopped && answers[prompt]!.tokens.length < maxNewTokens;
-      if (goesOn) parents.push(row);
-      return goesOn;
+      const continues = !answers[prompt]!.stopped && answers[prompt]!.tokens.length < maxNewTokens;
+      if (continues) parents.push(row);
+      return continues;
     });
-    // Rows that are done leave the batch.
+    // Finished rows leave the batch.
     if (open.length > 0)
       logits = await stepper.next(
         parents,
@@ -115,7 +115,7 @@ async function tokenByToken(stepper: Stepper, options: TokenOptions, choose: Cho
   return answers.map(({ tokens, stopped, score, text }) => ({ tokens, stopped, score, ...shownText(text) }));
 }
 
-/** A copy of the logits with the rule applied; the stepper's own stay as they are. */
+/** A copy of the logits with the rule applied. */
 function ruled(rule: LogitsRule, logits: Float32Array, answer: readonly number[], prompt: number): Float32Array {
   const scores = logits.slice();
   rule(scores, answer, prompt);
@@ -123,21 +123,22 @@ function ruled(rule: LogitsRule, logits: Float32Array, answer: readonly number[]
   return scores;
 }
 
-/** Text that has become certain since this was asked last; at the end of an answer all of it is. */
-function news(answer: Answer, reader: TextReader, over: boolean): string {
+/** Text that can no longer change and was not returned before; at the end of an answer, all the rest. */
+function newText(answer: Answer, reader: TextReader, isLast: boolean): string {
   const { text } = answer.text!;
-  const from = answer.told;
-  answer.told = over ? text.length : reader.certain(text);
-  return text.slice(from, answer.told);
+  const from = answer.sent;
+  answer.sent = isLast ? text.length : reader.certain(text);
+  return text.slice(from, answer.sent);
 }
 
 /**
  * Continues each prompt.
  *
  * @param lm      any `CausalLM`
- * @param prompts token ids; several are read as one batch, padded left
- * @param options how; `context` makes the context of each call for a model that wants more than text
- * @returns       the best answer to each prompt, the stop token included
+ * @param prompts token ids, read as one batch, padded on the left
+ * @param options `context` makes the context of each call for a model that needs more than text
+ * @returns       the best answer to each prompt, including the stop token
+ * @throws Error naming the first option that is unknown or out of range
  */
 export async function generate<C extends LMContext>(
   lm: CausalLM<C>,

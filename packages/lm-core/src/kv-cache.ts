@@ -1,27 +1,27 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { writeRows } from '@flamingo-ts/kernels';
 
-/** What one layer has seen so far, both float32 `[rows, keys, width]`. */
+/** Keys and values of one layer so far, both float32 `[rows, keys, width]`. */
 export interface LayerCache {
   readonly keys: tf.Tensor3D;
   readonly values: tf.Tensor3D;
 }
 
-/** The same with room for more, both float32 `[rows, capacity, width]`: `attention` is told the length as `keyCount`. */
+/** The same with spare room, both float32 `[rows, capacity, width]`: pass the length to `attention` as `keyCount`. */
 export interface RoomyLayerCache extends LayerCache {
-  /** Keys that are there; what lies behind them is not to be read. */
+  /** Number of keys in use; the room after them has no meaning. */
   readonly length: number;
 }
 
-/** Room is made for so many positions at a time, and for half as many again as there are. */
+/** Capacity grows by half, rounded up to a multiple of this. */
 const ROOM = 64;
 
 /**
- * Keys and values of every layer while a model reads a prompt and goes on token by token.
+ * Keys and values of every layer while a model reads a prompt and continues it token by token.
  *
- * Rows are sequences. `gather` reorders, repeats and drops them: beams that change places, one prompt spread over many
- * candidates, sequences that are done. New positions are written into room that is there already, so that a token costs no
- * copy of those before it. The tensors outlive `tf.tidy`; `dispose` frees them.
+ * Rows are sequences. `gather` reorders, repeats and drops them: for beams that change places, one prompt with many
+ * candidates, sequences that are finished. New positions are written into spare room, so that a token does not copy those
+ * before it. The tensors outlive `tf.tidy`; `dispose` frees them.
  */
 export class KVCache {
   private readonly layers: (RoomyLayerCache | undefined)[];
@@ -32,24 +32,24 @@ export class KVCache {
     this.layers = new Array<RoomyLayerCache | undefined>(numLayers).fill(undefined);
   }
 
-  /** Positions that every layer holds: the first position of the call in progress, seen from any block. */
+  /** Number of positions that every layer holds. Within a block: the first position of the current call. */
   get length(): number {
     return this.layers[this.numLayers - 1]?.length ?? 0;
   }
 
-  /** Bytes of keys and values held, room included. */
+  /** Bytes of keys and values, spare room included. */
   get bytes(): number {
     return this.layers.reduce((sum, layer) => sum + (layer ? 4 * (layer.keys.size + layer.values.size) : 0), 0);
   }
 
-  /** What a layer holds now, as tensors of its own; nothing before it was first given any. */
+  /** A copy of what a layer holds, or undefined before its first `append`. */
   layer(index: number): LayerCache | undefined {
     const layer = this.layers[index];
     return layer && { keys: filled(layer.keys, layer.length), values: filled(layer.values, layer.length) };
   }
 
   /**
-   * Adds the keys and values of new positions and returns all of them, oldest first, as tensors of their own.
+   * Adds the keys and values of new positions and returns a copy of all of them, oldest first.
    *
    * @param layer  index of the block
    * @param keys   float32 `[rows, text, width]`
@@ -60,7 +60,7 @@ export class KVCache {
     return this.layer(layer)!;
   }
 
-  /** As `append`, but gives what the cache holds as it lies there, room included, without a copy. Not to be disposed of. */
+  /** Like `append`, but returns the cache's own tensors without a copy, spare room included. Do not dispose them. */
   extend(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): RoomyLayerCache {
     if (layer >= this.numLayers) {
       throw new Error(
@@ -86,7 +86,7 @@ export class KVCache {
     return next;
   }
 
-  /** Makes row `i` a copy of what row `rows[i]` was. */
+  /** Makes row `i` a copy of the former row `rows[i]`. */
   gather(rows: readonly number[]): void {
     const current = this.layers[0]?.keys.shape[0];
     if (current === undefined || (rows.length === current && rows.every((row, i) => row === i))) return;
@@ -95,7 +95,7 @@ export class KVCache {
     });
   }
 
-  /** A second cache whose row `i` starts as row `rows[i]` of this one, which stays as it is. */
+  /** A second cache whose row `i` starts as row `rows[i]` of this one, which does not change. */
   fork(rows: readonly number[]): KVCache {
     const copy = new KVCache(this.numLayers);
     this.layers.forEach((past, layer) => {
@@ -105,8 +105,8 @@ export class KVCache {
   }
 
   /**
-   * A tensor that depends on the model's weights alone and that the model wants again at the next token, such as
-   * projected positions: made at the first call, freed with the cache.
+   * A tensor that depends only on the model's weights and is needed again at the next token, such as projected positions:
+   * made at the first call, freed with the cache.
    */
   remember<T extends tf.Tensor>(name: string, make: () => T): T {
     let tensor = this.kept.get(name);
@@ -128,7 +128,7 @@ export class KVCache {
   }
 }
 
-/** The rows written behind those of `past`, which is used up, into more room where there is not enough. */
+/** Writes rows after those of `past`, which is consumed, and allocates more room if needed. */
 function written(past: tf.Tensor3D | undefined, rows: tf.Tensor3D, at: number, length: number): tf.Tensor3D {
   const [b, , width] = rows.shape;
   const capacity = past?.shape[1] ?? 0;

@@ -1,7 +1,7 @@
 /**
  * Log-probabilities of one row of logits, in float64.
  *
- * @throws Error when no logit is finite: such a row has no most likely token
+ * @throws Error if no logit is finite: such a row has no most likely token
  */
 export function logSoftmax(logits: ArrayLike<number>): Float64Array {
   const top = largest(logits);
@@ -23,7 +23,7 @@ function largest(values: ArrayLike<number>): number {
   return top;
 }
 
-/** Positions of the `count` largest values, largest first, earlier ones first among equals. */
+/** Indices of the `count` largest values, largest first; of equal values the earlier first. */
 export function topIndices(values: ArrayLike<number>, count: number): number[] {
   const best: number[] = [];
   for (let i = 0; i < values.length; i++) {

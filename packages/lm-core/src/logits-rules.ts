@@ -1,20 +1,20 @@
-/** What an answer may be made of; the same in every way of decoding. Applied in this order, before temperature. */
+/** Restricts answers, for all decoding methods. Applied in this order, before temperature. */
 export interface RuleOptions {
   /**
-   * Makes every token that stands in the prompt or in the answer so far less likely, however often it does: a positive
-   * logit is divided by it, a negative one multiplied. Keskar et al. 2019, section 4.1, who use 1.2, divide alone; this is
-   * Hugging Face's `RepetitionPenaltyLogitsProcessor`. A beam search applies it to log-probabilities, as there. Default 1.
+   * Makes tokens that occur in the prompt or in the answer so far less likely, regardless of how often: positive logits are
+   * divided by it, negative ones multiplied, as in Hugging Face's `RepetitionPenaltyLogitsProcessor`. (Keskar et al. 2019,
+   * section 4.1, use 1.2 and only divide.) Beam search applies it to log-probabilities, as Hugging Face does. Defaults to 1.
    */
   readonly repetitionPenalty?: number;
   /**
-   * No run of so many tokens occurs twice in prompt and answer together, whatever the prompt itself repeats. Stop tokens
-   * are no exception (Hugging Face's `no_repeat_ngram_size`).
+   * No sequence of this many tokens in the answer repeats one of the prompt or the answer, stop tokens included (Hugging
+   * Face's `no_repeat_ngram_size`).
    */
   readonly noRepeatNgram?: number;
   /**
-   * For each prompt the token ids of the only answers it may get, as `scoreCandidates` takes them. Each is followed by one
-   * of `stopTokens`; write none in them. With one stop token, a beam for each answer and `lengthPenalty` 0, a beam search
-   * finds the answer whose log-likelihood, the stop token's included, is the highest.
+   * For each prompt, the token ids of the only answers that it may get, as for `scoreCandidates`. Each is followed by one of
+   * `stopTokens`, which must not be part of it. With one stop token, one beam per answer and `lengthPenalty` 0, beam search
+   * finds the answer with the highest log-likelihood, including the stop token's.
    */
   readonly allowedAnswers?: readonly (readonly (readonly number[])[])[];
 }
@@ -27,7 +27,7 @@ interface Ending {
 /** Changes the scores of a next token in place: logits, or log-probabilities in a beam search. */
 export type LogitsRule = (scores: Float32Array | Float64Array, answer: readonly number[], prompt: number) => void;
 
-/** What the options ask for as one rule; undefined when that is nothing, so that decoding need not copy its logits. */
+/** The options as one rule; undefined if there are none, so that decoding does not copy its logits. */
 export function logitsRule(
   prompts: readonly (readonly number[])[],
   options: RuleOptions & Ending,
@@ -41,7 +41,7 @@ export function logitsRule(
   return (scores, answer, prompt) => rules.forEach((rule) => rule(scores, answer, prompt));
 }
 
-/** What to throw when rules leave no token to go on with. */
+/** The error for rules that exclude every token. */
 export function nothingLeft(prompt: number, answered: number): Error {
   return new Error(
     `generate: after ${answered} tokens of the answer to prompt ${prompt}, expected a token that may follow, got none: ` +
@@ -61,7 +61,7 @@ function penalty(prompts: readonly (readonly number[])[], by: number): LogitsRul
 function noRepeat(prompts: readonly (readonly number[])[], n: number): LogitsRule {
   return (scores, answer, prompt) => {
     const tokens = [...prompts[prompt]!, ...answer];
-    const begun = tokens.length - (n - 1); // Where the n-gram begins that the next token completes.
+    const begun = tokens.length - (n - 1); // Start of the n-gram that the next token completes.
     for (let start = 0; start < begun; start++) {
       let same = 0;
       while (same < n - 1 && tokens[start + same] === tokens[begun + same]) same++;
@@ -70,7 +70,7 @@ function noRepeat(prompts: readonly (readonly number[])[], n: number): LogitsRul
   };
 }
 
-/** The answers that share a beginning. */
+/** The answers with a common prefix. */
 interface Branch {
   readonly next: Map<number, Branch>;
   /** Whether one of the answers ends here. */

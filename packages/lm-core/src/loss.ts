@@ -2,31 +2,31 @@ import * as tf from '@tensorflow/tfjs-core';
 import { crossEntropy, expectShape, gatherRows, valueAndGrads, variables } from '@flamingo-ts/kernels';
 import { hiddenStates, type CausalLM, type LMContext } from './causal-lm';
 
-/** Text to learn from, row-major `[batch, text]`; plain arrays, so that rows can be chosen without asking a device. */
+/** Training text, row-major `[batch, text]`. Plain arrays, so that rows can be selected without reading from a device. */
 export interface TextBatch {
   readonly batch: number;
   readonly text: number;
   readonly tokens: Int32Array;
-  /** The token to be predicted at each position: the next one. */
+  /** The token to predict at each position: the next one. */
   readonly targets: Int32Array;
-  /** How much a position counts; 0: not at all. */
+  /** Weight of each position in the loss; 0 = ignored. */
   readonly weights: Float32Array;
 }
 
-/** Positions of a batch that count. */
+/** Positions of a batch whose weight is not 0. */
 export interface CountedRows {
-  /** Row-major positions, to be gathered from hidden states `[batch * text, hiddenSize]`. */
+  /** Row-major positions, for gathering from hidden states `[batch * text, hiddenSize]`. */
   readonly rows: Int32Array;
-  /** The token to be predicted at each of them. */
+  /** The token to predict at each of them. */
   readonly targets: Int32Array;
   /** The weight of each of them. */
   readonly weights: Float32Array;
 }
 
-/** Rounding the number of rows up keeps the shapes of a run few: backends prepare their kernels by shape. */
+/** Rounding up the number of rows keeps the number of shapes small: backends prepare kernels per shape. */
 const ROWS_MULTIPLE = 32;
 
-/** The positions whose weight is not 0, filled up with weightless ones to a multiple of 32. */
+/** The positions whose weight is not 0, padded with positions of weight 0 to a multiple of 32. */
 export function countedRows({ targets, weights }: Pick<TextBatch, 'targets' | 'weights'>): CountedRows {
   const positions = Array.from(weights.keys()).filter((i) => weights[i] !== 0);
   const size = Math.max(1, Math.ceil(positions.length / ROWS_MULTIPLE)) * ROWS_MULTIPLE;
@@ -43,7 +43,7 @@ export function countedRows({ targets, weights }: Pick<TextBatch, 'targets' | 'w
   return counted;
 }
 
-/** A batch for next-token prediction from rows of token ids; shorter ones are filled up on the right and do not count there. */
+/** A batch for next-token prediction from rows of token ids; shorter rows are padded on the right with weight 0. */
 export function nextTokenBatch(rows: readonly (readonly number[])[]): TextBatch {
   const text = Math.max(0, ...rows.map((row) => row.length - 1));
   const size = rows.length * text;
@@ -60,27 +60,27 @@ export function nextTokenBatch(rows: readonly (readonly number[])[]): TextBatch 
   return { batch: rows.length, text, tokens, targets, weights };
 }
 
-/** Numbers in the logits of one piece: 16 MiB, which a processor's cache holds. */
-const LOGITS_PER_PIECE = 2 ** 22;
+/** Logits per chunk: 16 MiB, which fits into a processor's cache. */
+const LOGITS_PER_CHUNK = 2 ** 22;
 
 /**
- * Mean cross-entropy over the positions that count, 0 when there is none.
+ * Mean cross-entropy over the given positions, or 0 if there is none.
  *
- * The head sees only those, and piece by piece: what a piece gives back to the hidden states is computed at once, and its
- * logits are freed, so that no more than one piece of logits ever exists.
+ * The head runs only on these, in chunks: the gradient of a chunk is computed at once and its logits are freed, so that the
+ * logits of only one chunk exist at a time.
  *
- * @param hidden  what leaves the last block, `[rows, hiddenSize]`
- * @param trained variables within the head that shall get gradients; others get none
+ * @param hidden  output of the last block, `[rows, hiddenSize]`
+ * @param trained variables within the head that receive gradients; others receive none
  */
 export function countedLoss<C extends LMContext>(
   lm: CausalLM<C>,
   hidden: tf.Tensor,
   { rows, targets, weights }: CountedRows,
   trained: Readonly<Record<string, tf.Variable>> = {},
-  logitsPerPiece = LOGITS_PER_PIECE,
+  logitsPerChunk = LOGITS_PER_CHUNK,
 ): tf.Scalar {
-  const most = Math.max(1, Math.floor(logitsPerPiece / lm.vocabSize));
-  // Pieces of about the same size: backends prepare their kernels by shape.
+  const most = Math.max(1, Math.floor(logitsPerChunk / lm.vocabSize));
+  // Chunks of about the same size: backends prepare kernels per shape.
   const size = Math.min(most, Math.ceil(rows.length / Math.ceil(rows.length / most) / ROWS_MULTIPLE) * ROWS_MULTIPLE);
   return tf.tidy(() => {
     const counting = gatherRows(hidden, tf.tensor1d(rows, 'int32'));
@@ -94,13 +94,13 @@ export function countedLoss<C extends LMContext>(
       );
       return tf.mul(sum, total > 0 ? 1 / total : 0);
     };
-    const pieces: { readonly from: number; readonly to: number }[] = [];
-    for (let from = 0; from < rows.length; from += size) pieces.push({ from, to: Math.min(from + size, rows.length) });
+    const chunks: { readonly from: number; readonly to: number }[] = [];
+    for (let from = 0; from < rows.length; from += size) chunks.push({ from, to: Math.min(from + size, rows.length) });
     if (!tf.engine().isTapeOn()) {
-      return tf.addN(pieces.map(({ from, to }) => lossOf(rowsOf(counting, from, to), from, to)));
+      return tf.addN(chunks.map(({ from, to }) => lossOf(rowsOf(counting, from, to), from, to)));
     }
     const names = Object.keys(trained);
-    const found = pieces.map(({ from, to }) => {
+    const found = chunks.map(({ from, to }) => {
       const x = rowsOf(counting, from, to);
       return valueAndGrads(() => lossOf(x, from, to), { ...trained, [HIDDEN]: x });
     });
@@ -124,7 +124,7 @@ export function countedLoss<C extends LMContext>(
   });
 }
 
-/** Cannot be a parameter's name. */
+/** Not a valid parameter name. */
 const HIDDEN = ' hidden';
 
 function rowsOf(x: tf.Tensor, from: number, to: number): tf.Tensor {
@@ -136,8 +136,8 @@ function sumOf(gradients: tf.Tensor[], like: tf.Tensor): tf.Tensor {
 }
 
 /**
- * Mean cross-entropy of the next token over the positions that count; 0 when none does. Only for those the head is
- * computed. Text that is padded on the right needs no key mask: nothing that counts looks there.
+ * Mean cross-entropy of the next token over the positions whose weight is not 0; 0 if there is none. The head runs only on
+ * these. Text that is padded on the right needs no key mask: no position with a weight attends to padding.
  */
 export function languageModelLoss(lm: CausalLM, batch: TextBatch, context: LMContext = {}): tf.Scalar {
   for (const name of ['tokens', 'targets', 'weights'] as const) {

@@ -1,15 +1,15 @@
 import { checkSamplingOptions } from './decoding-options';
 import { topIndices } from './log-probs';
 
-/** How to thin out a distribution before a token is drawn; applied in this order. */
+/** How to filter a distribution before sampling; applied in this order. */
 export interface SamplingOptions {
-  /** Divides the logits: below 1 sharper, above 1 flatter. Default 1. */
+  /** Divides the logits: sharper below 1, flatter above 1. Defaults to 1. */
   readonly temperature?: number;
-  /** Keeps the k most likely tokens, and all that tie with the last of them. */
+  /** Keeps the k most likely tokens, and those that tie with the last of them. */
   readonly topK?: number;
   /** Keeps the most likely tokens that together reach this probability, at least one. */
   readonly topP?: number;
-  /** Tokens that `topK` and `topP` must leave. Default 1. */
+  /** Minimum number of tokens that `topK` and `topP` keep. Defaults to 1. */
   readonly minTokensToKeep?: number;
 }
 
@@ -38,7 +38,7 @@ export function filtered(logits: ArrayLike<number>, options: SamplingOptions): F
   return kept;
 }
 
-/** Drops, from the least likely upwards, what together stays within a probability of 1 - topP. */
+/** Drops the least likely tokens whose probabilities add up to at most 1 - topP. */
 function cutTail(kept: Float64Array, topP: number, minTokensToKeep: number): void {
   const weights = softmaxWeights(kept);
   const total = weights.reduce((sum, w) => sum + w, 0);
@@ -51,7 +51,7 @@ function cutTail(kept: Float64Array, topP: number, minTokensToKeep: number): voi
   }
 }
 
-/** Position drawn with probability softmax(logits), `uniform` in [0, 1). */
+/** An index drawn with probability softmax(logits), from `uniform` in [0, 1). */
 export function drawToken(logits: Float64Array, uniform: number): number {
   const weights = softmaxWeights(logits);
   let left = uniform * weights.reduce((sum, w) => sum + w, 0);
@@ -59,7 +59,7 @@ export function drawToken(logits: Float64Array, uniform: number): number {
     left -= weights[i]!;
     if (left < 0) return i;
   }
-  // Rounding can leave a crumb at the end of the row: the last token that may be drawn takes it.
+  // Rounding can leave a small rest: it belongs to the last token with a positive probability.
   return weights.findLastIndex((w) => w > 0);
 }
 

@@ -6,21 +6,20 @@ import { checkTokens, DecodingSession, type ContextOption } from './session';
 export interface CandidateScore {
   /** Natural log-probability of each of its tokens, given the prompt and the tokens before. */
   readonly tokenLogProbs: readonly number[];
-  /** Log-likelihood: what the paper ranks closed-ended answers by. */
+  /** Log-likelihood: the paper ranks closed-ended answers by it. */
   readonly sum: number;
   /** Log-likelihood per token. */
   readonly mean: number;
 }
 
-/** Rows of one call of the model: bounds the memory that many candidates take. */
+/** Rows per call of the model: limits the memory for many candidates. */
 const ROWS_PER_CALL = 64;
 
 /**
- * Scores given answers. Each prompt is read once, whatever the number of candidates, and candidates of one token cost
- * nothing more.
+ * Scores candidate answers. Each prompt is read only once, and candidates of one token need no further call of the model.
  *
  * @param lm         any `CausalLM`
- * @param prompts    token ids; several are read as one batch, padded left
+ * @param prompts    token ids, read as one batch, padded on the left
  * @param candidates for each prompt the token ids of its candidates
  * @returns          for each prompt the scores of its candidates, in their order
  */

@@ -1,8 +1,8 @@
 import { escapeRegExp } from './added-tokens';
 import { specialToken, type AddedTokenJson, type TokenizerJson } from './tokenizer';
 
-/** What SentencePiece writes for a blank. */
-const BLANK = '\u2581';
+/** SentencePiece writes a space as this character. */
+const SPACE = '\u2581';
 
 /** `SentencePiece.Type` of sentencepiece_model.proto. */
 const NORMAL = 1;
@@ -11,7 +11,7 @@ const CONTROL = 3;
 const USER_DEFINED = 4;
 const BYTE = 6;
 
-/** No trainer makes longer pieces (it holds `max_sentencepiece_length` to this); it bounds the search for merges. */
+/** SentencePiece's limit of `max_sentencepiece_length`; it limits the search for merges. */
 const MAX_PIECE_LENGTH = 512;
 
 interface Piece {
@@ -21,22 +21,22 @@ interface Piece {
 }
 
 /**
- * The content of a tokenizer.json that cuts text as a SentencePiece model does (Kudo and Richardson 2018), for
+ * The content of a tokenizer.json that splits text like a SentencePiece model (Kudo and Richardson 2018), for
  * `loadTokenizer` and `withSpecialTokens`. BPE models, LLaMA's among them, and unigram models without byte fallback.
  *
  * The unknown piece and control pieces (`<s>`) become special tokens. With `parseSpecialTokens` the text between two special
  * tokens is encoded as a text of its own, as Hugging Face's LlamaTokenizer does. An unknown piece is decoded as itself
  * (`<unk>`), not as SentencePiece's `⁇`.
  *
- * User-defined pieces become added tokens. Two of their corners differ from SentencePiece: no blank goes before one that
- * is the whole text, and a unigram model too takes the first of two that overlap (`▁▁` in a run of blanks).
+ * User-defined pieces become added tokens. Two edge cases differ from SentencePiece: no space is put before one that is the
+ * whole text, and of two that overlap the first is taken, in unigram models too (`▁▁` in a run of spaces).
  *
  * @param bytes content of a `tokenizer.model`
- * @param what  named in errors: where it came from
- * @param bos   the piece that `addSpecialTokens` puts before a text (`<s>`): the file does not say whether the language model
- *   wants one. Default: it adds nothing
- * @throws Error for what is no such file, and for what a tokenizer.json cannot say: word and character models, Unicode
- *   normalisation (NFKC) by a compiled table, unigram with byte fallback
+ * @param what  where it came from, for error messages
+ * @param bos   the piece that `addSpecialTokens` puts before a text (`<s>`); the file does not say whether the language model
+ *   needs one. By default nothing is added.
+ * @throws Error for other files, and for models that a tokenizer.json cannot express: word and character models, Unicode
+ *   normalization (NFKC) by a compiled table, unigram with byte fallback
  */
 export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.model', bos?: string): TokenizerJson {
   const model = readModel(bytes, what);
@@ -44,7 +44,7 @@ export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.mode
   const userDefined = byType(USER_DEFINED);
   const added_tokens: AddedTokenJson[] = [
     ...[...byType(UNKNOWN), ...byType(CONTROL)].map(({ id, text }) => specialToken(id, text)),
-    // Found in the normalised text: one within a sentence starts no new one, so that no blank is put after it.
+    // Found in the normalized text, so that no space is inserted after one within a sentence.
     ...userDefined.map(({ id, text }) => ({ ...specialToken(id, text), normalized: true, special: false })),
   ];
   const json = {
@@ -61,7 +61,7 @@ export function sentencePieceTokenizer(bytes: Uint8Array, what = 'tokenizer.mode
   return json;
 }
 
-/** The template that puts a piece before a text. */
+/** A template that puts a piece before a text. */
 function startingWith(bos: string, { pieces }: Model, what: string) {
   const id = pieces.findIndex(({ text }) => text === bos);
   if (id < 0) {
@@ -99,13 +99,13 @@ function unigramJson({ pieces, unknown }: Model) {
 }
 
 /**
- * SentencePiece keeps no merges: it joins whichever neighbours make the piece with the best score. As a list that is
- * every way to cut a piece in two, the best piece first.
+ * SentencePiece stores no merges: it joins the neighbors that make the piece with the best score. The equivalent list has
+ * every way to split a piece in two, best piece first.
  */
 function recoverMerges(pieces: readonly Piece[]): [string, string][] {
   const normal = pieces.filter(({ type }) => type === NORMAL);
   const known = new Set(normal.map(({ text }) => text));
-  // A character is there to be joined, whether or not it is a piece itself.
+  // Single characters can be joined even if they are not pieces themselves.
   const isSymbol = (text: string) =>
     known.has(text) || text.length === String.fromCodePoint(text.codePointAt(0)!).length;
   const merges: [string, string][] = [];
@@ -120,7 +120,7 @@ function recoverMerges(pieces: readonly Piece[]): [string, string][] {
   return merges;
 }
 
-// Not ^ and $: other readers of a tokenizer.json take those for the ends of a line.
+// Not ^ and $, which other readers of a tokenizer.json take for the ends of a line.
 const START = '(?<![\\s\\S])';
 const END = '(?![\\s\\S])';
 
@@ -133,20 +133,20 @@ function normalizerJson({ addDummyPrefix, removeExtraWhitespaces }: Model, userD
   const normalizers = [];
   if (removeExtraWhitespaces) normalizers.push(replace({ Regex: ` +${END}|${START} +|(?<= ) +` }, ''));
   if (addDummyPrefix) {
-    // Nothing goes before an empty text, nor before a user-defined token, which goes through here too before it is
-    // looked for and has to come out as it is.
+    // No prefix before an empty text, nor before a user-defined token alone: added tokens are normalized too before they
+    // are searched for, and must not change.
     const tokens = userDefined.map(({ text }) => escapeRegExp(text));
-    normalizers.push(replace({ Regex: `${START}(?!(?:${[...tokens, ''].join('|')})${END})` }, BLANK));
+    normalizers.push(replace({ Regex: `${START}(?!(?:${[...tokens, ''].join('|')})${END})` }, SPACE));
   }
-  normalizers.push(replace({ String: ' ' }, BLANK));
+  normalizers.push(replace({ String: ' ' }, SPACE));
   return { type: 'Sequence', normalizers };
 }
 
 function decoderJson({ addDummyPrefix, removeExtraWhitespaces, byteFallback }: Model) {
-  const decoders: object[] = [{ type: 'Replace', pattern: { String: BLANK }, content: ' ' }];
+  const decoders: object[] = [{ type: 'Replace', pattern: { String: SPACE }, content: ' ' }];
   if (byteFallback) decoders.push({ type: 'ByteFallback' });
   decoders.push({ type: 'Fuse' });
-  // A text without extra blanks has none at its start, however many the tokens say; a dummy prefix is one blank.
+  // With extra spaces removed, no text starts with a space; otherwise remove the one of the dummy prefix.
   if (removeExtraWhitespaces) decoders.push({ type: 'Strip', content: ' ', start: 1_000_000, stop: 0 });
   else if (addDummyPrefix) decoders.push({ type: 'Strip', content: ' ', start: 1, stop: 0 });
   return { type: 'Sequence', decoders };
@@ -234,7 +234,7 @@ function readModel(bytes: Uint8Array, what: string): Model {
     }
   }
   if (option(normalizer, 5, 1) === 0 || option(trainer, 24, 0) !== 0) {
-    refuse(`a blank written as ${BLANK} before its word`, 'another way (escape_whitespaces, suffix)', convert);
+    refuse(`a blank written as ${SPACE} before its word`, 'another way (escape_whitespaces, suffix)', convert);
   }
   return {
     type: modelType === 2 ? 'BPE' : 'Unigram',
@@ -246,7 +246,7 @@ function readModel(bytes: Uint8Array, what: string): Model {
   };
 }
 
-/** What SentencePiece itself demands of pieces, and that each is of a kind that has a place in a tokenizer.json. */
+/** SentencePiece's own requirements for pieces, and that a tokenizer.json can express each. */
 function checkPieces(pieces: readonly Piece[], byteFallback: boolean, broken: (got: string) => never): void {
   const seen = new Set<string>();
   for (const [id, { text, score, type }] of pieces.entries()) {
@@ -268,12 +268,12 @@ function checkPieces(pieces: readonly Piece[], byteFallback: boolean, broken: (g
   if (count(BYTE) !== bytes) broken(`${count(BYTE)} bytes among the pieces, not ${bytes}`);
 }
 
-/** Of a protobuf field: varints and 32-bit floats as numbers, all else as its bytes. */
+/** The value of a protobuf field: varints and 32-bit floats as numbers, all else as bytes. */
 type Value = number | Uint8Array;
 
 const NOTHING = new Uint8Array(0);
 
-/** Fields of a protobuf message with their numbers, in the order of the file; none reaches past the end of the bytes. */
+/** The fields of a protobuf message with their numbers, in the order of the file. */
 function* fieldsOf(bytes: Uint8Array, broken: (got: string) => never): Generator<[number, Value]> {
   let at = 0;
   const take = (length: number): Uint8Array => {

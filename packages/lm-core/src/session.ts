@@ -2,23 +2,23 @@ import * as tf from '@tensorflow/tfjs-core';
 import { hiddenStates, type CausalLM, type LMContext } from './causal-lm';
 import { KVCache } from './kv-cache';
 
-/** One call of the model while decoding: what a context factory may want to know. */
+/** One call of the model while decoding, as a context factory sees it. */
 export interface DecodingCall {
-  /** Key mask and cache; spread it into the context that you return. */
+  /** Key mask and cache; spread them into the context that you return. */
   readonly base: LMContext;
-  /** Token ids of this call, rows of equal length: the prompts, padded left, then what continues them. */
+  /** Token ids of this call, rows of equal length: first the prompts, padded on the left, then their continuations. */
   readonly tokens: readonly (readonly number[])[];
-  /** For each row, the position in the list of prompts of the one that it continues. */
+  /** For each row, the index of the prompt that it continues. */
   readonly prompts: readonly number[];
-  /** For each row, how many padding tokens stand left of its prompt. */
+  /** For each row, the number of padding tokens on the left of its prompt. */
   readonly padding: readonly number[];
-  /** Positions the cache held before this call, padding included. 0: this is the call that reads the prompts. */
+  /** Positions in the cache before this call, padding included; 0 for the call that reads the prompts. */
   readonly past: number;
 }
 
 /**
- * Makes the context of one call of the model; called inside `tf.tidy`, so what shall live longer needs `tf.keep`.
- * A model that looks at images finds here which prompt each row belongs to.
+ * Makes the context of one call of the model. It is called inside `tf.tidy`: use `tf.keep` for tensors that must live
+ * longer. A model with images learns here which prompt each row belongs to.
  */
 export type ContextFactory<C extends LMContext> = (call: DecodingCall) => C;
 
@@ -27,13 +27,13 @@ export type ContextOption<C extends LMContext> = LMContext extends C
   ? { readonly context?: ContextFactory<C> }
   : { readonly context: ContextFactory<C> };
 
-/** What the searches need of a model: logits after each prompt, then one more token a row. */
+/** What decoding needs from a model: logits after each prompt, then after one more token per row. */
 export interface Stepper {
   /** Token ids of each prompt. */
   readonly prompts: readonly (readonly number[])[];
-  /** Logits `[vocabSize]` that follow each prompt. */
+  /** Logits `[vocabSize]` after each prompt. */
   start(): Promise<Float32Array[]>;
-  /** Row `i` continues row `parents[i]` of the call before with `tokens[i]`; logits that follow, by new row. */
+  /** Continues row `parents[i]` of the previous call with `tokens[i]`, as row `i`. Returns the logits of each new row. */
   next(parents: readonly number[], tokens: readonly number[]): Promise<Float32Array[]>;
 }
 
@@ -44,7 +44,7 @@ interface Row {
   readonly mask: readonly number[];
 }
 
-/** A model reading prompts: keeps the cache, the padding and which row continues which prompt. */
+/** A model that decodes prompts: keeps the cache, the padding and the prompt of each row. */
 export class DecodingSession<C extends LMContext> implements Stepper {
   private rows: Row[] = [];
 
@@ -58,7 +58,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
   /**
    * @param lm        the model
    * @param prompts   token ids, at least one each; different lengths are padded on the left
-   * @param contextOf makes the context of each call; the default brings key mask and cache alone
+   * @param contextOf makes the context of each call; defaults to key mask and cache alone
    */
   static open<C extends LMContext>(
     lm: CausalLM<C>,
@@ -91,14 +91,14 @@ export class DecodingSession<C extends LMContext> implements Stepper {
     );
   }
 
-  /** A session that goes on from here by itself: its row `i` starts as row `rows[i]` of this one. */
+  /** An independent session whose row `i` starts as row `rows[i]` of this one. */
   fork(rows: readonly number[]): DecodingSession<C> {
     const copy = new DecodingSession(this.lm, this.prompts, this.contextOf, this.cache.fork(rows));
     copy.rows = rows.map((row) => this.rows[row]!);
     return copy;
   }
 
-  /** Continues every row by several tokens, padded right to equal length; logits after each of them, row by row. */
+  /** Continues every row by several tokens, padded on the right to equal length. Returns the logits after each, row by row. */
   async extend(tokens: readonly (readonly number[])[]): Promise<Float32Array[]> {
     const lengths = tokens.map((row) => row.length);
     const width = Math.max(...lengths);
@@ -111,7 +111,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
   }
 
   /**
-   * Runs the model on `[rows][text]` tokens. Real tokens stand right on the first call (left padding), left later.
+   * Runs the model on `[rows][text]` tokens, padded on the left in the first call and on the right later.
    * `which`: logits of the last position of each row, or of every real position.
    */
   private async feed(
@@ -151,7 +151,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
     return wanted.map((_, i) => values.subarray(i * vocab, (i + 1) * vocab));
   }
 
-  /** Nothing when no row has padding: models are faster without. */
+  /** Undefined if no row has padding: models are faster without a mask. */
   private keyMask(): tf.Tensor2D | undefined {
     if (this.rows.every((row) => row.mask.every((real) => real === 1))) return undefined;
     return tf.tensor2d(
@@ -161,7 +161,7 @@ export class DecodingSession<C extends LMContext> implements Stepper {
   }
 }
 
-/** @throws Error when there is no token, or one that the model has no embedding for */
+/** @throws Error if there is no token, or one that the model has no embedding for */
 export function checkTokens(what: string, tokens: readonly number[], vocabSize: number): void {
   if (tokens.length === 0) {
     throw new Error(`${what}: expected at least one token, got none. Begin with the beginning-of-text token.`);

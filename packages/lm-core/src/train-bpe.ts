@@ -3,19 +3,19 @@ import { escapeRegExp } from './added-tokens';
 import { GPT2_WORDS } from './split-words';
 import { specialToken, type TokenizerJson } from './tokenizer';
 
-/** What `trainByteLevelBPE` makes. */
+/** Options of `trainByteLevelBPE`. */
 export interface BPEOptions {
-  /** Tokens in the end: special ones, 256 bytes, and as many merges as fit. */
+  /** Size of the vocabulary: special tokens, 256 bytes, and as many merges as fit. */
   readonly vocabSize: number;
-  /** Tokens that are never split; they take the first ids, in this order. */
+  /** Tokens that are never split; they get the first ids, in this order. */
   readonly specialTokens?: readonly string[];
 }
 
 /**
- * Trains a byte-level BPE tokenizer (Radford et al. 2019) and returns the content of its tokenizer.json. The most
- * frequent pair is merged first, among equals the one whose tokens are older; the same texts give the same file.
+ * Trains a byte-level BPE tokenizer (Radford et al. 2019) and returns the content of its tokenizer.json. The most frequent
+ * pair is merged first; of equally frequent pairs, the one with the older tokens. The same texts give the same file.
  *
- * @param texts documents; special tokens written in them are not learned from
+ * @param texts documents; special tokens that they spell out are left out of training
  */
 export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions): TokenizerJson {
   checkConfig('trainByteLevelBPE', options, {
@@ -37,7 +37,7 @@ export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions):
   return tokenizerJson(tokens, specialTokens, merges);
 }
 
-/** The words of the texts, and how often each occurs. */
+/** The words of the texts and their frequencies. */
 function countWords(texts: Iterable<string>, specialTokens: readonly string[]): WordCounts {
   const utf8 = new TextEncoder();
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
@@ -49,8 +49,8 @@ function countWords(texts: Iterable<string>, specialTokens: readonly string[]): 
       for (const word of part.match(GPT2_WORDS) ?? []) {
         let place = places.get(word);
         if (place === undefined) {
-          // A word cut out of a text keeps all of it in memory (so V8 does it), a copy does not. Halves of surrogate
-          // pairs are one word from here on: as bytes they are the same.
+          // In V8 a word cut out of a text keeps the whole text in memory; a copy does not. Lone surrogates become the same
+          // word here: their bytes are the same.
           const copy = decoder.decode(utf8.encode(word));
           place = places.get(copy) ?? places.size;
           places.set(copy, place);
@@ -75,13 +75,13 @@ interface PairStats {
   readonly right: number;
   /** Occurrences over all words, each word by its frequency. */
   count: number;
-  /** Words that hold it, or held it. One may stand here twice: it is looked through again, and nothing is found. */
+  /** Words that contain it or did. A word may be listed twice; the second look finds nothing. */
   words: number[];
 }
 
 /**
- * Merges pairs until the vocabulary is full or nothing is left to merge, appending to `tokens`. Counts are kept up to
- * date word by word, so the cost is what changes, not the corpus.
+ * Merges pairs until the vocabulary is full or no pair is left, appending to `tokens`. Counts are updated word by word, so
+ * that a merge costs time for what changes, not for the corpus.
  */
 function learnMerges(
   { words, frequency }: WordCounts,
@@ -90,7 +90,7 @@ function learnMerges(
   room: number,
 ): [string, string][] {
   const { symbols, starts, ends } = layOut(words, frequency.length, idOfByte);
-  // By left, then by right: keys that are small integers are found several times faster than one number for both.
+  // By left, then by right: lookups by small integers are several times faster than by one number for both.
   const pairs: Map<number, PairStats>[] = [];
   const queue = new PairQueue();
   const touched = new Set<PairStats>();
@@ -121,7 +121,7 @@ function learnMerges(
     const { left, right } = best;
     const merged = tokens[left]! + tokens[right]!;
     merges.push([tokens[left]!, tokens[right]!]);
-    // Two ways to the same text give one token.
+    // Different merges to the same text give one token.
     let id = ids.get(merged);
     if (id === undefined) {
       ids.set(merged, (id = tokens.length));
@@ -149,7 +149,7 @@ function learnMerges(
       }
       ends[w] = to;
     }
-    // It may stand in the queue more than once.
+    // It may be in the queue more than once.
     best.count = 0;
     best.words = [];
     pairs[left]!.delete(right);
@@ -158,7 +158,7 @@ function learnMerges(
   return merges;
 }
 
-/** The ids of all words one after another, word `w` from `starts[w]` to before `ends[w]`: a fraction of a list for each. */
+/** The ids of all words in one array, word `w` from `starts[w]` to before `ends[w]`: far smaller than an array per word. */
 function layOut(words: Iterable<string>, count: number, idOfByte: readonly number[]) {
   const utf8 = new TextEncoder();
   const [starts, ends] = [new Uint32Array(count), new Uint32Array(count)];
@@ -178,7 +178,7 @@ function layOut(words: Iterable<string>, count: number, idOfByte: readonly numbe
   return { symbols, starts, ends };
 }
 
-/** A heap of pairs, most frequent first. Counts change behind its back: an entry that has fallen is put back where it belongs. */
+/** A heap of pairs, most frequent first. Counts change after `push`: `pop` moves entries whose count has fallen. */
 class PairQueue {
   private readonly heap: { readonly pair: PairStats; readonly count: number }[] = [];
 
@@ -195,7 +195,7 @@ class PairQueue {
     }
   }
 
-  /** The most frequent pair still there; nothing when none is left. */
+  /** The most frequent pair, or undefined if none is left. */
   pop(): PairStats | undefined {
     for (;;) {
       const top = this.removeTop();
@@ -232,8 +232,8 @@ class PairQueue {
 }
 
 /**
- * A printable character for each byte, as GPT-2 chose them: a byte that prints in Latin-1 stands for itself, the others
- * follow from U+0100 on.
+ * A printable character for each byte, as in GPT-2: bytes that are printable in Latin-1 map to themselves, the others to
+ * U+0100 and up.
  */
 const BYTE_CHARS: readonly string[] = (() => {
   const prints = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173);

@@ -16,21 +16,21 @@ const FAMILIES: Readonly<Record<string, Family>> = {
   mosaic_gpt: mosaicGPT,
 };
 
-/** Values of `model_type` in a config.json that are known. */
+/** Supported values of `model_type` in a config.json. */
 export const modelTypes: readonly string[] = Object.keys(FAMILIES);
 
-/** The family that a config.json names. @param what named in errors: the file */
+/** The family of a config.json. @param what the file, for error messages */
 export function familyOf(json: HFConfigJson, what: string): Family {
   const type = json['model_type'];
   if (typeof type === 'string' && Object.hasOwn(FAMILIES, type)) return FAMILIES[type]!;
   throw new Error(
     `${what}: model_type must be one of ${modelTypes.join(', ')}, got ${JSON.stringify(type) ?? 'nothing'}. ` +
       'Any other language model can be used as a CausalLM of your own: embed, blocks and logits, checked by ' +
-      'checkCausalLM of @flamingo-ts/lm-core. A whole one is in docs/bring-your-own-llm.md of the repository.',
+      'checkCausalLM of @flamingo-ts/lm-core. See docs/bring-your-own-llm.md of the repository for a complete one.',
   );
 }
 
-/** What a config.json says, completed and checked. @param what named in errors: the file */
+/** The config from a config.json, with defaults, checked. @param what the file, for error messages */
 export function transformerConfig(json: HFConfigJson, what = 'config.json'): TransformerConfig {
   const config = familyOf(json, what).config(new HFConfig(json, what));
   const quantised = json['quantization_config'] as { readonly quant_method?: unknown } | null | undefined;

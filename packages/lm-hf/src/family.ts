@@ -1,22 +1,22 @@
 import type { HFConfig } from './hf-config';
 import type { TransformerConfig } from './transformer';
 
-/** Where one of our parameters lies in a checkpoint of another name and layout. */
+/** Where a parameter is stored in a checkpoint. */
 export interface Source {
-  /** Name of the module, without what stands before all names and before `.weight`. */
+  /** Name of the module, without the prefix of all names and without `.weight`. */
   readonly name: string;
   /** Its matrix is `[in, out]`. */
   readonly transposed?: boolean;
-  /** It is one of several of equal size in one tensor. */
+  /** It is one of several parts of equal size in one tensor. */
   readonly part?: {
     readonly index: number;
     readonly of: number;
-    /** How often the parts take turns: each head has its own, or 1 where they follow each other whole. */
+    /** How often the parts alternate: once per head, or 1 if each part is contiguous. */
     readonly turns: number;
   };
 }
 
-/** Our modules: those of the model, and those of a layer. */
+/** Modules of the model and of a layer. */
 export type ModuleName =
   | 'embed'
   | 'embed_proj'
@@ -37,24 +37,24 @@ export type ModuleName =
 
 /** How a family names its parameters. */
 export interface Names {
-  /** Before all names but the head's. A file saved from the model without its head lacks it. */
+  /** Prefix of all names except the head's. Files saved from a model without its head do not have it. */
   readonly prefix: string;
-  /** Before and after the number of a layer: `h.3.` is `['h.', '.']`. */
+  /** Prefix of a layer's number: `h.` for `h.3.`. */
   readonly layer: string;
   readonly modules: Readonly<Partial<Record<ModuleName, string | Source>>>;
-  /** Names that the untied head had in the course of time. */
+  /** Names of the untied head in different versions. */
   readonly heads: readonly string[];
-  /** What older files hold besides parameters: masks and tables. */
+  /** Names in older files that are not parameters: masks and tables. */
   readonly ignored?: RegExp;
 }
 
-/** A family of language models: what its config.json and its names mean. */
+/** A family of language models: the meaning of its config.json and of its parameter names. */
 export interface Family {
   config(json: HFConfig): TransformerConfig;
   names(config: TransformerConfig): Names;
 }
 
-/** Query, key and value in one tensor, one after the other, or head by head. */
+/** Query, key and value in one tensor, one after another or head by head. */
 export function packed(name: string, options: { readonly transposed?: boolean; readonly heads?: number } = {}) {
   const { transposed, heads: turns = 1 } = options;
   const part = (index: number): Source => ({ name, transposed, part: { index, of: 3, turns } });

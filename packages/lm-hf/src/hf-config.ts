@@ -4,7 +4,7 @@ import { rotaryFrequencies, type RotaryScaling } from './positions';
 /** Content of a config.json. */
 export type HFConfigJson = Readonly<Record<string, unknown>>;
 
-/** Names of activations in transformers' configurations. */
+/** Names of activations in transformers' configs. */
 const ACTIVATIONS: Readonly<Record<string, Activation>> = {
   relu: 'relu',
   relu2: 'squared-relu',
@@ -19,11 +19,11 @@ const ACTIVATIONS: Readonly<Record<string, Activation>> = {
 };
 
 /**
- * Reads a config.json key by key. A key that is missing or null has the value that transformers' class gives it; every
- * error names the key. Keys that nobody asks for are not looked at: there are many that concern training alone.
+ * Reads a config.json key by key. A missing key or null has the default of transformers' class; every error names the key.
+ * Other keys are ignored: many concern only training.
  */
 export class HFConfig {
-  /** @param what named in errors: the file, and the key of a section of it */
+  /** @param what the file, and the key of a section of it, for error messages */
   constructor(
     private readonly json: HFConfigJson,
     readonly what: string,
@@ -64,14 +64,14 @@ export class HFConfig {
     return ACTIVATIONS[name]!;
   }
 
-  /** An object inside the object; an empty one where it is missing. */
+  /** A nested object; an empty one if it is missing. */
   section(key: string): HFConfig {
     const value = this.has(key) ? this.json[key] : {};
     if (typeof value !== 'object' || Array.isArray(value)) throw this.wrong(key, 'an object');
     return new HFConfig(value as HFConfigJson, `${this.what}: ${key}`);
   }
 
-  /** @throws Error unless the key is missing or has one of these values: all that is built */
+  /** @throws Error unless the key is missing or has one of these values, the only ones supported */
   only(key: string, ...values: readonly (string | boolean | null)[]): void {
     if (this.has(key) && !values.includes(this.json[key] as string | boolean)) {
       throw this.wrong(key, values.map((value) => JSON.stringify(value)).join(' or '));
@@ -87,7 +87,7 @@ export class HFConfig {
   }
 }
 
-/** Width of a head where it is not said: hiddenSize / numHeads, which must come out even. */
+/** Default width of a head: hiddenSize / numHeads, which must be a whole number. */
 export function headWidth(config: HFConfig, hiddenSize: number, numHeads: number): number {
   if (hiddenSize % numHeads) {
     throw new Error(
@@ -99,10 +99,10 @@ export function headWidth(config: HFConfig, hiddenSize: number, numHeads: number
 }
 
 /**
- * Rotary frequencies, by the keys of transformers 5 (`rope_parameters`) or of those before (`rope_scaling` and two of the
- * family's own).
+ * Rotary frequencies, from the keys of transformers 5 (`rope_parameters`) or of earlier versions (`rope_scaling` and two keys
+ * of the family).
  *
- * @param old keys that were used before, and the share of a head's channels that turn where no key says it
+ * @param old the earlier keys, and the default share of a head's channels that are rotary
  */
 export function rotaryOf(
   config: HFConfig,
@@ -123,7 +123,7 @@ export function rotaryOf(
 }
 
 function scalingOf(section: HFConfig): RotaryScaling | undefined {
-  // Older files call it type.
+  // Named type in older files.
   const key = section.has('rope_type') ? 'rope_type' : 'type';
   section.only(key, 'default', 'linear', 'llama3');
   const kind = section.text(key, 'default');

@@ -14,30 +14,30 @@ import type { HFConfigJson } from './hf-config';
 import { initTransformer, Transformer, transformerShapes } from './transformer';
 import { readTransformer, type ReadOptions } from './weights';
 
-/** A language model as it was published. */
+/** A language model loaded from a folder. */
 export interface PretrainedLM {
   readonly lm: Transformer;
-  /** Of the folder's tokenizer.json, or else of its SentencePiece tokenizer.model; absent where there is neither. */
+  /** From the folder's tokenizer.json or SentencePiece tokenizer.model; undefined if there is neither. */
   readonly tokenizer: Tokenizer | undefined;
-  /** Tokens that end a text: `eos_token_id` of generation_config.json, or else of config.json. */
+  /** Tokens that end a text: `eos_token_id` of generation_config.json or config.json. */
   readonly stopTokens: readonly number[];
 }
 
-/** How a folder becomes a model. */
+/** Options of `loadCausalLM`. */
 export interface FolderOptions extends ReadOptions {
   /**
-   * Special tokens that the tokenizer shall know besides its own, `<image>` for example. Embedding and head get rows for those
-   * that are new and have none to spare.
+   * Special tokens to add to the tokenizer, such as `<image>`. Embedding and head get new rows for those for which there are
+   * no spare rows.
    */
   readonly addTokens?: readonly string[];
 }
 
 /**
- * Loads a language model from a folder as Hugging Face's transformers write it: config.json, model.safetensors (one file,
- * or shards with their index), and tokenizer.json (or else tokenizer.model) and generation_config.json where they are there.
+ * Loads a language model from a Hugging Face folder: config.json, model.safetensors (one file, or shards with an index), and
+ * optionally tokenizer.json (or tokenizer.model) and generation_config.json.
  *
  * @param folder path of the folder; Node only, in a browser use `causalLMFromState`
- * @throws Error naming the file and what about it is wrong; for an unknown `model_type` the ones that are known
+ * @throws Error naming the file and the problem; for an unknown `model_type` it lists those supported
  */
 export async function loadCausalLM(folder: string, options: FolderOptions = {}): Promise<PretrainedLM> {
   const file = (name: string) => `${folder.replace(/\/+$/, '')}/${name}`;
@@ -56,7 +56,7 @@ export async function loadCausalLM(folder: string, options: FolderOptions = {}):
   const { vocabSize = Math.max(config.vocabSize, options.addTokens ? tokenizer!.vocabSize : 0) } = options;
   if (tokenizer) checkVocabulary(tokenizer, { vocabSize });
   const generation = await readJson(file('generation_config.json'));
-  // A backend may offer to map files; `openCheckpoint` reads them otherwise.
+  // A backend may map files into memory; otherwise `openCheckpoint` reads them.
   const { mapFile: map } = tf.backend() as unknown as { readonly mapFile?: OpenOptions['map'] };
   const checkpoint = await openCheckpoint(folder, { map });
   try {
@@ -74,10 +74,10 @@ export async function loadCausalLM(folder: string, options: FolderOptions = {}):
 }
 
 /**
- * The same from what was fetched already: the content of a config.json, and tensors by the names of the checkpoint, as
- * `parseSafetensors` gives them.
+ * The same from data in memory: the content of a config.json, and tensors by their names in the checkpoint, as
+ * `parseSafetensors` returns them.
  *
- * @param what named in errors: where both came from
+ * @param what where both came from, for error messages
  */
 export async function causalLMFromState(
   json: HFConfigJson,
@@ -94,13 +94,13 @@ export async function causalLMFromState(
   return readTransformer(config, familyOf(json, what).names(config), weights, options, what);
 }
 
-/** A language model with fresh weights, of the architecture that the content of a config.json says. */
+/** A language model with new weights, of the architecture in a config.json. */
 export function initCausalLM(json: HFConfigJson, random: Random): Transformer {
   const config = transformerConfig(json);
   return new Transformer(config, initTransformer(config, random));
 }
 
-/** The same for use without training, as `freeze` leaves it; its matrices are never there all at once in float32. */
+/** The same, frozen. Matrices are packed one by one, so that the model never exists as a whole in float32. */
 export async function initFrozenCausalLM(
   json: HFConfigJson,
   random: Random,
@@ -110,14 +110,14 @@ export async function initFrozenCausalLM(
   return new Transformer(config, initTransformer(config, random, precision)).freeze(precision);
 }
 
-/** Shape of every parameter of such a model by name, without making any: what counts parameters and plans memory. */
+/** Shape of every parameter by name, without allocating any, for counting parameters and planning memory. */
 export function causalLMShapes(json: HFConfigJson): Record<string, readonly number[]> {
   return transformerShapes(transformerConfig(json));
 }
 
-/** The tokenizer of a file, with more special tokens. */
+/** The tokenizer of a file with additional special tokens. */
 function withTokens(json: HFConfigJson, tokens: readonly string[] = [], what: string): Tokenizer {
-  // Read as it is first, for its errors.
+  // Loaded without the tokens first, for its error messages.
   const tokenizer = loadTokenizer(json, what);
   return tokens.length > 0
     ? loadTokenizer(withSpecialTokens(json as unknown as TokenizerJson, tokens), what)
@@ -129,30 +129,30 @@ function endsOf(json: HFConfigJson | undefined): number[] | undefined {
   return ends === undefined ? undefined : ([ends].flat() as number[]);
 }
 
-/** Of tokenizer.json, or else made of tokenizer.model; undefined where there is neither. */
+/** From tokenizer.json or tokenizer.model; undefined if there is neither. */
 async function readTokenizerJson(file: (name: string) => string): Promise<HFConfigJson | undefined> {
   const json = await readJson(file('tokenizer.json'));
   if (json) return json;
   const model = await readBytes(file('tokenizer.model'));
   if (!model) return undefined;
-  // Hugging Face's LlamaTokenizer puts <s> first unless its configuration says otherwise.
+  // Hugging Face's LlamaTokenizer adds <s> unless its configuration says otherwise.
   const { add_bos_token: adds = true, bos_token: bos = '<s>' } = (await readJson(file('tokenizer_config.json'))) ?? {};
   const name = typeof bos === 'string' ? bos : (bos as { readonly content?: string } | null)?.content;
   return { ...sentencePieceTokenizer(model, file('tokenizer.model'), adds ? name : undefined) };
 }
 
-/** Content of a JSON file; undefined when it is not there. */
+/** Content of a JSON file; undefined if it does not exist. */
 async function readJson(path: string): Promise<HFConfigJson | undefined> {
   const bytes = await readBytes(path);
   return bytes && (parseJson(bytes, path) as HFConfigJson);
 }
 
-/** Content of a file; undefined when it is not there. */
+/** Content of a file; undefined if it does not exist. */
 async function readBytes(path: string): Promise<Uint8Array | undefined> {
   if (typeof process !== 'object' || !process.getBuiltinModule) {
     throw new Error('loadCausalLM needs the files of Node. In a browser, fetch them and call causalLMFromState.');
   }
-  // Asked for by name, so that bundles for the browser neither contain nor miss it.
+  // Looked up by name, so that bundles for the browser neither contain nor miss it.
   const { readFile } = process.getBuiltinModule('node:fs/promises');
   const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined;

@@ -1,32 +1,32 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { LMContext } from '@flamingo-ts/lm-core';
 
-/** How a model tells positions apart. */
+/** How a model encodes positions. */
 export type Positions =
   /** A vector per position added to the embedding; position p has row p + offset. */
   | { readonly kind: 'learned'; readonly rows: number; readonly offset: number }
-  /** Turns pairs of channels (j, j + n) of queries and keys by position * frequencies[j], n being their number. */
+  /** Rotates the pairs of channels (j, j + n) of queries and keys by position * frequencies[j]; n is their number. */
   | { readonly kind: 'rotary'; readonly frequencies: readonly number[] }
   /** Adds slopes[head] * (position of the key - position of the query) to the scores. */
   | { readonly kind: 'alibi'; readonly slopes: readonly number[] };
 
-/** How far the positions of a rotary model were stretched after its first training. */
+/** How the positions of a rotary model were scaled after pretraining. */
 export type RotaryScaling =
   | { readonly kind: 'linear'; readonly factor: number }
   | {
-      /** Of Llama 3.1: slow turns are stretched, fast ones kept, those between blended. */
+      /** Llama 3.1: scales low frequencies, keeps high ones and blends between. */
       readonly kind: 'llama3';
       readonly factor: number;
       readonly lowFrequency: number;
       readonly highFrequency: number;
-      /** Context of the first training. */
+      /** Context length of pretraining. */
       readonly context: number;
     };
 
 /**
  * Angles per position of rotary embeddings (Su et al. 2021), fastest first.
  *
- * @param width channels of a head that turn; even
+ * @param width number of rotary channels per head; even
  * @param base  10000 in the paper
  */
 export function rotaryFrequencies(width: number, base: number, scaling?: RotaryScaling): number[] {
@@ -44,8 +44,8 @@ function stretched(frequency: number, scaling: RotaryScaling | undefined): numbe
 }
 
 /**
- * Slopes of ALiBi (Press et al. 2022): powers of 2 ** -(strongest / P) for the next power of two P of heads; for other
- * numbers of heads every second of them comes first.
+ * Slopes of ALiBi (Press et al. 2022): powers of 2 ** -(strongest / P), where P is the number of heads rounded up to a power
+ * of two. For other numbers of heads every second slope comes first.
  *
  * @param strongest -log2 of the smallest slope; 8 in the paper
  */
@@ -66,17 +66,17 @@ export function tokenPositions(keyMask: tf.Tensor2D, past: number, text: number)
   return tf.cast(tf.slice(keyPositions(keyMask), [0, past], [keyMask.shape[0], text]), 'int32');
 }
 
-/** Tables are made for lengths of powers of two from here on. */
+/** Shortest table; longer ones double in length. */
 const SHORTEST_TABLE = 64;
 
-/** A kept table that is made anew, twice as long or more, when a longer one is asked for. */
+/** A cached table that is rebuilt at least twice as long when a longer one is needed. */
 class GrowingTable<T extends tf.Tensor> {
   private table: T | undefined;
   private length = 0;
 
   constructor(private readonly make: (length: number) => T) {}
 
-  /** The table for at least so many positions; not to be disposed of by the caller. */
+  /** The table for at least this many positions. Do not dispose it. */
   atLeast(length: number): T {
     if (!this.table || this.length < length) {
       this.dispose();
@@ -126,8 +126,8 @@ function cosinesAndSines(length: number, frequencies: readonly number[]): tf.Ten
 }
 
 /**
- * What ALiBi adds to the scores. Of one query only differences between keys matter, so the last key counts as 0 for all
- * queries, which makes one row of them do.
+ * What ALiBi adds to the scores. Only differences between keys matter for a query, so the last key has distance 0 for all
+ * queries, and one row serves all of them.
  */
 export class AlibiTable {
   private readonly table: GrowingTable<tf.Tensor4D>;
@@ -160,7 +160,7 @@ function ramps(length: number, slopes: readonly number[]): tf.Tensor4D {
   return tf.tensor4d(values, [1, slopes.length, 1, length]);
 }
 
-/** Keys that were there before the call in progress. */
+/** Number of keys before the current call. */
 export function pastOf({ cache }: LMContext): number {
   return cache?.length ?? 0;
 }

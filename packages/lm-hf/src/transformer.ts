@@ -35,27 +35,27 @@ import { AlibiTable, pastOf, RotaryTable, tokenPositions, type Positions } from 
 
 // --- Config ---
 
-/** What the families have in common and where they differ. A family's file makes one of a config.json. */
+/** A config that covers all families; each family's file derives one from a config.json. */
 export interface TransformerConfig {
   readonly vocabSize: number;
   /** Width of the residual stream. */
   readonly hiddenSize: number;
   readonly numLayers: number;
-  /** Heads of queries. */
+  /** Query heads. */
   readonly numHeads: number;
-  /** Heads of keys and values; each serves numHeads / numKeyValueHeads neighbouring heads of queries. */
+  /** Heads of keys and values; each serves numHeads / numKeyValueHeads neighboring query heads. */
   readonly numKeyValueHeads: number;
   /** Width of a head; numHeads * headDim may differ from hiddenSize. */
   readonly headDim: number;
   /** Inner width of the feed-forward part. */
   readonly intermediateSize: number;
-  /** Width of the embedding; where it is not hiddenSize, projections lead in and out (OPT 350M). */
+  /** Width of the embedding; if it is not hiddenSize, projections convert between both (OPT 350M). */
   readonly embeddingSize: number;
   readonly positions: Positions;
   readonly norm: { readonly kind: 'layer' | 'rms'; readonly bias: boolean; readonly epsilon: number };
-  /** What the two parts of a block read and where the norm stands; `parallel`: both read what entered the block. */
+  /** Position of the norms and inputs of the two parts of a block; `parallel`: both read the block's input. */
   readonly residual: 'pre-norm' | 'parallel' | 'post-norm';
-  /** Whether a norm stands before the head. */
+  /** Whether there is a norm before the head. */
   readonly finalNorm: boolean;
   readonly activation: Activation;
   /** down(activation(gate(x)) * up(x)) instead of down(activation(up(x))). */
@@ -65,11 +65,11 @@ export interface TransformerConfig {
   readonly mlpBias: boolean;
   /** Whether the head is the embedding. */
   readonly tiedHead: boolean;
-  /** Factor on the scores. Default headDim ** -0.5. */
+  /** Factor on the scores. Defaults to headDim ** -0.5. */
   readonly attentionScale?: number;
-  /** Largest magnitude of queries, keys and values; what lies beyond is clipped (MPT). */
+  /** Clips queries, keys and values to this magnitude (MPT). */
   readonly clipQKV?: number;
-  /** Whether queries and keys are normed over all heads together (MosaicGPT). */
+  /** Whether queries and keys are normalized over all heads together (MosaicGPT). */
   readonly queryKeyNorm?: boolean;
 }
 
@@ -127,11 +127,11 @@ type Matrix = tf.Variable<tf.Rank.R2> | FrozenMatrix;
 type Table = tf.Variable<tf.Rank.R2>;
 type Vector = tf.Variable<tf.Rank.R1>;
 
-/** What is absent has no bias. */
+/** Without a bias if it is absent. */
 type Norm = { readonly weight: Vector; readonly bias?: Vector };
 type Linear = { readonly weight: Matrix; readonly bias?: Vector };
 
-/** Parameters of a block, by the names they have in a checkpoint of ours. (Types, not interfaces: only those are trees.) */
+/** Parameters of a block, by their names in our checkpoints. (Types, because interfaces are not assignable to trees.) */
 export type TransformerLayerParams = {
   readonly attn_norm: Norm;
   readonly attn: {
@@ -156,16 +156,16 @@ export type TransformerParams = {
   readonly final_norm?: Norm;
   /** `[embeddingSize, hiddenSize]` */
   readonly head_proj?: { readonly weight: Matrix };
-  /** `[vocabSize, embeddingSize]`, where it is not the embedding. */
+  /** `[vocabSize, embeddingSize]`, unless tied to the embedding. */
   readonly head?: { readonly weight: Matrix };
 };
 
-/** All parameters in the order of the model, and how they start. */
+/** All parameters in the order of the model, and their initial values. */
 function transformerSpecs(config: TransformerConfig) {
   const { vocabSize, hiddenSize, embeddingSize, numLayers, numHeads, numKeyValueHeads, headDim } = config;
   const { intermediateSize, positions, attentionBias, mlpBias, queryKeyNorm, gatedMLP } = config;
   const [queries, keys] = [numHeads * headDim, numKeyValueHeads * headDim];
-  // What writes into the residual stream starts smaller, so that the stream's size does not grow with depth.
+  // Matrices that write into the residual stream start smaller, so that its size does not grow with depth.
   const writing = (2 * numLayers) ** -0.5;
   const dense = (out: number, into: number, bias: boolean, scale = 1) => ({
     ...linearSpec(out, into, scale * into ** -0.5),
@@ -204,16 +204,16 @@ function transformerSpecs(config: TransformerConfig) {
   };
 }
 
-/** Shape of every parameter by name, without making any. */
+/** Shape of every parameter by name, without allocating any. */
 export function transformerShapes(config: TransformerConfig): Record<string, readonly number[]> {
   return shapesOf(transformerSpecs(config));
 }
 
 /**
- * Fresh parameters: matrices with deviation inputs ** -0.5, those that write into the residual stream divided by
- * sqrt(2 * numLayers), embeddings and learned positions 0.02 as GPT-2's, norms 1, biases 0.
+ * New parameters: matrices with standard deviation inputs ** -0.5, those that write into the residual stream divided by
+ * sqrt(2 * numLayers), embeddings and learned positions 0.02 as in GPT-2, norms 1, biases 0.
  *
- * @param precision where given, matrices are packed as they are made
+ * @param precision if given, matrices are packed as they are made
  */
 export function initTransformer(
   config: TransformerConfig,
@@ -224,12 +224,12 @@ export function initTransformer(
   return freshParams(transformerSpecs(config), random, packing);
 }
 
-/** Parameters gathered by name, as `transformerShapes` lists them. */
+/** A parameter tree from parameters by name, as `transformerShapes` lists them. */
 export function gathered(config: TransformerConfig, params: ReadonlyMap<string, Parameter>): TransformerParams {
   return paramsFrom(transformerSpecs(config), params);
 }
 
-/** Whether a parameter is multiplied by and so may be packed; rows of tables are looked up. */
+/** Whether a parameter is a matrix that may be packed; rows of tables are looked up instead. */
 export function isMatrix(name: string, shape: readonly number[]): boolean {
   return shape.length === 2 && !/^(embed|positions)\./.test(name);
 }
@@ -241,16 +241,16 @@ function applyNorm(x: tf.Tensor, p: Norm, { norm }: TransformerConfig): tf.Tenso
   return (kind === 'rms' ? rmsNorm(x, p, epsilon) : layerNorm(x, p, epsilon)) as tf.Tensor3D;
 }
 
-/** Each head `times` in a row: `[b, s, heads*headDim]` to `[b, s, heads*times*headDim]`. */
+/** Repeats each head: `[b, s, heads*headDim]` to `[b, s, heads*times*headDim]`. */
 function repeatHeads(x: tf.Tensor3D, headDim: number, times: number): tf.Tensor3D {
   if (times === 1) return x;
   const [b, s, width] = x.shape;
   const apart = tf.reshape(x, [b * s, width / headDim, 1, headDim]);
-  // By a product, because its gradient is one sum; that of tf.tile is a slice for each repetition.
+  // A product, because its gradient is one sum; that of tf.tile is one slice per repetition.
   return tf.reshape(tf.mul(apart, tf.ones([1, 1, times, 1])), [b, s, width * times]);
 }
 
-/** A block: attention and the feed-forward part. */
+/** A block: attention and feed-forward part. */
 export class TransformerBlock implements LMBlock {
   constructor(
     private readonly config: TransformerConfig,
@@ -302,7 +302,7 @@ export class TransformerBlock implements LMBlock {
     return linearAdd(seen, o_proj, stream);
   }
 
-  /** Queries, keys or values; `inner` if nothing is done to them before they are multiplied. */
+  /** Queries, keys or values; `inner` if they are multiplied without further changes. */
   private project(x: tf.Tensor3D, p: Linear, inner: boolean): tf.Tensor3D {
     const { clipQKV } = this.config;
     const y = (inner && clipQKV === undefined ? innerLinear(x, p) : linear(x, p)) as tf.Tensor3D;
@@ -324,18 +324,18 @@ export class TransformerBlock implements LMBlock {
 export class Transformer implements CausalLM {
   readonly blocks: readonly TransformerBlock[];
   /**
-   * Where the head is the embedding: what the head multiplies, so that a logit is the product of this with the token's
-   * embedding. For those who add tokens of their own on both sides; other models do not have it.
+   * With a tied head: the input of the head, so that a logit is the product of this with the token's embedding. For callers
+   * that add tokens to embedding and head; undefined for other models.
    */
   declare readonly headInput?: (x: tf.Tensor3D) => tf.Tensor3D;
-  /** Where the head is a matrix of its own: what it multiplies. */
+  /** With a separate head: its input. */
   declare readonly separateHeadInput?: (x: tf.Tensor3D) => tf.Tensor3D;
   private readonly rotary: RotaryTable | undefined;
   private readonly alibi: AlibiTable | undefined;
 
   /**
    * @param params     see `initCausalLM` and `loadCausalLM`
-   * @param packedHead a tied head that is held apart from the embedding; `freeze` makes one
+   * @param packedHead a tied head that is stored apart from the embedding; `freeze` makes one
    */
   constructor(
     readonly config: TransformerConfig,
@@ -386,16 +386,15 @@ export class Transformer implements CausalLM {
       'Pass what left the last block, or rows of it as [1, n, hiddenSize].',
     );
     const { head, embed } = this.params;
-    // An embedding that is frozen as a table has its head beside it.
+    // An embedding that is frozen as a table has a packed copy as its head.
     const weight = this.packedHead ?? head?.weight ?? (embed.weight as Table);
     return tf.tidy(() => linear(this.beforeHead(x), { weight }) as tf.Tensor3D);
   }
 
   /**
-   * The same model for use without training: its matrices packed by the backend. Frees the variables that it replaces; any
-   * further use of this object throws.
-   *
-   * Rows of the embedding are looked up: it becomes a table in bfloat16 unless all stays float32, and a tied head a packed copy.
+   * The same model for use without training, with matrices packed by the backend. Frees the variables that it replaces; any
+   * further use of this object throws. Except with `float32`, the embedding becomes a bfloat16 table, and a tied head a
+   * packed copy.
    */
   async freeze(precision: FrozenPrecision = 'float32'): Promise<Transformer> {
     const { tiedHead } = this.config;
@@ -406,14 +405,14 @@ export class Transformer implements CausalLM {
     return frozen;
   }
 
-  /** Frees everything the model holds. */
+  /** Frees all tensors of the model. */
   dispose(): void {
     this.disposeTables();
     this.packedHead?.dispose();
     disposeParams(this.params);
   }
 
-  /** What is multiplied with the rows of the head. */
+  /** Input of the head. */
   private beforeHead(x: tf.Tensor3D): tf.Tensor3D {
     const { final_norm, head_proj } = this.params;
     const normed = final_norm ? applyNorm(x, final_norm, this.config) : x;

@@ -3,21 +3,21 @@ import { ParameterCollector } from '@flamingo-ts/lm-core';
 import type { ModuleName, Names, Source } from './family';
 import { gathered, isMatrix, Transformer, transformerShapes, type TransformerConfig } from './transformer';
 
-/** How weights become a model. */
+/** Options for reading weights. */
 export interface ReadOptions {
   /**
-   * Packs the matrices as they are read, for use without training. Where the backend packs, at most one matrix at a time is in
-   * memory as float32, and none where the checkpoint's are bfloat16.
+   * Packs the matrices as they are read, for use without training. If the backend packs, at most one matrix at a time is in
+   * memory as float32, and none if the checkpoint's are bfloat16.
    */
   readonly freeze?: FrozenPrecision;
   /**
-   * Rows that embedding and head shall have, where tokens are added: at least those of the checkpoint. The new rows are
-   * the mean of the others, so that new tokens start with the mean logit and not as the likeliest.
+   * Rows of embedding and head, for added tokens: at least as many as in the checkpoint. New rows are the mean of the others,
+   * so that new tokens do not start as the most likely ones.
    */
   readonly vocabSize?: number;
 }
 
-/** A parameter of ours, and how it lies in the tensor that holds it. */
+/** A parameter and its place in a stored tensor. */
 interface Part {
   readonly name: string;
   readonly shape: readonly number[];
@@ -25,11 +25,11 @@ interface Part {
 }
 
 /**
- * A model with the weights of a checkpoint, read tensor by tensor.
+ * Reads a model from a checkpoint, tensor by tensor.
  *
- * @param config as the checkpoint's config.json says it
- * @param what   named in errors: the folder or file
- * @throws Error listing, together, the names missing, unexpected and of another shape, before any weight is read
+ * @param config from the checkpoint's config.json
+ * @param what   the folder or file, for error messages
+ * @throws Error listing all missing, unexpected and misshapen names together, before any weight is read
  */
 export async function readTransformer(
   config: TransformerConfig,
@@ -74,7 +74,7 @@ export async function readTransformer(
   return new Transformer(grown, gathered(grown, collected.params), collected.head);
 }
 
-/** Finds every parameter in the checkpoint and checks its shape there. @returns what each stored tensor holds, by its name */
+/** Finds every parameter in the checkpoint and checks its shape. @returns the parts of each stored tensor by its name */
 function locate(config: TransformerConfig, names: Names, weights: WeightSource, what: string): Map<string, Part[]> {
   const has = new Set(weights.names);
   const located = new Map<string, Part[]>();
@@ -92,7 +92,7 @@ function locate(config: TransformerConfig, names: Names, weights: WeightSource, 
     if (got.join() !== want.join()) misshapen.add(`${stored}: expected [${want.join(', ')}], got [${got.join(', ')}]`);
     located.set(stored, [...(located.get(stored) ?? []), { name, shape, source }]);
   }
-  // A tied head may be there once more under its own name.
+  // A tied head may also be stored under its own name.
   const heads = new Set(config.tiedHead ? names.heads.map((head) => `${head}.weight`) : []);
   const unexpected = weights.names.filter(
     (name) => !located.has(name) && !heads.has(name) && !names.ignored?.test(name),
@@ -115,7 +115,7 @@ function locate(config: TransformerConfig, names: Names, weights: WeightSource, 
   return located;
 }
 
-/** Names under which a parameter of ours may be stored, the usual one first. */
+/** Names under which a parameter may be stored, the usual one first. */
 function storedName(name: string, names: Names): { candidates: string[]; source: Source } {
   const [, layer, module, leaf] = /^(?:layers\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(name)!;
   if (module === 'head') return { candidates: names.heads.map((head) => `${head}.${leaf}`), source: { name: 'head' } };
@@ -125,13 +125,13 @@ function storedName(name: string, names: Names): { candidates: string[]; source:
   return { candidates: [names.prefix + path, path], source };
 }
 
-/** Shape of the tensor that holds a parameter of this shape. */
+/** Shape of the stored tensor for a parameter of this shape. */
 function storedShape([rows = 1, ...rest]: readonly number[], { transposed, part }: Source): number[] {
   const whole = [rows * (part?.of ?? 1), ...rest];
   return transposed ? whole.reverse() : whole;
 }
 
-/** A parameter's values, row-major, out of the tensor that holds it; the bits of bfloat16 stay what they are. */
+/** A parameter's values, row-major, from its stored tensor; bfloat16 bits are not converted. */
 function take(
   data: FrozenValues | ArrayLike<number | bigint>,
   shape: readonly number[],
@@ -145,7 +145,7 @@ function take(
   const run = rows / turns;
   const columns = rows * of;
   if (!transposed && (isBits || data instanceof Float32Array)) {
-    // Whole rows follow each other: as many as a turn has at a time.
+    // Copies the contiguous rows of each turn.
     for (let turn = 0; turn < turns; turn++) {
       const from = (turn * of + index) * run * width;
       values.set(data.subarray(from, from + run * width), turn * run * width);
@@ -161,7 +161,7 @@ function take(
   return values;
 }
 
-/** The values with as many more rows as the wanted shape has: each the mean of those there are. */
+/** The values with additional rows up to the wanted shape, each the mean of the existing rows. */
 function withRows(
   given: FrozenValues,
   [rows = 1, width = 1]: readonly number[],

@@ -3,14 +3,14 @@ import { headWidth, type HFConfig } from '../hf-config';
 import { alibiSlopes } from '../positions';
 import type { TransformerConfig } from '../transformer';
 
-/** What the two kinds of config.json call differently. */
+/** What differs between the two forms of config.json. */
 interface Dialect {
-  /** Where the keys of attention stand. */
+  /** The object with the keys of attention. */
   readonly attention: HFConfig;
   readonly ratio: string;
   readonly clip: string;
   readonly queryKeyNorm: string;
-  /** Values of keys that are missing. */
+  /** Defaults of missing keys. */
   readonly alibi: boolean;
   readonly noBias: boolean;
 }

@@ -1,10 +1,10 @@
 import type { Family } from '../family';
 import { headWidth } from '../hf-config';
 
-/** Positions begin at this row of their table. */
+/** Row of the position table for position 0. */
 const OFFSET = 2;
 
-/** OPT (Zhang et al. 2022). The 350M model norms after each part and has a narrower embedding. */
+/** OPT (Zhang et al. 2022). The 350M model is post-norm and has a narrower embedding. */
 export const opt: Family = {
   config(json) {
     json.only('layer_norm_elementwise_affine', true);
@@ -44,7 +44,7 @@ export const opt: Family = {
       'attn.k_proj': 'self_attn.k_proj',
       'attn.v_proj': 'self_attn.v_proj',
       'attn.o_proj': 'self_attn.out_proj',
-      // The layer's own; the model's last norm has the same name.
+      // The layer's norm; the model's final norm has the same name.
       ffn_norm: 'final_layer_norm',
       'ffn.up': 'fc1',
       'ffn.down': 'fc2',
