@@ -92,7 +92,7 @@ describe('training from shards', () => {
   });
 
   it('says what must be named', async () => {
-    const bad = writeConfig(folder, { ...TINY, data: { kind: 'shards', pages: 'pages' } }, 'bad.yaml');
+    const bad = writeConfig(folder, { ...TINY, out: 'bad', data: { kind: 'shards', pages: 'pages' } }, 'bad.yaml');
     const outcome = await flamingo(folder, 'pretrain-vision', bad);
     expect(outcome.status).toBe(1);
     expect(outcome.stderr).toContain('data must name pairs or descriptions');
@@ -108,7 +108,7 @@ describe('looking at shards', () => {
     });
     const bad = await flamingo(folder, 'data', 'check', 'pairs');
     expect(bad.status).toBe(1);
-    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of an image 1, gives no sample 1/);
+    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of an image 1, no readable image 1/);
     expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong checksum of an image/);
     const lines = join(folder, 'my.jsonl');
     writeFileSync(lines, '{"parts":[{"text":"no image"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}');
@@ -116,10 +116,14 @@ describe('looking at shards', () => {
       string,
       unknown
     >;
-    expect(own).toMatchObject({ textAlone: 1, counts: { 'unknown form': 1, 'unreadable image': 1 } });
+    expect(own).toMatchObject({
+      textOnly: 1,
+      counts: { 'unknown form': 1, 'unreadable image': 1, 'no readable image': 1 },
+    });
     expect(own['problems']).toMatchObject([
       { where: `${lines}, line 2`, detail: expect.stringMatching(/^text: /) as string },
       { where: `${lines}, line 3`, detail: expect.stringMatching(/^x\.png: .*no such file/) as string },
+      { where: `${lines}, line 3`, reason: 'no readable image' },
     ]);
   });
 
@@ -135,10 +139,12 @@ describe('looking at shards', () => {
     }));
     expect((await flamingo(folder, 'data', 'inspect', 'evil/shard-000000.tar', '--out', 'evil.html')).status).toBe(0);
     const page = readFileSync(join(folder, 'evil.html'), 'utf8');
-    expect(page).toContain('src="data:image/jpeg;base64,');
+    expect(page).toContain('src="data:image/png;base64,');
     expect(page).not.toMatch(/<script|<img src=x|(src|href)="(?!data:)/);
-    expect(page).toMatch(/<span class="m1 mark given"[^>]*>&lt;image&gt;<sub>1<\/sub>/);
-    expect(page).toMatch(/<span class="m1 t\d learned" title="token \d+, id \d+, sees image 1, learned"> after</);
+    expect(page).toMatch(/<span class="m1 special given"[^>]*>&lt;image&gt;<sub>1<\/sub>/);
+    expect(page).toMatch(
+      /<span class="m1 t\d learned" title="token \d+, id \d+, attends to image 1, in the loss"> after</,
+    );
   });
 
   it('stats draws what the manifest and the documents say', async () => {
