@@ -30,6 +30,8 @@ export interface StageSummary {
   /** Trained scalars. */
   readonly trained: number;
   readonly measured: Readonly<Record<string, number>>;
+  /** Hash of the file with the weights. */
+  readonly model: string;
   /** What the weights were made with and from. */
   readonly fingerprint: Fingerprint;
 }
@@ -117,9 +119,10 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
 
 /** Opens a trained model from its run folder. */
 export async function openJoint(config: Config, images: ImageSource): Promise<JointModel> {
+  const [vision, language] = [await loadVision(config), await loadLanguage(config)];
   const [state, what] = await loadModel(config, 'flamingo');
   expectTrainedFrom(config);
-  const model = new JointModel(config, await loadVision(config), await loadLanguage(config), images);
+  const model = new JointModel(config, vision, language, images);
   model.flamingo.load(state, what);
   return model;
 }
@@ -210,6 +213,8 @@ function finished(config: Config, stage: StageName): StageSummary | undefined {
     readTokenizer(tokenizer);
   }
   const summary = readSummary(config, stage);
+  // Damaged weights are written again, from the last checkpoint.
+  if (hashFile(join(folder, MODEL_FILE)) !== summary.model) return undefined;
   const changed = differences(fingerprintOf(config, stage), summary.fingerprint);
   if (changed.length > 0) throw new Error(anotherConfiguration(STAGES[stage], `the model in ${folder}`, changed));
   return summary.steps === config[stage].train.steps ? summary : undefined;
@@ -288,6 +293,7 @@ async function train(
     waitedShare: result.waitedShare,
     trained: countParams(objective.params),
     measured: result.measured,
+    model: hashFile(join(folder, MODEL_FILE)),
     fingerprint,
   };
   replaceFile(join(folder, SUMMARY_FILE), `${JSON.stringify(summary, null, 2)}\n`);
