@@ -81,7 +81,7 @@ describe('training from shards', () => {
     expect(await train('strategy=round-robin')).toMatchObject({ status: 0 });
     expect(names()).toEqual([['pages'], ['pairs'], ['clips'], ['pages']]);
     expect((await train('strategy=merged')).stderr).toMatch(
-      /strategy merged .* 4 frames do not fit\. Set .*framesPerClip/,
+      /strategy merged .* clips have 4 frames\. Set .*framesPerClip/,
     );
     expect((await train('strategy=merged', 'framesPerClip=1')).stderr).toMatch(
       /"pairs" must have the weight of the others/,
