@@ -77,7 +77,7 @@ describeBackends('adamWStep', () => {
       /one entry each per tensor, got 1, 0, 1, 1, 1/,
     );
     expect(() => adamWStep([p], [p], [p], [p], { ...options, weightDecay: [0], step: 0 })).toThrow(
-      /step must count from 1, got 0/,
+      /step must be at least 1, got 0/,
     );
     p.dispose();
   });

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
 
-/** Settings of one AdamW step. */
+/** Options of `adamWStep`. */
 export interface AdamWOptions {
   readonly learningRate: number;
   readonly beta1: number;
@@ -12,7 +12,7 @@ export interface AdamWOptions {
   readonly weightDecay: readonly number[];
   /** Number of this step, from 1. */
   readonly step: number;
-  /** Factor on all gradients, as clipping finds it. Default 1. */
+  /** Factor on all gradients, for clipping. Default 1. */
   readonly gradientScale?: number;
 }
 
@@ -50,10 +50,10 @@ export function adamWStep(
   const counts = [params.length, grads.length, m.length, v.length, o.weightDecay.length];
   if (counts.some((n) => n !== params.length)) {
     throw new Error(
-      `adamWStep: params, grads, m, v and weightDecay must have one entry each per tensor, got ${counts.join(', ')}.`,
+      `adamWStep: params, grads, m, v and weightDecay must have one entry each per tensor, got ${counts.join(', ')}. Pass lists of equal length.`,
     );
   }
-  if (!(o.step >= 1)) throw new Error(`adamWStep: step must count from 1, got ${o.step}.`);
+  if (!(o.step >= 1)) throw new Error(`adamWStep: step must be at least 1, got ${o.step}. Count steps from 1.`);
   params.forEach((p, i) =>
     tf.tidy(() => {
       const attrs = { ...o, weightDecay: o.weightDecay[i]!, gradientScale: o.gradientScale ?? 1 };

@@ -4,20 +4,20 @@ import { fusedOp } from './fused-op';
 import { mergeHeads, splitHeads } from './heads';
 import { expectShape } from './shape';
 
-/** How `attention` attends. */
+/** Options of `attention`. */
 export interface AttentionOptions {
   readonly numHeads: number;
   /** Factor on the scores; `headDim ** -0.5` by default. */
   readonly scale?: number;
-  /** Query i stands at key position s - t + i and sees no later key. */
+  /** Query i is at key position s - t + i and sees no later key. */
   readonly causal?: boolean;
   /** Added to the scaled scores: `[1|b, 1|h, 1|t, 1|s]`. Gets a gradient. */
   readonly bias?: tf.Tensor4D;
   /** float32 `[b, s]`, 1 = visible. Data: gets no gradient. */
   readonly keyMask?: tf.Tensor2D;
-  /** How many of the keys are there; what lies behind them in k and v is not read. Default: all. */
+  /** Number of valid keys; the rest of k and v is not read. Default: all. */
   readonly keyCount?: number;
-  /** What a query that sees no key gives: exact zeros (default) or the mean of all values, as masked-fill references do. */
+  /** Result of a query that sees no key: exact zeros (default) or the mean of all values, as in masked-fill references. */
   readonly emptyRows?: 'zero' | 'uniform';
 }
 
@@ -28,17 +28,17 @@ interface AttentionAttrs {
   readonly scale: number;
   readonly causal: boolean;
   readonly emptyRows: 'zero' | 'uniform';
-  /** Keys that are there. */
+  /** Number of valid keys. */
   readonly keyCount: number;
 }
 
-/** Stands for minus infinity: finite, so that no difference of two of them is NaN. */
+/** Represents minus infinity; finite, so that the difference of two is not NaN. */
 const MASKED = -3.4e38;
 
 /**
  * `{q [b, t, h*d], k [b, s or more, h*d], v, bias?, keyMask?}` -> `[y [b, t, h*d], weights? [b, h, t, s]]`, s = keyCount.
- * `weights` is what 'FlamingoAttentionGrad' of the same backend wants to find, or nothing if it finds out for itself from what
- * is saved; here the softmax, zero in empty rows.
+ * `weights` is an input of 'FlamingoAttentionGrad' of the same backend, or absent if that kernel recomputes it. Here it is the
+ * softmax, with zeros in empty rows.
  */
 const attentionOp = fusedOp<AttentionAttrs>({
   name: 'FlamingoAttention',
@@ -65,7 +65,7 @@ const attentionOp = fusedOp<AttentionAttrs>({
   },
 });
 
-/** `{dy, q, k, v, bias?, keyMask?, weights?}` -> `[dq, dk, dv, dbias?]`; all keys are there */
+/** `{dy, q, k, v, bias?, keyMask?, weights?}` -> `[dq, dk, dv, dbias?]`; all keys are valid */
 const attentionGradOp = fusedOp<AttentionAttrs>({
   name: 'FlamingoAttentionGrad',
   forward: ({ dy, q, k, v, bias, weights }, { numHeads, scale, emptyRows }) => {
@@ -91,23 +91,23 @@ function firstRows(x: tf.Tensor, count: number): tf.Tensor {
   return s === count ? x : tf.slice(x, [0, 0, 0], [b, count, width]);
 }
 
-/** 1 in rows whose weights are all zero, `[b, h, t, 1]`: nothing was visible there. */
+/** 1 in rows whose weights are all zero, `[b, h, t, 1]`: rows that see no key. */
 function emptiness(weights: tf.Tensor): tf.Tensor {
   return tf.sub(1, tf.step(tf.sum(weights, -1, true)));
 }
 
-/** float32 `[1|b, 1, t|1, s]`, 1 = visible; nothing if everything is. */
+/** float32 `[1|b, 1, t|1, s]`, 1 = visible; undefined if everything is visible. */
 function visible(q: tf.Tensor, k: tf.Tensor, causal: boolean, keyMask?: tf.Tensor): tf.Tensor | undefined {
   const t = q.shape[1]!;
   const s = k.shape[1]!;
   const keys = keyMask && tf.reshape(keyMask, [keyMask.shape[0]!, 1, 1, s]);
-  // A single query stands at the last key and sees every one.
+  // A single query is at the last key and sees every key.
   if (!causal || t === 1) return keys;
   const past = causalMask(t, s);
   return keys ? tf.mul(past, keys) : past;
 }
 
-/** float32 `[1, 1, t, s]`: 1 where the key is not later than the query, query i standing at key s - t + i. */
+/** float32 `[1, 1, t, s]`: 1 where the key is not later than the query, where query i is at key s - t + i. */
 export function causalMask(t: number, s: number): tf.Tensor4D {
   const mask = new Float32Array(t * s);
   for (let i = 0; i < t; i++) mask.fill(1, i * s, i * s + Math.max(0, s - t + i + 1));
@@ -121,7 +121,7 @@ function sumTo(x: tf.Tensor, shape: readonly number[]): tf.Tensor {
 }
 
 /**
- * Scaled dot-product attention over heads that lie side by side in the last axis.
+ * Scaled dot-product attention; heads are side by side in the last axis.
  *
  * @param q float32 `[b, t, h*d]`
  * @param k float32 `[b, s, h*d]`, or longer with `keyCount`
@@ -143,7 +143,9 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
   expectShape('attention: v', v, k.shape, 'Give one value per key.');
   const s = o.keyCount ?? k.shape[1]!;
   if (!Number.isInteger(s) || s < 0 || s > k.shape[1]!) {
-    throw new Error(`attention: keyCount must be a whole number of at most the ${k.shape[1]} keys, got ${s}.`);
+    throw new Error(
+      `attention: keyCount must be a whole number from 0 to the ${k.shape[1]} keys, got ${s}. Pass the number of valid keys.`,
+    );
   }
   if (width % numHeads !== 0) {
     throw new Error(`attention: the width ${width} of q must be a multiple of numHeads, got ${numHeads}.`);
@@ -155,7 +157,7 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
     );
   }
   const scale = o.scale ?? (width / numHeads) ** -0.5;
-  // Where gradients are recorded they are those of the keys that are there.
+  // Recorded gradients have the shape of the valid keys.
   const [keys, values] = tf.engine().isTapeOn() ? [firstRows(k, s), firstRows(v, s)] : [k, v];
   const attrs = { numHeads, scale, causal, emptyRows, keyCount: s };
   return attentionOp({ q, k: keys, v: values, bias, keyMask }, attrs)[0] as tf.Tensor3D;

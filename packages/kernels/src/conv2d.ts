@@ -19,7 +19,7 @@ export type Padding = 'same' | 'symmetric' | 'valid';
 
 const PADDING = rule.oneOf(['same', 'symmetric', 'valid']);
 
-/** How `conv2d` moves. */
+/** Options of `conv2d`. */
 export interface Conv2dOptions {
   readonly stride: number;
   readonly groups?: number;
@@ -28,7 +28,7 @@ export interface Conv2dOptions {
   readonly activation?: Activation;
 }
 
-/** Cells before and after the two axes of an image: zeros to add, or, negative, cells to leave out. */
+/** Cells around an image: zeros to add or, if negative, cells to remove. */
 interface Pads {
   readonly top: number;
   readonly bottom: number;
@@ -43,7 +43,7 @@ interface ConvAttrs extends Pads {
 
 interface ForwardAttrs extends ConvAttrs {
   readonly activation?: Activation;
-  /** Instead of the input `weight`: packed by a backend, without gradient. */
+  /** Replaces the input `weight`: packed by a backend, without a gradient. */
   readonly frozen?: FrozenFilter;
 }
 
@@ -55,7 +55,7 @@ function padsOf(n: number, kernel: number, stride: number, padding: Padding): [b
   return [Math.floor(total / 2), total - Math.floor(total / 2)];
 }
 
-/** `{x NHWC, weight? OIHW, bias? [out]}` -> `[y NHWC, z]`; z, before the activation, only if there is one and it is taped. */
+/** `{x NHWC, weight? OIHW, bias? [out]}` -> `[y NHWC, z]`; z, the value before the activation, only with an activation and if taped. */
 const convOp = fusedOp<ForwardAttrs>({
   name: 'FlamingoConv2D',
   forward: ({ x, weight, bias }, { activation, frozen, taped, ...attrs }) => {
@@ -222,7 +222,7 @@ function range(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);
 }
 
-/** What a convolution of images of this shape is to a kernel, and the shape that it gives. */
+/** Checks a convolution; returns its attributes and the shape of its result. */
 function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o: Conv2dOptions) {
   const { stride, groups = 1, padding, activation } = o;
   checkValue('conv2d', 'stride', stride, rule.size);
@@ -259,7 +259,7 @@ function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o:
 }
 
 /**
- * A convolution in groups, with an activation if one is named.
+ * A grouped convolution with an optional activation.
  *
  * @param x float32 `[batch, height, width, in]`
  * @param p weight `[out, in / groups, kernelHeight, kernelWidth]` (a frozen one gets no gradient) and bias `[out]`
@@ -273,18 +273,18 @@ export function conv2d(x: tf.Tensor, p: Conv2dParams, o: Conv2dOptions): tf.Tens
   });
 }
 
-/** The kernel as the operation takes it: packed by the current backend, or a tensor. */
+/** The kernel as the operation expects it: packed by the current backend, or a tensor. */
 function kernelOf({ weight }: Conv2dParams): { readonly weight?: tf.Tensor; readonly frozen?: FrozenFilter } {
   if (!(weight instanceof FrozenFilter)) return { weight };
   return weight.packedHere ? { frozen: weight } : { weight: weight.dense() };
 }
 
-/** One of several convolutions in a row. */
+/** One of several convolutions in sequence. */
 export interface Conv2dLayer extends Conv2dOptions {
   readonly params: Conv2dParams;
 }
 
-/** `{x NHWC, weight0? OIHW, bias0? [out], weight1?, bias1?, ...}` -> `[y NHWC]`; what lies between is not kept for a gradient. */
+/** `{x NHWC, weight0? OIHW, bias0? [out], weight1?, bias1?, ...}` -> `[y NHWC]`; intermediate results are not kept for a gradient. */
 const sequenceOp = fusedOp<{ readonly layers: readonly ForwardAttrs[] }>({
   name: 'FlamingoConv2DSequence',
   forward: ({ x, ...rest }, { layers }) => {
@@ -296,8 +296,8 @@ const sequenceOp = fusedOp<{ readonly layers: readonly ForwardAttrs[] }>({
 });
 
 /**
- * Convolutions in a row, each with its activation if one is named. Without a gradient they are one operation: a backend may
- * then keep what lies between them in the type in which it multiplies.
+ * Several convolutions in sequence, each with an optional activation. Without a gradient they are one operation, in which a
+ * backend may keep intermediate results in the type that it multiplies in.
  *
  * @param x float32 `[batch, height, width, in]`
  * @returns float32 `[batch, height', width', out]` of the last
@@ -321,7 +321,7 @@ export function conv2dSequence(x: tf.Tensor, layers: readonly Conv2dLayer[]): tf
   });
 }
 
-/** Applies functions one after the other; what one gives is freed once the next has read it. */
+/** Applies functions in sequence and frees each intermediate result after its use. */
 function inTurn(x: tf.Tensor, steps: readonly ((x: tf.Tensor) => tf.Tensor)[]): tf.Tensor {
   return steps.reduce((y, step) => {
     const next = step(y);

@@ -4,11 +4,11 @@ import { fusedOp } from './fused-op';
 import { expectIndices } from './gather-rows';
 import { expectShape } from './shape';
 
-/** How `crossEntropy` counts. */
+/** Options of `crossEntropy`. */
 export interface CrossEntropyOptions {
   /** float32 `[n]`, one per row; a row of weight 0 contributes nothing, whatever its logits. Data: gets no gradient. */
   readonly weights?: tf.Tensor1D;
-  /** Share of the target given evenly to all classes. */
+  /** Share of the target spread evenly over all classes, 0 to 1. */
   readonly labelSmoothing?: number;
   /** `mean` (default) divides by the sum of the weights; `sum` does not. */
   readonly reduction?: 'mean' | 'sum';
@@ -29,7 +29,7 @@ const crossEntropyOp = fusedOp<CrossEntropyAttrs>({
   name: 'FlamingoCrossEntropy',
   forward: ({ logits, targets, weights }, { labelSmoothing, reduction, taped }) => {
     const [n, vocab] = logits!.shape as [number, number];
-    // Rows that do not count may hold anything, infinities included, and 0 times infinity is no zero.
+    // Rows of weight 0 may hold infinity or NaN, and 0 times infinity is NaN.
     const safe = weights
       ? tf.where(tf.expandDims(tf.notEqual(weights, 0), 1), logits!, tf.zerosLike(logits!))
       : logits!;
@@ -72,7 +72,7 @@ function inverseCount(n: number, weights?: tf.Tensor): tf.Tensor {
   return tf.div(any, tf.add(total, tf.sub(1, any)));
 }
 
-/** Where each row's target lies in the flattened logits: int32 `[n]`. */
+/** Index of each row's target in the flattened logits: int32 `[n]`. */
 function flatTargets(targets: tf.Tensor, vocab: number): tf.Tensor1D {
   return tf.tensor1d(
     Int32Array.from(targets.dataSync(), (target, row) => row * vocab + target),
@@ -99,7 +99,7 @@ export function crossEntropy(logits: tf.Tensor, targets: tf.Tensor, o: CrossEntr
     'crossEntropy: targets',
     targets,
     vocab,
-    'Leave out rows without a target, or give them weight 0 and target 0.',
+    'Remove rows without a target, or give them weight 0 and target 0.',
   );
   return crossEntropyOp({ logits, targets, weights }, { labelSmoothing, reduction })[0] as tf.Scalar;
 }

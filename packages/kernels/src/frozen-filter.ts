@@ -2,38 +2,38 @@ import * as tf from '@tensorflow/tfjs-core';
 import { checkValue, rule } from './check-config';
 import type { FrozenPrecision } from './frozen-matrix';
 
-/** How the kernel of a frozen convolution is held. */
+/** How a frozen convolution kernel is held. */
 export type FilterPrecision = Exclude<FrozenPrecision, 'int8'>;
 
-/** What a backend that packs the kernels of frozen convolutions offers; found on the tfjs backend object by its method name. */
+/** Implemented by backends that pack frozen convolution kernels; found on the tfjs backend object by its method name. */
 export interface FilterPackingBackend {
-  /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed of afterwards. */
+  /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed afterwards. */
   packFilter(weight: tf.TensorInfo, precision: FilterPrecision): PackedFilter;
 }
 
-/** A kernel in a backend's own layout; the backend's convolution finds it in the attributes and knows what to do with it. */
+/** A kernel in a backend's own layout, passed to the backend's convolution in the attributes. */
 export interface PackedFilter {
-  /** Bytes held. */
+  /** Bytes in memory. */
   readonly bytes: number;
-  /** The values again, row-major float32. */
+  /** The values as row-major float32. */
   unpack(): Float32Array;
   dispose(): void;
 }
 
 /**
- * A kernel of `conv2d` that never trains: gradients flow through it to its input, never to it. The backend may hold it
- * packed (and in bfloat16); where it cannot, a plain float32 tensor serves.
+ * A kernel of `conv2d` that never trains: gradients flow through it to its input, never to it. A backend may pack it, in
+ * bfloat16 too; on other backends it is a float32 tensor.
  */
 export class FrozenFilter {
   readonly shape: readonly [number, number, number, number];
-  /** What the backend made of it, for kernels of that backend; absent where it is a plain tensor. */
+  /** The backend's packed form, for kernels of that backend; undefined if it is a plain tensor. */
   packed: PackedFilter | undefined;
   private tensor: tf.Tensor4D | undefined;
   private readonly backend = tf.getBackend();
 
   /**
-   * @param weight    float32 `[out, in / groups, kernelHeight, kernelWidth]`; may be disposed of afterwards
-   * @param precision how a packing backend shall hold it
+   * @param weight    float32 `[out, in / groups, kernelHeight, kernelWidth]`; may be disposed afterwards
+   * @param precision how a packing backend holds it
    */
   constructor(
     weight: tf.Tensor,
@@ -43,7 +43,7 @@ export class FrozenFilter {
     if (weight.rank !== 4) {
       throw new Error(
         `FrozenFilter: weight must be [out, in / groups, kernelHeight, kernelWidth], got [${weight.shape.join(', ')}]. ` +
-          'A matrix is frozen as a FrozenMatrix.',
+          'Freeze a matrix as a FrozenMatrix.',
       );
     }
     this.shape = weight.shape as [number, number, number, number];
@@ -57,12 +57,12 @@ export class FrozenFilter {
     return this.packed !== undefined && tf.getBackend() === this.backend;
   }
 
-  /** Bytes the kernel occupies. */
+  /** Bytes in memory. */
   get bytes(): number {
     return this.packed?.bytes ?? this.shape.reduce((a, b) => a * b, 4);
   }
 
-  /** The kernel as a tensor, for work inside `tf.tidy`: a new one where it is packed. */
+  /** The kernel as a tensor, for use inside `tf.tidy`: a new tensor if it is packed. */
   dense(): tf.Tensor4D {
     if (this.packed) return tf.tensor4d(this.packed.unpack(), [...this.shape]);
     if (!this.tensor) throw new Error('FrozenFilter: used after dispose(). Load the weight again before applying it.');

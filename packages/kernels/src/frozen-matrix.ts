@@ -12,15 +12,15 @@ export const FROZEN_PRECISIONS = ['float32', 'bfloat16', 'int8'] as const;
 /** One of `FROZEN_PRECISIONS`. */
 export type FrozenPrecision = (typeof FROZEN_PRECISIONS)[number];
 
-/** Weights as they come: float32, or the bits of bfloat16, which are widened only where they must be. */
+/** Values of a weight: float32, or the bits of bfloat16. */
 export type FrozenValues = Float32Array | Uint16Array;
 
-/** What a backend that packs frozen weights offers; found on the tfjs backend object by its method names. */
+/** Implemented by backends that pack frozen matrices; found on the tfjs backend object by its method names. */
 export interface PackingBackend {
   /**
    * Packs a row-major `[out, in]` matrix.
    *
-   * @param release where given, the values may be kept until it is called; else they are the caller's again afterwards
+   * @param release if given, the backend may keep the values without a copy and calls this when it no longer needs them
    */
   packMatrix(
     values: FrozenValues,
@@ -32,31 +32,31 @@ export interface PackingBackend {
 
 /** A matrix in a backend's own layout. */
 export interface PackedMatrix {
-  /** Bytes held. */
+  /** Bytes in memory. */
   readonly bytes: number;
   /** `rows [m, in] -> [m, out]`, or with `transpose` `[m, out] -> [m, in]` (the gradient to the input). */
   multiply(rows: tf.TensorInfo, transpose: boolean): tf.TensorInfo;
-  /** The values again, row-major float32 `[out, in]`. */
+  /** The values as row-major float32 `[out, in]`. */
   unpack(): Float32Array;
   dispose(): void;
 }
 
 /**
- * A weight `[out, in]` that never trains: gradients flow through it to its input, never to it. The backend may hold it
- * packed (and in bfloat16 or int8); where it cannot, a plain float32 tensor serves.
+ * A weight `[out, in]` that never trains: gradients flow through it to its input, never to it. A backend may pack it, in
+ * bfloat16 or int8 too; on other backends it is a float32 tensor.
  */
 export class FrozenMatrix {
   readonly shape: readonly [number, number];
   readonly precision: FrozenPrecision;
-  /** What the backend made of it, for kernels of that backend; absent where it is a plain tensor. */
+  /** The backend's packed form, for kernels of that backend; undefined if it is a plain tensor. */
   packed: PackedMatrix | undefined;
   private tensor: tf.Tensor2D | undefined;
 
   /**
    * @param values    row-major `[out, in]`
    * @param shape     `[out, in]`
-   * @param precision how a packing backend shall hold it
-   * @param release   where given, the values need not be copied: they stay as they are until this is called, once
+   * @param precision how a packing backend holds it
+   * @param release   if given, the values are not copied and must not change until this is called, once
    */
   constructor(
     values: FrozenValues,
@@ -76,14 +76,14 @@ export class FrozenMatrix {
     const backend = tf.backend() as unknown as Partial<PackingBackend>;
     if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision, release);
     else {
-      // A tensor may keep the array that it is given.
+      // A tensor may keep the array that it is created from.
       const own = release && values instanceof Float32Array ? values.slice() : widened(values);
       this.tensor = tf.keep(tf.tensor2d(own, [shape[0], shape[1]]));
       release?.();
     }
   }
 
-  /** Bytes the weight occupies. */
+  /** Bytes in memory. */
   get bytes(): number {
     return this.packed?.bytes ?? this.shape[0] * this.shape[1] * 4;
   }

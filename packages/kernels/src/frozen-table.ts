@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { toBfloat16, widened } from './bfloat16';
 import type { FrozenValues } from './frozen-matrix';
 
-/** A table `[rows, d]` that never trains and whose rows are looked up (`embedding`), held in bfloat16 on every backend. */
+/** A table `[rows, d]` for lookups by `embedding` that never trains; held in bfloat16 on every backend. */
 export class FrozenTable {
   readonly shape: readonly [rows: number, d: number];
   private bits: Uint16Array;
@@ -10,7 +10,7 @@ export class FrozenTable {
   /**
    * @param values  row-major `[rows, d]`; rounded to bfloat16 if they are float32
    * @param shape   `[rows, d]`
-   * @param release where given, the values need not be copied: they stay as they are until this is called, once
+   * @param release if given, bfloat16 values are not copied and must not change until this is called, once
    */
   constructor(
     values: FrozenValues,
@@ -31,7 +31,7 @@ export class FrozenTable {
     }
   }
 
-  /** Bytes the table occupies. */
+  /** Bytes in memory. */
   get bytes(): number {
     return this.bits.byteLength;
   }
@@ -40,7 +40,7 @@ export class FrozenTable {
   rows(ids: ArrayLike<number>): tf.Tensor2D {
     const [count, d] = this.shape;
     if (this.bits.length !== count * d) {
-      throw new Error('FrozenTable: used after dispose(). Load the table again before looking anything up.');
+      throw new Error('FrozenTable: used after dispose(). Load the table again before using it.');
     }
     const picked = new Uint16Array(ids.length * d);
     for (let i = 0; i < ids.length; i++) picked.set(this.bits.subarray(ids[i]! * d, (ids[i]! + 1) * d), i * d);

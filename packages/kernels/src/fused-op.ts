@@ -1,42 +1,42 @@
 import * as tf from '@tensorflow/tfjs-core';
 import './register-gradients';
 
-/** Named input tensors of a fused operation; an absent optional input is simply not there. */
+/** Named input tensors of a fused operation, without absent optional inputs. */
 export type OpInputs = Record<string, tf.Tensor>;
 
-/** What every kernel finds among its attributes besides its own. */
+/** An attribute that every kernel gets in addition to its own. */
 export interface Taped {
-  /** Whether the outputs beyond the first are wanted for a gradient; without, a kernel may return the first alone. */
+  /** Whether a gradient needs the outputs after the first; otherwise a kernel may return the first alone. */
   readonly taped: boolean;
 }
 
 /**
- * An operation made of one call: a composed forward that runs on any tfjs backend, a gradient, and, where a backend
- * registers a kernel of the same name, that kernel instead of the composed forward.
+ * An operation with a composed forward that runs on any tfjs backend and a gradient. A backend that registers a kernel of
+ * the same name replaces the composed forward.
  */
 export interface FusedOpDefinition<Attrs extends object> {
   /** Name of the tfjs kernel; a backend that has a faster version registers it under this name. */
   readonly name: string;
   /**
-   * Composed from public tfjs operations. With a gradient the first output is the result and the others exist only to be
-   * saved for it; without, every output is returned. Never returns an input itself.
+   * Composed from public tfjs operations. With a gradient, the first output is the result and the others are only saved for
+   * the gradient; without, every output is returned. Must not return an input itself.
    */
   readonly forward: (inputs: OpInputs, attrs: Attrs & Taped) => tf.Tensor[];
   /**
-   * Names of the inputs the gradient needs, where it depends on the attributes as a function of them; an optional one that
-   * is absent is absent there too.
+   * Names of the inputs that the gradient needs, or a function of the attributes that returns them. Absent optional inputs
+   * are absent in `saved` too.
    */
   readonly saveInputs?: readonly string[] | ((attrs: Attrs) => readonly string[]);
-  /** Which outputs the gradient needs, by position; one that the forward did not return is absent there too. */
+  /** Which outputs the gradient needs, by position; outputs that the forward did not return are absent in `saved`. */
   readonly saveOutputs?: readonly boolean[];
   /**
-   * Gradients by input name, each computed only when asked for: a frozen input costs nothing.
+   * Gradients by input name. Each is computed only if needed, so a frozen input costs nothing.
    * `saved` holds the saved inputs by name and the saved outputs as `out0`, `out1`, ...
    */
   readonly gradient?: (dys: tf.Tensor[], saved: OpInputs, attrs: Attrs) => Record<string, () => tf.Tensor>;
 }
 
-/** The engine's entry for an operation with its own gradient; tfjs keeps it out of its types but `customGrad` is made of it. */
+/** The engine's method behind `tf.customGrad`, which tfjs leaves out of its types. */
 interface TapingEngine {
   runKernelFunc(op: {
     forwardFunc: (backend: unknown, save: (tensors: tf.Tensor[]) => void) => tf.Tensor;
@@ -45,7 +45,7 @@ interface TapingEngine {
   }): tf.Tensor;
 }
 
-/** Every fused operation by kernel name, so that backends and tests can list what exists. */
+/** Every fused operation by kernel name, for backends and tests. */
 const definitions = new Map<string, FusedOpDefinition<never>>();
 
 /** Kernel names of all fused operations. */
@@ -56,10 +56,9 @@ export function fusedOpNames(): string[] {
 /**
  * Defines a fused operation and returns the function that runs it.
  *
- * The composed forward is registered with tfjs as the kernel of a backend on first use there, so the engine records one
- * tape node per call, frees the intermediates at once, and prunes gradients nobody asked for. The tape node has one
- * output: what is only saved for the gradient never gets a gradient of zeros of its own, as it would by
- * `tf.registerGradient`.
+ * The first use on a backend registers the composed forward as its kernel. The engine then records one tape node per call,
+ * frees intermediates at once and skips gradients that are not needed. The tape node has one output, so saved outputs do
+ * not get gradients of zeros, as they would with `tf.registerGradient`.
  */
 export function fusedOp<Attrs extends object>(
   definition: FusedOpDefinition<Attrs>,
@@ -108,7 +107,7 @@ export function fusedOp<Attrs extends object>(
   };
 }
 
-/** Registers the composed forward as the current backend's kernel unless the backend has one of its own. */
+/** Registers the composed forward as the current backend's kernel unless the backend has its own. */
 function ensureKernel<Attrs extends object>({ name, forward }: FusedOpDefinition<Attrs>): void {
   const backendName = tf.getBackend();
   if (tf.getKernel(name, backendName)) return;

@@ -5,12 +5,12 @@ interface TapeNode {
   readonly kernelName: string;
   readonly inputs: Readonly<Record<string, tf.Tensor>>;
   readonly outputs: readonly tf.Tensor[];
-  /** Gradients by input name from those of the outputs; null stands for an output that the loss does not depend on. */
+  /** Gradients by input name from those of the outputs; null for an output that the loss does not depend on. */
   readonly gradient: ((dys: readonly (tf.Tensor | null)[]) => Record<string, () => tf.Tensor>) | null;
   saved: readonly tf.Tensor[];
 }
 
-/** The engine's tape; tfjs keeps it out of its types, but its own gradients are made of it. */
+/** The engine's tape, which tfjs leaves out of its types. */
 interface TapeEngine {
   readonly state: { activeTape: TapeNode[] | null; gradientDepth: number };
   startTape(): void;
@@ -18,15 +18,15 @@ interface TapeEngine {
 }
 
 /**
- * A loss and its gradients under the parameters' own names. A parameter that the loss does not depend on has none.
+ * A loss and its gradients by parameter name. A parameter that the loss does not depend on has no gradient.
  *
- * May be called while a gradient is recorded, and then leaves no trace there: what it gives is data.
+ * May be called while another gradient is recorded; that gradient treats the results as constants.
  *
- * What an operation kept for its gradient, and the gradient that came to it, are freed as soon as it has been passed on the
- * way back; `tf.variableGrads` keeps both to the end, which is several times the memory.
+ * Frees the saved tensors and the incoming gradient of each operation as soon as the backward pass has used them.
+ * `tf.variableGrads` keeps both to the end and needs several times the memory.
  *
  * @param loss   computes the loss; called once
- * @param params only these get gradients: what is frozen is simply not among them
+ * @param params the parameters to differentiate; omit frozen ones
  */
 export function valueAndGrads(
   loss: () => tf.Scalar,
@@ -34,7 +34,7 @@ export function valueAndGrads(
 ): { value: tf.Scalar; grads: Readonly<Record<string, tf.Tensor>> } {
   const engine = tf.engine() as unknown as TapeEngine;
   const { state } = engine;
-  // A gradient that is being recorded must not see what happens here: not the loss, nor the way back.
+  // Hide the loss and the backward pass from a gradient that is being recorded.
   const { activeTape, gradientDepth } = state;
   state.gradientDepth = 0;
   let tape: TapeNode[] = [];
@@ -60,7 +60,7 @@ export function valueAndGrads(
   }
 }
 
-/** Walks the tape back from the loss. */
+/** The backward pass: walks the tape back from the loss. */
 function passBack(
   tape: readonly TapeNode[],
   value: tf.Scalar,
@@ -95,7 +95,7 @@ function passBack(
   return Object.fromEntries(named);
 }
 
-/** The gradients to the inputs of these names, each a tensor of its own. */
+/** The gradients of the inputs of these names, each a separate tensor. */
 function inputGradients(node: TapeNode, dys: readonly (tf.Tensor | null)[], names: readonly string[]): tf.Tensor[] {
   const { kernelName, gradient, inputs } = node;
   if (!gradient) throw new Error(`valueAndGrads: tfjs has no gradient of ${kernelName}. Build the loss without it.`);
@@ -112,7 +112,7 @@ function inputGradients(node: TapeNode, dys: readonly (tf.Tensor | null)[], name
             `got [${dx.shape.join(', ')}].`,
         );
       }
-      // What passes a gradient on unchanged must not share its fate.
+      // A gradient that is passed on unchanged needs its own tensor, because the incoming one is disposed.
       if (given.has(dx)) return tf.clone(dx);
       given.add(dx);
       return dx;

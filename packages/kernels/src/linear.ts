@@ -16,21 +16,21 @@ export interface LinearParams {
 
 interface LinearAttrs {
   readonly activation?: Activation;
-  /** Instead of the input `weight`: held by the backend, without gradient. */
+  /** Replaces the input `weight`: held by the backend, without a gradient. */
   readonly frozen?: FrozenMatrix;
-  /** Whether a backend that multiplies in bfloat16 may hold the result in it. */
+  /** Whether a backend that multiplies in bfloat16 may return the result in bfloat16. */
   readonly inner?: boolean;
 }
 
 /**
- * `{x [..., in], weight? [out, in], bias? [out], residual? [..., out]}` -> `[y [..., out], z]`; z, before the activation, only
- * if there is one and it is taped. With a residual there is no activation.
+ * `{x [..., in], weight? [out, in], bias? [out], residual? [..., out]}` -> `[y [..., out], z]`; z, the value before
+ * the activation, only with an activation and if taped. With a residual there is no activation.
  */
 const linearOp = fusedOp<LinearAttrs>({
   name: 'FlamingoLinear',
   forward: ({ x, weight, bias, residual }, { activation, frozen, taped }) => {
     const rows = flatten(x!);
-    // Not tf.fused.matMul: with a bias, one of the backends of tfjs 4.22 adds it to the wrong places.
+    // Not tf.fused.matMul: one of the backends of tfjs 4.22 adds its bias at the wrong positions.
     let z: tf.Tensor = frozen ? frozen.multiply(rows) : matMul(rows, weight as tf.Tensor2D, false, true);
     if (bias) z = tf.add(z, bias);
     z = tf.reshape(z, [...x!.shape.slice(0, -1), lastAxis(z)]);
@@ -39,7 +39,7 @@ const linearOp = fusedOp<LinearAttrs>({
     const y = activate(z, activation);
     return taped ? [y, z] : [y];
   },
-  // The gradient to a frozen weight's input does not need that input.
+  // The input gradient of a frozen weight does not depend on the input.
   saveInputs: ({ frozen }) => (frozen ? [] : ['x', 'weight']),
   saveOutputs: [false, true],
   gradient: ([dy], { x, weight, out1: z }, { activation, frozen }) => {
@@ -69,13 +69,13 @@ const weightGradOp = fusedOp<object>({
   forward: ({ dz, x }) => [matMul(flatten(dz!), flatten(x!), true)],
 });
 
-/** The gradient to a layer's input, `[..., in]`, from that to its result before the activation. */
+/** The gradient of a layer's input, `[..., in]`, from the gradient of its result before the activation. */
 export function inputGradient(dz: tf.Tensor, weight: tf.Tensor | FrozenMatrix): tf.Tensor {
   const frozen = weight instanceof FrozenMatrix ? weight : undefined;
   return inputGradOp({ dz, weight: frozen ? undefined : (weight as tf.Tensor2D) }, { frozen })[0]!;
 }
 
-/** The gradient to a layer's weight, `[out, in]`, from that to its result before the activation. */
+/** The gradient of a layer's weight, `[out, in]`, from the gradient of its result before the activation. */
 export function weightGradient(dz: tf.Tensor, x: tf.Tensor): tf.Tensor2D {
   return weightGradOp({ dz, x }, {})[0] as tf.Tensor2D;
 }
@@ -86,7 +86,7 @@ function flatten(x: tf.Tensor): tf.Tensor2D {
 }
 
 /**
- * A linear layer, with an activation if one is named.
+ * A linear layer with an optional activation.
  *
  * @param x          float32 `[..., in]`
  * @param p          weight `[out, in]` (a frozen one gets no gradient) and bias `[out]`
@@ -98,8 +98,8 @@ export function linear(x: tf.Tensor, p: LinearParams, activation?: Activation): 
 }
 
 /**
- * A linear layer whose result goes into products or an activation only, as queries, keys and values do: where the backend
- * multiplies in bfloat16 it may hold the result in it too, since it would be rounded there anyway.
+ * A linear layer whose result is only used in products or an activation, as queries, keys and values are. A backend that
+ * multiplies in bfloat16 may return the result in bfloat16, because the products round it anyway.
  *
  * @param x          float32 `[..., in]`
  * @param p          as for `linear`
@@ -111,7 +111,7 @@ export function innerLinear(x: tf.Tensor, p: LinearParams, activation?: Activati
 }
 
 /**
- * A linear layer whose result is added to what was there before: a residual branch's last step in one operation.
+ * A linear layer plus a residual: the last step of a residual branch in one operation.
  *
  * @param x        float32 `[..., in]`
  * @param residual float32 `[..., out]`
@@ -149,7 +149,7 @@ export function expectLinear(what: string, shape: readonly number[], { weight, b
   if (shape.at(-1) !== width) {
     throw new Error(
       `${what}: x must be [..., ${width}] to fit the weight [${weight.shape.join(', ')}], got [${shape.join(', ')}]. ` +
-        'Weights are [out, in]: transpose one that came as [in, out].',
+        'Weights are [out, in]: transpose a weight that is [in, out].',
     );
   }
   if (bias) expectShape(`${what}: bias`, bias, [out], 'Give one bias per output.');

@@ -5,7 +5,7 @@ import { mergeHeads, splitHeads } from './heads';
 import type { MediaSegments } from './media-segments';
 import { expectShape } from './shape';
 
-/** How `mediaCrossAttention` attends. */
+/** Options of `mediaCrossAttention`. */
 export interface MediaCrossAttentionOptions {
   readonly numHeads: number;
   /** Factor on the scores; `headDim ** -0.5` by default. */
@@ -18,7 +18,7 @@ interface MediaAttentionAttrs {
   readonly segments: MediaSegments;
 }
 
-/** Text rows to tiles, `[b, t, w] -> [tiles, tileLength, w]`; empty places hold zeros. */
+/** Text rows to tiles, `[b, t, w] -> [tiles, tileLength, w]`; unused places hold zeros. */
 function toTiles(x: tf.Tensor, { rowOfPlace, tiles, tileLength }: MediaSegments): tf.Tensor3D {
   return tf.reshape(gatherOrZero(x, rowOfPlace), [tiles, tileLength, x.shape[2]!]);
 }
@@ -28,7 +28,7 @@ function toRows(x: tf.Tensor, { placeOfRow, batch, text }: MediaSegments): tf.Te
   return tf.reshape(gatherOrZero(x, placeOfRow), [batch, text, x.shape[2]!]);
 }
 
-/** Rows of `[..., w]` by number; the number after the last row means zeros. */
+/** Rows of `[..., w]` by index; the index after the last row gives zeros. */
 function gatherOrZero(x: tf.Tensor, rows: Int32Array): tf.Tensor2D {
   const width = x.shape[x.rank - 1]!;
   const flat = tf.reshape(x, [x.size / width, width]);
@@ -44,7 +44,7 @@ function ofTiles(x: tf.Tensor, { imageOfTile }: MediaSegments): tf.Tensor3D {
   return (inOrder ? flat : tf.gather(flat, tf.tensor1d(imageOfTile, 'int32'))) as tf.Tensor3D;
 }
 
-/** Adds up what the tiles give their images: `[tiles, latents, w] -> shape`. */
+/** Sums the tiles of each image: `[tiles, latents, w] -> shape`. */
 function toImages(x: tf.Tensor3D, { imageOfTile }: MediaSegments, shape: number[]): tf.Tensor {
   const [b, media, latents, width] = shape as [number, number, number, number];
   const indices = tf.tensor2d(imageOfTile, [imageOfTile.length, 1], 'int32');
@@ -54,7 +54,7 @@ function toImages(x: tf.Tensor3D, { imageOfTile }: MediaSegments, shape: number[
 
 /**
  * `{q [b, t, h*d], k [b, media, latents, h*d], v}` -> `[y [b, t, h*d], weights [tiles, h, tileLength, latents]]`.
- * `weights` is what 'FlamingoMediaCrossAttentionGrad' of the same backend wants to find.
+ * `weights` is an input of 'FlamingoMediaCrossAttentionGrad' of the same backend.
  */
 const mediaAttentionOp = fusedOp<MediaAttentionAttrs>({
   name: 'FlamingoMediaCrossAttention',
@@ -94,10 +94,10 @@ const mediaAttentionGradOp = fusedOp<MediaAttentionAttrs>({
 });
 
 /**
- * Attention of each text position to the latents of one image, the one its media index names (paper section 3.1.3).
+ * Attention of each text position to the latents of the image that its media index names (paper section 3.1.3).
  *
- * Computed image by image: scores of a position against other images are never formed. A position whose index is 0, or above
- * the number of images, gives exact zeros.
+ * Computed image by image, without scores against other images. A position with index 0, or above the number of images,
+ * gets exact zeros.
  *
  * @param q        float32 `[b, t, h*d]`
  * @param k        float32 `[b, media, latents, h*d]`

@@ -1,24 +1,24 @@
 import { checkValue, rule } from './check-config';
 
 /**
- * Groups text positions by the image they attend to, so that attention runs image by image. Made once per batch.
+ * Groups text positions by the image they attend to, so that attention runs image by image. Create it once per batch.
  *
- * The positions of one image are laid out in tiles of equal length; the places left over hold nothing. All positions of all
- * images lie in at most twice as many places plus one tile an image, and an image's keys are read once per tile.
+ * Positions of one image fill tiles of equal length; the last tile may have unused places. Positions of all images take at
+ * most twice as many places plus one tile per image, and the keys of an image are read once per tile.
  */
 export class MediaSegments {
   /** Positions per tile. */
   readonly tileLength: number;
   /** For each tile, the image it attends to, as a row of `[batch * media]`. */
   readonly imageOfTile: Int32Array;
-  /** For each place of each tile, the row of `[batch * text]` that stands there; `batch * text` for none. */
+  /** For each place of each tile, its row of `[batch * text]`; `batch * text` for an unused place. */
   readonly rowOfPlace: Int32Array;
-  /** For each row of `[batch * text]`, its place in `[tiles * tileLength]`; that number itself for a row that sees no image. */
+  /** For each row of `[batch * text]`, its place in `[tiles * tileLength]`; `tiles * tileLength` for a row that sees no image. */
   readonly placeOfRow: Int32Array;
 
   /**
-   * @param mediaIndex row-major `[batch, text]`: the image, counted from 1, each position attends to; 0 = none. An index above
-   *                   `media` sees nothing either.
+   * @param mediaIndex row-major `[batch, text]`: the image that each position attends to, counted from 1; 0 = none. An index
+   *                   above `media` also sees no image.
    */
   constructor(
     mediaIndex: ArrayLike<number>,
@@ -83,7 +83,7 @@ function rowsByImage(index: ArrayLike<number>, batch: number, text: number, medi
   return rows;
 }
 
-/** The longest segment if that at most doubles the work; else the mean, longer segments taking several tiles. */
+/** The longest segment if that at most doubles the work; otherwise the mean, so that longer segments take several tiles. */
 function tileLength(lengths: readonly number[]): number {
   if (lengths.length === 0) return 0;
   const total = lengths.reduce((a, b) => a + b, 0);

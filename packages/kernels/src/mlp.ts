@@ -15,7 +15,7 @@ import {
 import { expectShape } from './shape';
 import { sumRows } from './sum-rows';
 
-/** Parameters of a feed-forward part, y = activation(x up^T + b) down^T + c. */
+/** Parameters of a feed-forward layer, y = activation(x up^T + b) down^T + c. */
 export interface MLPParams {
   /** `[inner, in]` */
   readonly up: LinearParams;
@@ -25,15 +25,15 @@ export interface MLPParams {
 
 interface MLPAttrs {
   readonly activation: Activation;
-  /** Instead of the inputs of these names: held by the backend, without gradient. */
+  /** Replace the inputs of these names: held by the backend, without gradients. */
   readonly frozenUp?: FrozenMatrix;
   readonly frozenDown?: FrozenMatrix;
 }
 
 /**
  * `{x [..., in], up? [inner, in], upBias?, down? [out, inner], downBias?, residual? [..., out]}` -> `[y [..., out], z [..., inner]]`;
- * z, before the activation, only if it is taped. What the activation gives is computed again on the way back: it would be as
- * large as z once more.
+ * z, the value before the activation, only if taped. The gradient recomputes the activation, because storing it would take as
+ * much memory as z.
  */
 const mlpOp = fusedOp<MLPAttrs>({
   name: 'FlamingoMLP',
@@ -67,7 +67,7 @@ function paramsOf(weight: tf.Tensor | undefined, bias: tf.Tensor | undefined, fr
 }
 
 /**
- * A feed-forward part: two linear layers with an activation between them.
+ * A feed-forward layer: two linear layers with an activation between them.
  *
  * @param x        float32 `[..., in]`
  * @param p        weights `[inner, in]` and `[out, inner]` (frozen ones get no gradient) and biases

@@ -7,7 +7,7 @@ import { constantVariable, expectRandom, normalVariable } from './random';
 type Shape = readonly number[];
 type RankOf<S extends Shape> = (typeof tf.Rank)[`R${S['length']}` & keyof typeof tf.Rank];
 
-/** A parameter before it exists: its shape, and what makes a fresh one. */
+/** Describes a parameter: its shape and its initial values. */
 export class ParamSpec<S extends Shape = Shape> {
   constructor(
     readonly shape: S,
@@ -15,52 +15,52 @@ export class ParamSpec<S extends Shape = Shape> {
   ) {}
 }
 
-/** The one description of a module's parameters: shapes, fresh values and loaded ones all come from it. */
+/** Describes all parameters of a module: the source of their shapes, initial values and loading. */
 export type SpecTree = Tree<ParamSpec>;
 
 /** The parameters that specs describe. */
 export type ParamsOf<T> =
   T extends ParamSpec<infer S> ? tf.Variable<RankOf<S>> : { readonly [K in keyof T]: ParamsOf<T[K]> };
 
-/** Starts with one value everywhere. */
+/** Initialised to a constant. */
 export function constantSpec<const S extends Shape>(shape: S, value: number): ParamSpec<S> {
   return new ParamSpec(shape, () => constantVariable(shape, value));
 }
 
-/** Starts normal with this standard deviation. */
+/** Initialised from a normal distribution with this standard deviation. */
 export function normalSpec<const S extends Shape>(shape: S, std: number): ParamSpec<S> {
   return new ParamSpec(shape, (random) => normalVariable(random, shape, std));
 }
 
-/** For `layerNorm`; starts as the identity. */
+/** For `layerNorm`; initialised to the identity. */
 export function layerNormSpec(size: number) {
   return { weight: constantSpec([size], 1), bias: constantSpec([size], 0) };
 }
 
-/** For `linear` without bias; by default outputs start as large as inputs. */
+/** For `linear` without bias; by default outputs have the variance of inputs at the start. */
 export function linearSpec(out: number, into: number, std: number = into ** -0.5) {
   return { weight: normalSpec([out, into], std) };
 }
 
 const isSpec = (node: unknown): node is ParamSpec => node instanceof ParamSpec;
 
-/** Shape of every parameter by dotted name, without making any. */
+/** The shape of each parameter by dotted name, without creating parameters. */
 export function shapesOf(specs: SpecTree): Record<string, readonly number[]> {
   const shapes: Record<string, readonly number[]> = {};
   mapTree(specs, isSpec, ({ shape }, name) => (shapes[name] = shape));
   return shapes;
 }
 
-/** Which fresh parameters are packed as soon as they are there, and how. */
+/** Which new parameters are frozen at once, and how. */
 export interface Packing {
   readonly chosen: (name: string, shape: Shape) => boolean;
   readonly precision: FrozenPrecision;
 }
 
 /**
- * Fresh parameters. Each draws from a stream of its own, forked by its dotted name.
+ * Creates parameters with initial values. Each draws from its own stream, forked by its dotted name.
  *
- * @param packing what becomes a frozen matrix at once, so that a large model is never there as a whole in float32
+ * @param packing parameters to freeze at once, so that a large model never exists in float32 as a whole
  */
 export function freshParams<T extends SpecTree>(specs: T, random: Random, packing?: Packing): ParamsOf<T> {
   expectRandom('freshParams', random);
@@ -73,19 +73,19 @@ export function freshParams<T extends SpecTree>(specs: T, random: Random, packin
   });
 }
 
-/** How `loadParams` makes parameters. */
+/** How `loadParams` creates parameters. */
 export interface MakeOptions extends Omit<LoadOptions, 'allowMissing'> {
   /**
-   * Makes something else than a variable of the values of this name, a frozen matrix for example: null is nothing at all,
-   * undefined the variable. One tensor's values are read at a time, so they need not be there before.
+   * Creates the parameter of this name, such as a frozen matrix. Returns undefined for a variable and null for no
+   * parameter. Values are read one tensor at a time, so `data` may be a getter.
    */
   readonly make?: (name: string, values: StateTensor) => Parameter | null | undefined;
 }
 
 /**
- * Parameters with the values of a state that has the same dotted names.
+ * Creates parameters with the values of a state that has the same dotted names.
  *
- * @throws Error listing, together, the names missing, unexpected and of another shape; nothing is made then
+ * @throws Error listing, together, the names that are missing, unexpected and of another shape, before creating any
  */
 export function loadParams<T extends SpecTree>(
   specs: T,
@@ -100,12 +100,12 @@ export function loadParams<T extends SpecTree>(
   });
 }
 
-/** Parameters that were made one by one, by dotted name, as the tree that specs describe. */
+/** Arranges parameters given by dotted name as the tree that `specs` describe. */
 export function paramsFrom<T extends SpecTree>(specs: T, params: ReadonlyMap<string, Parameter>): ParamsOf<T> {
   return makeParams(specs, (_, name) => params.get(name));
 }
 
-/** A variable of these values. */
+/** A variable with these values. */
 export function variableOf(values: Float32Array, shape: readonly number[]): tf.Variable {
   return tf.tidy(() => tf.variable(tf.tensor(values, [...shape])));
 }

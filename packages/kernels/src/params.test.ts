@@ -21,7 +21,7 @@ const make = () => ({
 });
 
 describeBackends('parameter trees', () => {
-  it('names leaves by their path, frozen ones too, and counts them', async () => {
+  it('name leaves by their path, frozen ones too, and count them', async () => {
     await expectNoLeak(() => {
       const tree = { ...make(), head: new FrozenMatrix(new Float32Array(6), [3, 2]) };
       expect([...namedParams(tree).keys()]).toEqual(['norm.weight', 'layers.0.gate', 'layers.1.gate', 'head']);
@@ -32,7 +32,7 @@ describeBackends('parameter trees', () => {
     });
   });
 
-  it('go through a state and back', async () => {
+  it('save to a state and load from it', async () => {
     await expectNoLeak(async () => {
       const [from, to] = [make(), make()];
       tf.tidy(() => from.norm.weight.assign(tf.tensor1d([4, 5])));
@@ -45,7 +45,7 @@ describeBackends('parameter trees', () => {
     });
   });
 
-  it('name together what is missing, unexpected and misshapen', async () => {
+  it('list missing, unexpected and misshapen names together', async () => {
     const tree = make();
     const state = await stateOf(tree);
     delete state['layers.1.gate'];
@@ -63,7 +63,7 @@ describeBackends('parameter trees', () => {
     disposeParams(tree);
   });
 
-  it('must fit the shapes of a config: none too few, none too many', () => {
+  it('must fit the shapes of a config, neither too few nor too many', () => {
     const tree = make();
     const shapes = { 'norm.weight': [2], 'layers.0.gate': [], 'layers.1.gate': [] };
     expect(() => expectParams('Tower', tree, shapes)).not.toThrow();
@@ -78,7 +78,7 @@ describeBackends('parameter trees', () => {
     disposeParams(tree);
   });
 
-  it('give a tree with packed matrices, whose variables are freed', async () => {
+  it('freeze chosen variables and free them; the old tree throws', async () => {
     await expectNoLeak(async () => {
       const w = tf.tidy(() => tf.variable(tf.tensor2d([[1, 2]])));
       const tree = { ...make(), up: { weight: w } };
@@ -100,7 +100,7 @@ describeBackends('parameter trees', () => {
   it('refuse to load into a packed matrix', async () => {
     const tree = { head: new FrozenMatrix(new Float32Array(2), [1, 2]) };
     const state = await stateOf(tree);
-    expect(() => loadState(tree, state, { what: 'test' })).toThrow(/head is frozen and packed. Load the state before/);
+    expect(() => loadState(tree, state, { what: 'test' })).toThrow(/head is frozen. Load the state before/);
     disposeParams(tree);
   });
 });

@@ -6,7 +6,7 @@ import { retireTree } from './retire';
 
 type Frozen = FrozenMatrix | FrozenFilter | FrozenTable;
 
-/** One parameter: a variable (trainable or kept fixed by not training it), or something frozen. */
+/** One parameter: a variable, or a frozen weight. */
 export type Parameter = tf.Variable | Frozen;
 
 /** Plain objects and arrays around leaves; keys and positions joined by dots are the names of the leaves. */
@@ -15,7 +15,7 @@ export type Tree<Leaf> = Leaf | undefined | readonly Tree<Leaf>[] | { readonly [
 /** A module's parameters. */
 export type ParamTree = Tree<Parameter>;
 
-/** The same tree with other leaves; `replace` is told the dotted name of each, after `name` if there is one. */
+/** Maps the leaves of a tree; `replace` gets each leaf with its dotted name, prefixed by `name` if given. */
 export function mapTree<A, B>(
   tree: Tree<A>,
   isLeaf: (node: unknown) => node is A,
@@ -42,7 +42,7 @@ export function namedParams(tree: ParamTree, prefix = ''): Map<string, Parameter
   return found;
 }
 
-/** The variables of a tree by dotted name: what an optimizer can train. */
+/** The variables of a tree by dotted name, which an optimizer can train. */
 export function variables(tree: ParamTree, prefix = ''): Record<string, tf.Variable> {
   const found: Record<string, tf.Variable> = {};
   for (const [name, p] of namedParams(tree, prefix)) if (p instanceof tf.Tensor) found[name] = p as tf.Variable;
@@ -56,7 +56,7 @@ export function countParams(tree: ParamTree): number {
   return n;
 }
 
-/** One tensor on its way from or to a file. */
+/** The values of one tensor, as files store them. */
 export interface StateTensor {
   readonly shape: readonly number[];
   readonly data: Float32Array;
@@ -71,13 +71,13 @@ export async function stateOf(tree: ParamTree, prefix = ''): Promise<Record<stri
   return state;
 }
 
-/** What `loadState` may overlook. */
+/** What `loadState` accepts. */
 export interface LoadOptions {
   /** Named in errors: the model or file. */
   readonly what: string;
-  /** Names in the file that no parameter wants but that are known to be harmless. */
+  /** Names in the file that may be ignored although no parameter has them. */
   readonly ignoreUnexpected?: RegExp;
-  /** Parameters that may be absent from the file and keep their value. */
+  /** Parameters that may be missing from the file; they keep their values. */
   readonly allowMissing?: RegExp;
 }
 
@@ -155,7 +155,7 @@ export function loadState(tree: ParamTree, state: Readonly<Record<string, StateT
     const s = state[name];
     if (!s) continue;
     if (isFrozen(p)) {
-      throw new Error(`${options.what}: ${name} is frozen and packed. Load the state before freezing the model.`);
+      throw new Error(`${options.what}: ${name} is frozen. Load the state before freezing the model.`);
     }
     tf.tidy(() => p.assign(tf.tensor(s.data, [...s.shape])));
   }

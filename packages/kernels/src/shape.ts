@@ -3,11 +3,11 @@ import type * as tf from '@tensorflow/tfjs-core';
 /**
  * Checks a tensor's shape at a public entry.
  *
- * @param what where and which argument, as the reader knows it: `'GatedXAttn.apply: latents'`
- * @param x    the tensor that came
- * @param want expected axes: a number is an exact size, a string names an axis of any size
- * @param fix  one sentence that says how to mend the call
- * @throws Error saying where, what was expected, what came and how to fix it
+ * @param what the function and its argument: `'GatedXAttn.apply: latents'`
+ * @param x    the tensor to check
+ * @param want expected axes: a number is an exact size, a string the name of an axis of any size
+ * @param fix  one sentence on how to fix the call
+ * @throws Error naming `what`, the expected shape, the actual shape and the fix
  */
 export function expectShape(
   what: string,

@@ -22,17 +22,17 @@ export function describeBackends(name: string, body: (backend: BackendName) => v
   });
 }
 
-/** Fails when `f` leaves more tensors behind than it found. Tensors that it returns are disposed of and do not count. */
+/** Fails if `f` leaks tensors. Tensors that it returns are disposed and do not count. */
 export async function expectNoLeak(
   f: () => tf.TensorContainer | void | Promise<tf.TensorContainer | void>,
 ): Promise<void> {
   const run = async () => tf.dispose((await f()) as tf.TensorContainer);
-  // What is made once and kept on purpose, a cached table for example, is made by the first run.
+  // The first run creates what is kept on purpose, such as a cached table.
   await run();
   const before = tf.memory().numTensors;
   await run();
   const leaked = tf.memory().numTensors - before;
-  if (leaked !== 0) throw new Error(`expectNoLeak: ${leaked} tensors are left behind. Wrap the work in tf.tidy.`);
+  if (leaked !== 0) throw new Error(`expectNoLeak: ${leaked} tensors leaked. Wrap the work in tf.tidy.`);
 }
 
 /**

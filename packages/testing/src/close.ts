@@ -7,7 +7,7 @@ export type Values =
   | ArrayLike<number>
   | number;
 
-/** How far apart is still equal. It has no default: every comparison says what it claims. */
+/** The allowed difference. There is no default: each comparison states its tolerance. */
 export type Tolerance =
   | {
       /** Largest allowed difference of an element. */
@@ -20,7 +20,7 @@ export type Tolerance =
       readonly atol?: number;
     };
 
-/** `||a - b|| / ||b||` over all elements; Infinity when b is zero and a is not. */
+/** `||a - b|| / ||b||` over all elements; Infinity if b is zero and a is not. */
 export function relativeError(a: Values, b: Values): number {
   const [x, y] = numbers(a, b);
   let difference = 0;
@@ -32,7 +32,7 @@ export function relativeError(a: Values, b: Values): number {
   return ratio(Math.sqrt(difference), Math.sqrt(size));
 }
 
-/** `max|a - b| / max|b|`; Infinity when b is zero and a is not, NaN when there is one on either side. */
+/** `max|a - b| / max|b|`; Infinity if b is zero and a is not, NaN if either holds NaN. */
 export function maxError(a: Values, b: Values): number {
   const [x, y] = numbers(a, b);
   const { difference, size } = worst(x, y);
@@ -55,7 +55,7 @@ export function expectClose(actual: Values, expected: Values, tolerance: Toleran
   );
 }
 
-/** The largest difference and where; a NaN, wherever it stands, is larger than anything. */
+/** The largest difference and its index; NaN counts as the largest. */
 function worst(x: Float64Array, y: Float64Array): { difference: number; size: number; index: number } {
   let difference = 0;
   let size = 0;

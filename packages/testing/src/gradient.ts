@@ -1,22 +1,23 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { Random } from '@flamingo-ts/kernels';
 
+/** Options of `checkGradient`. */
 export interface GradientCheck {
   /** Allowed difference as a fraction of the input's largest gradient. float32 forwards reach about 1e-3. */
   readonly rtol: number;
-  /** Half the distance of the two points of a difference. Default 1e-2, right for values around 1 in float32. */
+  /** Half the distance between the two points of a difference. Default 1e-2, which suits float32 values around 1. */
   readonly step?: number;
-  /** Elements tried per input, drawn by seed when it has more. Default 16. */
+  /** Elements checked per input, drawn by seed if the input has more. Default 16. */
   readonly elements?: number;
   /** Default 1. */
   readonly seed?: number;
 }
 
 /**
- * Compares the gradient of `sum(f(...inputs) * c)`, c random and fixed, with central differences, input by input.
+ * Compares the gradient of `sum(f(...inputs) * c)`, with a random constant c, with central differences for each input.
  *
- * @param f      any function of float32 tensors that returns one
- * @param inputs where to compare; not disposed
+ * @param f      any function of float32 tensors that returns a float32 tensor
+ * @param inputs the point to compare at; not disposed
  */
 export function checkGradient(
   f: (...inputs: tf.Tensor[]) => tf.Tensor,
@@ -34,7 +35,7 @@ export function checkGradient(
       );
     });
     const weights = cotangent.dataSync();
-    // Summed here in float64: the differences of a float32 sum would drown in its rounding.
+    // Summed in float64: rounding of a float32 sum would hide the differences.
     const value = (at: tf.Tensor[]): number =>
       tf.tidy(() => f(...at).dataSync() as Float32Array).reduce((sum, y, i) => sum + y * weights[i]!, 0);
     const gradients = tf.grads((...xs) => tf.sum(tf.mul(f(...xs), cotangent)))([...inputs]);

@@ -4,22 +4,22 @@ import * as tf from '@tensorflow/tfjs-core';
 import { parseSafetensors, type StoredTensor } from '@flamingo-ts/checkpoint';
 import type { StateTensor } from '@flamingo-ts/kernels';
 
-/** A reference file: what it says of itself (NAME.json) and its numbers (NAME.safetensors). */
+/** A reference: its description (NAME.json) and its tensors (NAME.safetensors). */
 export interface Reference {
-  /** The JSON; an empty object when there is none. */
-  // Sidecars have as many forms as kinds of cases; their readers check what they need.
+  /** The JSON; an empty object if there is none. */
+  // Each kind of reference has its own form; its readers check what they need.
   // eslint-disable-next-line @typescript-eslint/no-explicit-any
   readonly meta: any;
-  /** The safetensors, read on first use; empty when there is none. */
+  /** The safetensors, read on first use; empty if there is none. */
   readonly tensors: Readonly<Record<string, StoredTensor>>;
   /** A new tensor on the current backend: floats as float32, whole numbers as int32, booleans as bool. */
   tensor(name: string): tf.Tensor;
 }
 
 /**
- * Reads NAME.json and NAME.safetensors, or whichever of the two there is.
+ * Reads NAME.json and NAME.safetensors, or the one that exists.
  *
- * @param at path or file URL: with either extension, or without one
+ * @param at path or file URL, with or without an extension
  */
 export function loadReference(at: string | URL): Reference {
   const path = at instanceof URL ? fileURLToPath(at) : at;
@@ -40,14 +40,14 @@ export function loadReference(at: string | URL): Reference {
       if (!stored) {
         const known = Object.keys(this.tensors);
         const some = `${known.slice(0, 12).join(', ')}${known.length > 12 ? ', ...' : ''}`;
-        throw new Error(`${numbers}: no tensor ${name}; it has ${some || 'none'}.`);
+        throw new Error(`${numbers}: no tensor ${name}, only ${some || 'none'}. Check the name.`);
       }
       return toTensor(stored);
     },
   };
 }
 
-/** The float tensors of a reference whose names begin with a prefix, without it: `param.`, `grad.`. */
+/** The float tensors of a reference whose names start with a prefix such as `param.`, by name without the prefix. */
 export function stateFrom({ tensors }: Reference, prefix: string): Record<string, StateTensor> {
   const found = Object.entries(tensors).filter(([name]) => name.startsWith(prefix));
   return Object.fromEntries(
