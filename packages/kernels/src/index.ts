@@ -1,7 +1,6 @@
 export { useBackend, type BackendChoice, type BackendName, type RejectedBackend } from './backend';
 export { fusedOp, fusedOpNames, type FusedOpDefinition, type OpInputs, type Taped } from './fused-op';
 export { checkConfig, checkValue, rule, type ConfigRule, type ConfigRules } from './check-config';
-export { expectKeys, expectSizes } from './expect-config';
 export { expectShape } from './shape';
 export { FrozenFilter, type FilterPackingBackend, type FilterPrecision, type PackedFilter } from './frozen-filter';
 export {
