@@ -1,6 +1,6 @@
 import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
-import { layers } from './tools/lint/layers.js';
+import { layers } from './scripts/lint/layers.js';
 
 export default tseslint.config(
   { ignores: ['**/dist/', '.nx/', '.cache/', 'runs/', 'coverage/'] },
@@ -14,8 +14,8 @@ export default tseslint.config(
     },
   },
   {
-    // The arrows between packages; tools stand outside and may import anything by its name.
-    files: ['{packages,apps}/*/{src,test}/**', 'tools/**'],
+    // Import rules between packages; scripts and benchmarks may import any package by its name.
+    files: ['{packages,apps}/*/{src,test}/**', 'scripts/**'],
     plugins: { workspace: { rules: { layers } } },
     rules: { 'workspace/layers': 'error' },
   },

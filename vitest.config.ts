@@ -24,7 +24,10 @@ export default defineConfig({
       // Tests that start the real command, servers, or every example of the documentation.
       {
         extends: true,
-        test: { name: 'end-to-end', include: ['{packages,apps}/*/test/**/*.test.ts', '{tools,examples}/**/*.test.ts'] },
+        test: {
+          name: 'end-to-end',
+          include: ['{packages,apps}/*/test/**/*.test.ts', '{scripts,benchmarks,examples}/**/*.test.ts'],
+        },
       },
     ],
   },

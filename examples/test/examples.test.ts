@@ -4,7 +4,7 @@ import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 import { build, defaultClientConditions, preview, type PreviewServer } from 'vite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findChromium } from '../../tools/setup-chromium';
+import { findChromium } from '../../scripts/setup-chromium';
 
 const folder = path.resolve(import.meta.dirname, '..');
 

@@ -35,7 +35,7 @@ describe('import arrows', () => {
       /is a deep import: @flamingo-ts\/lm-core has one entry/,
     ],
     ['gated-xattn', 'import { cache } from "../../lm-core/src/cache";', /import @flamingo-ts\/lm-core by its name/],
-    ['gated-xattn', 'import { helper } from "../../../tools/helper";', /leaves its package/],
+    ['gated-xattn', 'import { helper } from "../../../scripts/helper";', /leaves its package/],
     ['perceiver-resampler', 'import { x } from "@flamingo-ts/testing";', /is for tests only/],
     [
       'perceiver-resampler',
@@ -50,13 +50,16 @@ describe('import arrows', () => {
 
   it.each([
     ['packages/flamingo/src/planted.ts', 'import { linear } from "@flamingo-ts/kernels";'],
-    ['packages/flamingo/src/planted.ts', 'import { readFile } from "node:fs/promises"; import { x } from "./x";'],
+    [
+      'packages/flamingo/src/planted.ts',
+      'import { readFile } from "node:fs/promises"; import { x } from "../../scripts/lint/x";',
+    ],
     [
       'packages/optim/src/planted.test.ts',
       'import { expectClose } from "@flamingo-ts/testing"; import { it } from "vitest";',
     ],
     ['packages/optim/test/planted.ts', "import { it } from 'vitest'; import { x } from '@flamingo-ts/testing';"],
-    ['tools/planted.ts', "import { gpt2 } from '../packages/lm-core/test/gpt2';"],
+    ['scripts/planted.ts', "import { gpt2 } from '../../scripts/packages/lm-core/test/gpt2';"],
     ['apps/trainer/src/planted.ts', 'import { registerNativeBackend } from "@flamingo-ts/backend-native";'],
   ])('%s allows %s', async (file, code) => {
     expect(await lint(file, code)).toEqual([]);

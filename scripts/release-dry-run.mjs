@@ -1,7 +1,7 @@
 // Tries a release without publishing it: copies the workspace into .cache/release, writes the versions that the changesets
-// ask for, builds, and packs every package as `npm publish` would. `tools/check-packages.ts` then checks the tarballs.
+// ask for, builds, and packs every package as `npm publish` would. `scripts/check-packages.ts` then checks the tarballs.
 //
-//   node tools/release-dry-run.mjs
+//   node scripts/release-dry-run.mjs
 import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import path from 'node:path';

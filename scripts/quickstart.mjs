@@ -29,6 +29,6 @@ if (major < 20 || (major === 20 && minor < 19)) {
 }
 
 if (!installed(root)) run('Installing packages', 'npm', ['ci']);
-if (!isHelp) run('Looking for oneDNN', process.execPath, [join(root, 'tools/setup-onednn.mjs')], { optional: true });
+if (!isHelp) run('Looking for oneDNN', process.execPath, [join(root, 'scripts/setup-onednn.mjs')], { optional: true });
 const command = [join(root, 'apps/trainer/bin/flamingo.js'), 'quickstart', '--started', String(started)];
 run('Running the recipe', process.execPath, [...command, ...process.argv.slice(2)]);

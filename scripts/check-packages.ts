@@ -2,7 +2,7 @@
 // all of them into an empty project and runs there the example of each README, as an ES module and as CommonJS. Packages
 // that say nothing of Node are bundled for the browser too.
 //
-//   node --import tsx tools/check-packages.ts [--node OTHER_NODE_BINARY]
+//   node --import tsx scripts/check-packages.ts [--node OTHER_NODE_BINARY]
 //
 // The packages must be built. Prints one line a check and at the end `N passed, N failed`.
 import { spawnSync } from 'node:child_process';

@@ -37,18 +37,18 @@ async function main() {
   let node24;
   await Promise.all([
     (async () => {
-      if (await setUp('setup:onednn', 'node', ['tools/setup-onednn.mjs'], { required: Boolean(process.env.CI) }))
+      if (await setUp('setup:onednn', 'node', ['scripts/setup-onednn.mjs'], { required: Boolean(process.env.CI) }))
         backends.push('native');
       if (await setUp('setup:tensorflow', 'npm', ['run', '-s', 'setup:tensorflow', '--', '--download']))
         backends.push('tensorflow');
-      await setUp('setup:redis', 'node', ['tools/setup-redis.mjs']);
-      await setUp('setup:chromium', 'node', ['--import', 'tsx', 'tools/setup-chromium.ts']);
+      await setUp('setup:redis', 'node', ['scripts/setup-redis.mjs']);
+      await setUp('setup:chromium', 'node', ['--import', 'tsx', 'scripts/setup-chromium.ts']);
       node24 = await otherNode();
       await step('types', 'npm', ['run', '-s', 'typecheck']);
     })(),
     (async () => {
       // Builds in a copy of the workspace, as a release does.
-      await step('release dry run', 'node', ['tools/release-dry-run.mjs']);
+      await step('release dry run', 'node', ['scripts/release-dry-run.mjs']);
       await step('lint', 'npm', ['run', '-s', 'lint']);
       await step('format', 'npm', ['run', '-s', 'format:check']);
     })(),
@@ -64,10 +64,10 @@ async function main() {
         });
       }
       const cases = references(values.reference);
-      await step('reference cases', 'node', [...source, 'tools/goldens/main.ts', ...cases], { count: lastCount });
+      await step('reference cases', 'node', [...source, 'scripts/goldens/main.ts', ...cases], { count: lastCount });
       await step('documentation site', 'npm', ['run', '-s', 'docs']);
       const nodes = node24 ? ['--node', node24] : [];
-      const check = '.cache/release/tools/check-packages.ts';
+      const check = '.cache/release/scripts/check-packages.ts';
       await step('packed packages', 'node', ['--import', 'tsx', check, ...nodes], {
         env: { FLAMINGO_TEST_BACKENDS: backends.join(',') },
         count: lastCount,
