@@ -3,20 +3,20 @@ import type { AddedTokenJson } from './tokenizer';
 /** A section of a text: the id of an added token, or text between added tokens. */
 type Section = number | string;
 
-/** An added token and how it is spelled in the text that is searched. */
+/** An added token and its spelling in the text to search. */
 export interface Spelling {
   readonly token: AddedTokenJson;
   readonly spelling: string;
 }
 
-// As Rust's \w and \s, which `tokenizers` uses here.
+// Equivalent to Rust's \w and \s, which `tokenizers` uses here.
 const ENDS_WITH_WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
 const STARTS_WITH_WORD = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
 const SPACE = /\p{White_Space}/u;
 
 /**
- * Finds added tokens in a text, as the `tokenizers` library does: the leftmost first, the longest of those that start at
- * the same place. `single_word`, `lstrip` and `rstrip` apply.
+ * Finds added tokens in a text, as the `tokenizers` library does: the leftmost match wins, then the longest. Respects
+ * `single_word`, `lstrip` and `rstrip`.
  */
 export function addedTokenSplitter(spellings: readonly Spelling[]): (text: string) => Section[] {
   const tokens = new Map(spellings.filter(({ spelling }) => spelling).map((s) => [s.spelling, s.token]));
@@ -30,7 +30,7 @@ export function addedTokenSplitter(spellings: readonly Spelling[]): (text: strin
       const { id, single_word, lstrip, rstrip } = tokens.get(spelling)!;
       let begin = index;
       let end = index + spelling.length;
-      // Two code units hold the character before, or the one after, whole.
+      // Two code units are enough for the whole character before or after.
       const isPartOfWord =
         ENDS_WITH_WORD.test(text.slice(Math.max(0, begin - 2), begin)) ||
         STARTS_WITH_WORD.test(text.slice(end, end + 2));

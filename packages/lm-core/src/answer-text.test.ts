@@ -18,7 +18,7 @@ const tokenizer = loadTokenizer(trainByteLevelBPE([corpus], { vocabSize: 280, sp
 const stop = requireToken(tokenizer, '<EOC>');
 const pieces = (text: string) => tokenizer.encode(text).map((id) => tokenizer.decode([id]));
 
-/** A model that answers prompt `i` with `scripts[i]`, then with stop tokens for ever. */
+/** A model that answers prompt `i` with `scripts[i]`, then with stop tokens forever. */
 function scripted(scripts: readonly (readonly number[])[]): Stepper {
   let rows: { prompt: number; step: number }[] = [];
   const logits = () =>
@@ -40,20 +40,21 @@ function scripted(scripts: readonly (readonly number[])[]): Stepper {
   };
 }
 
-/** The answers of the script and the pieces of text that came of each. */
+/** The answers of the scripts, and the texts and tokens that `onToken` received for each. */
 async function stream(scripts: readonly (readonly number[])[], options: TextOptions & { maxNewTokens?: number } = {}) {
-  const told: AnswerPiece[] = [];
-  const settings = { maxNewTokens: 40, stopTokens: [stop], tokenizer, onToken: told.push.bind(told), ...options };
-  const answers = await greedy(scripted(scripts), settings);
-  const texts = answers.map((_, i) => told.filter(({ prompt }) => prompt === i).map(({ text }) => text));
-  const tokens = answers.map((_, i) => told.filter(({ prompt }) => prompt === i).map(({ token }) => token));
+  const received: AnswerPiece[] = [];
+  const onToken = received.push.bind(received);
+  const decoding = { maxNewTokens: 40, stopTokens: [stop], tokenizer, onToken, ...options };
+  const answers = await greedy(scripted(scripts), decoding);
+  const texts = answers.map((_, i) => received.filter(({ prompt }) => prompt === i).map(({ text }) => text));
+  const tokens = answers.map((_, i) => received.filter(({ prompt }) => prompt === i).map(({ token }) => token));
   return { answers, texts, tokens };
 }
 
 describe('stop strings', () => {
   const script = tokenizer.encode('one two three one');
 
-  it('end an answer though they begin inside one token and end inside another', async () => {
+  it('end an answer even if they start inside one token and end inside another', async () => {
     expect(pieces('one two three one')).toEqual(['one', ' two', ' three', ' one']);
     const want = { tokens: script.slice(0, 3), stopped: true, text: 'one t', stopString: 'wo th' };
     const options = { maxNewTokens: 9, tokenizer, stopStrings: ['absent', 'wo th'] };
@@ -65,7 +66,7 @@ describe('stop strings', () => {
     }
   });
 
-  it('take the first of several in a text, and none that ends an earlier answer', async () => {
+  it('apply at the first match in the text, separately for each answer', async () => {
     const answers = await greedy(scripted([script, script.slice(1), []]), {
       maxNewTokens: 4,
       stopTokens: [stop],
@@ -81,7 +82,7 @@ describe('stop strings', () => {
     expect(open).toEqual({ tokens: script.slice(0, 2), stopped: false, score: open!.score, text: 'one two' });
   });
 
-  it('finish a beam, which then ranks as one that ended by a stop token', async () => {
+  it('finish a beam, which then ranks like one that ended with a stop token', async () => {
     // " two" is likelier at first, but what follows it is not.
     const [one, two, three] = ['one', ' two', ' three'].map((text) => tokenizer.encode(text)[0]!) as [
       number,
@@ -106,7 +107,7 @@ describe('stop strings', () => {
 });
 
 describe('text', () => {
-  it('leaves out the stop token, and is there only with a tokenizer', async () => {
+  it('excludes the stop token, and is present only with a tokenizer', async () => {
     const script = tokenizer.encode('one two');
     const [answer] = await greedy(scripted([script]), { maxNewTokens: 9, stopTokens: [stop], tokenizer });
     expect(answer).toMatchObject({ tokens: [...script, stop], text: 'one two', stopped: true });
@@ -114,7 +115,7 @@ describe('text', () => {
     expect(Object.keys(bare!)).toEqual(['tokens', 'stopped', 'score']);
   });
 
-  it('is given out in complete characters', async () => {
+  it('is streamed in complete characters', async () => {
     const script = tokenizer.encode('a🦩é');
     expect(script).toHaveLength(7);
     const { texts, answers } = await stream([script]);
@@ -125,8 +126,8 @@ describe('text', () => {
     expect(cut.answers[0]!.text).toBe('a');
   });
 
-  it('gives out the complete part of a token that ends amid a character', async () => {
-    // Two bytes a token, numbered from 1: 0 is the stop token.
+  it('includes the complete part of a token that ends inside a character', async () => {
+    // Two bytes per token, numbered from 1: 0 is the stop token.
     const bytes = new TextEncoder().encode('aé🦩b');
     const pairs = {
       decode: (ids: readonly number[]) => {
@@ -138,7 +139,7 @@ describe('text', () => {
     expect(texts[0]).toEqual(['a', 'é', '', '🦩b', '']);
   });
 
-  it('keeps back what may become a stop string, until it cannot any more', async () => {
+  it('holds back what may become a stop string until it no longer can', async () => {
     const script = tokenizer.encode('a ## b ##');
     expect(pieces('a ## b ##')).toEqual(['a', ' ', '#', '#', ' ', 'b', ' ', '#', '#']);
     const { texts } = await stream([script], { stopStrings: ['###', ' #!'] });
@@ -148,7 +149,7 @@ describe('text', () => {
     expect(ended.tokens).toEqual(ended.answers.map(({ tokens }) => tokens));
   });
 
-  /** What the answer should be, found by decoding all its beginnings anew. */
+  /** The expected answer, found by decoding each of its prefixes from scratch. */
   function whole(script: readonly number[], stopStrings: readonly string[], decode = tokenizer.decode) {
     const shown = (tokens: readonly number[]) => decode(tokens).replace(/\uFFFD+$/, '');
     for (let end = 1; end <= script.length; end++) {
@@ -169,7 +170,7 @@ describe('text', () => {
     maxLength: 2,
   });
 
-  it('is that of all tokens at once, whatever the characters, in a batch of different answers', async () => {
+  it('equals the text of all tokens decoded at once, for any characters, in a batch of different answers', async () => {
     const text = fc.string({ unit: fc.constantFrom('a', 'b', ' ', 'é', '🦩', 'one', ' two', '漢'), maxLength: 12 });
     await fc.assert(
       fc.asyncProperty(fc.array(text, { minLength: 1, maxLength: 3 }), few, async (lines, stopStrings) => {
@@ -181,7 +182,7 @@ describe('text', () => {
     );
   });
 
-  it('is that of all tokens at once where bytes are no characters', async () => {
+  it('equals the text of all tokens decoded at once, for bytes that are not characters', async () => {
     const bytes = tokenizer.encode('a🦩é漢 ');
     const script = fc.array(fc.constantFrom(...bytes), { maxLength: 14 });
     await fc.assert(
@@ -192,7 +193,7 @@ describe('text', () => {
     );
   });
 
-  it('is that of all tokens at once for a decoder that drops the first space and some tokens', async () => {
+  it('equals the text of all tokens decoded at once, for a decoder that drops the first space and some tokens', async () => {
     const words = [' a', ' ', 'b', ' c', '', '  '];
     const decode = (ids: readonly number[]) =>
       ids
@@ -228,11 +229,11 @@ describe('text', () => {
   });
 });
 
-it('refuses stop strings that it cannot look for', async () => {
+it('rejects empty stop strings, and stop strings without a tokenizer', async () => {
   const options = { maxNewTokens: 3, stopStrings: ['\n'] };
-  await expect(greedy(scripted([[]]), options)).rejects.toThrow(/a tokenizer beside stopStrings \["\\n"\], got none/);
-  await expect(beamSearch(scripted([[]]), { ...options, beams: 2 })).rejects.toThrow(/a tokenizer beside stopStrings/);
+  await expect(greedy(scripted([[]]), options)).rejects.toThrow(/stopStrings \["\\n"\] require a tokenizer, got none/);
+  await expect(beamSearch(scripted([[]]), { ...options, beams: 2 })).rejects.toThrow(/require a tokenizer, got none/);
   await expect(greedy(scripted([[]]), { ...options, tokenizer, stopStrings: ['a', ''] })).rejects.toThrow(
-    /stopStrings must be texts of at least one character, got ''/,
+    /stopStrings must be strings of at least one character, got ''/,
   );
 });

@@ -1,10 +1,12 @@
 import type { Tokenizer } from './tokenizer';
 
-/** How answers become text, for all decoding methods. */
+/** Options for the text of answers, for all decoding methods. */
 export interface TextOptions {
   /** Adds a `text` to answers; required for `stopStrings`. */
   readonly tokenizer?: Pick<Tokenizer, 'decode'>;
-  /** An answer ends with the token that completes one of these in its text, wherever in a token it begins or ends. */
+  /**
+   * An answer ends with the token that completes one of these in its text, even if the string starts or ends inside a token.
+   */
   readonly stopStrings?: readonly string[];
 }
 
@@ -16,7 +18,7 @@ export interface AnswerText {
   readonly stopString?: string;
   /** The last tokens: those not yet part of `text`, and some before them. */
   readonly window: readonly number[];
-  /** Number of tokens of the window, and of characters of their text, that are part of `text`. */
+  /** How many tokens of the window, and how many characters of their text, are already part of `text`. */
   readonly read: { readonly tokens: number; readonly characters: number };
 }
 
@@ -34,22 +36,22 @@ export class TextReader {
   ) {}
 
   /**
-   * A reader, if the options have a tokenizer.
+   * Returns a reader if the options have a tokenizer.
    *
    * @throws Error if a stop string is empty, or if there are stop strings without a tokenizer
    */
   static of({ tokenizer, stopStrings = [] }: TextOptions): TextReader | undefined {
     if (stopStrings.includes('')) {
-      throw new Error("generate: stopStrings must be texts of at least one character, got ''. Leave it out.");
+      throw new Error("generate: stopStrings must be strings of at least one character, got ''. Remove it.");
     }
     if (tokenizer && typeof tokenizer.decode !== 'function') {
-      throw new Error('generate: tokenizer must have a method decode, got none. Pass what loadTokenizer returns.');
+      throw new Error('generate: tokenizer must have a decode method, got none. Pass what loadTokenizer returns.');
     }
     if (tokenizer) return new TextReader(tokenizer, stopStrings);
     if (stopStrings.length === 0) return undefined;
     throw new Error(
-      `generate: expected a tokenizer beside stopStrings ${JSON.stringify(stopStrings)}, got none. ` +
-        'Pass the one that made the prompts, or token ids as stopTokens.',
+      `generate: stopStrings ${JSON.stringify(stopStrings)} require a tokenizer, got none. ` +
+        'Pass the one that encoded the prompts, or pass token ids as stopTokens.',
     );
   }
 
@@ -72,7 +74,7 @@ export class TextReader {
     return { ...this.cut(before.text, piece), ...rest };
   }
 
-  /** Number of characters that cannot change any more: all except what may become a stop string. */
+  /** Number of characters that can no longer change: all except an ending that may become a stop string. */
   certain(text: string): number {
     let open = 0;
     for (const stop of this.stopStrings) {

@@ -125,7 +125,7 @@ function bestCandidates(
   return candidates.sort((a, b) => b.logProb - a.logProb).slice(0, keep);
 }
 
-/** Adds to candidates the text of their last token, and whether it ends them. */
+/** Adds to each candidate the text of its last token, and whether that token ends it. */
 function withEndings(
   candidates: readonly Beam[],
   stopTokens: readonly number[],
@@ -148,11 +148,11 @@ const advanceCurrent: Rules = (search, candidates, length, o) => {
   });
   search.open = atLimit ? [] : candidates.filter((beam) => !beam.stopped).slice(0, o.beams);
   const best = search.open[0]?.logProb ?? -Infinity;
-  const favoured = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? o.maxNewTokens : length;
-  search.done = atLimit || !canImprove(search, best / favoured ** o.lengthPenalty, o);
+  const favored = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? o.maxNewTokens : length;
+  search.done = atLimit || !canImprove(search, best / favored ** o.lengthPenalty, o);
 };
 
-/** Like the above, but lengths count the prompt and not the last token, and open beams become answers at the limit. */
+/** Like `advanceCurrent`, but lengths count the prompt and not the last token, and open beams become answers at the limit. */
 const advanceLegacy: Rules = (search, candidates, length, o) => {
   const before = search.promptLength + length - 1;
   const open: Beam[] = [];
@@ -164,9 +164,9 @@ const advanceLegacy: Rules = (search, candidates, length, o) => {
     }
   });
   search.open = open;
-  const favoured = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? search.promptLength + o.maxNewTokens : before;
+  const favored = o.earlyStopping === 'never' && o.lengthPenalty > 0 ? search.promptLength + o.maxNewTokens : before;
   const best = candidates[0]?.logProb ?? -Infinity;
-  search.done = !canImprove(search, best / favoured ** o.lengthPenalty, o);
+  search.done = !canImprove(search, best / favored ** o.lengthPenalty, o);
   if (!search.done && length === o.maxNewTokens) {
     for (const beam of open) finish(search, beam, beam.logProb / (before + 1) ** o.lengthPenalty, o.beams);
     search.done = true;

@@ -5,7 +5,7 @@ import type { KVCache } from './kv-cache';
 /** Optional inputs of a call of a language model, in addition to the tokens. */
 export interface LMContext {
   /**
-   * float32 `[batch, keys]`, 1 = a real token, for all keys so far including those of this call. Absent: no padding.
+   * float32 `[batch, keys]`, 1 = a real token, for all keys so far including those of this call. Omit it if there is no padding.
    * Padding may be on the left or right; positions count real tokens only, so padding does not shift them.
    */
   readonly keyMask?: tf.Tensor2D;

@@ -4,7 +4,7 @@ import { AveragingLM, type Defect } from '../test/averaging-lm';
 import { checkCausalLM } from './index';
 
 describeBackends('checkCausalLM', () => {
-  it('passes a model that keeps its promises and leaves nothing behind', async () => {
+  it('passes a correct model and leaks no tensors', async () => {
     const lm = new AveragingLM();
     await expectNoLeak(async () => {
       const report = await checkCausalLM(lm);

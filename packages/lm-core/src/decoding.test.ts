@@ -102,7 +102,7 @@ describeBackends('decoding', (backend) => {
     });
   });
 
-  it('draws the same tokens for a seed, whatever else is in the batch', async () => {
+  it('samples the same tokens for the same seed, whatever else is in the batch', async () => {
     const options = { ...decoding, temperature: 1.3, topK: 20, topP: 0.95, seed: 7 };
     const together = await generate(lm, prompts, options);
     expect(await generate(lm, prompts, options)).toEqual(together);
@@ -129,20 +129,20 @@ describeBackends('decoding', (backend) => {
     });
   });
 
-  it('tells every token as it comes', async () => {
-    const told: number[][] = prompts.map(() => []);
+  it('passes every token to onToken as it is chosen', async () => {
+    const received: number[][] = prompts.map(() => []);
     const answers = await generate(lm, prompts, {
       ...decoding,
       topK: 20,
       onToken: ({ prompt, token, text }) => {
-        told[prompt]!.push(token);
+        received[prompt]!.push(token);
         expect(text).toBe('');
       },
     });
-    expect(told).toEqual(answers.map((answer) => answer.tokens));
+    expect(received).toEqual(answers.map((answer) => answer.tokens));
   });
 
-  it('tells the context factory which prompt each row continues', async () => {
+  it('passes the prompt of each row to the context factory', async () => {
     const calls: string[] = [];
     await generate(lm, prompts, {
       ...decoding,
@@ -159,7 +159,7 @@ describeBackends('decoding', (backend) => {
     ]);
   });
 
-  it('refuses what it cannot decode', async () => {
+  it('rejects invalid prompts and options', async () => {
     await expect(generate(lm, [[]], decoding)).rejects.toThrow(/prompt 0: expected at least one token, got none/);
     await expect(generate(lm, [[96]], decoding)).rejects.toThrow(/below the model's vocabSize 96, got 96/);
     await expect(generate(lm, prompts, { maxNewTokens: 0 })).rejects.toThrow(
@@ -169,7 +169,7 @@ describeBackends('decoding', (backend) => {
       /either beams or temperature/,
     );
     await expect(generate(lm, prompts, { ...decoding, beams: 2, onToken: () => undefined })).rejects.toThrow(
-      /onToken works for greedy and sampled decoding, got 2 beams.*Leave out beams or onToken/,
+      /onToken works for greedy and sampled decoding, got 2 beams.*Omit beams or onToken/,
     );
     await expect(generate(lm, prompts, { ...decoding, topP: 1.5 })).rejects.toThrow(/topP must be .*got 1.5/);
     const wrong: [object, RegExp][] = [
@@ -180,7 +180,7 @@ describeBackends('decoding', (backend) => {
       [{ lengthPenalty: '1' }, /lengthPenalty must be a finite number, got "1"/],
       [{ seed: 0.5 }, /seed must be a whole number, got 0\.5/],
       [{ stopTokens: 3 }, /stopTokens must be an array/],
-      [{ tokenizer: {} }, /tokenizer must have a method decode/],
+      [{ tokenizer: {} }, /tokenizer must have a decode method/],
       [{ maxTokens: 3 }, /maxTokens is not a config key/],
     ];
     for (const [options, message] of wrong) {
@@ -213,7 +213,7 @@ describe('beamSearch', () => {
     expect(answers![0]!.score).toBeCloseTo(Math.log(0.4 * 0.9), 5);
   });
 
-  it('says so when logits overflowed', async () => {
+  it('reports logits that overflowed', async () => {
     const broken = chain([[NaN, NaN, NaN]]);
     await expect(beamSearch(broken, { beams: 2, maxNewTokens: 3 })).rejects.toThrow(/expected finite logits/);
   });

@@ -13,9 +13,9 @@ import * as tf from '@tensorflow/tfjs-core';
 
 /** How a language model is frozen. */
 export interface FreezeOptions {
-  /** Which parameters are multiplied by, and so may be packed. */
+  /** Whether a parameter is a matrix that may be packed: one that inputs are multiplied by. */
   readonly isMatrix: (name: string, shape: readonly number[]) => boolean;
-  /** Whether the head is the embedding. */
+  /** Whether the head uses the weights of the embedding. */
   readonly tiedHead: boolean;
 }
 
@@ -50,7 +50,7 @@ export class ParameterCollector {
   /** A packed copy of the tied head. */
   head: FrozenMatrix | undefined;
 
-  /** @param precision if given, parameters are packed as they come */
+  /** @param precision if given, parameters are packed as they are added */
   constructor(
     private readonly precision: FrozenPrecision | undefined,
     private readonly options: FreezeOptions,
@@ -59,8 +59,8 @@ export class ParameterCollector {
   /**
    * Adds one parameter.
    *
-   * @param release called when borrowed values are no longer used; without it the values are copied where they are kept
-   * @returns       whether the values stay in use until then
+   * @param release called when borrowed values are no longer used; without it, values that are kept are copied
+   * @returns       whether the values stay in use until `release` is called
    */
   add(name: string, values: FrozenValues, shape: readonly number[], release?: () => void): boolean {
     const { precision } = this;

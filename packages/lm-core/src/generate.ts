@@ -151,13 +151,13 @@ export async function generate<C extends LMContext>(
   if (draws && beams > 1) {
     throw new Error(
       `generate: expected either beams or temperature, topK and topP, got both (beams ${beams}). ` +
-        'Leave out beams to draw tokens, or leave out the others to search.',
+        'Omit beams to sample, or omit the others to use beam search.',
     );
   }
   if (options.onToken && beams > 1) {
     throw new Error(
       `generate: onToken works for greedy and sampled decoding, got ${beams} beams, whose best answer is known only at ` +
-        'the end. Leave out beams or onToken.',
+        'the end. Omit beams or onToken.',
     );
   }
   options.allowedAnswers?.forEach((answers, prompt) =>

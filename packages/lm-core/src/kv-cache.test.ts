@@ -27,14 +27,14 @@ describeBackends('KVCache', () => {
         [[4], [60]],
       ]);
       expect(cache.layer(1)!.keys.arraySync()).toEqual([[[9]], [[7]], [[7]]]);
-      expect(cache.bytes).toBe(4 * 4 * 3 * 64); // Keys and values of two layers with room for 64 positions.
+      expect(cache.bytes).toBe(4 * 4 * 3 * 64); // Keys and values of two layers with capacity for 64 positions.
       cache.gather([1]);
       expect(cache.layer(0)!.keys.shape).toEqual([1, 2, 1]);
       cache.dispose();
     });
   });
 
-  it('forks, and the original stays as it was', () => {
+  it('forks without changing the original', () => {
     tf.tidy(() => {
       const cache = new KVCache(1);
       cache.append(0, rows(1, 2), rows(3, 4));
@@ -56,7 +56,7 @@ describeBackends('KVCache', () => {
     });
   });
 
-  it('outlives tidy and leaves nothing behind', async () => {
+  it('outlives tf.tidy and leaks no tensors', async () => {
     await expectNoLeak(() => {
       const cache = new KVCache(1);
       let made = 0;
@@ -76,7 +76,7 @@ describeBackends('KVCache', () => {
     });
   });
 
-  it('makes room as it fills, and gives what it holds as it lies', async () => {
+  it('grows as it fills, and returns its buffers without a copy', async () => {
     await expectNoLeak(() => {
       const cache = new KVCache(1);
       for (let i = 0; i < 200; i++) {
@@ -97,7 +97,7 @@ describeBackends('KVCache', () => {
     });
   });
 
-  it('says what does not fit', () => {
+  it('rejects another number of rows, and a layer beyond the last', () => {
     tf.tidy(() => {
       const cache = new KVCache(1);
       cache.append(0, rows(1, 2), rows(1, 2));

@@ -7,9 +7,9 @@ export interface LayerCache {
   readonly values: tf.Tensor3D;
 }
 
-/** The same with spare room, both float32 `[rows, capacity, width]`: pass the length to `attention` as `keyCount`. */
+/** A `LayerCache` with spare capacity, float32 `[rows, capacity, width]`. Pass `length` to `attention` as `keyCount`. */
 export interface RoomyLayerCache extends LayerCache {
-  /** Number of keys in use; the room after them has no meaning. */
+  /** Number of keys in use; the values after them are undefined. */
   readonly length: number;
 }
 
@@ -19,9 +19,9 @@ const ROOM = 64;
 /**
  * Keys and values of every layer while a model reads a prompt and continues it token by token.
  *
- * Rows are sequences. `gather` reorders, repeats and drops them: for beams that change places, one prompt with many
- * candidates, sequences that are finished. New positions are written into spare room, so that a token does not copy those
- * before it. The tensors outlive `tf.tidy`; `dispose` frees them.
+ * Rows are sequences. `gather` reorders, repeats and drops them: for beams that swap, one prompt with many candidates, and
+ * finished sequences. New positions are written into spare capacity, so that adding a token does not copy the earlier ones.
+ * The tensors outlive `tf.tidy`; `dispose` frees them.
  */
 export class KVCache {
   private readonly layers: (RoomyLayerCache | undefined)[];
@@ -37,7 +37,7 @@ export class KVCache {
     return this.layers[this.numLayers - 1]?.length ?? 0;
   }
 
-  /** Bytes of keys and values, spare room included. */
+  /** Bytes of keys and values, spare capacity included. */
   get bytes(): number {
     return this.layers.reduce((sum, layer) => sum + (layer ? 4 * (layer.keys.size + layer.values.size) : 0), 0);
   }
@@ -60,12 +60,12 @@ export class KVCache {
     return this.layer(layer)!;
   }
 
-  /** Like `append`, but returns the cache's own tensors without a copy, spare room included. Do not dispose them. */
+  /** Like `append`, but returns the cache's own tensors without a copy, spare capacity included. Do not dispose them. */
   extend(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): RoomyLayerCache {
     if (layer >= this.numLayers) {
       throw new Error(
         `KVCache.append: layer must be below ${this.numLayers}, got ${layer}. ` +
-          'Make the cache with the number of blocks of the model that uses it.',
+          'Create the cache with the number of blocks of the model that uses it.',
       );
     }
     const past = this.layers[layer];
@@ -105,8 +105,8 @@ export class KVCache {
   }
 
   /**
-   * A tensor that depends only on the model's weights and is needed again at the next token, such as projected positions:
-   * made at the first call, freed with the cache.
+   * A tensor that depends only on the model's weights and is needed again for the next token, such as projected positions.
+   * It is made at the first call and freed with the cache.
    */
   remember<T extends tf.Tensor>(name: string, make: () => T): T {
     let tensor = this.kept.get(name);
@@ -128,7 +128,7 @@ export class KVCache {
   }
 }
 
-/** Writes rows after those of `past`, which is consumed, and allocates more room if needed. */
+/** Writes rows after those of `past`, which is disposed or reused, and allocates more capacity if needed. */
 function written(past: tf.Tensor3D | undefined, rows: tf.Tensor3D, at: number, length: number): tf.Tensor3D {
   const [b, , width] = rows.shape;
   const capacity = past?.shape[1] ?? 0;

@@ -2,9 +2,9 @@ import type { Decoder, Normalizer, PreTokenizer } from '@huggingface/tokenizers'
 import { GPT2_WORDS, splitWords, type SplitBehavior } from './split-words';
 
 /*
- * Where the JavaScript library differs from the original `tokenizers` library, its objects get the original's behavior
- * here. JavaScript's \w and \d know ASCII alone, its \s and trim() count U+FEFF and miss U+0085, TextDecoder drops U+FEFF,
- * and replaceAll() gives $ a meaning.
+ * Makes the JavaScript library behave like the original `tokenizers` library where the two differ: JavaScript's \w and \d
+ * match only ASCII, \s and trim() include U+FEFF but not U+0085, TextDecoder drops U+FEFF, and replaceAll() gives $ a
+ * special meaning.
  */
 
 /** A part of a tokenizer.json: its type and options. */
@@ -14,7 +14,7 @@ const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}';
 const PUNCTUATION = /[\p{P}!-/:-@[-`{-~]/gu;
 const SPACES = /\p{White_Space}+/gu;
 
-/** Repairs a pre-tokenizer in place, and those of a sequence. */
+/** Repairs a pre-tokenizer in place; for a sequence, each of its parts. */
 export function repairPreTokenizer(object: PreTokenizer | null, json: PartJson | null | undefined): void {
   if (!object || !json) return;
   const {
@@ -47,13 +47,13 @@ export function repairPreTokenizer(object: PreTokenizer | null, json: PartJson |
     (object as unknown as { pattern: RegExp }).pattern = GPT2_WORDS;
   } else if (type === 'Metaspace' && json['split'] !== false) {
     const whole = object.pre_tokenize_text.bind(object);
-    const mark = new RegExp((json['replacement'] as string | undefined) ?? '\u2581', 'gu');
+    const space = new RegExp((json['replacement'] as string | undefined) ?? '\u2581', 'gu');
     object.pre_tokenize_text = (text, options) =>
-      whole(text, options).flatMap((section) => splitWords(section, mark, 'MergedWithNext'));
+      whole(text, options).flatMap((section) => splitWords(section, space, 'MergedWithNext'));
   }
 }
 
-/** Repairs a normalizer in place, and those of a sequence. */
+/** Repairs a normalizer in place; for a sequence, each of its parts. */
 export function repairNormalizer(object: Normalizer | null, json: PartJson | null | undefined): void {
   if (!object || !json) return;
   const { type } = json;
@@ -82,7 +82,7 @@ export function repairNormalizer(object: Normalizer | null, json: PartJson | nul
   }
 }
 
-/** Repairs a decoder in place, and those of a sequence. @param added the added tokens, which are text already */
+/** Repairs a decoder in place; for a sequence, each of its parts. @param added the added tokens, which are plain text */
 export function repairDecoder(
   object: Decoder | null,
   json: PartJson | null | undefined,
@@ -101,22 +101,22 @@ export function repairDecoder(
     const content = (json['content'] as string | undefined) ?? '';
     object.decode_chain = (tokens) => tokens.map((token) => token.replace(pattern, () => content));
   } else if (type === 'Metaspace') {
-    const mark = (json['replacement'] as string | undefined) ?? '\u2581';
+    const space = (json['replacement'] as string | undefined) ?? '\u2581';
     const isPrepended = json['prepend_scheme'] !== 'never';
     object.decode_chain = (tokens) =>
-      tokens.map((token, i) => token.replaceAll(mark, i === 0 && isPrepended ? '' : ' '));
+      tokens.map((token, i) => token.replaceAll(space, i === 0 && isPrepended ? '' : ' '));
   }
 }
 
 const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b820}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 
-/** Each character by itself: JavaScript writes a Σ at the end of a word otherwise. */
+/** Lowercases each character on its own: in a whole string, JavaScript treats a Σ at the end of a word differently. */
 function lowercase(text: string): string {
   return Array.from(text, (char) => char.toLowerCase()).join('');
 }
 
-/** Each character of a token stands for a byte; added tokens, and tokens with any other character, are text. */
+/** Each character of a token represents a byte; added tokens, and tokens with any other character, are text. */
 function joinByteLevel(
   tokens: readonly string[],
   byteOf: Readonly<Record<string, string>>,

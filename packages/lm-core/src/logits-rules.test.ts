@@ -15,7 +15,7 @@ import {
 } from './index';
 import { logitsRule } from './logits-rules';
 
-/** A model that only looks at the last token; its rows are handed out as they are. */
+/** A model that only looks at the last token; it returns the rows of the table themselves. */
 const chain = (prompts: number[][], table: readonly Float32Array[]): Stepper => ({
   prompts,
   start: async () => prompts.map((prompt) => table[prompt.at(-1)!]!),
@@ -39,14 +39,14 @@ const ways: [string, (stepper: Stepper, options: object) => Promise<Hypothesis[]
 ];
 
 describe('repetitionPenalty', () => {
-  it('divides what is positive and multiplies what is negative, once for each token of prompt and answer', () => {
+  it('divides positive logits and multiplies negative ones, once for each token of prompt and answer', () => {
     const scores = Float32Array.of(2, -1, -4, 0, 5);
     logitsRule([[1], [0, 2, 2]], { repetitionPenalty: 2, maxNewTokens: 1 })!(scores, [3], 1);
     expect([...scores]).toEqual([1, -1, -8, 0, 5]);
   });
 
-  it('turns the most likely token away, but leaves its likelihood in the score', async () => {
-    // Token 1 stands in the prompt: 1.5 / 2 is less than 1. Then 0 has been said too: 3 / 2 is less than 2.
+  it('changes which token is chosen, but not its likelihood in the score', async () => {
+    // Token 1 is in the prompt: 1.5 / 2 is less than 1. Then token 0 is in the answer: 3 / 2 is less than 2.
     const table = [
       [3, -1, 2],
       [1, 1.5, 0],
@@ -59,7 +59,7 @@ describe('repetitionPenalty', () => {
     expect(plain!.tokens).toEqual([1, 1]);
   });
 
-  it('acts on log-probabilities in a beam search: the best of all answers, scored one by one', async () => {
+  it('applies to log-probabilities in beam search, which finds the best of all answers scored one by one', async () => {
     const [vocab, length, by] = [3, 3, 1.7];
     for (let seed = 0; seed < 10; seed++) {
       const table = randomTable(seed, vocab);
@@ -90,7 +90,7 @@ describe('noRepeatNgram', () => {
     return [...scores.keys()].filter((token) => scores[token] === -Infinity);
   };
 
-  it('bans each token that would complete a run seen before', () => {
+  it('bans each token that would complete an n-gram seen before', () => {
     expect(banned(3, [1, 2, 3, 1, 2, 4, 1], [2])).toEqual([3, 4]);
     expect(banned(2, [1, 2, 3, 1, 2, 4, 1], [2])).toEqual([3, 4]);
     expect(banned(1, [1, 2], [4])).toEqual([1, 2, 4]);
@@ -106,7 +106,7 @@ describe('noRepeatNgram', () => {
       return end >= n - 1 && [...tokens.keys()].some((e) => e < end && tokens.slice(e - n + 1, e + 1).join() === run);
     });
 
-  it.each(ways)('leaves no answer with a repeated run: %s', async (_, decode) => {
+  it.each(ways)('leaves no repeated n-gram in an answer: %s', async (_, decode) => {
     let without = 0;
     for (let seed = 0; seed < 20; seed++) {
       const prompt = [0, 1, 0, 1, seed % 6];
@@ -124,7 +124,7 @@ describe('noRepeatNgram', () => {
     expect(without).toBeGreaterThan(20);
   });
 
-  it('says so when no token is left', async () => {
+  it('reports when no token is left', async () => {
     const uniform = chain([[0, 1]], randomTable(1, 2));
     const options = { maxNewTokens: 3, noRepeatNgram: 1 };
     await expect(greedy(uniform, options)).rejects.toThrow(/after 0 tokens .* prompt 0, expected a token.*Raise noRep/);
@@ -143,7 +143,7 @@ describeBackends('allowedAnswers', (backend) => {
   const stopTokens = [stop];
   const prompts = [[1, 2, 3], [4], [5, 6, 5, 6, 5]];
 
-  /** Lists of different lengths whose answers share beginnings, one the whole of another's. */
+  /** Lists of different lengths whose answers share prefixes; one answer is a prefix of another. */
   const answersFor = (seed: number): number[][][] => {
     const random = new Random(seed);
     const draw = () => 8 + Math.floor(random.uniform() * 4);
@@ -157,7 +157,7 @@ describeBackends('allowedAnswers', (backend) => {
   };
 
   it.each(['current', 'transformers-4.2x'] as const)(
-    'ranks as scoreCandidates does when there is a beam for each, by the %s rules',
+    'ranks answers as scoreCandidates does if there is a beam for each, with the %s rules',
     async (rules) => {
       // The rules are the same code everywhere; one fast backend tries more answers.
       for (let seed = 0; seed < (backend === 'wasm' ? 8 : 1); seed++) {
@@ -185,7 +185,7 @@ describeBackends('allowedAnswers', (backend) => {
     },
   );
 
-  it('gives one of them whatever the way of decoding, and each prompt what it gets alone', async () => {
+  it('returns one of them with every decoding method, and the same one for a prompt alone or in a batch', async () => {
     const allowedAnswers = answersFor(9);
     const drawn = new Set<string>();
     for (const how of [{}, { beams: 2 }, ...Array.from({ length: 8 }, (_, seed) => ({ temperature: 2, seed }))]) {
@@ -196,7 +196,7 @@ describeBackends('allowedAnswers', (backend) => {
         expect(stopped).toBe(true);
         drawn.add(`${i}: ${tokens.join()}`);
       });
-      if ('temperature' in how) continue; // Draws of prompt i come from stream i, which is another one alone.
+      if ('temperature' in how) continue; // Prompt i samples from stream i, which differs when it is alone.
       for (const [i, prompt] of prompts.entries()) {
         const [alone] = await generate(lm, [prompt], { ...options, allowedAnswers: [allowedAnswers[i]!] });
         expect(alone!.tokens).toEqual(together[i]!.tokens);
@@ -205,13 +205,13 @@ describeBackends('allowedAnswers', (backend) => {
     expect(drawn.size).toBeGreaterThan(6);
   });
 
-  it('refuses what cannot be kept', async () => {
+  it('rejects answers that cannot be generated', async () => {
     const refused = (allowedAnswers: number[][][], options = {}) =>
       expect(generate(lm, [[1]], { maxNewTokens: 3, stopTokens, allowedAnswers, ...options })).rejects;
-    await refused([[[8]]], { stopTokens: undefined }).toThrow(/needs stopTokens, expected at least one, got none/);
+    await refused([[[8]]], { stopTokens: undefined }).toThrow(/requires stopTokens, expected at least one, got none/);
     await refused([[[8]], [[8]]]).toThrow(/allowedAnswers for each of 1 prompts, got 2 lists/);
     await refused([[]]).toThrow(/at least one answer for each prompt, got none for prompt 0/);
-    await refused([[[8], [8, 7]]]).toThrow(/must hold no stop token, got 7 in answer 1 of prompt 0/);
+    await refused([[[8], [8, 7]]]).toThrow(/must not contain stop tokens, got 7 in answer 1 of prompt 0/);
     await refused([[[8, 9, 10]]]).toThrow(/fit into maxNewTokens 3, got 3 tokens .* Raise maxNewTokens to 4/);
     await refused([[[8], [500]]]).toThrow(/allowed answer 1 of prompt 0: .* vocabSize 96, got 500/);
     // "8 8" repeats the 8 of the answer itself.
@@ -223,7 +223,7 @@ describeBackends('allowedAnswers', (backend) => {
   });
 });
 
-it.each(ways)('changes none of the logits that a stepper hands out: %s', async (_, decode) => {
+it.each(ways)('does not change the logits that a stepper returns: %s', async (_, decode) => {
   const table = randomTable(3, 5);
   const options = {
     repetitionPenalty: 1.5,

@@ -12,7 +12,7 @@ export interface RuleOptions {
    */
   readonly noRepeatNgram?: number;
   /**
-   * For each prompt, the token ids of the only answers that it may get, as for `scoreCandidates`. Each is followed by one of
+   * For each prompt, the token ids of the only answers allowed, as for `scoreCandidates`. Each is followed by one of
    * `stopTokens`, which must not be part of it. With one stop token, one beam per answer and `lengthPenalty` 0, beam search
    * finds the answer with the highest log-likelihood, including the stop token's.
    */
@@ -45,7 +45,7 @@ export function logitsRule(
 export function nothingLeft(prompt: number, answered: number): Error {
   return new Error(
     `generate: after ${answered} tokens of the answer to prompt ${prompt}, expected a token that may follow, got none: ` +
-      'noRepeatNgram and allowedAnswers exclude them all. Raise noRepeatNgram, or leave it out.',
+      'noRepeatNgram and allowedAnswers exclude them all. Raise noRepeatNgram, or omit it.',
   );
 }
 
@@ -84,13 +84,13 @@ function allowed(
 ): LogitsRule {
   if (stopTokens.length === 0) {
     throw new Error(
-      'generate: allowedAnswers needs stopTokens, expected at least one, got none. Pass the token that ends an answer.',
+      'generate: allowedAnswers requires stopTokens, expected at least one, got none. Pass the token that ends an answer.',
     );
   }
   if (allowedAnswers.length !== prompts.length) {
     throw new Error(
       `generate: expected allowedAnswers for each of ${prompts.length} prompts, got ${allowedAnswers.length} lists. ` +
-        'For the same answers everywhere pass prompts.map(() => answers).',
+        'For the same answers to every prompt, pass prompts.map(() => answers).',
     );
   }
   const roots = allowedAnswers.map((answers, prompt) => {
@@ -110,8 +110,8 @@ function checkAnswer(what: string, answer: readonly number[], maxNewTokens: numb
   const stop = answer.find((token) => stopTokens.includes(token));
   if (stop !== undefined) {
     throw new Error(
-      `generate: allowedAnswers must hold no stop token, got ${stop} in ${what}. ` +
-        'Leave it out: every answer is followed by one.',
+      `generate: allowedAnswers must not contain stop tokens, got ${stop} in ${what}. ` +
+        'Remove it: every answer is followed by one.',
     );
   }
   if (answer.length + 1 > maxNewTokens) {
@@ -125,7 +125,7 @@ function checkAnswer(what: string, answer: readonly number[], maxNewTokens: numb
 function tree(answers: readonly (readonly number[])[], prompt: number): Branch {
   if (answers.length === 0) {
     throw new Error(
-      `generate: allowedAnswers must hold at least one answer for each prompt, got none for prompt ${prompt}. ` +
+      `generate: allowedAnswers must have at least one answer for each prompt, got none for prompt ${prompt}. ` +
         'Add one, or decode that prompt by itself without allowedAnswers.',
     );
   }

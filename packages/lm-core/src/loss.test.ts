@@ -11,7 +11,7 @@ const rows = [
 ];
 
 describeBackends('languageModelLoss', () => {
-  it('is the mean over the pairs that count', () => {
+  it('is the weighted mean over the positions', () => {
     const lm = new AveragingLM();
     const batch = nextTokenBatch(rows);
     expect([...batch.targets]).toEqual([2, 3, 4, 5, 7, 8, 0, 0]);
@@ -29,7 +29,7 @@ describeBackends('languageModelLoss', () => {
     });
   });
 
-  it('gives no gradient from positions that do not count, and 0 when none does', async () => {
+  it('has no gradient from positions of weight 0, and is 0 if there are no others', async () => {
     const lm = new AveragingLM();
     const batch = nextTokenBatch(rows);
     batch.weights.fill(0);
@@ -45,7 +45,7 @@ describeBackends('languageModelLoss', () => {
     });
   });
 
-  it('names the array that does not fit', () => {
+  it('names the array of the wrong length', () => {
     const batch = { ...nextTokenBatch(rows), weights: new Float32Array(3) };
     expect(() => languageModelLoss(new AveragingLM(), batch)).toThrow(
       /languageModelLoss: weights must be \[8\], got \[3\]/,

@@ -14,7 +14,7 @@ const row = (name: string, i: number): number[] => {
   return Array.from(data.slice(i * shape[1]!, (i + 1) * shape[1]!), Number);
 };
 
-it.each(Object.entries(specs))('%s leaves the recorded tokens with the recorded probabilities', (name, spec) => {
+it.each(Object.entries(specs))('%s keeps the recorded tokens with the recorded probabilities', (name, spec) => {
   for (let i = 0; i < reference.tensors['filter.logits']!.shape[0]!; i++) {
     const kept = filterLogits(row('logits', i), {
       temperature: spec.temperature,
@@ -35,7 +35,7 @@ it.each(Object.entries(specs))('%s leaves the recorded tokens with the recorded 
   }
 });
 
-it('draws by probability and never what fell out', () => {
+it('draws by probability and never a token that was filtered out', () => {
   const logits = Float64Array.of(Math.log(0.25), -Infinity, Math.log(0.75), -Infinity);
   expect([0, 0.24, 0.26, 0.999999].map((u) => drawToken(logits, u))).toEqual([0, 0, 2, 2]);
 });

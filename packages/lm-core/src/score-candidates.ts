@@ -32,7 +32,7 @@ export async function scoreCandidates<C extends LMContext>(
   if (candidates.length !== prompts.length) {
     throw new Error(
       `scoreCandidates: expected candidates for each of ${prompts.length} prompts, got ${candidates.length} lists. ` +
-        'For the same candidates everywhere pass prompts.map(() => candidates).',
+        'For the same candidates for every prompt, pass prompts.map(() => candidates).',
     );
   }
   const rows = candidates.flatMap((list, prompt) =>

@@ -13,7 +13,7 @@ interface SentencePieceCase {
   decoded: string;
 }
 
-// `bpe` is as LLaMA's; what the others are stands in make-sentencepiece.py, which recorded them.
+// `bpe` is like LLaMA's; make-sentencepiece.py, which recorded the others, lists their options.
 describe.each(['bpe', 'bpe-user-defined', 'bpe-bare', 'unigram', 'unigram-blanks'])(
   'sentencePieceTokenizer: %s',
   (name) => {
@@ -28,7 +28,7 @@ describe.each(['bpe', 'bpe-user-defined', 'bpe-bare', 'unigram', 'unigram-blanks
       if (!ids.includes(meta.unknown)) expect(tokenizer.decode(ids)).toBe(decoded);
     });
 
-    it('takes more special tokens, between which each text is one of its own', () => {
+    it('accepts more special tokens, and encodes the texts between them separately', () => {
       const size = tokenizer.vocabSize;
       const larger = loadTokenizer(withSpecialTokens(json, ['<new>', '</s>']));
       expect([larger.vocabSize, larger.tokenId('<new>')]).toEqual([size + 1, size]);
@@ -46,7 +46,7 @@ describe.each(['bpe', 'bpe-user-defined', 'bpe-bare', 'unigram', 'unigram-blanks
 );
 
 describe('sentencePieceTokenizer', () => {
-  it('cuts as the best of all ways to cut', () => {
+  it('finds the segmentation with the best score', () => {
     const scores = { '▁': -3, a: -2.5, b: -3.25, ab: -4, '▁a': -4.5, ba: -5, bab: -6.5, '▁ab': -7 };
     const pieces = Object.entries(scores).map(([text, score]) => piece(text, score));
     const tokenizer = loadTokenizer(sentencePieceTokenizer(message(piece('<unk>', 0, 2), ...pieces, identity)));
@@ -68,7 +68,7 @@ describe('sentencePieceTokenizer', () => {
     expect(tokenizer.encode('a?!')).toEqual([5, 0]);
   });
 
-  it('joins the pair of the best score, the first of equals, also of letters that are no piece', () => {
+  it('merges the pair with the best score, the first of equal ones, even of characters that are not pieces', () => {
     const pieces = [piece('ab', -1), piece('bc', 0), piece('aa', -2), piece('▁a', -3), piece('a', -4)];
     const bytes = message(piece('<unk>', 0, 2), ...pieces, bpe, identity);
     const tokenizer = loadTokenizer(sentencePieceTokenizer(bytes));
@@ -90,8 +90,8 @@ describe('sentencePieceTokenizer', () => {
     ]);
   });
 
-  it('refuses what a tokenizer.json cannot say', () => {
-    // A protobuf message may go on: what is appended counts.
+  it('rejects models that a tokenizer.json cannot express', () => {
+    // In a protobuf message, appended fields override earlier ones.
     const refused =
       (name: string, ...more: number[]) =>
       () =>
@@ -102,13 +102,13 @@ describe('sentencePieceTokenizer', () => {
     expect(refused('bpe', 0x12, 2, 0x18, 3)).toThrow(/got word \(3\)/);
     expect(refused('bpe', 0x12, 2, 0x18, 1)).toThrow(/expected a unigram model without byte fallback.*Train with/);
     expect(refused('bpe', 0x1a, 9, 0x12, 3, 1, 2, 3, 0x0a, 2, 0x6e, 0x66)).toThrow(
-      /expected no Unicode normalisation \(identity\), got a compiled table of 3 bytes \(nf\). Use the tokenizer.json/,
+      /expected no Unicode normalization \(identity\), got a compiled table of 3 bytes \(nf\). Use the tokenizer.json/,
     );
     expect(refused('bpe', 0x2a, 3, 0x12, 1, 1)).toThrow(/got a compiled table of 1 bytes/);
-    expect(refused('bpe', 0x1a, 2, 0x28, 0)).toThrow(/expected a blank written as ▁ before its word/);
+    expect(refused('bpe', 0x1a, 2, 0x28, 0)).toThrow(/expected spaces written as ▁ before words/);
   });
 
-  it('refuses what is no model and says why', () => {
+  it('rejects invalid models and says why', () => {
     const reading = (bytes: Uint8Array) => () => sentencePieceTokenizer(bytes, 'x.model');
     const plain = (text: string) => new TextEncoder().encode(text);
     expect(reading(plain('version https://git-lfs.github.com/spec/v1'))).toThrow(
@@ -119,7 +119,7 @@ describe('sentencePieceTokenizer', () => {
     expect(reading(new Uint8Array(0))).toThrow(/got 0 bytes without a piece/);
     expect(reading(modelOf('bpe').subarray(0, 9000))).toThrow(/a field of \d+ bytes where \d+ are left/);
     expect(reading(new Uint8Array(20).fill(255))).toThrow(/a number of more than 10 bytes/);
-    expect(reading(new Uint8Array(9).fill(255))).toThrow(/an end within a number/);
+    expect(reading(new Uint8Array(9).fill(255))).toThrow(/the end of the data within a number/);
     expect(reading(new Uint8Array(20))).toThrow(/a field without a number/);
     const unknown = piece('<unk>', 0, 2);
     expect(reading(message(piece('a', 0)))).toThrow(/got 0 unknown pieces, not 1/);
@@ -128,7 +128,7 @@ describe('sentencePieceTokenizer', () => {
     expect(reading(message(unknown, piece('a', NaN)))).toThrow(/piece 1 \("a"\) with the score NaN/);
     expect(reading(message(unknown, piece('a', 0, 5)))).toThrow(/piece 1 \("a"\) of type 5/);
     expect(reading(message(unknown, piece('a'.repeat(513), 0)))).toThrow(/of 513 characters, more than 512/);
-    expect(reading(message(unknown, piece('<0x0A>', 0, 6)))).toThrow(/got 1 bytes among the pieces, not 0/);
+    expect(reading(message(unknown, piece('<0x0A>', 0, 6)))).toThrow(/got 1 byte pieces, not 0/);
     expect(reading(message([0x0a, 2, 0x08, 1]))).toThrow(/a number where bytes belong/);
     expect(reading(message([0x0a, 3, 0x0a, 1, 0x80]))).toThrow(/text that is not UTF-8/);
   });
@@ -163,7 +163,7 @@ describe('sentencePieceTokenizer', () => {
   });
 });
 
-/** Score of the best way to cut a text into pieces, by trying them all. */
+/** Score of the best way to split a text into pieces, by trying them all. */
 function bestScore(text: string, scores: Readonly<Record<string, number>>): number {
   if (text === '') return 0;
   const first = Object.keys(scores).filter((name) => text.startsWith(name));
@@ -182,5 +182,5 @@ const float = (x: number) => new Uint8Array(Float32Array.of(x).buffer);
 const message = (...fields: number[][]) => Uint8Array.from(fields.flat());
 /** Model type BPE. */
 const bpe = [0x12, 2, 0x18, 2];
-/** The normaliser's name and no table. */
+/** The normalizer's name, without a table. */
 const identity = [0x1a, 10, 0x0a, 8, ...new TextEncoder().encode('identity')];

@@ -22,14 +22,14 @@ interface Piece {
 
 /**
  * The content of a tokenizer.json that splits text like a SentencePiece model (Kudo and Richardson 2018), for
- * `loadTokenizer` and `withSpecialTokens`. BPE models, LLaMA's among them, and unigram models without byte fallback.
+ * `loadTokenizer` and `withSpecialTokens`. Supports BPE models, such as LLaMA's, and unigram models without byte fallback.
  *
  * The unknown piece and control pieces (`<s>`) become special tokens. With `parseSpecialTokens` the text between two special
- * tokens is encoded as a text of its own, as Hugging Face's LlamaTokenizer does. An unknown piece is decoded as itself
+ * tokens is encoded as a separate text, as Hugging Face's LlamaTokenizer does. An unknown piece is decoded as itself
  * (`<unk>`), not as SentencePiece's `⁇`.
  *
- * User-defined pieces become added tokens. Two edge cases differ from SentencePiece: no space is put before one that is the
- * whole text, and of two that overlap the first is taken, in unigram models too (`▁▁` in a run of spaces).
+ * User-defined pieces become added tokens. Two edge cases differ from SentencePiece: no space is added before one that is the
+ * whole text, and of two that overlap the first wins, in unigram models too (`▁▁` in a run of spaces).
  *
  * @param bytes content of a `tokenizer.model`
  * @param what  where it came from, for error messages
@@ -66,7 +66,8 @@ function startingWith(bos: string, { pieces }: Model, what: string) {
   const id = pieces.findIndex(({ text }) => text === bos);
   if (id < 0) {
     throw new Error(
-      `${what}: expected the piece ${bos}, to be put first, got ${pieces.length} pieces without it. Name another.`,
+      `${what}: expected the piece ${bos}, which starts every text, got ${pieces.length} pieces without it. ` +
+        'Pass another bos (in a Hugging Face folder: bos_token of tokenizer_config.json).',
     );
   }
   const [first, text] = [{ SpecialToken: { id: bos, type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }];
@@ -120,7 +121,7 @@ function recoverMerges(pieces: readonly Piece[]): [string, string][] {
   return merges;
 }
 
-// Not ^ and $, which other readers of a tokenizer.json take for the ends of a line.
+// Not ^ and $: other readers of a tokenizer.json match them at the ends of lines.
 const START = '(?<![\\s\\S])';
 const END = '(?![\\s\\S])';
 
@@ -162,7 +163,7 @@ interface Model {
   readonly removeExtraWhitespaces: boolean;
 }
 
-/** A ModelProto, field numbers and defaults of sentencepiece_model.proto, checked. */
+/** Reads and checks a ModelProto. Field numbers and defaults are those of sentencepiece_model.proto. */
 function readModel(bytes: Uint8Array, what: string): Model {
   if (new TextDecoder().decode(bytes.subarray(0, 23)) === 'version https://git-lfs') {
     throw new Error(
@@ -173,7 +174,7 @@ function readModel(bytes: Uint8Array, what: string): Model {
   const broken = (got: string): never => {
     throw new Error(
       `${what}: expected a SentencePiece model (tokenizer.model, a protobuf), got ${got}. ` +
-        'Fetch the file again: it may be cut off or of another kind (as Llama 3 has). Or use a tokenizer.json.',
+        'Fetch the file again: it may be truncated or have another format (as for Llama 3). Or use a tokenizer.json.',
     );
   };
   const number = (value: Value = 0) => (typeof value === 'number' ? value : broken('bytes where a number belongs'));
@@ -227,14 +228,14 @@ function readModel(bytes: Uint8Array, what: string): Model {
       const name = text(specs.get(spec)?.get(1)) || 'unnamed';
       const got = `a compiled table of ${length} bytes (${name})`;
       refuse(
-        'no Unicode normalisation (identity)',
+        'no Unicode normalization (identity)',
         got,
         `${convert} Or train with --normalization_rule_name=identity.`,
       );
     }
   }
   if (option(normalizer, 5, 1) === 0 || option(trainer, 24, 0) !== 0) {
-    refuse(`a blank written as ${SPACE} before its word`, 'another way (escape_whitespaces, suffix)', convert);
+    refuse(`spaces written as ${SPACE} before words`, 'another form (escape_whitespaces, suffix)', convert);
   }
   return {
     type: modelType === 2 ? 'BPE' : 'Unigram',
@@ -246,7 +247,7 @@ function readModel(bytes: Uint8Array, what: string): Model {
   };
 }
 
-/** SentencePiece's own requirements for pieces, and that a tokenizer.json can express each. */
+/** Checks SentencePiece's own requirements for pieces, and that a tokenizer.json can express each piece. */
 function checkPieces(pieces: readonly Piece[], byteFallback: boolean, broken: (got: string) => never): void {
   const seen = new Set<string>();
   for (const [id, { text, score, type }] of pieces.entries()) {
@@ -265,10 +266,10 @@ function checkPieces(pieces: readonly Piece[], byteFallback: boolean, broken: (g
   const count = (type: number) => pieces.filter((piece) => piece.type === type).length;
   if (count(UNKNOWN) !== 1) broken(`${count(UNKNOWN)} unknown pieces, not 1`);
   const bytes = byteFallback ? 256 : 0;
-  if (count(BYTE) !== bytes) broken(`${count(BYTE)} bytes among the pieces, not ${bytes}`);
+  if (count(BYTE) !== bytes) broken(`${count(BYTE)} byte pieces, not ${bytes}`);
 }
 
-/** The value of a protobuf field: varints and 32-bit floats as numbers, all else as bytes. */
+/** The value of a protobuf field: varints and 32-bit floats as numbers, everything else as bytes. */
 type Value = number | Uint8Array;
 
 const NOTHING = new Uint8Array(0);
@@ -285,7 +286,7 @@ function* fieldsOf(bytes: Uint8Array, broken: (got: string) => never): Generator
   const varint = (): number => {
     let value = 0;
     for (let i = 0; i < 10; i++) {
-      const byte = bytes[at++] ?? broken('an end within a number');
+      const byte = bytes[at++] ?? broken('the end of the data within a number');
       value += (byte & 127) * 2 ** (7 * i);
       if (byte < 128) return value;
     }

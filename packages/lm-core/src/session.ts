@@ -44,7 +44,7 @@ interface Row {
   readonly mask: readonly number[];
 }
 
-/** A model that decodes prompts: keeps the cache, the padding and the prompt of each row. */
+/** Decodes prompts with a model. Keeps the cache, and the padding and prompt of each row. */
 export class DecodingSession<C extends LMContext> implements Stepper {
   private rows: Row[] = [];
 

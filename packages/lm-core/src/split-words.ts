@@ -9,7 +9,7 @@ export type SplitBehavior = 'Removed' | 'Isolated' | 'Contiguous' | 'MergedWithP
  * Splits a text as pre-tokenizers of the `tokenizers` library do.
  *
  * @param delimiter a global pattern
- * @param invert    whether what lies between the matches is the delimiter
+ * @param invert    whether the delimiter is the text between the matches
  */
 export function splitWords(text: string, delimiter: RegExp, behavior: SplitBehavior, invert = false): string[] {
   const parts: { text: string; isDelimiter: boolean }[] = [];

@@ -53,7 +53,7 @@ describe('text never becomes a special token', () => {
     'byte-level BPE': trained,
     'BPE that ignores merges': { ...trained, model: { ...trained.model, ignore_merges: true } },
     unigram,
-    'unigram of characters it does not know': {
+    'unigram with unknown characters': {
       ...base,
       model: {
         type: 'Unigram',
@@ -88,13 +88,13 @@ describe('text never becomes a special token', () => {
     }
   });
 
-  it('and comes back whole', () => {
+  it('and decodes to the same text', () => {
     const tokenizer = loadTokenizer(trained);
     const text = 'the answer is <image> or <EOC>, not <|endoftext|>';
     expect(tokenizer.decode(tokenizer.encode(text), { skipSpecialTokens: true })).toBe(text);
   });
 
-  it('while added tokens that are not special still match', () => {
+  it('but added tokens that are not special still match', () => {
     const json = withSpecialTokens(trained, ['<EOC>']);
     const known = { ...json.added_tokens![0]!, id: 1502, content: 'cat', special: false };
     const tokenizer = loadTokenizer({ ...json, added_tokens: [...json.added_tokens!, known] });
@@ -106,7 +106,7 @@ describe('text never becomes a special token', () => {
 describe('special tokens and sizes', () => {
   const json = trainByteLevelBPE(['a cat, a dog'], { vocabSize: 260, specialTokens: ['<EOC>'] });
 
-  it('adds tokens after all others and keeps those that are there', () => {
+  it('adds tokens after all others and keeps existing ones', () => {
     const before = loadTokenizer(json);
     const after = loadTokenizer(withSpecialTokens(json, ['<image>', '<EOC>']));
     expect(after.vocabSize).toBe(before.vocabSize + 1);

@@ -9,10 +9,10 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /**
    * Ids of a text. By default text is only text: a special token that the text spells out (`<image>`, `</s>`) is encoded
-   * like any other characters, so that no text from outside can forge one. Insert special tokens by their ids.
+   * like any other characters, so that untrusted text cannot forge one. Insert special tokens by their ids.
    */
   encode(text: string, options?: EncodeOptions): number[];
-  /** Text of the ids. Special tokens are written out by default; `skipSpecialTokens` leaves them out. */
+  /** Text of the ids. Special tokens are written out, unless `skipSpecialTokens` is true. */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
   /** Id of exactly this token, or undefined. */
   tokenId(token: string): number | undefined;
@@ -20,13 +20,13 @@ export interface Tokenizer {
 
 export interface EncodeOptions {
   /**
-   * Applies the file's template, such as a beginning-of-text token. Default false, because prompts are assembled from
+   * Applies the file's template, such as a beginning-of-text token. Defaults to false, because prompts are assembled from
    * several texts.
    */
   readonly addSpecialTokens?: boolean;
   /**
-   * Turns special tokens that the text spells out into their ids, as Hugging Face's tokenizers do. Default false. Use it
-   * only for text that you wrote yourself.
+   * Turns special tokens that the text spells out into their ids, as Hugging Face's tokenizers do. Defaults to false. Use
+   * it only for text that you wrote yourself.
    */
   readonly parseSpecialTokens?: boolean;
 }
@@ -92,7 +92,7 @@ export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer 
     const isNormalized = token.normalized ?? !token.special;
     return { token, isNormalized, spelling: isNormalized && normalizer ? normalizer(token.content) : token.content };
   });
-  // What was found in normalized text is written as it was found.
+  // Tokens that are found in normalized text are decoded to their normalized spelling.
   for (const { token, spelling } of spellings) names.set(token.id, spelling);
   repairDecoder(decoder, file.decoder, new Set(spellings.map(({ spelling }) => spelling)));
   const splitters = (kept: (spelling: Spelling) => boolean) =>
@@ -101,7 +101,7 @@ export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer 
     ) as [ReturnType<typeof addedTokenSplitter>, ReturnType<typeof addedTokenSplitter>];
   const [allTokens, ordinaryTokens] = [splitters(() => true), splitters(({ token }) => !token.special)];
 
-  // One that is not normalised is found in the text as it is, the others in the normalised text between them.
+  // Tokens with `normalized: false` are found in the original text, the others in the normalized text between them.
   const encodeText = (text: string, [split, splitNormalized]: typeof allTokens): number[] =>
     split(text).flatMap((section, i) => {
       if (typeof section === 'number') return [section];
@@ -134,7 +134,7 @@ export function loadTokenizer(json: object, what = 'tokenizer.json'): Tokenizer 
 }
 
 /**
- * Id of a token that must be there.
+ * Id of a token that the vocabulary must have.
  *
  * @throws Error naming the token and how to add it
  */
@@ -155,14 +155,14 @@ export function requireToken(tokenizer: Tokenizer, token: string): number {
  */
 export function withSpecialTokens<T extends TokenizerJson>(json: T, tokens: readonly string[]): T {
   const known = vocabulary(json);
-  const there = added(json);
-  const isThere = new Set(there.map(({ content }) => content));
-  const missing = [...new Set(tokens)].filter((token) => !isThere.has(token));
+  const existing = added(json);
+  const existingNames = new Set(existing.map(({ content }) => content));
+  const missing = [...new Set(tokens)].filter((token) => !existingNames.has(token));
   let id = highestId(json) + 1;
   return {
     ...json,
     added_tokens: [
-      ...there.map((token) => (tokens.includes(token.content) ? { ...token, special: true } : token)),
+      ...existing.map((token) => (tokens.includes(token.content) ? { ...token, special: true } : token)),
       ...missing.map((content) => specialToken(known.get(content) ?? id++, content)),
     ],
   };

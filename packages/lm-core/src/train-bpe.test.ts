@@ -10,13 +10,13 @@ const texts = [
 ];
 
 describe('trainByteLevelBPE', () => {
-  it('merges what counting everything anew each time would merge', () => {
+  it('makes the same merges as counting all pairs again each time', () => {
     const { merges } = trainByteLevelBPE(texts, { vocabSize: 320 }).model as unknown as { merges: string[][] };
     expect(merges).toEqual(mergesByRecounting(texts.join('|'), merges.length));
     expect(merges.length).toBeGreaterThan(50);
   });
 
-  it('gives text back byte by byte, and shorter', () => {
+  it('restores any text exactly, and shortens it', () => {
     const tokenizer = loadTokenizer(trainByteLevelBPE(texts, { vocabSize: 300, specialTokens: ['<EOC>'] }));
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme' }), (text) => {
@@ -36,7 +36,7 @@ describe('trainByteLevelBPE', () => {
     expect(tokenizer.tokenId('im')).toBeUndefined();
   });
 
-  it('counts a word by its bytes, whatever half a surrogate pair or a byte order mark is in it', () => {
+  it('counts a word by its bytes, even with a lone surrogate or a byte order mark', () => {
     const same = (texts: string[]) => trainByteLevelBPE(texts, { vocabSize: 300 }).model;
     expect(same(['cat\ud83d', 'dog', 'cat\ude00', '\ud83d\ude00'])).toEqual(
       same(['cat\ufffd', 'dog', 'cat\ufffd', '😀']),
@@ -51,7 +51,7 @@ describe('trainByteLevelBPE', () => {
   });
 });
 
-/** The definition, read literally: count all pairs, merge the most frequent, begin again. */
+/** The definition, taken literally: count all pairs, merge the most frequent one, and repeat. */
 function mergesByRecounting(text: string, count: number): string[][] {
   // Byte level, checked through a tokenizer without merges: one character for each byte.
   const bytes = trainByteLevelBPE([], { vocabSize: 256 });

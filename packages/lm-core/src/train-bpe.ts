@@ -15,7 +15,7 @@ export interface BPEOptions {
  * Trains a byte-level BPE tokenizer (Radford et al. 2019) and returns the content of its tokenizer.json. The most frequent
  * pair is merged first; of equally frequent pairs, the one with the older tokens. The same texts give the same file.
  *
- * @param texts documents; special tokens that they spell out are left out of training
+ * @param texts documents; special tokens that they spell out are excluded from training
  */
 export function trainByteLevelBPE(texts: Iterable<string>, options: BPEOptions): TokenizerJson {
   checkConfig('trainByteLevelBPE', options, {
@@ -75,13 +75,13 @@ interface PairStats {
   readonly right: number;
   /** Occurrences over all words, each word by its frequency. */
   count: number;
-  /** Words that contain it or did. A word may be listed twice; the second look finds nothing. */
+  /** Words that contain it now or did before. A word may be listed twice; the second visit finds nothing to merge. */
   words: number[];
 }
 
 /**
  * Merges pairs until the vocabulary is full or no pair is left, appending to `tokens`. Counts are updated word by word, so
- * that a merge costs time for what changes, not for the corpus.
+ * that the time of a merge depends on what changes, not on the size of the corpus.
  */
 function learnMerges(
   { words, frequency }: WordCounts,
@@ -121,7 +121,7 @@ function learnMerges(
     const { left, right } = best;
     const merged = tokens[left]! + tokens[right]!;
     merges.push([tokens[left]!, tokens[right]!]);
-    // Different merges to the same text give one token.
+    // Different merges that produce the same text share one token.
     let id = ids.get(merged);
     if (id === undefined) {
       ids.set(merged, (id = tokens.length));

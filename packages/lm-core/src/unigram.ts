@@ -2,7 +2,7 @@ import type { Unigram } from '@huggingface/tokenizers';
 
 /**
  * Unigram segmentation (Kudo 2018) as the `tokenizers` library computes it. The JavaScript port of that library overflows
- * the stack on long words, and finds special tokens that a text spells out.
+ * the stack on long words, and matches special tokens that a text spells out.
  *
  * @param ids         ids of the tokens that text may become
  * @param unknown     id of the unknown token
@@ -58,7 +58,7 @@ export function unigramEncoder(
       let begin = from[end]!;
       if (token[end]! >= 0) path.push([token[end]!]);
       else {
-        // Unknown characters in a row are one unknown token.
+        // Consecutive unknown characters become one unknown token.
         while (begin > 0 && token[begin] === -1) begin = from[begin]!;
         path.push(unknownIds(chars.slice(begin, end).join('')));
       }

@@ -2,10 +2,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import { embedding, normalVariable, Random } from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '../src/index';
 
-/** What an `AveragingLM` shall get wrong. */
+/** A deliberate fault of an `AveragingLM`. */
 export type Defect = 'sees the next token' | 'sees padding' | 'forgets the cache' | 'head looks around';
 
-/** The smallest language model with a memory: each token is added the mean of all before it. Can be made wrong. */
+/** The smallest language model that uses earlier tokens: adds to each token the mean of all up to it. Can be made faulty. */
 export class AveragingLM implements CausalLM {
   readonly hiddenSize = 8;
   readonly vocabSize = 12;

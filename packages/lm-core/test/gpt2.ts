@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { attention, embedding, layerNorm, linear, type ParamTree } from '@flamingo-ts/kernels';
 import type { CausalLM, LMBlock, LMContext } from '../src/index';
 
-/** GPT-2 in as few lines as it takes to try decoding on a language model with absolute positions. */
+/** A minimal GPT-2, to test decoding with absolute positions. */
 export class TinyGPT2 implements CausalLM {
   readonly hiddenSize: number;
   readonly vocabSize: number;
@@ -36,7 +36,7 @@ export class TinyGPT2 implements CausalLM {
     const [batch, text] = tokens.shape;
     const past = cache?.length ?? 0;
     const mask = keyMask ?? tf.ones([batch, past + text]);
-    // A token stands at the number of real tokens before it.
+    // A token's position is the number of real tokens before it.
     const counted = tf.relu(tf.sub(tf.cumsum(mask, 1), 1));
     const positions = tf.cast(tf.slice(counted, [0, past], [batch, text]), 'int32');
     const x = embedding(this.tensor('wte.weight'), tokens);

@@ -1,6 +1,7 @@
-"""Writes sentencepiece-*.model and .json beside itself, with sentencepiece 0.2.2: texts, their ids, the text of the ids.
+"""Writes sentencepiece-*.model and .json next to itself, with sentencepiece 0.2.2: texts, their ids, the text of the ids.
 
-Trained on the READMEs of the packages as they were; training has no seed. All but sentencepiece-bpe, whose texts it takes.
+It reuses the texts of sentencepiece-bpe, which it does not write. The models were trained on the READMEs that the packages had
+then; training has no seed.
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 import sentencepiece
 
 here = Path(__file__).parent
-os.chdir(here)  # A model holds the paths it was made from.
+os.chdir(here)  # A model stores the paths of its training files.
 symbols = ["<image>", "a+b", "\n"]
 variants = {
     "unigram": dict(model_type="unigram", character_coverage=0.995),
