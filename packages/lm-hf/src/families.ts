@@ -30,15 +30,15 @@ export function familyOf(json: HFConfigJson, what: string): Family {
   );
 }
 
-/** The config from a config.json, with defaults, checked. @param what the file, for error messages */
+/** Reads and checks a config.json, and fills in defaults. @param what the file, for error messages */
 export function transformerConfig(json: HFConfigJson, what = 'config.json'): TransformerConfig {
   const config = familyOf(json, what).config(new HFConfig(json, what));
-  const quantised = json['quantization_config'] as { readonly quant_method?: unknown } | null | undefined;
-  if (quantised) {
+  const quantized = json['quantization_config'] as { readonly quant_method?: unknown } | null | undefined;
+  if (quantized) {
     throw new Error(
-      `${what}: the weights must be float32, float16 or bfloat16, got quantised ones ` +
-        `(quantization_config: ${JSON.stringify(quantised.quant_method) ?? 'no quant_method'}). ` +
-        "Use the model that was quantised; freeze: 'int8' holds it in a quarter of the memory here.",
+      `${what}: the weights must be float32, float16 or bfloat16, got quantized ones ` +
+        `(quantization_config: ${JSON.stringify(quantized.quant_method) ?? 'no quant_method'}). ` +
+        "Use the original model; freeze: 'int8' reduces its memory to a quarter.",
     );
   }
   checkTransformerConfig(config, what);

@@ -5,9 +5,9 @@ import type { TransformerConfig } from './transformer';
 export interface Source {
   /** Name of the module, without the prefix of all names and without `.weight`. */
   readonly name: string;
-  /** Its matrix is `[in, out]`. */
+  /** Whether its matrix is stored as `[in, out]`. */
   readonly transposed?: boolean;
-  /** It is one of several parts of equal size in one tensor. */
+  /** Set if it is one of several parts of equal size in one tensor. */
   readonly part?: {
     readonly index: number;
     readonly of: number;

@@ -115,7 +115,7 @@ export function rotaryOf(
   const width = Math.floor(headDim * share);
   if (width < 2 || width % 2) {
     throw new Error(
-      `${config.what}: ${old.share} must give an even number of rotary channels in a head of ${headDim}, got ${width}. ` +
+      `${config.what}: ${old.share} must result in an even number of rotary channels in a head of ${headDim}, got ${width}. ` +
         'Check that config.json is that of the checkpoint.',
     );
   }

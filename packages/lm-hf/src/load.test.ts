@@ -26,7 +26,7 @@ let scratch: string;
 beforeAll(async () => void (scratch = await mkdtemp(join(tmpdir(), 'lm-hf-'))));
 afterAll(() => rm(scratch, { recursive: true }));
 
-/** A folder with the configuration of a reference and other weights, or files besides. */
+/** A folder with the config of a reference, its weights as `change` returns them, and more files. */
 async function folderOf(
   name: string,
   change: (state: Record<string, FloatTensor>) => Record<string, FloatTensor> = (state) => state,
@@ -45,7 +45,7 @@ const renamed = (state: Record<string, FloatTensor>, rename: (name: string) => s
   Object.fromEntries(Object.entries(state).map(([name, tensor]) => [rename(name), tensor]));
 
 describeBackends('loadCausalLM', (backend) => {
-  it('reads one file, shards, bytes fetched by oneself, and names without the prefix of the model', async () => {
+  it('reads one file, shards, bytes in memory, and names without the prefix of the model', async () => {
     for (const name of ['gpt2', 'opt-postln-proj', 'llama-gqa-rope3']) {
       const { lm } = await loadCausalLM(reference(name));
       const want = await stateOf(lm.params);
@@ -67,10 +67,10 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('packs while it reads, as freeze does afterwards, from floats and from the bits of bfloat16', async () => {
+  it('packs while it reads, with the same result as freeze, from float32 and from bfloat16', async () => {
     for (const name of ['gpt2', 'gpt-neox', 'llama-gqa-rope3']) {
-      const halved = await folderOf(name, undefined, {}, { floats: 'BF16' });
-      for (const folder of [reference(name), halved]) {
+      const rounded = await folderOf(name, undefined, {}, { floats: 'BF16' });
+      for (const folder of [reference(name), rounded]) {
         for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
           await expectNoLeak(async () => {
             const { lm: packed } = await loadCausalLM(folder, { freeze: precision });
@@ -86,7 +86,7 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('in int8 says nearly what it says in float32', async () => {
+  it('has nearly the same logits in int8 as in float32', async () => {
     for (const name of ['gpt2', 'gpt-neox', 'llama-gqa-rope3']) {
       const { lm } = await loadCausalLM(reference(name));
       const { lm: narrow } = await loadCausalLM(reference(name), { freeze: 'int8' });
@@ -100,7 +100,7 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('makes room for tokens, whose logit is the mean of the others', async () => {
+  it('adds rows for new tokens, whose logit is the mean of the others', async () => {
     for (const name of ['gpt2', 'gpt-neox', 'opt-postln-proj']) {
       const { lm } = await loadCausalLM(reference(name));
       const { lm: larger } = await loadCausalLM(reference(name), { vocabSize: 98 });
@@ -116,21 +116,21 @@ describeBackends('loadCausalLM', (backend) => {
     await expect(loadCausalLM(reference('gpt2'), { vocabSize: 90 })).rejects.toThrow(/at least.*96, got 90/);
   });
 
-  it('reads half precision', async () => {
+  it('reads bfloat16', async () => {
     const folder = await folderOf('gpt-neox');
     const state = await readState(reference('gpt-neox'));
     await writeSafetensors(join(folder, 'model.safetensors'), state, { floats: 'BF16' });
-    const [{ lm }, { lm: half }] = [await loadCausalLM(reference('gpt-neox')), await loadCausalLM(folder)];
+    const [{ lm }, { lm: rounded }] = [await loadCausalLM(reference('gpt-neox')), await loadCausalLM(folder)];
     tf.tidy(() => {
-      const error = relativeError(logitsOf(half), logitsOf(lm));
+      const error = relativeError(logitsOf(rounded), logitsOf(lm));
       expect(error).toBeGreaterThan(1e-4);
       expect(error).toBeLessThan(2e-2);
     });
     lm.dispose();
-    half.dispose();
+    rounded.dispose();
   });
 
-  it('overlooks what older files hold besides parameters, and no parameter', async () => {
+  it('ignores the masks and tables in older files, but no parameter', async () => {
     const buffer = { shape: [1], data: Float32Array.of(1) };
     const folder = await folderOf('gpt-neox', ({ 'embed_out.weight': head, ...state }) => ({
       ...state,
@@ -151,7 +151,7 @@ describeBackends('loadCausalLM', (backend) => {
     await expect(loadCausalLM(without)).rejects.toThrow(/missing \(1\): transformer.h.0.attn.c_attn.bias\. Fetch/);
   });
 
-  it('lists all that does not fit before it reads a weight', async () => {
+  it('lists everything that does not fit before it reads a weight', async () => {
     const stray = { shape: [1], data: Float32Array.of(1) };
     const folder = await folderOf(
       'opt-postln-proj',
@@ -168,7 +168,7 @@ describeBackends('loadCausalLM', (backend) => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  it('frees what it made when reading fails half way', async () => {
+  it('frees its tensors when reading fails halfway', async () => {
     const state = parseSafetensors(await readFile(join(reference('gpt2'), 'model.safetensors'))).tensors;
     const last = Object.keys(state).at(-1)!;
     const failing = new Proxy(state, {
@@ -205,7 +205,7 @@ describeBackends('loadCausalLM', (backend) => {
     }
   });
 
-  it('reads the tokenizer and what ends a text', async () => {
+  it('reads the tokenizer and the stop tokens', async () => {
     const tokenizerJson = trainByteLevelBPE(['one two'], { vocabSize: 257, specialTokens: ['<end>'] });
     const files = { 'tokenizer.json': tokenizerJson, 'generation_config.json': { eos_token_id: [3, 4] } };
     const folder = await folderOf('gpt2', undefined, files);
@@ -222,7 +222,7 @@ describeBackends('loadCausalLM', (backend) => {
     endless.lm.dispose();
   });
 
-  it('reads a SentencePiece model where there is no tokenizer.json', async () => {
+  it('reads a SentencePiece model if there is no tokenizer.json', async () => {
     if (backend !== 'wasm') return;
     const folder = await folderOf('gpt2');
     const piece = (text: string, type: number) => {
@@ -242,7 +242,9 @@ describeBackends('loadCausalLM', (backend) => {
     expect(await begun()).toEqual([3, 1, 2]);
     expect(await begun({ add_bos_token: false, bos_token: '<s>' })).toEqual([1, 2]);
     expect(await begun({ bos_token: { content: '<go>' } })).toEqual([4, 1, 2]);
-    await expect(begun({ bos_token: '<begin>' })).rejects.toThrow(/expected the piece <begin>, to be put first, got 5/);
+    await expect(begun({ bos_token: '<begin>' })).rejects.toThrow(
+      /expected the piece <begin>, which starts every text, got 5/,
+    );
     await writeFile(join(folder, 'tokenizer_config.json'), '{}');
     await writeFile(join(folder, 'tokenizer.model'), model.subarray(1));
     await expect(loadCausalLM(folder)).rejects.toThrow(/tokenizer.model: expected a SentencePiece model/);
@@ -261,6 +263,6 @@ describeBackends('loadCausalLM', (backend) => {
     await rm(join(empty, 'model.safetensors'));
     await expect(loadCausalLM(empty)).rejects.toThrow(/model.safetensors does not exist/);
     await writeFile(join(empty, 'pytorch_model.bin'), '');
-    await expect(loadCausalLM(empty)).rejects.toThrow(/pytorch_model.bin beside it is a pickle; save the model again/);
+    await expect(loadCausalLM(empty)).rejects.toThrow(/pytorch_model.bin next to it is a pickle; save the model again/);
   });
 });

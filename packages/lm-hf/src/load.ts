@@ -42,15 +42,16 @@ export interface FolderOptions extends ReadOptions {
 export async function loadCausalLM(folder: string, options: FolderOptions = {}): Promise<PretrainedLM> {
   const file = (name: string) => `${folder.replace(/\/+$/, '')}/${name}`;
   const json = await readJson(file('config.json'));
-  if (!json) throw new Error(`${file('config.json')} does not exist. Give a folder of a model, not a file of it.`);
+  if (!json)
+    throw new Error(`${file('config.json')} does not exist. Pass the folder of a model, not one of its files.`);
   const what = file('config.json');
   const config = transformerConfig(json, what);
   const tokenizerJson = await readTokenizerJson(file);
   const tokenizer = tokenizerJson && withTokens(tokenizerJson, options.addTokens, file('tokenizer.json'));
   if (options.addTokens && !tokenizer) {
     throw new Error(
-      `${folder}: addTokens needs a tokenizer.json or tokenizer.model in the folder, and there is none. ` +
-        'Add it, or leave out addTokens and give vocabSize for the tokens that you number yourself.',
+      `${folder}: addTokens requires a tokenizer.json or tokenizer.model in the folder, got neither. ` +
+        'Add one, or omit addTokens and set vocabSize for tokens that you number yourself.',
     );
   }
   const { vocabSize = Math.max(config.vocabSize, options.addTokens ? tokenizer!.vocabSize : 0) } = options;
@@ -74,7 +75,7 @@ export async function loadCausalLM(folder: string, options: FolderOptions = {}):
 }
 
 /**
- * The same from data in memory: the content of a config.json, and tensors by their names in the checkpoint, as
+ * Like `loadCausalLM`, from data in memory: the content of a config.json, and tensors by their names in the checkpoint, as
  * `parseSafetensors` returns them.
  *
  * @param what where both came from, for error messages
@@ -100,7 +101,7 @@ export function initCausalLM(json: HFConfigJson, random: Random): Transformer {
   return new Transformer(config, initTransformer(config, random));
 }
 
-/** The same, frozen. Matrices are packed one by one, so that the model never exists as a whole in float32. */
+/** Like `initCausalLM`, frozen. Matrices are packed one by one, so that the model never exists as a whole in float32. */
 export async function initFrozenCausalLM(
   json: HFConfigJson,
   random: Random,
@@ -150,9 +151,11 @@ async function readJson(path: string): Promise<HFConfigJson | undefined> {
 /** Content of a file; undefined if it does not exist. */
 async function readBytes(path: string): Promise<Uint8Array | undefined> {
   if (typeof process !== 'object' || !process.getBuiltinModule) {
-    throw new Error('loadCausalLM needs the files of Node. In a browser, fetch them and call causalLMFromState.');
+    throw new Error(
+      'loadCausalLM requires the file system of Node. In a browser, fetch the files and call causalLMFromState.',
+    );
   }
-  // Looked up by name, so that bundles for the browser neither contain nor miss it.
+  // Looked up by name, so that browser bundles neither include it nor fail without it.
   const { readFile } = process.getBuiltinModule('node:fs/promises');
   const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined;

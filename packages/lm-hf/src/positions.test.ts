@@ -23,10 +23,10 @@ describe('rotaryFrequencies', () => {
     expectNear(rotaryFrequencies(4, 10000, { kind: 'linear', factor: 4 }), [0.25, 0.0025]);
   });
 
-  it('are stretched where Llama 3.1 stretches them', () => {
+  it('are scaled as in Llama 3.1', () => {
     const scaling = { kind: 'llama3', factor: 8, lowFrequency: 1, highFrequency: 4, context: 32 } as const;
     expectNear(rotaryFrequencies(8, 10000, scaling), recorded('llama-gqa-rope3', 'rotary.inv_freq'));
-    // Angles of 1 turn 5.1 times over the old context, those of 0.5 2.5 times: kept, and half way between.
+    // An angle of 1 makes 5.1 turns over the old context and is kept; one of 0.5 makes 2.5 turns, halfway between the limits.
     const [fast, between] = rotaryFrequencies(4, 4, scaling);
     expect(fast).toBe(1);
     const kept = ((32 * 0.5) / (2 * Math.PI) - 1) / 3;
@@ -41,7 +41,7 @@ describe('alibiSlopes', () => {
     expect(alibiSlopes(2, 4)).toEqual([2 ** -2, 2 ** -4]);
   });
 
-  it('are, for other numbers, those of fewer heads and then every other of more', () => {
+  it('start, for other numbers of heads, with every second slope of the next power of two', () => {
     expect(alibiSlopes(3)).toEqual([2 ** -4, 2 ** -8, 2 ** -2]);
     expectNear(alibiSlopes(6), recorded('mpt-heads-not-pow2', 'alibi.slopes'));
   });

@@ -90,7 +90,7 @@ describeBackends('recorded models', (backend) => {
     lm.dispose();
   });
 
-  it.each(families)('%s: nearly the same in bfloat16', async (name) => {
+  it.each(families)('%s: nearly the same logits in bfloat16', async (name) => {
     const { lm } = await loadCausalLM(at(name), { freeze: 'bfloat16' });
     const expected = loadReference(`${at(name)}/expected`);
     const logits = tf.tidy(() => lm.logits(hiddenStates(lm, expected.tensor('full.input_ids') as tf.Tensor2D, {})));
@@ -102,7 +102,7 @@ describeBackends('recorded models', (backend) => {
 });
 
 describeBackends('Transformer', (backend) => {
-  it.each(Object.keys(configs))('%s keeps the promises of a CausalLM and can be made to see', async (name) => {
+  it.each(Object.keys(configs))('%s satisfies the CausalLM contract, and that of gated blocks', async (name) => {
     const lm = fresh(name);
     await checkInterleaving(lm);
     // Tables of positions are made for 64 first; the same code everywhere, so one fast backend outgrows them.
@@ -110,7 +110,7 @@ describeBackends('Transformer', (backend) => {
     lm.dispose();
   });
 
-  it.each(Object.keys(configs))('%s counts positions over real tokens, wherever the padding stands', (name) => {
+  it.each(Object.keys(configs))('%s counts positions over real tokens, wherever the padding is', (name) => {
     tf.tidy(() => {
       const lm = fresh(name);
       const logits = (ids: number[], mask?: number[]) => {
@@ -127,7 +127,7 @@ describeBackends('Transformer', (backend) => {
     });
   });
 
-  it('answers the same frozen, and alone or beside others', async () => {
+  it('generates the same answers frozen, and alone or in a batch', async () => {
     const lm = fresh('llama, grouped heads');
     const prompts = [[1, 2, 3, 4], [5, 6]]; // prettier-ignore
     const options = { maxNewTokens: 5, beams: 2 };
@@ -145,7 +145,7 @@ describeBackends('Transformer', (backend) => {
       tf.tidy(() => {
         const lm = fresh(name);
         const f = (x: tf.Tensor) => lm.logits(lm.blocks.reduce((h, b) => b.apply(h, {}), x as tf.Tensor3D));
-        // Of a size at which relu and clipping bend at few places.
+        // Large enough that few values are near the kinks of relu and clipping.
         const x = tf.mul(lm.embed(tf.tensor2d([1, 2, 3, 4], [1, 4], 'int32'), {}), 30);
         checkGradient(f, [x], { rtol: 2e-2 });
         lm.dispose();
@@ -159,7 +159,7 @@ describeBackends('Transformer', (backend) => {
     const trainable = variables(lm.params);
     const { value, grads } = tf.variableGrads(() => languageModelLoss(lm, batch), Object.values(trainable));
     for (const [parameter, variable] of Object.entries(trainable)) {
-      // Adding the same to all keys of a head adds the same to all its scores, unless they are turned or normed.
+      // A bias on all keys of a head adds the same to all scores of a query, unless keys are rotated or normalized.
       if (parameter.endsWith('k_proj.bias') && !/neox|llama/.test(name)) continue;
       const size = tf.tidy(() => tf.max(tf.abs(grads[variable.name]!)).dataSync()[0]!);
       expect(size, parameter).toBeGreaterThan(1e-9);
@@ -172,7 +172,7 @@ describeBackends('Transformer', (backend) => {
     frozen.dispose();
   });
 
-  it('clips queries, keys and values where the config says so', () => {
+  it('clips queries, keys and values if the config says so', () => {
     const lm = fresh('mpt');
     const cache = new KVCache(2);
     tf.tidy(() => {
@@ -206,7 +206,7 @@ describeBackends('Transformer', (backend) => {
     });
   });
 
-  it('gives, where the head is the embedding, what makes logits with embedded tokens', () => {
+  it('returns a head input whose products with the rows of the head are the logits', () => {
     tf.tidy(() => {
       const lm = fresh('llama, grouped heads');
       const ids = Array.from({ length: 20 }, (_, i) => i);
@@ -227,7 +227,7 @@ describeBackends('Transformer', (backend) => {
     });
   });
 
-  it('says what does not fit', () => {
+  it('rejects wrong shapes and texts that are too long', () => {
     const lm = fresh('gpt2');
     tf.tidy(() => {
       expect(() => lm.embed(tf.tensor1d([4, 4], 'int32') as tf.Tensor as tf.Tensor2D, {})).toThrow(
@@ -242,7 +242,7 @@ describeBackends('Transformer', (backend) => {
           [2, 130],
         );
       expect(() => lm.embed(long, { keyMask: mask(129) })).toThrow(/at most 128 tokens.*got 129/);
-      // Padding takes no positions.
+      // Padding uses no positions.
       expect(lm.embed(long, { keyMask: mask(128) }).shape).toEqual([2, 130, 16]);
     });
     lm.dispose();
@@ -302,7 +302,7 @@ describe('config.json', () => {
     expect(Object.values(causalLMShapes(config)).map(size).reduce(add)).toBe(count);
   });
 
-  it('gives fresh parameters the shapes that it lists, and each a stream of its own', async () => {
+  it('creates parameters with the listed shapes, the same for the same seed', async () => {
     for (const name of Object.keys(configs)) {
       const lm = fresh(name);
       const shapes = Object.fromEntries([...namedParams(lm.params)].map(([key, p]) => [key, p.shape]));
@@ -315,7 +315,7 @@ describe('config.json', () => {
     b.dispose();
   });
 
-  it('reads rotary settings by the keys of transformers 5 and of those before', () => {
+  it('reads the rotary options from the keys of transformers 5 and of earlier versions', () => {
     const config = { ...configs['gpt_neox'], rotary_pct: 0.5, rotary_emb_base: 500 };
     const { rotary_pct: _, rotary_emb_base: __, ...rest } = config;
     const now = { ...rest, rope_parameters: { rope_type: 'default', rope_theta: 500, partial_rotary_factor: 0.5 } };
@@ -326,7 +326,7 @@ describe('config.json', () => {
     expect(transformerConfig(scaled)).not.toEqual(transformerConfig(configs['llama']!));
   });
 
-  it('takes a missing key as transformers do', () => {
+  it('gives missing keys the defaults of transformers', () => {
     const neoX = transformerConfig({
       ...configs['gpt_neox'],
       rotary_pct: undefined,
@@ -350,9 +350,9 @@ describe('config.json', () => {
       { model_type: 'bloom' },
       /model_type must be one of gpt2, opt, gpt_neox, llama, mpt, mosaic_gpt, got "bloom".*checkCausalLM.*bring-your-own-llm\.md/,
     ],
-    ['no family', {}, /model_type must be one of .*got nothing/],
+    ['a missing family', {}, /model_type must be one of .*got nothing/],
     [
-      'quantised weights',
+      'quantized weights',
       {
         model_type: 'gpt2',
         vocab_size: 50,
@@ -361,19 +361,19 @@ describe('config.json', () => {
         n_head: 2,
         quantization_config: { quant_method: 'gptq' },
       },
-      /the weights must be float32, float16 or bfloat16, got quantised ones \(quantization_config: "gptq"\)/,
+      /the weights must be float32, float16 or bfloat16, got quantized ones \(quantization_config: "gptq"\)/,
     ],
     ['a missing size', { ...configs['llama'], hidden_size: undefined }, /hidden_size must be a number, got nothing/],
     [
-      'a size that is none',
+      'a fractional size',
       { ...configs['gpt2'], n_layer: 1.5 },
       /n_layer must be a whole number of at least 1, got 1.5/,
     ],
-    ['heads of broken width', { ...configs['gpt2'], n_head: 3 }, /width 16 must be a multiple.*heads, got 3/],
+    ['heads of fractional width', { ...configs['gpt2'], n_head: 3 }, /width 16 must be a multiple.*heads, got 3/],
     [
-      'groups of broken size',
+      'groups of fractional size',
       { ...configs['llama'], num_key_value_heads: 3 },
-      /2 heads of queries must be a multiple.*got 3/,
+      /2 query heads must be a multiple.*got 3/,
     ],
     [
       'an unknown activation',
@@ -388,7 +388,7 @@ describe('config.json', () => {
     [
       'an odd number of rotary channels',
       { ...configs['gpt_neox'], rotary_pct: 0.4 },
-      /rotary_pct must give an even number.*got 3/,
+      /rotary_pct must result in an even number.*got 3/,
     ],
     [
       'a prefix LM',
@@ -396,8 +396,12 @@ describe('config.json', () => {
       /attn_config: prefix_lm must be false, got true/,
     ],
     ['scaled logits', { ...configs['mpt'], logit_scale: 0.5 }, /logit_scale must be null, got 0.5/],
-    ['a flag that is none', { ...configs['opt'], enable_bias: 1 }, /enable_bias must be true or false, got 1/],
-    ['a section that is none', { ...configs['mpt'], attn_config: [] }, /attn_config must be an object, got \[\]/],
+    ['a flag that is not a boolean', { ...configs['opt'], enable_bias: 1 }, /enable_bias must be true or false, got 1/],
+    [
+      'a section that is not an object',
+      { ...configs['mpt'], attn_config: [] },
+      /attn_config must be an object, got \[\]/,
+    ],
   ])('refuses %s', (_, config, message) => {
     expect(() => transformerConfig(config)).toThrow(message);
   });

@@ -53,7 +53,7 @@ export interface TransformerConfig {
   readonly embeddingSize: number;
   readonly positions: Positions;
   readonly norm: { readonly kind: 'layer' | 'rms'; readonly bias: boolean; readonly epsilon: number };
-  /** Position of the norms and inputs of the two parts of a block; `parallel`: both read the block's input. */
+  /** Where a block applies its norms. With `parallel`, attention and feed-forward part both read the block's input. */
   readonly residual: 'pre-norm' | 'parallel' | 'post-norm';
   /** Whether there is a norm before the head. */
   readonly finalNorm: boolean;
@@ -63,7 +63,7 @@ export interface TransformerConfig {
   /** Whether query, key, value and output projections have biases. */
   readonly attentionBias: boolean;
   readonly mlpBias: boolean;
-  /** Whether the head is the embedding. */
+  /** Whether the head uses the weights of the embedding. */
   readonly tiedHead: boolean;
   /** Factor on the scores. Defaults to headDim ** -0.5. */
   readonly attentionScale?: number;
@@ -112,11 +112,11 @@ export function checkTransformerConfig(config: TransformerConfig, what: string):
   checkConfig(what, config, RULES);
   const { numHeads, numKeyValueHeads, headDim, positions } = config;
   if (numHeads % numKeyValueHeads) {
-    fail(`the ${numHeads} heads of queries must be a multiple of those of keys and values, got ${numKeyValueHeads}`);
+    fail(`the ${numHeads} query heads must be a multiple of the heads of keys and values, got ${numKeyValueHeads}`);
   }
-  const turning = positions.kind === 'rotary' ? 2 * positions.frequencies.length : 0;
-  if (!Number.isInteger(turning / 2) || turning > headDim) {
-    fail(`the rotary channels of a head of ${headDim} must be an even number of at most as many, got ${turning}`);
+  const rotaryChannels = positions.kind === 'rotary' ? 2 * positions.frequencies.length : 0;
+  if (!Number.isInteger(rotaryChannels / 2) || rotaryChannels > headDim) {
+    fail(`the rotary channels of a head must be an even number of at most ${headDim}, got ${rotaryChannels}`);
   }
 }
 
@@ -335,7 +335,7 @@ export class Transformer implements CausalLM {
 
   /**
    * @param params     see `initCausalLM` and `loadCausalLM`
-   * @param packedHead a tied head that is stored apart from the embedding; `freeze` makes one
+   * @param packedHead a tied head that is stored separately from the embedding; `freeze` makes one
    */
   constructor(
     readonly config: TransformerConfig,
@@ -366,7 +366,7 @@ export class Transformer implements CausalLM {
 
   /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`, learned positions included. */
   embed(tokens: tf.Tensor2D, context: LMContext): tf.Tensor3D {
-    expectShape('Transformer.embed: tokens', tokens, ['batch', 'text'], 'Give one row of token ids per text.');
+    expectShape('Transformer.embed: tokens', tokens, ['batch', 'text'], 'Pass one row of token ids per text.');
     const { embed, embed_proj } = this.params;
     return tf.tidy(() => {
       const rows = embedding(embed.weight, tokens) as tf.Tensor3D;
@@ -383,7 +383,7 @@ export class Transformer implements CausalLM {
       'Transformer.logits: x',
       x,
       want,
-      'Pass what left the last block, or rows of it as [1, n, hiddenSize].',
+      'Pass the output of the last block, or rows of it as [1, n, hiddenSize].',
     );
     const { head, embed } = this.params;
     // An embedding that is frozen as a table has a packed copy as its head.
@@ -430,7 +430,7 @@ export class Transformer implements CausalLM {
     const room = positions.rows - positions.offset;
     if (longest > room) {
       throw new Error(
-        `Transformer.embed: texts must have at most ${room} tokens, for so many positions were learned, got ${longest}. ` +
+        `Transformer.embed: texts must have at most ${room} tokens, the number of learned positions, got ${longest}. ` +
           'Shorten the prompt or maxNewTokens.',
       );
     }

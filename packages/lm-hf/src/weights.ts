@@ -42,7 +42,7 @@ export async function readTransformer(
   if (!Number.isInteger(vocabSize) || vocabSize < config.vocabSize) {
     throw new Error(
       `${what}: vocabSize must be a whole number of at least the checkpoint's ${config.vocabSize}, got ${vocabSize}. ` +
-        'Tokens can be added, not taken away.',
+        'Tokens can be added, not removed.',
     );
   }
   const grown = { ...config, vocabSize };

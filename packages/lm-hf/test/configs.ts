@@ -4,7 +4,7 @@ const sizes = { vocab_size: 20, hidden_size: 16, num_hidden_layers: 2, num_atten
 const opt = { model_type: 'opt', ...sizes, ffn_dim: 24, max_position_embeddings: 128 };
 const mpt = { vocab_size: 20, d_model: 12, n_layers: 2, max_seq_len: 128 };
 
-/** Small models of every family and every way in which members of a family differ, as a config.json says them. */
+/** A config.json for small models of every family, and for every option in which models of a family differ. */
 export const configs: Readonly<Record<string, HFConfigJson>> = {
   gpt2: { model_type: 'gpt2', vocab_size: 20, n_embd: 16, n_layer: 2, n_head: 2, n_positions: 128 },
   opt,
