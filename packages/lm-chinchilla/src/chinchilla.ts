@@ -217,7 +217,7 @@ class GrowingTable {
 
 /**
  * Sinusoids of the distances length-1 ... 0, `[length, width]`: all sines, then all cosines (Dai et al. 2019). `scale`
- * is that of the attention scores, applied here because it costs nothing here.
+ * is that of the attention scores; applying it here costs nothing.
  */
 function sinusoids(length: number, width: number, scale: number): tf.Tensor2D {
   const half = width / 2;
@@ -302,7 +302,7 @@ export class Chinchilla implements CausalLM {
 
   /**
    * @param params     see `initChinchilla` and `loadChinchilla`
-   * @param packedHead the output head, if it is stored apart from the embedding; `freeze` makes one
+   * @param packedHead the output head, if it is stored separately from the embedding; `freeze` makes one
    */
   constructor(
     config: ChinchillaConfig,
@@ -326,7 +326,7 @@ export class Chinchilla implements CausalLM {
 
   /** int32 `[batch, text]` to float32 `[batch, text, hiddenSize]`. No positions are added: only distances matter. */
   embed(tokens: tf.Tensor2D): tf.Tensor3D {
-    expectShape('Chinchilla.embed: tokens', tokens, ['batch', 'text'], 'Give one row of token ids per text.');
+    expectShape('Chinchilla.embed: tokens', tokens, ['batch', 'text'], 'Pass one row of token ids per text.');
     return tf.tidy(() => {
       const x = embedding(this.params.embed.weight, tokens) as tf.Tensor3D;
       return this.config.embeddingScale === 1 ? x : tf.mul(x, this.config.embeddingScale);
@@ -336,7 +336,12 @@ export class Chinchilla implements CausalLM {
   /** Final norm and tied head: float32 `[batch, text, hiddenSize]` to `[batch, text, vocabSize]`, position by position. */
   logits(x: tf.Tensor3D): tf.Tensor3D {
     const want = ['batch', 'text', this.config.hiddenSize];
-    expectShape('Chinchilla.logits: x', x, want, 'Pass what left the last block, or rows of it as [1, n, hiddenSize].');
+    expectShape(
+      'Chinchilla.logits: x',
+      x,
+      want,
+      'Pass the output of the last block, or rows of it as [1, n, hiddenSize].',
+    );
     return tf.tidy(() => {
       const weight = this.packedHead ?? (this.params.embed.weight as Table);
       return linear(this.finalNorm(x, this.config.outputScale), { weight }) as tf.Tensor3D;
@@ -426,7 +431,7 @@ export function chinchillaPreset(name: string): ChinchillaConfig {
   if (!Object.hasOwn(chinchillaPresets, name)) {
     throw new Error(
       `chinchillaPreset: expected one of ${Object.keys(chinchillaPresets).join(', ')}, got ${name}. ` +
-        'For another size write a ChinchillaConfig.',
+        'For another size, write a ChinchillaConfig.',
     );
   }
   return chinchillaPresets[name as ChinchillaPreset];
