@@ -95,7 +95,7 @@ it('fails only the case that throws or has a broken file', async () => {
   expect(lines.map((line) => line.replace(/  +/g, ' '))).toEqual([
     'area/a 0 pass',
     'area/b - fail cannot compare shapes: expected [3], got [2].',
-    expect.stringMatching(/^area\/c - fail .*c\.safetensors is not a whole safetensors file/),
+    expect.stringMatching(/^area\/c - fail .*c\.safetensors is not a valid safetensors file/),
     expect.stringMatching(/^area\/d - fail .*d\.json is not valid JSON/),
     'area/e - fail unknown kind',
     '1 passed, 4 failed',

@@ -169,7 +169,7 @@ describe('flamingo generate', () => {
     const { status, stderr } = await generate('--image', 'my-data/red-circle.png', '--set', 'out=cut');
     expect(status).toBe(1);
     expect(stderr).toMatch(
-      /cut\/flamingo\/model\.safetensors is not a whole safetensors file.*truncated.*flamingo train CONFIG/,
+      /cut\/flamingo\/model\.safetensors is not a valid safetensors file.*truncated.*flamingo train CONFIG/,
     );
     expect(await flamingo(folder, 'train', config, '--set', 'out=cut')).toMatchObject({ status: 0 });
     expect(readFileSync(file).equals(readFileSync(join(folder, 'run', 'flamingo', 'model.safetensors')))).toBe(true);

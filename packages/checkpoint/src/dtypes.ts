@@ -54,7 +54,7 @@ export function decode(bytes: Uint8Array, dtype: Dtype, what: string): TensorDat
       return new Uint8Array(buffer);
     default:
       throw new Error(
-        `${what} has values of type ${dtype}, which cannot be read. Save it as F32 or BF16, or leave this tensor out.`,
+        `${what} has values of type ${dtype}, which cannot be read. Save it as F32 or BF16, or omit this tensor.`,
       );
   }
 }

@@ -30,7 +30,7 @@ describe('one file', () => {
     }
   });
 
-  it('an old file stays as it was when writing fails', async () => {
+  it('keeps an old file unchanged when writing fails', async () => {
     const path = join(folder, 'model.safetensors');
     await writeSafetensors(path, tensors);
     const before = await readFile(path);
@@ -59,11 +59,11 @@ describe('one file', () => {
     'names the file when the disk is full, and keeps the earlier one',
     async () => {
       const path = join(folder, 'model.safetensors');
-      // What is written to the temporary file ends in a device that is always full.
+      // Links the temporary file to a device that is always full.
       const fill = () => symlink('/dev/full', join(folder, `.model.safetensors.${process.pid}.tmp`));
       await fill();
       await expect(writeSafetensors(path, tensors)).rejects.toThrow(
-        /model\.safetensors could not be written: the disk is full \(ENOSPC.*\)\. Nothing of it is left\. Free some space/,
+        /model\.safetensors could not be written: the disk is full \(ENOSPC.*\)\. No partial file is left\. Free some space/,
       );
       expect(await readdir(folder)).toEqual([]);
       await writeSafetensors(path, tensors);
@@ -75,7 +75,7 @@ describe('one file', () => {
     },
   );
 
-  it('as a state everything is float32, and names can be left out', async () => {
+  it('is read as float32 by readState, which can select names', async () => {
     const path = join(folder, 'x.safetensors');
     await writeSafetensors(
       path,
@@ -85,25 +85,25 @@ describe('one file', () => {
     expect(await readState(path, (name) => name !== 'a')).toEqual({ ids: tensorOf(3, -4), b: tensors.b, c: tensors.c });
   });
 
-  it('missing or truncated, it is named and the reason given', async () => {
+  it('is named with the reason if it is missing or truncated', async () => {
     await expect(openCheckpoint(join(folder, 'no.safetensors'))).rejects.toThrow(
       /no\.safetensors does not exist .*Check/,
     );
     await expect(openCheckpoint(folder)).rejects.toThrow(
-      /model\.safetensors or model\.safetensors\.index\.json expected/,
+      /expected model\.safetensors or model\.safetensors\.index\.json/,
     );
     const path = join(folder, 'model.safetensors');
     await writeSafetensors(path, tensors);
     for (const size of [0, 7, 30, (await readFile(path)).length - 1]) {
       await truncate(path, size);
-      await expect(openCheckpoint(path)).rejects.toThrow(/model\.safetensors is not a whole safetensors file/);
+      await expect(openCheckpoint(path)).rejects.toThrow(/model\.safetensors is not a valid safetensors file/);
       await writeSafetensors(path, tensors);
     }
   });
 });
 
 describe('shards', () => {
-  it('are cut by size and read as one', async () => {
+  it('are split by size and read as one checkpoint', async () => {
     await writeSharded(folder, tensors, { maxShardBytes: 14 });
     expect((await readdir(folder)).sort()).toEqual([
       'model-00001-of-00002.safetensors',
@@ -126,8 +126,8 @@ describe('shards', () => {
 
   it.each<[string, string, RegExp]>([
     ['broken JSON', '{', /index\.json is not valid JSON/],
-    ['null', 'null', /weight_map must give/],
-    ['no map', '{}', /weight_map must give/],
+    ['null', 'null', /weight_map must map/],
+    ['no map', '{}', /weight_map must map/],
     ['a file outside the folder', '{"weight_map":{"a":"../secret.safetensors"}}', /must be a file of the same folder/],
     ['a missing shard', '{"weight_map":{"a":"gone.safetensors"}}', /gone\.safetensors does not exist/],
     [

@@ -70,7 +70,7 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   if (files.includes(modelFile)) return openFiles([join(path, modelFile)], options);
   const pickle = files.find((file) => /\.bin$/.test(file));
   const instead =
-    pickle && `${pickle} beside it is a pickle; save the model again, in transformers with safe_serialization=True`;
+    pickle && `${pickle} next to it is a pickle; save the model again, in transformers with safe_serialization=True`;
   throw missing(join(path, modelFile), `${modelFile} or ${indexFile}`, instead);
 }
 
@@ -96,7 +96,7 @@ export async function readState(
  * Writes one file atomically: a temporary file next to it, then a rename.
  *
  * @throws Error for a NaN or an infinity, naming the tensor, index and value; and when the file cannot be written. Either
- *   way a file that was there before stays as it was, and no temporary file is left.
+ *   way a file that existed before stays unchanged, and no temporary file is left.
  */
 export async function writeSafetensors(
   path: string,
@@ -134,7 +134,7 @@ export async function writeSharded(
 /**
  * Writes a temporary file, flushes it to the disk and renames it.
  *
- * @throws Error naming the file and what is left when the system refuses (a full disk, a read-only folder)
+ * @throws Error naming the file and what is left, if the system cannot write it (a full disk, a read-only folder)
  */
 export async function writeAtomically(path: string, parts: Iterable<Uint8Array>): Promise<void> {
   const { fs, join, dirname, basename } = nodeModules('writeAtomically');
@@ -152,7 +152,7 @@ export async function writeAtomically(path: string, parts: Iterable<Uint8Array>)
     await fs.rm(temporary, { force: true }).catch(() => undefined);
     const there = await fs.stat(path).then(
       () => 'The earlier file of this name is unchanged.',
-      () => 'Nothing of it is left.',
+      () => 'No partial file is left.',
     );
     throw systemError(`${path} could not be written`, error, there);
   }
@@ -167,7 +167,7 @@ const REASONS: Readonly<Record<string, readonly [reason: string, fix: string]>> 
 };
 
 /**
- * A system's refusal to write, in words; any other error stays as it is.
+ * Explains an error of the system while writing; returns any other error unchanged.
  *
  * @param what what failed
  * @param kept what is lost or kept
@@ -208,7 +208,8 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
       files.push(file);
       for (const name of file.entries.keys()) {
         const other = where.get(name);
-        if (other) throw new Error(`${path}: tensor ${name} is in ${other.path} too. A name may be in one shard only.`);
+        if (other)
+          throw new Error(`${path}: tensor ${name} is in ${other.path} too. A tensor must be in only one shard.`);
         where.set(name, file);
       }
     }
@@ -218,7 +219,7 @@ async function openFiles(paths: readonly string[], { map }: OpenOptions): Promis
   }
   const find = (name: string): OpenFile => {
     const file = where.get(name);
-    if (!file) throw new Error(`${paths.join(', ')}: no tensor ${name}. Look at names for those there are.`);
+    if (!file) throw new Error(`${paths.join(', ')}: no tensor ${name}. See names for its tensors.`);
     return file;
   };
   const borrow = async (name: string): Promise<BorrowedBytes> => {
@@ -261,11 +262,11 @@ async function openShards(folder: string, index: string, options: OpenOptions): 
     files.map((file) => join(folder, file)),
     options,
   );
-  const lost = Object.keys(weightMap).filter((name) => !checkpoint.names.includes(name));
-  if (lost.length > 0) {
+  const absent = Object.keys(weightMap).filter((name) => !checkpoint.names.includes(name));
+  if (absent.length > 0) {
     await checkpoint.close();
     throw new Error(
-      `${index}: ${lost.length} tensors that it lists are in no shard (${lost.slice(0, 5).join(', ')}). ` +
+      `${index}: ${absent.length} tensors that it lists are in no shard (${absent.slice(0, 5).join(', ')}). ` +
         'Fetch the index and its shards again, all from one version.',
     );
   }
@@ -276,14 +277,14 @@ function parseIndex(bytes: Uint8Array, path: string): Record<string, string> {
   const index = parseJson(bytes, path) as { weight_map?: unknown } | null;
   const map = index?.weight_map;
   if (typeof map !== 'object' || map === null || Object.values(map).some((file) => typeof file !== 'string')) {
-    throw new Error(`${path}: weight_map must give a file name for each tensor name. Fetch or write the file again.`);
+    throw new Error(`${path}: weight_map must map each tensor name to a file name. Fetch or write the file again.`);
   }
   return map as Record<string, string>;
 }
 
 function readRange(handle: FileHandle, begin: number, end: number, path: string): Promise<Uint8Array> {
   const cut = (at: number) =>
-    new Error(`${path} ends at byte ${at}, ${end} expected: it was cut while being read. Try again.`);
+    new Error(`${path} ends at byte ${at}, expected ${end}: it was truncated while being read. Try again.`);
   return readInto(new Uint8Array(end - begin), handle, begin, cut);
 }
 
@@ -323,5 +324,5 @@ function intoShards(
 }
 
 function missing(path: string, expected: string, fix = 'Check the path'): Error {
-  return new Error(`${path} does not exist or cannot be read: ${expected} expected. ${fix}.`);
+  return new Error(`${path} does not exist or cannot be read: expected ${expected}. ${fix}.`);
 }

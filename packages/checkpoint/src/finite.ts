@@ -10,7 +10,7 @@ const LARGEST: Readonly<Record<FloatDtype, number>> = {
  * Makes sure that every float of a tensor is stored as a finite number: one pass over memory, far below the cost of writing.
  *
  * @param what the tensor, for the error message
- * @param kept what happens to files, for the error message
+ * @param kept what happened to the file, for the error message
  */
 export function expectFinite(what: string, data: TensorData, floats: FloatDtype, kept: string): void {
   if (!(data instanceof Float32Array)) return;

@@ -91,7 +91,7 @@ it('skips a checkpoint with a damaged byte anywhere, and says which and why', as
       damaged[at]! ^= 1 << (at % 8);
       await writeFile(file, damaged);
       const { step, state, skipped } = (await folder.latest())!;
-      // Blanks of the manifest may become other blanks.
+      // Whitespace in the manifest may become other whitespace.
       if (step === 2) expect([name, state]).toEqual(['checkpoint.json', { seed: 1, cursor: [2] }]);
       else expect(skipped).toEqual([expect.stringContaining(file)]);
     }
@@ -149,6 +149,6 @@ it('keeps the earlier checkpoints when saving fails, and no temporary folder', a
   expect(await list()).toEqual(['step-000001']);
 });
 
-it('refuses to keep none', () => {
+it('rejects keep: 0', () => {
   expect(() => new CheckpointFolder('x', { keep: 0 })).toThrow(/keep must be 1 or more, got 0/);
 });

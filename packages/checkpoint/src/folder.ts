@@ -27,7 +27,7 @@ interface PartSum {
   readonly sha256: string;
 }
 
-/** Content of `checkpoint.json`: enough to tell whether a checkpoint is whole. */
+/** Content of `checkpoint.json`: enough to tell whether a checkpoint is undamaged. */
 interface Manifest<State> {
   readonly step: number;
   /** Size and hash of each part's file. Checkpoints of earlier versions have the size alone. */
@@ -39,13 +39,13 @@ interface Manifest<State> {
 
 const manifestFile = 'checkpoint.json';
 const fixIt = 'Remove that folder to resume from the checkpoint before it, or restore it from a copy.';
-/** How much is hashed at a time; `Hash.update` refuses 2 GiB and more. */
+/** Bytes to hash at a time; `Hash.update` refuses 2 GiB and more. */
 const hashChunk = 2 ** 24;
 
 /**
  * The checkpoints of a training run: `step-000123/` with one safetensors file per part and a `checkpoint.json`, which has
  * a SHA-256 hash of each. A checkpoint is written to a temporary folder and renamed when it is complete, so that a run
- * killed at any moment leaves only whole ones. Only one process may write at a time.
+ * killed at any moment leaves only complete ones. Only one process may write at a time.
  */
 export class CheckpointFolder<State> {
   constructor(
@@ -101,10 +101,10 @@ export class CheckpointFolder<State> {
   }
 
   /**
-   * The newest checkpoint that is whole, or undefined when there is none at all. Every byte of it is read and compared
+   * The newest undamaged checkpoint, or undefined if there are none at all. Every byte of it is read and compared
    * with the hashes that were saved; `skipped` of the result names newer checkpoints that are damaged.
    *
-   * @throws Error when there are checkpoints but all are damaged
+   * @throws Error if there are checkpoints but all are damaged
    */
   async latest(): Promise<SavedCheckpoint<State> | undefined> {
     const skipped: string[] = [];
@@ -202,7 +202,7 @@ function fileOf(folder: string, part: string): string {
   return nodeModules('CheckpointFolder').join(folder, `${part}.safetensors`);
 }
 
-/** The error of the system behind one that only names a file of the temporary folder. */
+/** The system error behind one that names a file in the temporary folder. */
 function causeOf(error: unknown): unknown {
   return (error as Error).cause ?? error;
 }
@@ -221,11 +221,11 @@ async function readManifest<State>(path: string): Promise<Manifest<State>> {
   try {
     manifest = parseJson(bytes, path) as Manifest<State>;
   } catch {
-    // Broken JSON and JSON of another shape are the same fault to the reader.
+    // Invalid JSON gets the same error as JSON of another shape.
   }
   const parts = Object.values(manifest?.parts ?? {});
   if (!manifest || !Number.isInteger(manifest.step) || parts.length === 0) {
-    throw new Error(`${path} must be JSON with step, parts and state; it is cut off or something else. ${fixIt}`);
+    throw new Error(`${path} must be JSON with step, parts and state; it is truncated or another file. ${fixIt}`);
   }
   const isEarlier = manifest.sha256 === undefined && parts.every((part) => typeof part === 'number');
   if (!isEarlier && manifest.sha256 !== sumOf(manifest)) {

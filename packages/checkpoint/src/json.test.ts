@@ -3,7 +3,7 @@ import { parseJson } from './json';
 
 const parse = (text: string) => parseJson(new TextEncoder().encode(text), 'config.json');
 
-it('reads what Python writes: non-finite numbers, outside strings alone', () => {
+it('reads non-finite numbers as Python writes them, except inside strings', () => {
   const text = '{"a": Infinity, "b": [-Infinity, NaN, 1], "c": "NaN, \\"Infinity", "NaN": "\\\\", "d": NaN}';
   expect(parse(text)).toEqual({ a: Infinity, b: [-Infinity, NaN, 1], c: 'NaN, "Infinity', NaN: '\\', d: NaN });
 });
@@ -12,7 +12,7 @@ it('skips a byte order mark', () => {
   expect(parse('\ufeff{"a": 1}')).toEqual({ a: 1 });
 });
 
-it('names the file otherwise', () => {
+it('names a file that is not valid JSON', () => {
   expect(() => parse('{"a": Infinit}')).toThrow(
     /^config\.json is not valid JSON \(.*\)\. Fetch or write the file again/,
   );

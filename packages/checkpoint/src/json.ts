@@ -1,4 +1,4 @@
-/** How a Git LFS pointer starts: the text that takes the place of a file that was not downloaded. */
+/** How a Git LFS pointer starts: the text that replaces a file that was not downloaded. */
 const pointerStart = 'version https://git-lfs.github.com/spec/';
 
 /**
@@ -42,7 +42,7 @@ export function parseJson(bytes: Uint8Array, what: string): unknown {
 
 const NAN = '\0NaN';
 
-/** JSON of the same meaning without bare `NaN` and `Infinity`; what strings hold stays as it is. */
+/** Equivalent JSON without bare `NaN` and `Infinity`; strings do not change. */
 function withoutNonFinite(text: string): string {
   return text.replace(/"[^"\\]*(?:\\[^][^"\\]*)*"|NaN|Infinity/g, (token) => {
     if (token === 'NaN') return JSON.stringify(NAN);

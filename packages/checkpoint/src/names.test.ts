@@ -30,7 +30,7 @@ describe('mapNames', () => {
     });
   });
 
-  it('the first rule that matches decides', () => {
+  it('applies the first rule that matches', () => {
     const rules = [
       { from: /^a/, to: 'x' },
       { from: /^ab/, to: 'y' },
@@ -38,10 +38,10 @@ describe('mapNames', () => {
     expect(Object.keys(mapNames({ ab: rows(1) }, rules))).toEqual(['xb']);
   });
 
-  it('says what does not work out', () => {
+  it('explains rules that do not work', () => {
     expect(() => mapNames({ a: rows(1), b: rows(2) }, [{ from: /^[ab]$/, to: 'c' }])).toThrow(/a and b both become c/);
     expect(() => mapNames({ a: rows(1, 2, 3) }, [{ from: /^a$/, split: ['b', 'c'] }])).toThrow(
-      /a has 3 rows, which cannot be cut into 2/,
+      /a has 3 rows, which cannot be split into 2/,
     );
     expect(() => mapNames({ a: rows(1) }, [{ from: /^a$/, to: 'b', part: [1, 2] }])).toThrow(
       /part 0 of the 2 of b is missing/,
@@ -57,7 +57,7 @@ describe('mapNames', () => {
 });
 
 describe('outputsFirst', () => {
-  it('turns matrices and kernels', () => {
+  it('transposes matrices and kernels', () => {
     const matrix = { shape: [2, 3], data: Float32Array.of(1, 2, 3, 4, 5, 6) };
     expect(outputsFirst(matrix)).toEqual({ shape: [3, 2], data: Float32Array.of(1, 4, 2, 5, 3, 6) });
     const kernel = { shape: [1, 2, 2, 1], data: Float32Array.of(1, 2, 3, 4) }; // [h, w, in, out]

@@ -1,7 +1,7 @@
 import type { FloatTensor } from './files';
 
 /**
- * How names of a checkpoint become others; `to` and the names in `split` may use `$1`, `$2`, ... of `from`.
+ * How to rename the tensors of a checkpoint; `to` and the names in `split` may use `$1`, `$2`, ... of `from`.
  *
  * - `{ from, to }` renames, and converts the values if `convert` is given (a transposition, a reshape);
  * - `{ from, to, part: [i, n] }` joins n tensors into one, in order, along their first axis;
@@ -24,7 +24,9 @@ export function mapNames(
   const collected = new Map<string, (FloatTensor | undefined)[]>();
   const put = (to: string, tensor: FloatTensor, from: string): void => {
     if (mapped.has(to)) {
-      throw new Error(`mapNames: ${source.get(to)} and ${from} both become ${to}. Make the rules tell them apart.`);
+      throw new Error(
+        `mapNames: ${source.get(to)} and ${from} both become ${to}. Change the rules so that the new names differ.`,
+      );
     }
     mapped.set(to, tensor);
     source.set(to, from);
@@ -50,7 +52,7 @@ function splitRows(name: string, { shape, data }: FloatTensor, count: number): F
   const [rows = 1, ...rest] = shape;
   if (rows % count !== 0) {
     throw new Error(
-      `mapNames: ${name} has ${rows} rows, which cannot be cut into ${count} equal parts. Check the rule.`,
+      `mapNames: ${name} has ${rows} rows, which cannot be split into ${count} equal parts. Check the rule.`,
     );
   }
   const size = data.length / count;
@@ -61,10 +63,10 @@ function splitRows(name: string, { shape, data }: FloatTensor, count: number): F
 }
 
 function joinRows(name: string, parts: readonly (FloatTensor | undefined)[]): FloatTensor {
-  const lost = parts.findIndex((part) => !part);
-  if (lost >= 0) {
+  const absent = parts.findIndex((part) => !part);
+  if (absent >= 0) {
     throw new Error(
-      `mapNames: part ${lost} of the ${parts.length} of ${name} is missing. Check the checkpoint's names.`,
+      `mapNames: part ${absent} of the ${parts.length} of ${name} is missing. Check the checkpoint's names.`,
     );
   }
   const tensors = parts as readonly FloatTensor[];
@@ -90,12 +92,12 @@ export function outputsFirst({ shape, data }: FloatTensor): FloatTensor {
   const [inputs = 1, outputs = 1] = shape.slice(-2);
   const cells = shape.slice(0, -2);
   const area = cells.reduce((a, b) => a * b, 1);
-  const turned = new Float32Array(data.length);
-  for (let i = 0; i < turned.length; i++) {
+  const transposed = new Float32Array(data.length);
+  for (let i = 0; i < transposed.length; i++) {
     const cell = i % area;
     const input = Math.floor(i / area) % inputs;
     const output = Math.floor(i / (area * inputs));
-    turned[i] = data[(cell * inputs + input) * outputs + output]!;
+    transposed[i] = data[(cell * inputs + input) * outputs + output]!;
   }
-  return { shape: [outputs, inputs, ...cells], data: turned };
+  return { shape: [outputs, inputs, ...cells], data: transposed };
 }

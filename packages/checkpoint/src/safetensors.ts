@@ -1,7 +1,7 @@
 import { expectNoLfsPointer } from './json';
 import { decode, dtypeBytes, dtypeOf, encode, type Dtype, type FloatDtype, type TensorData } from './dtypes';
 
-/** A tensor as a safetensors file holds it; `data` has floats of every width as float32. */
+/** A tensor of a safetensors file; `data` has floats of every width as float32. */
 export interface StoredTensor {
   readonly dtype: Dtype;
   readonly shape: readonly number[];
@@ -63,16 +63,16 @@ export function parseSafetensors(bytes: Uint8Array, what = 'safetensors'): Safet
 /** Where the header ends, from the first eight bytes. @throws Error for an impossible length */
 export function headerEnd(start: Uint8Array, fileBytes: number, what: string): number {
   if (fileBytes < lengthBytes) {
-    throw bad(what, `a header length of ${lengthBytes} bytes expected, the file has ${fileBytes}`);
+    throw bad(what, `expected a header length of ${lengthBytes} bytes, the file has ${fileBytes}`);
   }
   expectNoLfsPointer(start, what);
   const view = new DataView(start.buffer, start.byteOffset, lengthBytes);
   const length = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
   if (length > maxHeaderBytes) {
-    throw bad(what, `a header of at most ${maxHeaderBytes} bytes expected, its length says ${length}`);
+    throw bad(what, `expected a header of at most ${maxHeaderBytes} bytes, got a length of ${length}`);
   }
   if (lengthBytes + length > fileBytes) {
-    throw bad(what, `a header of ${length} bytes is announced, the file has only ${fileBytes - lengthBytes} after it`);
+    throw bad(what, `expected a header of ${length} bytes, the file has only ${fileBytes - lengthBytes}`);
   }
   return lengthBytes + length;
 }
@@ -107,7 +107,7 @@ export function serializeSafetensors(
 }
 
 /**
- * The bytes of a file in parts: the header, then each tensor, converted only when it is its turn.
+ * The bytes of a file in parts: the header, then each tensor, converted only when requested.
  *
  * @param check called with each tensor before it is converted
  */
@@ -141,7 +141,7 @@ function headerBytes(header: object): Uint8Array {
   const padded = Math.ceil(json.length / 8) * 8;
   if (padded > maxHeaderBytes) {
     throw new Error(
-      `safetensors: the header would take ${padded} bytes, ${maxHeaderBytes} are allowed. Write fewer tensors per file.`,
+      `safetensors: the header must have at most ${maxHeaderBytes} bytes, got ${padded}. Write fewer tensors per file.`,
     );
   }
   const bytes = new Uint8Array(lengthBytes + padded).fill(0x20);
@@ -153,7 +153,9 @@ function headerBytes(header: object): Uint8Array {
 function expectSize(name: string, tensor: TensorToStore): number {
   const size = tensor.shape.reduce((a, b) => a * b, 1);
   if (name === '__metadata__') {
-    throw new Error('safetensors: a tensor cannot be called __metadata__, the format keeps that name. Rename it.');
+    throw new Error(
+      'safetensors: a tensor cannot be called __metadata__, because the format reserves that name. Rename it.',
+    );
   }
   if (size !== tensor.data.length) {
     throw new Error(
@@ -214,7 +216,7 @@ function checkEntry(name: string, value: unknown, dataStart: number, fileBytes: 
   const { dtype, shape, data_offsets: offsets } = value;
   if (typeof dtype !== 'string' || !Object.hasOwn(dtypeBytes, dtype)) {
     const known = Object.keys(dtypeBytes).join(', ');
-    throw bad(what, `${tensor} has dtype ${show(dtype)}, one of ${known} expected`);
+    throw bad(what, `${tensor} has dtype ${show(dtype)}, expected one of ${known}`);
   }
   if (!isCounts(shape) || shape.length > maxRank) {
     throw bad(what, `${tensor} must have a shape of at most ${maxRank} whole numbers, got ${show(shape)}`);
@@ -224,11 +226,14 @@ function checkEntry(name: string, value: unknown, dataStart: number, fileBytes: 
   }
   const [begin, end] = [dataStart + offsets[0]!, dataStart + offsets[1]!];
   if (end > fileBytes) {
-    throw bad(what, `${tensor} ends at byte ${end}, the file has ${fileBytes}: it is truncated or its header lies`);
+    throw bad(what, `${tensor} ends at byte ${end}, the file has ${fileBytes}: it is truncated or its header is wrong`);
   }
   const bytes = shape.reduce((a, b) => a * b, dtypeBytes[dtype as Dtype] as number);
   if (bytes !== end - begin) {
-    throw bad(what, `${tensor}, ${dtype} [${shape.join(', ')}], takes ${bytes} bytes, its offsets span ${end - begin}`);
+    throw bad(
+      what,
+      `${tensor}, ${dtype} [${shape.join(', ')}], needs ${bytes} bytes, but its offsets span ${end - begin}`,
+    );
   }
   return { dtype: dtype as Dtype, shape, begin, end };
 }
@@ -257,5 +262,5 @@ function show(value: unknown): string {
 }
 
 function bad(what: string, problem: string): Error {
-  return new Error(`${what} is not a whole safetensors file: ${problem}. Fetch or write the file again.`);
+  return new Error(`${what} is not a valid safetensors file: ${problem}. Fetch or write the file again.`);
 }

@@ -56,7 +56,7 @@ const KNOWN = new Set([ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, ...Objec
 /** Modules whose functions occur only in pickles that attack their reader. */
 const ATTACKS =
   /^(_?posix|nt|os|sys|subprocess|_?socket|pty|shutil|importlib|runpy|ctypes|_?pickle|code|marshal|webbrowser|pip)(\.| )/;
-/** The types of Python's own that occur in settings; its functions do not. */
+/** Built-in Python types that occur in saved options; built-in functions do not. */
 const PYTHON_TYPES =
   /^(__builtin__|builtins) (object|int|long|float|complex|bool|str|unicode|bytes|bytearray|list|tuple|dict|set|frozenset|range|xrange|slice)$/;
 
@@ -127,7 +127,7 @@ class Unpickler {
         return void stack.push(this.view.getInt32(this.take(4), true));
       case 0x8a: // LONG1
         return void stack.push(this.long(this.uint8()));
-      case 0x47: // BINFLOAT, the one number with its high byte first
+      case 0x47: // BINFLOAT, the only big-endian number
         return void stack.push(this.view.getFloat64(this.take(8), false));
       case 0x58: // BINUNICODE
         return void stack.push(this.text(this.uint32()));
@@ -165,11 +165,11 @@ class Unpickler {
       case 0x62: // BUILD: attributes of a dictionary, such as the versions of its modules
         this.pop();
         if (!(this.top() instanceof Map || this.top() instanceof Unread))
-          throw this.fail('it sets attributes of something else than a dictionary');
+          throw this.fail('it sets attributes of something other than a dictionary');
         return;
       default:
         throw this.fail(
-          `its instruction 0x${opcode.toString(16)} at byte ${this.at - 1} is none that a saved state dict needs`,
+          `its instruction 0x${opcode.toString(16)} at byte ${this.at - 1} is not one that a saved state dict needs`,
         );
     }
   }
@@ -177,7 +177,7 @@ class Unpickler {
   // --- Instructions ---
 
   private protocol(version: number): void {
-    if (version !== 2) throw this.fail(`pickle protocol 2 expected, torch.save's default, got ${version}`);
+    if (version !== 2) throw this.fail(`expected pickle protocol 2, the default of torch.save, got ${version}`);
   }
 
   private global(): Global | Unread {
@@ -186,7 +186,7 @@ class Unpickler {
     const called = name.replace(' ', '.');
     if (/^torch \w{1,40}Storage$/.test(name)) {
       throw this.fail(
-        `it holds numbers of ${called}, one of ${Object.keys(STORAGES).join(', ').replaceAll('torch ', 'torch.')} expected`,
+        `it holds numbers of ${called}, expected one of ${Object.keys(STORAGES).join(', ').replaceAll('torch ', 'torch.')}`,
       );
     }
     const isAttack = ATTACKS.test(name) || (/^(__builtin__|builtins) /.test(name) && !PYTHON_TYPES.test(name));
@@ -204,13 +204,14 @@ class Unpickler {
     const [kind, type, key, , length] = id instanceof Tuple ? id.items : [];
     const dtype = type instanceof Global && Object.hasOwn(STORAGES, type.name) ? STORAGES[type.name] : undefined;
     if (kind !== 'storage' || !dtype || typeof key !== 'string' || !isCount(length)) {
-      throw this.fail('a storage must be given by type, key, device and length');
+      throw this.fail('a storage must be defined by type, key, device and length');
     }
     return new TorchStorage(dtype, key, length);
   }
 
   private newObject(type: unknown, args: unknown): Unread {
-    if (!(type instanceof Unread) || !(args instanceof Tuple)) throw this.fail('it makes an object of no known class');
+    if (!(type instanceof Unread) || !(args instanceof Tuple))
+      throw this.fail('it creates an object of an unknown class');
     return new Unread(type.name);
   }
 
@@ -222,7 +223,7 @@ class Unpickler {
     if (callee.name === ORDERED_DICT && items.length === 0) return new Map();
     if (callee.name === REBUILD_PARAMETER && items[0] instanceof TorchTensor) return items[0];
     if (callee.name === REBUILD_TENSOR) return this.tensor(items);
-    throw this.fail(`it calls ${callee.name.replace(' ', '.')} otherwise than torch.save writes it`);
+    throw this.fail(`it calls ${callee.name.replace(' ', '.')} in a way that torch.save does not`);
   }
 
   /** A tensor from `(storage, offset, shape, strides, ...)`. */
@@ -230,7 +231,7 @@ class Unpickler {
     const shape = size instanceof Tuple ? size.items : undefined;
     const strides = stride instanceof Tuple ? stride.items : undefined;
     if (!(storage instanceof TorchStorage) || !isCount(offset) || !isCounts(shape) || !isCounts(strides)) {
-      throw this.fail('a tensor must be given by storage, offset, shape and strides');
+      throw this.fail('a tensor must be defined by storage, offset, shape and strides');
     }
     const title = `the tensor [${shape.join(', ')}] of storage ${storage.key}`;
     if (shape.length > maxRank || strides.length !== shape.length) {
@@ -240,7 +241,7 @@ class Unpickler {
     const last = shape.reduce((sum, n, i) => sum + (n - 1) * strides[i]!, offset);
     // A stride of 0 repeats values: a small file could ask for any amount of memory.
     if (values > 0 && (last >= storage.length || values > storage.length)) {
-      throw this.fail(`${title} takes ${values} values up to number ${last}, the storage has ${storage.length}`);
+      throw this.fail(`${title} needs ${values} values up to index ${last}, but the storage has ${storage.length}`);
     }
     return new TorchTensor(storage, offset, shape, strides);
   }
@@ -248,7 +249,7 @@ class Unpickler {
   private append(items: readonly unknown[]): void {
     const list = this.top();
     if (list instanceof Unread) return;
-    if (!Array.isArray(list)) throw this.fail('it appends to something else than a list');
+    if (!Array.isArray(list)) throw this.fail('it appends to something other than a list');
     for (const item of items) list.push(item);
   }
 
@@ -256,14 +257,14 @@ class Unpickler {
     const dict = this.top();
     if (dict instanceof Unread) return;
     if (!(dict instanceof Map) || items.length % 2)
-      throw this.fail('it sets items of something else than a dictionary');
+      throw this.fail('it sets items of something other than a dictionary');
     for (let i = 0; i < items.length; i += 2) dict.set(items[i], items[i + 1]);
   }
 
   // --- Stack and memo ---
 
   private top(): unknown {
-    if (this.stack.length === 0) throw this.fail(`at byte ${this.at} it uses what is not there`);
+    if (this.stack.length === 0) throw this.fail(`at byte ${this.at} it uses a value that does not exist`);
     return this.stack[this.stack.length - 1];
   }
 
@@ -274,20 +275,20 @@ class Unpickler {
   }
 
   private popSome(count: number): unknown[] {
-    if (this.stack.length < count) throw this.fail(`at byte ${this.at} it uses what is not there`);
+    if (this.stack.length < count) throw this.fail(`at byte ${this.at} it uses a value that does not exist`);
     return this.stack.splice(-count);
   }
 
   private sinceMark(): unknown[] {
     const items = this.stack;
     const below = this.below.pop();
-    if (!below) throw this.fail(`at byte ${this.at} it goes back to a mark that is not there`);
+    if (!below) throw this.fail(`at byte ${this.at} it uses a MARK that does not exist`);
     this.stack = below;
     return items;
   }
 
   private recall(index: number): unknown {
-    if (!this.memo.has(index)) throw this.fail(`at byte ${this.at} it recalls what it never kept`);
+    if (!this.memo.has(index)) throw this.fail(`at byte ${this.at} it reads a memo entry that does not exist`);
     return this.memo.get(index);
   }
 
@@ -311,7 +312,7 @@ class Unpickler {
 
   /** A whole number of up to 8 bytes; a state dict has no longer ones. */
   private long(count: number): number | bigint {
-    if (count > 8) throw this.fail(`a whole number of at most 8 bytes expected, got ${count}`);
+    if (count > 8) throw this.fail(`expected a whole number of at most 8 bytes, got ${count}`);
     const from = this.take(count);
     let value = 0n;
     for (let i = count - 1; i >= 0; i--) value = (value << 8n) | BigInt(this.bytes[from + i]!);

@@ -38,12 +38,12 @@ export async function zipEntries(
   let at = 0;
   for (let i = 0; i < count; i++) {
     if (at + CENTRAL.bytes > bytes.length || view.getUint32(at, true) !== CENTRAL.signature) {
-      throw fail(`its directory announces ${count} files and holds ${i}`);
+      throw fail(`its directory must list ${count} files, got ${i}`);
     }
     const nameEnd = at + CENTRAL.bytes + view.getUint16(at + 28, true);
     const extraEnd = nameEnd + view.getUint16(at + 30, true);
     const next = extraEnd + view.getUint16(at + 32, true);
-    if (next > bytes.length) throw fail(`entry ${i} of its directory is cut`);
+    if (next > bytes.length) throw fail(`entry ${i} of its directory is truncated`);
     const name = new TextDecoder().decode(bytes.subarray(at + CENTRAL.bytes, nameEnd));
     if (view.getUint16(at + 8, true) & 1 || view.getUint16(at + 10, true) !== 0) {
       throw fail(`${name} is compressed or encrypted, where torch.save stores files as they are`);
@@ -57,7 +57,7 @@ export async function zipEntries(
     if (header === undefined || size === undefined || header + LOCAL.bytes + size > begin) {
       throw fail(`${name} ends beyond the files of the archive`);
     }
-    if (entries.has(name)) throw fail(`it holds ${name} twice`);
+    if (entries.has(name)) throw fail(`it contains ${name} twice`);
     entries.set(name, { header, size });
     at = next;
   }
@@ -74,7 +74,7 @@ export async function contentOf(
   const view = viewOf(await read(header, header + LOCAL.bytes));
   const begin = header + LOCAL.bytes + view.getUint16(26, true) + view.getUint16(28, true);
   if (view.getUint32(0, true) !== LOCAL.signature || begin + size > fileBytes) {
-    throw fail(`no file of ${size} bytes begins at byte ${header}, where its directory says so`);
+    throw fail(`its directory lists a file of ${size} bytes at byte ${header}, but there is none`);
   }
   return begin;
 }
@@ -88,7 +88,7 @@ async function findDirectory(read: ReadBytes, fileBytes: number, fail: (problem:
   const isEnd = (i: number) =>
     view.getUint32(i, true) === END.signature && i + END.bytes + view.getUint16(i + 20, true) === tail.length;
   while (at >= 0 && !isEnd(at)) at--;
-  if (at < 0) throw fail('it has no directory at its end: it is cut, or no zip archive');
+  if (at < 0) throw fail('it has no directory at its end: it is truncated, or not a zip archive');
   let count = view.getUint16(at + 10, true);
   let size = view.getUint32(at + 12, true);
   let begin = view.getUint32(at + 16, true);
@@ -96,14 +96,14 @@ async function findDirectory(read: ReadBytes, fileBytes: number, fail: (problem:
   const locator = at - END64_LOCATOR.bytes;
   if (locator >= 0 && view.getUint32(locator, true) === END64_LOCATOR.signature) {
     end = uint64(view, locator + 8);
-    if (end + END64.bytes > fileBytes) throw fail(`its directory's end is said to be at byte ${end}`);
+    if (end + END64.bytes > fileBytes) throw fail(`its directory ends at byte ${end}, beyond the file`);
     const wide = viewOf(await read(end, end + END64.bytes));
     if (wide.getUint32(0, true) !== END64.signature) throw fail(`its directory does not end at byte ${end}`);
     [count, size, begin] = [uint64(wide, 32), uint64(wide, 40), uint64(wide, 48)];
   }
   if (begin + size > end)
-    throw fail(`its directory at byte ${begin} is said to have ${size} bytes, up to ${end - begin} fit`);
-  if (size > maxDirectoryBytes) throw fail(`a directory of at most ${maxDirectoryBytes} bytes expected, got ${size}`);
+    throw fail(`its directory at byte ${begin} must have at most ${end - begin} bytes, got ${size}`);
+  if (size > maxDirectoryBytes) throw fail(`expected a directory of at most ${maxDirectoryBytes} bytes, got ${size}`);
   return { count, begin, end: begin + size };
 }
 

@@ -26,14 +26,14 @@ const maxPickleBytes = 100_000_000;
 export async function openTorchCheckpoint(path: string, options: TorchOptions = {}): Promise<OpenCheckpoint> {
   const { fs } = nodeModules('openTorchCheckpoint');
   const handle = await fs.open(path).catch(() => {
-    throw new Error(`${path} does not exist or cannot be read: a .pt file expected. Check the path.`);
+    throw new Error(`${path} does not exist or cannot be read: expected a .pt file. Check the path.`);
   });
   const fail = (problem: string) =>
     new Error(
-      `${path} is no PyTorch checkpoint that can be read: ${problem}. Fetch the file again, or save it as safetensors.`,
+      `${path} is not a readable PyTorch checkpoint: ${problem}. Fetch the file again, or save it as safetensors.`,
     );
   const read: ReadBytes = async (begin, end) =>
-    readInto(bytesFor(end - begin, fail), handle, begin, (at) => fail(`it ends at byte ${at}, ${end} expected`));
+    readInto(bytesFor(end - begin, fail), handle, begin, (at) => fail(`it ends at byte ${at}, expected ${end}`));
   try {
     const { size } = await handle.stat();
     expectNoLfsPointer(await read(0, Math.min(64, size)), path);
@@ -42,7 +42,7 @@ export async function openTorchCheckpoint(path: string, options: TorchOptions = 
     for (const [name, tensor] of tensors) archive.check(name, tensor);
     const find = (name: string): TorchTensor => {
       const tensor = tensors.get(name);
-      if (!tensor) throw new Error(`${path}: no tensor ${name}. Look at names for those there are.`);
+      if (!tensor) throw new Error(`${path}: no tensor ${name}. See names for its tensors.`);
       return tensor;
     };
     return {
@@ -94,12 +94,12 @@ async function openArchive(read: ReadBytes, fileBytes: number, fail: (problem: s
   if (start[0] === 0x80) {
     throw fail(
       'it was written by PyTorch before 1.6, or is a bare pickle. With PyTorch, torch.save(torch.load(file), file) ' +
-        'writes it anew in a form that is read here',
+        'converts it to the current format',
     );
   }
   const entries = await zipEntries(read, fileBytes, fail);
   const pickles = [...entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name));
-  if (pickles.length !== 1) throw fail(`a zip archive with one NAME/data.pkl expected, got ${pickles.length}`);
+  if (pickles.length !== 1) throw fail(`expected a zip archive with one NAME/data.pkl, got ${pickles.length}`);
   const root = pickles[0]!.slice(0, -'data.pkl'.length);
   const find = (file: string): ZipEntry => {
     const entry = entries.get(root + file);
@@ -110,7 +110,7 @@ async function openArchive(read: ReadBytes, fileBytes: number, fail: (problem: s
     async read(file) {
       const entry = find(file);
       if (entry.size > maxPickleBytes)
-        throw fail(`${file} of at most ${maxPickleBytes} bytes expected, got ${entry.size}`);
+        throw fail(`expected ${file} of at most ${maxPickleBytes} bytes, got ${entry.size}`);
       const begin = await contentOf(entry, read, fileBytes, fail);
       return read(begin, begin + entry.size);
     },
@@ -131,8 +131,7 @@ async function openArchive(read: ReadBytes, fileBytes: number, fail: (problem: s
   };
   if (entries.has(`${root}byteorder`)) {
     const order = new TextDecoder().decode(await archive.read('byteorder'));
-    if (order !== 'little')
-      throw fail(`numbers with their low byte first expected, got byte order ${order.slice(0, 20)}`);
+    if (order !== 'little') throw fail(`expected little-endian numbers, got byte order ${order.slice(0, 20)}`);
   }
   return archive;
 }
@@ -153,7 +152,7 @@ function tensorsOf(
   if (tensors.size === 0) {
     const names = [...state.keys()].slice(0, 8).map(String).join(', ');
     throw fail(
-      `${inner ?? 'it'} holds no tensor, only ${names || 'nothing'}. Name the dictionary that does as \`key\``,
+      `${inner ?? 'it'} holds no tensor, only ${names || 'nothing'}. Set \`key\` to the key of the dictionary with tensors`,
     );
   }
   return tensors;

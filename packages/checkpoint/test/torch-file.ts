@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib';
 
-/** What a state dict is pickled from; a key `tensor` alone stands for a view of a storage. */
+/** Content of a pickled state dict; an object with the key `tensor` is a view of a storage. */
 export type Pickled = number | { readonly [key: string]: Pickled } | TorchView;
 
 /** A tensor as PyTorch describes it. */
@@ -26,7 +26,7 @@ export type TorchState = { readonly [key: string]: Floats | number | TorchState 
 export interface ZipOptions {
   /** The folder in the archive: for PyTorch the file's name without `.pt`. */
   readonly root?: string;
-  /** Whether sizes and places are in the 64-bit fields, as of files of 4 GiB and more. */
+  /** Whether sizes and positions are in the 64-bit fields, as in files of 4 GiB and more. */
   readonly zip64?: boolean;
   /** 0: stored as it is. */
   readonly method?: number;
@@ -69,7 +69,7 @@ export function torchArchive(
 
 function pickled(root: Pickled): Uint8Array {
   let memo = 0;
-  const put = () => [0x71, memo++ % 256]; // BINPUT; what is kept is never asked for
+  const put = () => [0x71, memo++ % 256]; // BINPUT; the memo is never read
   const uint32 = (n: number) => [n, n >>> 8, n >>> 16, n >>> 24].map((byte) => byte & 255);
   const int = (n: number): number[] => {
     if (n >= 0 && n < 256) return [0x4b, n];
