@@ -46,7 +46,7 @@ function prompt(tokens: readonly number[], spoil?: number): FlamingoPrompt {
 
 describeBackends('closed gates', () => {
   describe.each(languageModels)('with %s', (_, separateHead, makeLM) => {
-    it('leave the logits of the bare language model, whatever the image', async () => {
+    it('leave the logits of the bare language model unchanged, whatever the image', async () => {
       const lm = makeLM();
       const model = trained(lm, separateHead);
       const before = await stateOf(model.params);
@@ -60,7 +60,7 @@ describeBackends('closed gates', () => {
       });
     });
 
-    it('leave its decoding and its scores', async () => {
+    it('leave its decoding and its scores unchanged', async () => {
       const lm = makeLM();
       const model = trained(lm, separateHead);
       const prompts = [prompt([1, IMAGE, 5, EOC, IMAGE]), prompt([IMAGE, 8], NaN), prompt([2, IMAGE, 3])];
@@ -75,7 +75,7 @@ describeBackends('closed gates', () => {
       expect(await model.score(prompts, candidates)).toEqual(await scoreCandidates(lm, tokens, candidates));
     });
 
-    it('are not confirmed for a model with another language model', async () => {
+    it('are reported as different for a model with another language model', async () => {
       const model = trained(makeLM(), separateHead);
       const other = makeLM();
       const embedding = [...namedParams(other.params).values()].find((p) => p.shape[0] === 24) as tf.Variable;

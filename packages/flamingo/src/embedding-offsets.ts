@@ -7,7 +7,7 @@ const rowsAtATime = 1024;
 const bfloat16Step = 2 ** -8;
 const float32Step = 2 ** -20;
 
-/** What an embedding table from training differs by from that of a language model. */
+/** How the embedding table of a checkpoint differs from that of a language model. */
 export interface EmbeddingOffsets {
   /** float32 `[ids, hiddenSize]`, row-major: what training added to the rows of `ids`. */
   readonly offsets: Float32Array;
@@ -74,8 +74,8 @@ function commonDifference(own: Float32Array, rows: Float32Array, width: number):
 }
 
 /**
- * Whether two rows are equal except for rounding by `step`: relative to each value, or, with a shift, which has an error of
- * its own, relative to the largest.
+ * Whether two rows are equal except for rounding by `step`: relative to each value, or, with a shift (itself
+ * inexact), relative to the largest value.
  */
 function isSameRow(own: Float32Array, row: Float32Array, shift: ArrayLike<number>, step: number): boolean {
   const largest = Math.max(...row.map(Math.abs));

@@ -188,7 +188,7 @@ describeBackends('Flamingo', () => {
     );
   });
 
-  it('reads several prompts with different images as it reads each of them alone', async () => {
+  it('generates the same answers to several prompts with different images as to each alone', async () => {
     const model = make();
     const options = { maxNewTokens: 4, stopTokens: [] };
     const together = await model.generate(PROMPTS, options);
@@ -305,7 +305,7 @@ describeBackends('Flamingo', () => {
     expect(() => initFlamingo(config, 2, 3 as never)).toThrow(/initFlamingo: random must be a Random, got 3/);
   });
 
-  it('gives the same loss frozen, and throws by name afterwards', async () => {
+  it('has the same loss frozen, and throws if used after freeze', async () => {
     const model = make();
     const { latents } = model.params.resampler;
     const before = value(model.loss(batch()));
@@ -422,7 +422,7 @@ describeBackends('Flamingo', () => {
       /must hold 96 numbers, got 9/,
     ],
     [
-      'an axis too few',
+      'a missing axis',
       { visual: features(1, 2, 2, 4, 6) },
       /\[batch, media, frames, patches, featureDim\], got \[2, 2, 4, 6\]/,
     ],
@@ -439,7 +439,7 @@ describeBackends('Flamingo', () => {
     });
   });
 
-  it('treats images that no row has as text alone', () => {
+  it('treats a batch with zero images per row as text alone', () => {
     const model = make();
     const text = { ...batch(), tokens: new Int32Array(16), mediaIndex: new Int32Array(16) };
     const none: Visual = { kind: 'features', shape: [2, 0, 1, 4, 6], data: new Float32Array(0) };
@@ -447,7 +447,7 @@ describeBackends('Flamingo', () => {
     expectClose(model.loss({ ...text, visual: none }), model.loss(alone), { atol: 0 });
   });
 
-  it('says what is wrong', async () => {
+  it('explains what does not fit', async () => {
     const model = make();
     const small = { ...PROMPTS[1]!, visual: features(1, 1, 1, 3, 6) };
     await expect(model.generate([PROMPTS[0]!, small], { maxNewTokens: 1 })).rejects.toThrow(

@@ -173,8 +173,8 @@ export class Flamingo<C extends LMContext = LMContext> {
    * Mean cross-entropy over the tokens that count, or 0 if none does: the term of one dataset in the paper's objective
    * (equation 2). For `tf.variableGrads(() => model.loss(batch), ...)` over the variables of `params`.
    *
-   * The head runs on the counted positions only, in chunks, so the full logits never exist. Of the head's parameters,
-   * only the offsets of the special tokens get gradients.
+   * The head runs only on the counted positions, in chunks, so that the full logits are never in memory. Of the head's
+   * parameters, only the offsets of the special tokens get gradients.
    *
    * @param head variables of the language model's final norm and head that are trained too
    * @throws Error if the batch is malformed, or has more `<image>` tokens than images
@@ -200,9 +200,9 @@ export class Flamingo<C extends LMContext = LMContext> {
   async generate(prompts: readonly FlamingoPrompt[], options: GenerateOptions): Promise<Hypothesis[]> {
     const media = this.prepare(prompts);
     const stopTokens = options.stopTokens ?? [this.config.tokens.endOfChunk];
-    const settings = { ...options, stopTokens, context: media.context };
+    const decoding = { ...options, stopTokens, context: media.context };
     try {
-      return await generate<MediaLMContext<C>>(this.lm, tokensOf(prompts), settings as never);
+      return await generate<MediaLMContext<C>>(this.lm, tokensOf(prompts), decoding as never);
     } finally {
       media.dispose();
     }
@@ -279,7 +279,7 @@ export class Flamingo<C extends LMContext = LMContext> {
   /**
    * Sets all trained parameters.
    *
-   * @param what named in errors, such as the file
+   * @param what the source, such as the file, for error messages
    */
   load(state: Readonly<Record<string, StateTensor>>, what = 'Flamingo.load'): void {
     loadState(this.params, state, { what });

@@ -358,7 +358,7 @@ describe('a checkpoint', async () => {
     });
   });
 
-  it('of a published form names its language model in the error', async () => {
+  it('with the sizes of a published model names its language model in the error', async () => {
     const preset = openFlamingoPresets['OpenFlamingo-4B-vitl-rpj3b'];
     await expect(loadOpenFlamingo(openedShapes(savedShapes(preset, 50280)), options)).rejects.toThrow(
       /of 32 to 33 blocks of width 2560 .*Load the one that it was trained with: togethercomputer\/RedPajama-INCITE-Base-3B-v1 if it is OpenFlamingo-4B-vitl-rpj3b, togethercomputer\/RedPajama-INCITE-Instruct-3B-v1 if/,
