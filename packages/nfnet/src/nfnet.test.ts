@@ -69,7 +69,7 @@ const images = (n: number, side = 12, seed = 7): tf.Tensor4D =>
   tf.randomNormal([n, side, side, 3], 0, 1, 'float32', seed);
 
 describeBackends('NFNet', () => {
-  it("computes what DeepMind's network computes, and its gradients", () => {
+  it("matches the outputs and gradients of DeepMind's network", () => {
     const net = NFNet.fromState(referenceConfig(deepmind, {}), importTimm(stateFrom(deepmind, 'param.')));
     tf.tidy(() => {
       const images = channelsLast(deepmind.tensor('x'));
@@ -111,7 +111,7 @@ describeBackends('NFNet', () => {
     disposeParams(net.params);
   });
 
-  it('gives the same features frozen, and as a sequence', async () => {
+  it('returns the same features frozen, and as a sequence', async () => {
     const net = fresh();
     const x = images(2);
     const toImages = (net: NFNet) => tf.grad((x) => tf.sum(tf.square(net.pooled(x as tf.Tensor4D))))(x);
@@ -131,7 +131,7 @@ describeBackends('NFNet', () => {
     tf.dispose([x, map, logits, gradient]);
   });
 
-  it('gives nearly the same features frozen in bfloat16', async () => {
+  it('returns nearly the same features frozen in bfloat16', async () => {
     // Channels that fill the blocks of the fast path, and enough depth for errors to accumulate.
     const config = nfnetConfig({
       ...small,
@@ -152,7 +152,7 @@ describeBackends('NFNet', () => {
     tf.dispose([x, map]);
   });
 
-  it('gives the same logits when read frozen from a state with lazy data', async () => {
+  it('returns the same logits when read frozen from a state with lazy data', async () => {
     const net = fresh();
     const x = images(1);
     const logits = net.logits(x);
@@ -279,7 +279,7 @@ describe('NFNet by its definition', () => {
     disposeParams(net.params);
   });
 
-  it('an image dropped from a block skips it, and does not change the others', () => {
+  it('skips a block for an image dropped from it, and does not change the others', () => {
     const net = fresh();
     tf.tidy(() => {
       const x = net.applyStem(images(2));
@@ -310,7 +310,7 @@ describe('NFNet by its definition', () => {
     }
   });
 
-  it('features keep their scale through a deep fresh network', () => {
+  it('keeps the scale of features through a deep fresh network', () => {
     const config = nfnetConfig({
       ...small,
       depths: [4, 8],
@@ -384,7 +384,7 @@ describe('variants', () => {
     }
   });
 
-  it('divide by the expected deviation of each block', () => {
+  it('divide the input of each block by its expected deviation', () => {
     for (const variant of ['F0', 'F6'] as const) {
       const betas = nfnetPlan(nfnetConfig({ variant })).flatMap((stage) => stage.map((p) => p.beta));
       expectClose(betas, table[`betas_${variant}`].flat(), { atol: 1e-12 });
