@@ -42,7 +42,7 @@ const fresh = (seed = 1) => new ClipViT(small, initClipViT(small, new Random(see
 const images = (n: number, seed = 3): tf.Tensor4D => tf.randomNormal([n, 8, 8, 3], 0, 1, 'float32', seed);
 
 describeBackends('ClipViT', () => {
-  it('computes what open_clip computes, and its gradients', () => {
+  it('matches the outputs and gradients of open_clip', () => {
     const tower = ClipViT.fromState(recorded, importOpenClip(stateFrom(golden, 'param.')));
     const normed = new ClipViT({ ...recorded, normTokens: true }, tower.params);
     tf.tidy(() => {
@@ -77,7 +77,7 @@ describeBackends('ClipViT', () => {
     disposeParams(tower.params);
   });
 
-  it('gives the same features frozen', async () => {
+  it('returns the same features frozen', async () => {
     const tower = fresh();
     const x = images(2);
     const [tokens, pooled] = [tower.encode(x), tower.pooled(x)];
@@ -119,7 +119,7 @@ describe('ClipViT by its definition', () => {
     disposeParams(tower.params);
   });
 
-  it('moves the tokens with the patches if there are no positions', () => {
+  it('permutes the tokens with the patches if there are no positions', () => {
     const tower = fresh();
     tf.tidy(() => {
       tower.params.positions.assign(tf.zeros([5, 8]));

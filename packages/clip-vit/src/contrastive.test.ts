@@ -73,7 +73,7 @@ describeBackends('contrastiveLoss', () => {
     const [image, text, logScale] = inputs();
     await expectNoLeak(() => tf.grads((i) => contrastiveLoss(i as tf.Tensor2D, text, logScale))([image]));
     expect(() => contrastiveLoss(tf.zeros([2, 4]), tf.zeros([2, 5]), logScale)).toThrow(
-      /texts must be \[2, 4\], got \[2, 5\]\. Give one text per image, both projected to one width/,
+      /texts must be \[2, 4\], got \[2, 5\]\. Pass one text per image, both projected to one width/,
     );
     expect(() => contrastiveLogits(tf.zeros([2, 4]), tf.zeros([3, 5]), logScale)).toThrow(
       /texts must be \[texts, 4\], got \[3, 5\]\. Project images and texts to one width/,

@@ -6,7 +6,7 @@ export const LOG_SCALE_START = Math.log(1 / 0.07);
 export const LOG_SCALE_MAX = Math.log(100);
 
 export interface ContrastiveOptions {
-  /** Part of the target spread over all pairs of the batch. Flamingo's encoder was trained with 0.1. Defaults to 0. */
+  /** Fraction of the target that is spread over all pairs of the batch. Flamingo's encoder was trained with 0.1. Defaults to 0. */
   readonly labelSmoothing?: number;
   /** Averages image-to-text and text-to-image losses (CLIP, the default), or adds them (Flamingo, appendix B.1.3). */
   readonly directions?: 'mean' | 'sum';
@@ -34,7 +34,7 @@ export function contrastiveLoss(
   checkConfig('contrastiveLoss', options, RULES);
   const { labelSmoothing = 0, directions = 'mean' } = options;
   const [n, d] = images.shape;
-  expectShape('contrastiveLoss: texts', texts, [n, d], 'Give one text per image, both projected to one width.');
+  expectShape('contrastiveLoss: texts', texts, [n, d], 'Pass one text per image, both projected to one width.');
   return tf.tidy(() => {
     const logits = contrastiveLogits(images, texts, logScale); // [pairs, pairs]
     const own = tf.range(0, n, 1, 'int32') as tf.Tensor1D;
