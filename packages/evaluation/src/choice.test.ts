@@ -35,7 +35,7 @@ describe('ensembleScores', () => {
 });
 
 describe('rocAuc', () => {
-  it('is the share of pairs in the right order, where a tie counts half', () => {
+  it('is the share of pairs in the right order, where a tie counts as half', () => {
     fc.assert(
       fc.property(
         fc.array(fc.tuple(fc.integer({ min: 0, max: 4 }), fc.boolean()), { minLength: 2, maxLength: 20 }),
@@ -88,10 +88,10 @@ describe('Rices', () => {
 
   it('refuses vectors of another width', () => {
     expect(() => new Rices([[1, 2], [1]])).toThrow(
-      'Rices: vectors must have 2 numbers as vector 0 has, got 1 in vector 1',
+      'Rices: vectors must have 2 numbers like vector 0, got 1 in vector 1',
     );
     expect(() => new Rices([[1, 2]]).nearest([1], 1)).toThrow(
-      'query must have 2 numbers as the support vectors have, got 1',
+      'query must have 2 numbers like the support vectors, got 1',
     );
   });
 });

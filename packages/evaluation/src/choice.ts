@@ -19,12 +19,12 @@ export function rankCandidates(logLikelihoods: ArrayLike<number>): Ranking {
 /** The paper's prompt ensembling: the mean log-likelihood of each candidate over prompts that order the shots differently. */
 export function ensembleScores(perPrompt: readonly ArrayLike<number>[]): number[] {
   const first = perPrompt[0];
-  if (!first) throw new Error('ensembleScores: perPrompt is empty. Give the scores of at least one prompt.');
+  if (!first) throw new Error('ensembleScores: perPrompt is empty. Pass the scores of at least one prompt.');
   return Array.from(first, (_, c) => perPrompt.reduce((sum, scores) => sum + scores[c]!, 0) / perPrompt.length);
 }
 
 /**
- * Area under the ROC curve: the probability that a positive scores above a negative; a tie counts half.
+ * Area under the ROC curve: the probability that a positive scores above a negative; a tie counts as half.
  *
  * @param labels true for positives
  */

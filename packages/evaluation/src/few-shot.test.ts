@@ -5,7 +5,7 @@ import { Rices } from './rices';
 import { shotStream } from '@flamingo-ts/random';
 
 const colours = ['red', 'green', 'blue'];
-/** The image of an example is its own answer and a number, so a scorer can look at it. */
+/** The image of an example is its own answer and a number, so that a scorer can read it. */
 const examples = Array.from({ length: 30 }, (_, i): FewShotExample<string> => {
   const answer = colours[i % 3]!;
   return { image: `${answer} ${i}`, answer, id: `${i}` };
@@ -18,7 +18,7 @@ const task: FewShotTask<string> = {
   candidates: colours,
 };
 
-/** Knows the colour of the query's image from two shots on; before, it says red. */
+/** Knows the colour of the query's image if there are two or more shots; otherwise it answers red. */
 const scorer: CandidateScorer<string> = async (prompts, candidates) =>
   prompts.map((prompt) => {
     const images = promptImages(prompt);
@@ -60,7 +60,7 @@ describe('a closed-ended task', () => {
     }
   });
 
-  it('draws the same shots from the same seed and others from another', async () => {
+  it('draws the same shots for the same seed and different ones for another', async () => {
     const prompts = async (seed: number, t = task) => {
       const { seen, record } = recording();
       await evaluateFewShot(t, { shots: [4], seed, scorer: record });
@@ -82,9 +82,9 @@ describe('a closed-ended task', () => {
       { shots: [3], seed: 1, scorer: record, permutations: 6 },
     );
     expect(seen).toHaveLength(12);
-    const sets = seen.slice(0, 6).map((prompt) => promptImages(prompt).slice(0, 3));
-    expect(new Set(sets.map(String)).size).toBe(6);
-    expect(new Set(sets.map((s) => String([...s].sort()))).size).toBe(1);
+    const selections = seen.slice(0, 6).map((prompt) => promptImages(prompt).slice(0, 3));
+    expect(new Set(selections.map(String)).size).toBe(6);
+    expect(new Set(selections.map((s) => String([...s].sort()))).size).toBe(1);
   });
 
   it('passes at most batchSize prompts per call', async () => {
@@ -138,16 +138,16 @@ describe('an open-ended task', () => {
   });
 });
 
-describe('a task that is incomplete', () => {
+describe('an incomplete task', () => {
   const options = { shots: [1], seed: 1, scorer };
 
-  it('is an error that says what is missing', async () => {
+  it('throws an error that names what is missing', async () => {
     const failing = async (t: Partial<FewShotTask<string>>, o = {}) =>
       evaluateFewShot({ ...task, ...t }, { ...options, ...o }).catch((e: Error) => e.message);
     expect(await failing({ queries: [] })).toContain('task "colour" has no queries');
     expect(await failing({ candidates: [] })).toContain('empty list of candidates');
-    expect(await failing({ candidates: undefined })).toContain('has no candidates and needs a generator');
-    expect(await failing({}, { scorer: undefined })).toContain('has candidates and needs a scorer');
+    expect(await failing({ candidates: undefined })).toContain('has no candidates and requires a generator');
+    expect(await failing({}, { scorer: undefined })).toContain('has candidates and requires a scorer');
     expect(await failing({}, { shots: [-1] })).toContain('shots must be whole numbers of at least 0, got -1');
     expect(await failing({}, { batchSize: 0 })).toContain('batchSize must be a whole number of at least 1, got 0');
     expect(await failing({}, { permutations: 1.5 })).toContain(
@@ -155,20 +155,20 @@ describe('a task that is incomplete', () => {
     );
     expect(await failing({}, { seed: undefined })).toContain('seed must be an integer, got undefined');
     expect(await failing({ support: examples.slice(0, 2) }, { shots: [2] })).toContain(
-      'needs 2 support examples for query 0, got 1',
+      'requires 2 support examples for query 0, got 1',
     );
     expect(await failing({}, { scorer: async () => [] })).toContain('expected a result for each of 12 prompts, got 0');
   });
 });
 
 describe('orders', () => {
-  it('are different, start with the given one, and are at most as many as exist', () => {
+  it('are different, start with the given one, and do not exceed the number of possible orders', () => {
     const some = orders(['a', 'b', 'c', 'd', 'e'], 6, shotStream(1)).map(String);
     expect(some[0]).toBe('a,b,c,d,e');
     expect(new Set(some).size).toBe(6);
     expect(orders(['a', 'b'], 6, shotStream(1))).toHaveLength(2);
     expect(orders([], 6, shotStream(1))).toEqual([[]]);
-    // Equal items are still different places.
+    // Equal items still count as different items.
     expect(orders(['a', 'a', 'a'], 6, shotStream(1))).toHaveLength(6);
   });
 });

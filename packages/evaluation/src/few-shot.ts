@@ -29,11 +29,11 @@ export interface FewShotTask<Image> {
   readonly support: readonly FewShotExample<Image>[] | SupportSelector<Image>;
   /** Closed-ended tasks: the answer is the likeliest of these. Without candidates, the answer is generated. */
   readonly candidates?: readonly string[];
-  /** Score of a prediction, 0 to 1. Default: 1 if it equals the answer, ignoring case, else 0. */
+  /** Score of a prediction, 0 to 1. Defaults to `exactMatch`: 1 if it equals the answer, ignoring case, else 0. */
   readonly metric?: (prediction: string, query: FewShotExample<Image>) => number;
 }
 
-/** Settings of `evaluateFewShot`. */
+/** Options of `evaluateFewShot`. */
 export interface FewShotOptions<Image> {
   /** Paper: 0, 4, 8, 16, 32. */
   readonly shots: readonly number[];
@@ -43,9 +43,9 @@ export interface FewShotOptions<Image> {
   readonly scorer?: CandidateScorer<Image>;
   /** Required by tasks without candidates. */
   readonly generator?: AnswerGenerator<Image>;
-  /** Prompts per call of the scorer or generator. Default 16. */
+  /** Prompts per call of the scorer or generator. Defaults to 16. */
   readonly batchSize?: number;
-  /** Closed-ended tasks: averages over this many orders of the shots. The paper uses 6 where it ensembles. Default 1. */
+  /** Closed-ended tasks: averages over this many orders of the shots. The paper uses 6 for ensembling. Defaults to 1. */
   readonly permutations?: number;
 }
 
@@ -133,7 +133,7 @@ async function generate<Image>(
 ): Promise<string[]> {
   const prompts = task.queries.map((query, i) => {
     const random = shotStream(seed, shots, i);
-    // Without any example the model cannot know the form of the answer, so the paper gives two as text alone.
+    // Without any example the model cannot know the form of the answer, so the paper adds two as text alone.
     const support =
       shots === 0 ? textOnly(selectSupport(task, query, 2, random, i)) : selectSupport(task, query, shots, random, i);
     return fewShotPrompt(task.template, support, query);
@@ -152,7 +152,7 @@ function selectSupport<Image>(
   const pool = support.filter((s) => s !== query && (s.id === undefined || s.id !== query.id));
   if (pool.length < shots) {
     throw new Error(
-      `evaluateFewShot: task "${name}" needs ${shots} support examples for query ${index}, got ${pool.length}. Use fewer ` +
+      `evaluateFewShot: task "${name}" requires ${shots} support examples for query ${index}, got ${pool.length}. Use fewer ` +
         'shots or more support.',
     );
   }
@@ -194,13 +194,15 @@ function checkTask<Image>(
   { scorer, generator, shots, seed, batchSize = 16, permutations = 1 }: FewShotOptions<Image>,
 ): void {
   const where = `evaluateFewShot: task "${task.name}"`;
-  if (task.queries.length === 0) throw new Error(`${where} has no queries. Give at least one.`);
+  if (task.queries.length === 0) throw new Error(`${where} has no queries. Add at least one.`);
   if (task.candidates ? !scorer : !generator) {
-    const need = task.candidates ? 'has candidates and needs a scorer' : 'has no candidates and needs a generator';
+    const need = task.candidates
+      ? 'has candidates and requires a scorer'
+      : 'has no candidates and requires a generator';
     throw new Error(`${where} ${need}. Pass one in the options.`);
   }
   if (task.candidates?.length === 0)
-    throw new Error(`${where} has an empty list of candidates. Give at least one, or omit it.`);
+    throw new Error(`${where} has an empty list of candidates. Add at least one, or omit the list.`);
   const wrong = shots.find((n) => !Number.isInteger(n) || n < 0);
   if (wrong !== undefined) throw new Error(`${where}: shots must be whole numbers of at least 0, got ${wrong}.`);
   for (const [name, value] of Object.entries({ batchSize, permutations })) {

@@ -12,7 +12,7 @@ export class Rices {
     const odd = this.bank.findIndex((vector) => vector.length !== width);
     if (odd >= 0)
       throw new Error(
-        `Rices: vectors must have ${width} numbers as vector 0 has, got ${this.bank[odd]!.length} in vector ${odd}.`,
+        `Rices: vectors must have ${width} numbers like vector 0, got ${this.bank[odd]!.length} in vector ${odd}.`,
       );
   }
 
@@ -21,7 +21,7 @@ export class Rices {
     const q = normalised(query);
     if (this.bank.length > 0 && q.length !== this.bank[0]!.length) {
       throw new Error(
-        `Rices.nearest: query must have ${this.bank[0]!.length} numbers as the support vectors have, got ${q.length}.`,
+        `Rices.nearest: query must have ${this.bank[0]!.length} numbers like the support vectors, got ${q.length}.`,
       );
     }
     const similarity = this.bank.map((vector) => vector.reduce((sum, x, i) => sum + x * q[i]!, 0));

@@ -6,7 +6,7 @@ export interface VqaAnswer {
 
 /**
  * - `vqa`: the metric of the VQA benchmark. Normalises texts only if the annotators disagree. An answer scores
- *   min(1, matches / 3), averaged over leaving out each annotator.
+ *   min(1, matches / 3), averaged over leaving out each annotator once.
  * - `open-flamingo`: always normalises texts, and leaves out all annotators with equal normalised records together. Without
  *   ids in the records, ten equal answers therefore leave no annotator, and the right answer scores 0.
  */
@@ -18,7 +18,7 @@ export function vqaAccuracy(
   answers: readonly (string | VqaAnswer)[],
   rule: VqaRule = 'vqa',
 ): number {
-  if (answers.length === 0) throw new Error('vqaAccuracy: answers is empty. Give the answers of the annotators.');
+  if (answers.length === 0) throw new Error('vqaAccuracy: answers is empty. Pass the answers of the annotators.');
   const records = answers.map((a): VqaAnswer => (typeof a === 'string' ? { answer: a } : a));
   const normalise = rule === 'open-flamingo' || new Set(records.map((r) => cleaned(r.answer))).size > 1;
   const clean = normalise ? normaliseVqaAnswer : cleaned;
@@ -34,7 +34,7 @@ export function vqaAccuracy(
 
 /**
  * Lower case, number words as digits, no articles, contractions with their apostrophes, no punctuation. Reproduces the
- * benchmark's own program with all its oddities, because every published number depends on them.
+ * benchmark's own program with all its quirks, because every published number depends on them.
  */
 export function normaliseVqaAnswer(text: string): string {
   return words(processPunctuation(text).toLowerCase())
@@ -94,7 +94,7 @@ const DIGITS = new Map([
     .map((word, i): [string, string] => [word, `${i}`]),
 ]);
 
-/** Contractions that the metric repairs when their only apostrophe, or one of several, is left out. */
+/** Contractions that the metric repairs when their only apostrophe, or one of several, is missing. */
 const REPAIRED =
   "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've how'd " +
   "how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock " +
