@@ -3,13 +3,13 @@
     compare-extraction-peer.py pages lxml|resiliparse|extractor LIST.json OUT.jsonl
     compare-extraction-peer.py images pillow|draft LIST.json OUT.jsonl
 
-Pages are extracted from the tree of lxml or Resiliparse, or by Resiliparse's own extractor (in C++), with marks at the
-positions of images. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
+Pages are extracted from the tree of lxml or Resiliparse, or by Resiliparse's own extractor (in C++), with placeholders
+for images. Filters and fingerprints are the same for all: Gopher's, and MinHash of 14 bands of 8 by NumPy.
 `draft` lets libjpeg and Pillow scale images down roughly first.
 
-It repeats the rules of packages/data-extraction as far as they cost time, and omits what our side adds: the
-encodings of browsers, names made from headings, formulas and alternative texts within sentences, substitutes of
-lazy-loaded images. Compare speed with it, not quality: that is what compare-extraction-quality measures.
+It repeats the rules of packages/data-extraction that take time, and omits other features of our side: the encodings of
+browsers, ids generated from headings, formulas and alternative texts within sentences, and substitutes of lazy-loaded
+images. Use it to compare speed, not quality, which compare-extraction-quality measures.
 """
 import hashlib
 import io
@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 import numpy as np
 
-# --- what a page is made of ---------------------------------------------------------------------------------------------
+# --- elements and names -------------------------------------------------------------------------------------------------
 
 SKIPPED = frozenset(
     "script style template iframe frame object embed svg canvas audio video map head title link meta button select option "
@@ -83,7 +83,7 @@ CONSENT = re.compile(
     r"|cookie (?:policy|settings|preferences|notice)",
     re.I,
 )
-FURNITURE = re.compile(
+BOILERPLATE = re.compile(
     r"(?:(?:©|\(c\)|copyright\b).{0,160}|all rights reserved\.?|(?:read|learn|show|see|view|load) more\.{0,3}"
     r"|skip to (?:main )?content|advertisement|share(?: this)?(?: (?:page|article|post|on .{1,20}))?|back to top"
     r"|click here(?: to .{1,40})?|print this page|(?:leave|add|post) a (?:comment|reply)|sign (?:in|up)|log ?in|subscribe"
@@ -170,7 +170,7 @@ def declared(get, img, key):
     return float(found[1]) if found else 1e9
 
 
-# --- the walk -----------------------------------------------------------------------------------------------------------
+# --- extraction ---------------------------------------------------------------------------------------------------------
 
 
 class Block:
@@ -183,7 +183,7 @@ class Block:
 
 
 class Walk:
-    """Extracts a page in one pass. What turns out to be a list of links is removed when its element ends."""
+    """Extracts a page in one pass. A list of links is removed when its element ends."""
 
     def __init__(self, root, base):
         self.root, self.base = root, base
@@ -386,7 +386,7 @@ class Walk:
         get = self.get
         sources = sources_of(get, img, variants, self.base)
         if not sources:
-            self.dropped["image: no address"] += 1
+            self.dropped["image: no URL"] += 1
         elif declared(get, img, "width") < 64 or declared(get, img, "height") < 64:
             self.dropped["image: icon"] += 1
         elif not self.seen.isdisjoint(sources):
@@ -465,13 +465,13 @@ class Walk:
             tight = True
 
     def kept(self):
-        said, before, kept = set(), "", []
+        seen, before, kept = set(), "", []
         for block in self.blocks:
             if not all(isinstance(piece, str) for piece in block.pieces):
                 kept.append(block)
                 continue
             text = "".join(block.pieces)
-            reason, before = text_reason(text, block.kind, block.linked, said, before)
+            reason, before = text_reason(text, block.kind, block.linked, seen, before)
             if reason:
                 self.dropped[f"block: {reason}"] += 1
             else:
@@ -480,7 +480,7 @@ class Walk:
         for block in reversed(kept):
             bare = block.kind == "heading" and all(isinstance(piece, str) for piece in block.pieces)
             if bare and (followed <= block.level or followed == 7):
-                self.dropped["block: heading of nothing"] += 1
+                self.dropped["block: heading without content"] += 1
             else:
                 followed = block.level if bare else 8
                 result.append(block)
@@ -508,12 +508,12 @@ class Walk:
         return parts
 
 
-def text_reason(text, kind, linked, said, before):
+def text_reason(text, kind, linked, seen, before):
     """Returns why a block is dropped, and the key that the next block is compared with."""
     stripped = text.strip()
     key = comparable(text)
-    if len(stripped) < 200 and FURNITURE.fullmatch(stripped):
-        return "furniture", key
+    if len(stripped) < 200 and BOILERPLATE.fullmatch(stripped):
+        return "boilerplate", key
     if linked and kind == "text" and not text.endswith(SENTENCE_ENDS):
         words = text.split()
         if len(words) <= 12 and linked > 0.75 * sum(map(len, words)):
@@ -521,9 +521,9 @@ def text_reason(text, kind, linked, said, before):
     if key and key == before:
         return "duplicate on the page", key
     if len(key) >= 25:
-        if key in said:
+        if key in seen:
             return "duplicate on the page", key
-        said.add(key)
+        seen.add(key)
     return None, key
 
 
@@ -586,7 +586,7 @@ def make_lxml():
             options = dict(remove_comments=True, remove_pis=True, huge_tree=True)
             parsers[encoding] = parser = etree.HTMLParser(encoding=encoding, **options)
         root = etree.fromstring(data, parser)
-        # Kept apart from words around them, and skipped by text_of: C does it faster than the walk.
+        # Strip them here, so that text_of does not return their text: C does it faster than the walk.
         title = root.findtext(".//title") or ""
         etree.strip_elements(root, "script", "style", "template", "svg", "noscript", with_tail=False)
         walk = LxmlWalk(root, url)
@@ -662,7 +662,7 @@ def make_resiliparse():
     return extract
 
 
-MARK = re.compile("\ue000(\\d+)\ue001")
+PLACEHOLDER = re.compile("\ue000(\\d+)\ue001")
 
 
 def make_extractor():
@@ -687,31 +687,31 @@ def make_extractor():
             image = walk.image(img)
             if image is None:
                 continue
-            mark = tree.create_text_node(f"\ue000{len(images)}\ue001")
+            placeholder = tree.create_text_node(f"\ue000{len(images)}\ue001")
             images.append(image)
-            around.insert_before(mark, img)
+            around.insert_before(placeholder, img)
             for _ in range(4):
                 if around is None or around.tag == "body":
                     break
                 if around.tag == "figure" or FIGURES.search(around.class_name or ""):
                     caption = around.query_selector("figcaption,.caption") or around
-                    image["caption"] = collapse(MARK.sub("", caption.text))[:1000]
+                    image["caption"] = collapse(PLACEHOLDER.sub("", caption.text))[:1000]
                     for child in list(around.child_nodes):
                         if child.tag == "figcaption":
                             around.remove_child(child)
                     break
                 around = around.parent
         text = extract_plain_text(tree, preserve_formatting=True, main_content=True, alt_texts=False, links=False)
-        said, before, kept = set(), "", []
+        seen, before, kept = set(), "", []
         for block in text.split("\n\n"):
             if "\ue000" not in block:
-                reason, before = text_reason(block, "text", 0, said, before)
+                reason, before = text_reason(block, "text", 0, seen, before)
                 if reason:
                     dropped[f"block: {reason}"] += 1
                     continue
             kept.append(clean(block))
         parts = []
-        for i, piece in enumerate(MARK.split("\n\n".join(kept))):
+        for i, piece in enumerate(PLACEHOLDER.split("\n\n".join(kept))):
             if i % 2:
                 parts.append({"image": images[int(piece)]})
             elif piece.strip():
@@ -760,17 +760,17 @@ def gopher_quality(text):
     if not 3 <= sum(map(len, words)) / len(words) <= 10:
         return "mean word length not 3 to 10"
     if len(SYMBOLS.findall(text)) > 0.1 * len(words):
-        return "symbols"
+        return "too many symbols"
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     if sum(1 for line in lines if BULLET.match(line)) > 0.9 * len(lines):
-        return "bullet points"
+        return "mostly bullet points"
     if sum(1 for line in lines if line.rstrip().endswith(("...", "…"))) > 0.3 * len(lines):
-        return "lines cut short"
+        return "truncated lines"
     search = LETTER.search
     if sum(1 for word in words if word.isalpha() or search(word)) < 0.8 * len(words):
         return "words without letters"
     if len(STOP_WORDS.intersection([word.lower() for word in words])) < 2:
-        return "stop words"
+        return "too few stop words"
     return None
 
 
@@ -807,7 +807,7 @@ def gopher_repetition(text):
         if n in TOP:
             sizes = (counts * (ends[first + n] - ends[first]))[counts > 1]
             if sizes.max() > TOP[n] * total:
-                return f"one {n}-gram everywhere"
+                return f"one {n}-gram too frequent"
         if n in REPEATED:
             again = np.ones(len(keys), dtype=np.int8)
             again[first] = 0
@@ -890,7 +890,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 def examine(Image, data, draft):
     if len(data) > 32 * 2**20:
-        return "too large a file"
+        return "file too large"
     try:
         image = Image.open(io.BytesIO(data), formats=list(FORMATS))
         width, height = image.size
@@ -905,7 +905,7 @@ def examine(Image, data, draft):
         ending = FORMATS[image.format]
         alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         if draft:
-            # Scaled roughly first, by the decoder where it can, and laid on white when it is small.
+            # Scale roughly first, in the decoder if it can, and put the small image on white.
             image.draft("RGB", (SIDE * 2, SIDE * 2))
             image = image.convert("RGBA" if alpha else "RGB").resize((SIDE, SIDE), reducing_gap=2.0)
         if alpha:

@@ -18,7 +18,7 @@ it('splits a page into blocks', () => {
   ]);
 });
 
-it('finds blocks in the order of the page, short ones only behind others', () => {
+it('finds blocks in the order of the page, short ones only after others', () => {
   const found = (text: string) => foundIn(blocks, text).map(Number).join('');
   expect(found('The mill\n\nIt stands at the end of the lane.\n\nWheel | 12 feet of oak\n\nHome')).toBe('0111110');
   expect(found('It stands at the end of the lane. And far from home there is a wheel.')).toBe('0010000');

@@ -7,9 +7,9 @@
  * of their content blocks are in this repository (`compare-extraction-labels.json`). Pages whose SHA-256 differs, because
  * Debian has another version now, are skipped and named. A Python with Resiliparse adds its extractor to the table.
  *
- * A block counts as extracted if the text contains its letters and digits, in the order of the page. VERBOSE=1 lists the
- * blocks that are lost, and those that are kept without being content. Precision and recall
- * are weighted by words: of 100 words extracted, how many are content; of 100 words of content, how many are extracted.
+ * A block counts as extracted if the text contains its letters and digits, in the order of the page. VERBOSE=1 lists
+ * the content blocks that are lost and the other blocks that are kept. Precision and recall are weighted by words: of
+ * 100 words extracted, how many are content; of 100 words of content, how many are extracted.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -40,13 +40,13 @@ const LINES = new Set(
   `address article aside blockquote body br caption dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4
    h5 h6 header hr legend li main nav ol p pre section summary table tbody td tfoot th thead tr ul`.split(/\s+/),
 );
-const SILENT = new Set(['script', 'style', 'title', 'template', 'noscript', 'button', 'select', 'textarea', 'svg']);
+const NON_TEXT = new Set(['script', 'style', 'title', 'template', 'noscript', 'button', 'select', 'textarea', 'svg']);
 
-/** The blocks of a page: runs of text between block elements, whatever they say. */
+/** The blocks of a page: all runs of text between block elements. */
 export function blocksOf(html: string): Block[] {
   const blocks: Block[] = [];
   let text = '';
-  let silent = 0;
+  let nonTextDepth = 0;
   const end = () => {
     const key = comparable(text);
     const fingerprint = createHash('sha256').update(key).digest('hex').slice(0, 8);
@@ -55,15 +55,15 @@ export function blocksOf(html: string): Block[] {
   };
   const parser = new Parser({
     onopentag: (name) => {
-      if (SILENT.has(name)) silent++;
+      if (NON_TEXT.has(name)) nonTextDepth++;
       if (LINES.has(name)) end();
     },
     onclosetag: (name) => {
-      if (SILENT.has(name)) silent--;
+      if (NON_TEXT.has(name)) nonTextDepth--;
       if (LINES.has(name)) end();
     },
     ontext: (piece) => {
-      if (silent === 0) text += piece;
+      if (nonTextDepth === 0) text += piece;
     },
   });
   parser.end(html);
@@ -71,7 +71,7 @@ export function blocksOf(html: string): Block[] {
   return blocks;
 }
 
-/** Letters and digits alone: extractors differ in spacing, bullets and the form of exponents. */
+/** Keeps only letters and digits: extractors differ in spacing, bullets and the form of exponents. */
 function comparable(text: string): string {
   return text
     .normalize('NFKC')
@@ -80,7 +80,7 @@ function comparable(text: string): string {
 }
 
 const MAX_PLACES = 20;
-/** A shorter block (a label, a number) counts only right behind another one: it would be found within any word. */
+/** A shorter block (a label, a number) counts only right after another one: alone, it also matches within words. */
 const SHORT = 12;
 
 /** Finds which blocks an extracted text contains: the longest chain of blocks in the order of both. */
@@ -132,7 +132,7 @@ function addScore(
   });
 }
 
-/** Labels of a page's blocks by the fingerprints of its content, which come in order. */
+/** Labels the blocks of a page by the fingerprints of its content, which are in page order. */
 export function labelsOf(blocks: readonly Block[], content: string): boolean[] {
   const left = content.split(' ');
   return blocks.map(({ fingerprint }) => {
@@ -173,7 +173,7 @@ function main(): void {
   const pages = labels.filter((page) => {
     const file = path.join(folder, page.package, page.path);
     const isSame = existsSync(file) && createHash('sha256').update(readFileSync(file)).digest('hex') === page.sha256;
-    if (!isSame) console.log(`skipped: ${page.package} ${page.path} is not that of version ${page.version}`);
+    if (!isSame) console.log(`skipped: ${page.package} ${page.path} differs from version ${page.version}`);
     return isSame;
   });
   const files = pages.map((page) => path.join(folder, page.package, page.path));

@@ -1,15 +1,15 @@
 /**
- * Times the extraction of pages and the examination of images against a Python pipeline of common libraries (lxml or
+ * Compares the time to extract pages and examine images with that of a Python pipeline of common libraries (lxml or
  * Resiliparse, NumPy, Pillow), each on one core:
  *
  *     npm run compare-extraction -- [--pages DIR]... [--images DIR]...
  *         [--limit N] [--rounds N] [--core N] [--python PYTHON] [--source DIR]
  *
- * Both sides read the files, cache nothing between pages, and run every step for every page: image files are not searched,
- * and a filter that rejects a page does not end its processing. Runs alternate. Each is a process on core N (by
- * `taskset`), warmed up with its first files. The result is the CPU time of all threads, because others may use the
- * machine. Without a Python (FLAMINGO_PEER_PYTHON) only ours is measured. `--source` names another copy of
- * packages/data-extraction/src.
+ * Both sides read the files, cache nothing between pages, and run every step for every page: image files are not looked
+ * up, and a page that a filter rejects is still processed to the end. Runs alternate. Each is a process on core N (by
+ * `taskset`), warmed up with its first files. The result is the CPU time of all threads, because other processes may
+ * use the machine. Without `--python` or FLAMINGO_PEER_PYTHON, only our side is measured. `--source` names another copy
+ * of packages/data-extraction/src.
  */
 import { execFileSync } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
@@ -57,7 +57,7 @@ interface Inner {
   examineImage(bytes: Uint8Array, rules: object): Promise<object | string>;
 }
 
-/** Bundles the sources, as they are published: tsx would add code to every function that slows it down. */
+/** Bundles the sources, as published packages do: tsx adds code to every function, which slows it down. */
 async function bundle(source: string, outfile: string): Promise<void> {
   const { build } = await import('esbuild');
   const names = [
@@ -132,7 +132,7 @@ async function run(work: Work, bundled: string, taskFile: string, out: string): 
   return { ...counts, wall: (performance.now() - started) / 1000, cpu: (user + system) / 1e6 };
 }
 
-/** Files below a folder in the order of their names, without links. Of more than `limit` files, an even sample. */
+/** Files below a folder, sorted by name, without links. If there are more than `limit`, an even sample of them. */
 async function listed(root: string, endings: RegExp, limit: number): Promise<string[]> {
   const entries = await readdir(root, { withFileTypes: true, recursive: true });
   const files = entries
@@ -174,7 +174,7 @@ if (values.child) {
   await bundle(path.resolve(values.source), bundled);
   const pinned = (program: string, ...args: string[]): Report => {
     const line = values.core === undefined ? [program, ...args] : ['taskset', '-c', values.core, program, ...args];
-    // Keep NumPy's library from starting threads.
+    // Keeps NumPy's math library from starting threads.
     const env = { ...process.env, OMP_NUM_THREADS: '1', OPENBLAS_NUM_THREADS: '1' };
     return JSON.parse(execFileSync(line[0]!, line.slice(1), { encoding: 'utf8', env })) as Report;
   };
@@ -206,8 +206,8 @@ if (values.child) {
       const { passed, words, images } = runs[0]!;
       const rest = words === undefined ? '' : `, ${words} words, ${images} images`;
       console.log(
-        `  ${name.padEnd(12)}${rate((r) => r.cpu)} a CPU second ${rate((r) => r.wall)} a second` +
-          `   ours is ${ratio} x   (${passed} pass${rest})`,
+        `  ${name.padEnd(12)}${rate((r) => r.cpu)} per CPU second ${rate((r) => r.wall)} per second` +
+          `   ours is ${ratio} times as fast   (${passed} pass${rest})`,
       );
     }
   }

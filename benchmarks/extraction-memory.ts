@@ -1,7 +1,6 @@
 /**
- * Extracts a million generated pages and prints the memory during the run:
- * `npm run extraction-memory -- [--pages 1000000] [--workers 2] [--folder DIR]`. The archives take 0.4 KB per page on disk, the
- * work folder 2 KB.
+ * Extracts a million generated pages and prints the memory use during the run: `npm run extraction-memory -- [--pages
+ * 1000000] [--workers 2] [--folder DIR]`. The archives take 0.4 KB per page on disk, the work folder 2 KB.
  */
 import { createWriteStream, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { once } from 'node:events';
@@ -26,7 +25,7 @@ const IMAGES = 1000;
 
 const mib = () => process.memoryUsage().rss / 2 ** 20;
 
-const record = (...answer: Parameters<typeof warcRecord>) => gzipSync(warcRecord(...answer), { level: 1 });
+const record = (...response: Parameters<typeof warcRecord>) => gzipSync(warcRecord(...response), { level: 1 });
 
 async function generate(input: string): Promise<void> {
   mkdirSync(input, { recursive: true });
@@ -50,13 +49,13 @@ async function generate(input: string): Promise<void> {
 
 const input = path.join(folder, 'input');
 const started = performance.now();
-const say = (what: string) =>
+const log = (what: string) =>
   process.stdout.write(
     `${((performance.now() - started) / 1000).toFixed(0).padStart(6)} s ${mib().toFixed(0).padStart(6)} MiB  ${what}\n`,
   );
-say('start');
+log('start');
 await generate(input);
-say(`${pages} pages written`);
+log(`${pages} pages written`);
 let highest = 0;
 const watch = setInterval(() => (highest = Math.max(highest, mib())), 200);
 let next = 0;
@@ -66,11 +65,11 @@ const manifest = await extractPages({
   workers: Number(values.workers),
   onProgress: ({ units, ofUnits, pages: done }) => {
     if (units < next * ofUnits) return;
-    say(`${units} of ${ofUnits} units, ${done} pages; peak since the last line ${highest.toFixed(0)} MiB`);
+    log(`${units} of ${ofUnits} units, ${done} pages; peak since the last line ${highest.toFixed(0)} MiB`);
     [next, highest] = [next + 0.1, 0];
   },
 });
-say(
+log(
   `merged: ${manifest.documents} documents from ${manifest.pages} pages; peak during the merge ${highest.toFixed(0)} MiB`,
 );
 clearInterval(watch);

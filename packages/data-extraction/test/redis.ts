@@ -4,11 +4,11 @@ import { existsSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { fileURLToPath } from 'node:url';
 
-const OURS = fileURLToPath(new URL('../../../.cache/redis/redis-server', import.meta.url));
+const INSTALLED = fileURLToPath(new URL('../../../.cache/redis/redis-server', import.meta.url));
 
 /** The Redis server on the PATH or installed by `npm run setup:redis`; undefined if there is none. */
-export const redisServer = ['redis-server', OURS].find(
-  (command) => spawnSync(command, ['--version']).status === 0 || (command === OURS && existsSync(OURS)),
+export const redisServer = ['redis-server', INSTALLED].find(
+  (command) => spawnSync(command, ['--version']).status === 0 || (command === INSTALLED && existsSync(INSTALLED)),
 );
 
 /** A separate Redis server without persistence: it forgets everything when it is killed. */
@@ -47,12 +47,12 @@ export class TestRedis {
       ...this.options,
     ];
     this.child = spawn(redisServer!, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-    let said = '';
+    let output = '';
     for await (const text of this.child.stdout!) {
-      said += String(text);
-      if (said.includes('Ready to accept connections')) break;
+      output += String(text);
+      if (output.includes('Ready to accept connections')) break;
     }
-    if (!said.includes('Ready to accept connections')) throw new Error(`redis-server did not start: ${said}`);
+    if (!output.includes('Ready to accept connections')) throw new Error(`redis-server did not start: ${output}`);
   }
 
   async kill(): Promise<void> {

@@ -16,7 +16,7 @@ export function urlKey(url: string): number {
     query.sort();
     plain = `${parsed.host.replace(/^www\./, '')}${parsed.pathname.replace(/\/$/, '')}${kept.length > 0 ? '?' : ''}${query.toString()}`;
   } catch {
-    // The path of a file.
+    // `url` is the path of a file.
   }
   return plainKey(plain);
 }
@@ -27,11 +27,11 @@ export function plainKey(text: string): number {
 }
 
 /**
- * MinHash bands of a text (Broder, 1997): two texts with a band in common are near duplicates. 14 bands of 8 hashes over
- * runs of five words, as FineWeb (Penedo et al., 2024, section 3.4): texts that share 3 of 4 runs match with
+ * MinHash bands of a text (Broder, 1997): two texts with a band in common are near duplicates. 14 bands of 8 hashes
+ * over runs of five words, as in FineWeb (Penedo et al., 2024, section 3.4): texts that share 3 of 4 runs match with
  * probability 0.77, those that share 9 of 10 with more than 0.99, those that share 1 of 2 with 0.05.
  *
- * @returns 14 numbers of 52 bits; none for a text of fewer than five words
+ * @returns 14 numbers of 52 bits; an empty array for fewer than five words
  */
 export function minHashBands(text: string): number[] {
   const words = comparable(text).split(' ');
@@ -42,7 +42,7 @@ export function minHashBands(text: string): number[] {
     for (let k = 0; k < RUN; k++) run = mix(Math.imul(run, 0x01000193) ^ hashes[i + k]!);
     return run;
   });
-  // Signed numbers compare fastest; with the top bit flipped they have the same order.
+  // Signed integers compare fastest. Flipping the top bit gives them the order of unsigned ones.
   const least = SEEDS.map((seed) => {
     let least = 0x7fffffff;
     for (let i = 0; i < runs.length; i++) {

@@ -1,9 +1,9 @@
 import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText, type TextFilter } from './text-quality';
 
-/** Formats that are decoded, recognised by their first bytes. SVG is not, because it can contain programs. */
+/** Supported formats, recognised by their first bytes. SVG is excluded because it can contain scripts. */
 export type ImageFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'avif';
 
-/** What a preset keeps. Each filter counts what it drops under its own reason. */
+/** The filters of a dataset. Each filter counts what it drops under its own reason. */
 export interface Preset {
   /** ISO 639-1 code of the language to keep. */
   readonly language: string;
@@ -15,7 +15,7 @@ export interface Preset {
     /** Maximum ratio of the larger to the smaller side. */
     readonly maxRatio: number;
     /** An image whose URL contains one of these words is dropped. */
-    readonly addressWords: readonly string[];
+    readonly urlWords: readonly string[];
   };
   /** Maximum number of images on a page. */
   readonly maxImages: number;
@@ -27,10 +27,10 @@ export interface Preset {
   readonly maxRepeats: number;
 }
 
-const FURNITURE_WORDS = ['logo', 'button', 'icon', 'plugin', 'widget'];
+const DECORATION_WORDS = ['logo', 'button', 'icon', 'plugin', 'widget'];
 
 export const presets = {
-  /** Flamingo (Alayrac et al., 2022), appendix A.3.1; its text filters are Gopher's. */
+  /** Flamingo (Alayrac et al., 2022), appendix A.3.1, with Gopher's text filters. */
   m3w: {
     language: 'en',
     image: {
@@ -38,7 +38,7 @@ export const presets = {
       minSide: 64,
       maxSide: 20_000,
       maxRatio: 3,
-      addressWords: [],
+      urlWords: [],
     },
     maxImages: Infinity,
     page: [gopherQuality, gopherRepetition],
@@ -55,7 +55,7 @@ export const presets = {
       minSide: 150,
       maxSide: 20_000,
       maxRatio: 2,
-      addressWords: FURNITURE_WORDS,
+      urlWords: DECORATION_WORDS,
     },
     maxImages: 30,
     pieces: {
@@ -86,8 +86,8 @@ export const presets = {
     maxRepeats: 10,
   },
   /**
-   * Multimodal C4 (Zhu et al., 2023), section 2, over C4's own rules. Images stay in place; the
-   * original assigns them to sentences by CLIP.
+   * Multimodal C4 (Zhu et al., 2023), section 2, with C4's text rules. Images stay in place; the
+   * original assigns them to sentences with CLIP.
    */
   mmc4: {
     language: 'en',
@@ -96,7 +96,7 @@ export const presets = {
       minSide: 150,
       maxSide: 20_000,
       maxRatio: 2,
-      addressWords: FURNITURE_WORDS,
+      urlWords: DECORATION_WORDS,
     },
     maxImages: 30,
     pieces: { of: 'line', filter: c4Line },

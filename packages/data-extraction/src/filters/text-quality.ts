@@ -1,6 +1,6 @@
 import { wordsOf } from '../pages/text';
 
-/** Returns why to drop a text; undefined to keep it. */
+/** Returns the reason to drop a text; undefined to keep it. */
 export type TextFilter = (text: string) => string | undefined;
 
 const GOPHER_STOP_WORDS = ['the', 'be', 'to', 'of', 'and', 'that', 'have', 'with'];
@@ -14,14 +14,14 @@ export const gopherQuality: TextFilter = (text) => {
   const mean = letters / words.length;
   if (mean < 3 || mean > 10) return 'mean word length not 3 to 10';
   const symbols = text.match(/#|\.\.\.|…/g)?.length ?? 0;
-  if (symbols > 0.1 * words.length) return 'symbols';
+  if (symbols > 0.1 * words.length) return 'too many symbols';
   const lines = text.split('\n').filter((line) => line.trim() !== '');
-  if (lines.filter((line) => /^\s*[-*•‣·]/.test(line)).length > 0.9 * lines.length) return 'bullet points';
-  if (lines.filter((line) => /(?:\.\.\.|…)\s*$/.test(line)).length > 0.3 * lines.length) return 'lines cut short';
+  if (lines.filter((line) => /^\s*[-*•‣·]/.test(line)).length > 0.9 * lines.length) return 'mostly bullet points';
+  if (lines.filter((line) => /(?:\.\.\.|…)\s*$/.test(line)).length > 0.3 * lines.length) return 'truncated lines';
   if (words.filter((word) => /[a-z]/i.test(word) || /\p{L}/u.test(word)).length < 0.8 * words.length)
     return 'words without letters';
   const present = new Set(words.map((word) => word.toLowerCase()));
-  if (GOPHER_STOP_WORDS.filter((word) => present.has(word)).length < 2) return 'stop words';
+  if (GOPHER_STOP_WORDS.filter((word) => present.has(word)).length < 2) return 'too few stop words';
   return undefined;
 };
 
@@ -53,7 +53,7 @@ export const gopherRepetition: TextFilter = (text) => {
   const words = wordsOf(text.toLowerCase());
   const total = words.reduce((sum, word) => sum + word.length, 0);
   const ngrams = new RepeatedNgrams(words);
-  for (const [n, share] of TOP_NGRAMS) if (ngrams.top(n) > share * total) return `one ${n}-gram everywhere`;
+  for (const [n, share] of TOP_NGRAMS) if (ngrams.top(n) > share * total) return `one ${n}-gram too frequent`;
   for (const [n, share] of REPEATED_NGRAMS) if (ngrams.covered(n) > share * total) return `repeated ${n}-grams`;
   return undefined;
 };
@@ -79,7 +79,7 @@ class RepeatedNgrams {
   /** Number of characters in the words before each word. */
   private readonly before: Int32Array;
   private n = 1;
-  /** Positions of repeated n-grams in order, and their numbers. */
+  /** Positions of repeated n-grams in ascending order, and the number of each n-gram. */
   private places: Int32Array;
   private ngram: Int32Array;
 
@@ -132,7 +132,7 @@ class RepeatedNgrams {
     return characters;
   }
 
-  /** Extends to longer n-grams: each is a shorter one and one more word. */
+  /** Extends the n-grams to `n` words, one word at a time. */
   private grow(n: number): void {
     for (; this.n < n; this.n++) {
       const count = this.places.length;
@@ -159,7 +159,7 @@ class RepeatedNgrams {
   }
 }
 
-// Our own list of function words; that of OBELICS is longer and may not be copied.
+// Our own list of function words. OBELICS' list is longer, but we may not copy it.
 const STOP_WORDS = new Set(
   `a about above according across after again against ago all almost along already also although always am amid among an
    and another any anybody anyone anything anywhere are around as aside at away back be became because become becomes
@@ -205,18 +205,19 @@ export function obelicsText(limits: ObelicsLimits): TextFilter {
     if (characterRepetition(text) > limits.characterRepetition) return 'character repetition';
     if (wordRepetition(words) > limits.wordRepetition) return 'word repetition';
     const special = text.match(/[\p{P}\p{S}\d\s]/gu)?.length ?? 0;
-    if (special > limits.specialCharacters * text.length) return 'special characters';
-    if (words.filter((word) => STOP_WORDS.has(word)).length < limits.stopWords * words.length) return 'stop words';
+    if (special > limits.specialCharacters * text.length) return 'too many special characters';
+    if (words.filter((word) => STOP_WORDS.has(word)).length < limits.stopWords * words.length)
+      return 'too few stop words';
     const tokens = text.match(/[\p{L}\p{N}_']+|[,;:?!.]/gu) ?? [];
     const marks = tokens.filter((token) => PUNCTUATION.test(token)).length;
     if (tokens.length >= limits.minWordsForPunctuation && marks < limits.punctuation * tokens.length) {
-      return 'punctuation';
+      return 'too little punctuation';
     }
     return undefined;
   };
 }
 
-/** Without punctuation, symbols and digits at both ends. A pattern for the end alone would be quadratic. */
+/** Strips punctuation, symbols and digits from both ends. A pattern that strips only the end takes quadratic time. */
 function stripped(word: string): string {
   const [found] = /[^\p{P}\p{S}\d](?:.*[^\p{P}\p{S}\d])?/su.exec(word) ?? [''];
   return found;
@@ -249,18 +250,21 @@ function wordRepetition(words: readonly string[]): number {
   return again / (words.length - 4);
 }
 
-/** Keeps lines as C4 does: with the end of a sentence, at least five words, and no mention of JavaScript. T5 (Raffel et al., 2020), 2.2. */
+/**
+ * C4's rules for lines: the end of a sentence, at least five words, no mention of JavaScript. T5 (Raffel et al., 2020),
+ * 2.2.
+ */
 export const c4Line: TextFilter = (line) => {
-  if (!/[.!?"”]$/.test(line.trim())) return 'no end of a sentence';
+  if (!/[.!?"”]$/.test(line.trim())) return 'not a sentence';
   if (wordsOf(line).length < 5) return 'fewer than 5 words';
   if (/javascript/i.test(line)) return 'javascript';
   return undefined;
 };
 
-/** Keeps pages as C4 does, given the lines that remain. */
+/** C4's rules for pages, applied to the lines that remain. */
 export const c4Page: TextFilter = (text) => {
   if (/lorem ipsum/i.test(text)) return 'lorem ipsum';
-  if (text.includes('{')) return 'curly bracket';
+  if (text.includes('{')) return 'curly brace';
   if ((text.match(/[.!?]["”]?(?:\s|$)/g)?.length ?? 0) < 3) return 'fewer than 3 sentences';
   return undefined;
 };

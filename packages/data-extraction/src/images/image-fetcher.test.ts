@@ -105,7 +105,7 @@ describe('ImageFetcher', () => {
     const server = await serve((request, response) => {
       response.writeHead(200, { 'content-type': 'image/png' });
       if (request.url === '/short') return void response.end('GIF89a');
-      // Never ended: a fetcher that continued to read would time out.
+      // Never ends: a fetcher that continued to read would time out.
       response.write('<html> this never ends');
     });
     const images = fetcher();
@@ -123,7 +123,7 @@ describe('ImageFetcher', () => {
     }
   });
 
-  it('fails without a server, without HTTP, and if the connection breaks', async () => {
+  it('fails if there is no server, no HTTP, or the connection breaks', async () => {
     const server = await serve((_, response) => {
       response.writeHead(200, { 'content-type': 'image/png', 'content-length': '1000' });
       response.write(PNG, () => response.destroy());
@@ -132,7 +132,7 @@ describe('ImageFetcher', () => {
     const upgrade = 'HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n';
     const upgrading = await listen(net.createServer((socket) => socket.end(upgrade)));
     const headers = `HTTP/1.1 200 OK\r\n${`x: ${'y'.repeat(1000)}\r\n`.repeat(100)}\r\n`;
-    const talkative = await listen(net.createServer((socket) => socket.end(headers)));
+    const longHeaders = await listen(net.createServer((socket) => socket.end(headers)));
     const gone = net.createServer();
     gone.listen(0, '127.0.0.1');
     await once(gone, 'listening');
@@ -140,7 +140,7 @@ describe('ImageFetcher', () => {
     gone.close();
     const images = fetcher();
     expect(await images.fetch(`${server.url}/a.png`)).toBe('failed');
-    for (const other of [garbage, upgrading, talkative, port]) {
+    for (const other of [garbage, upgrading, longHeaders, port]) {
       expect(await images.fetch(`http://127.0.0.1:${other}/a.png`)).toBe('failed');
     }
     expect(await images.fetch('http://no-such-host.invalid/a.png')).toBe('failed');
@@ -153,7 +153,7 @@ describe('addresses', () => {
     endings.push(() => images.close());
     const long = `http://example.org/${'a'.repeat(3000)}`;
     for (const url of ['', 'a.png', 'ftp://example.org/a', 'file:///etc/passwd', 'data:image/png,a', 'http://', long]) {
-      expect(await images.fetch(url), url).toBe('address');
+      expect(await images.fetch(url), url).toBe('invalid URL');
     }
     for (const url of [
       'http://a:b@example.org/',
@@ -161,7 +161,7 @@ describe('addresses', () => {
       'http://example.org:25/',
       'https://1.1.1.1:22/',
     ])
-      expect(await images.fetch(url), url).toBe('address');
+      expect(await images.fetch(url), url).toBe('invalid URL');
   });
 
   const PRIVATE =
@@ -171,7 +171,7 @@ describe('addresses', () => {
 
   it('connects to public addresses only', async () => {
     const server = await serve((_, response) => png(response));
-    // The default rule, on a port where a connection would be noticed.
+    // The default rule, on a port of a server that counts connections.
     const images = fetcher({ isPublic: isPublicAddress });
     const byDefault = new ImageFetcher();
     endings.push(() => byDefault.close());
@@ -190,7 +190,7 @@ describe('addresses', () => {
       expect(isPublicAddress(address), address).toBe(false);
   });
 
-  it('checks again after a redirect, and for robots.txt', async () => {
+  it('checks addresses again after a redirect, and for robots.txt', async () => {
     const inner = await serve((_, response) => png(response));
     const targets = ['127.0.0.2', '[::1]', '[::ffff:127.0.0.1]', '169.254.169.254'];
     const redirect = (request: IncomingMessage, response: ServerResponse) =>
@@ -208,7 +208,7 @@ describe('addresses', () => {
     expect([inner.connections, outer.requests.length]).toEqual([0, 0]);
   });
 
-  it('checks names at each connection, however often they resolve', async () => {
+  it('checks the address of a name on each connection', async () => {
     const server = await serve((_, response) => png(response, { connection: 'close' }));
     let isPublic = true;
     const images = fetcher({ isPublic: () => isPublic });
@@ -220,8 +220,8 @@ describe('addresses', () => {
 });
 
 describe('limits', () => {
-  it('rejects large images by their header and by their size', async () => {
-    const piece = Buffer.alloc(2 ** 20);
+  it('rejects images whose declared or actual size is too large', async () => {
+    const chunk = Buffer.alloc(2 ** 20);
     let sent = 0;
     const server = await serve((request, response) => {
       if (request.url === '/declared') {
@@ -230,8 +230,8 @@ describe('limits', () => {
       }
       response.writeHead(200, { 'content-type': 'image/png' }).write(PNG);
       const more = () => {
-        while (!response.destroyed && response.write(piece)) sent += piece.length;
-        sent += piece.length;
+        while (!response.destroyed && response.write(chunk)) sent += chunk.length;
+        sent += chunk.length;
       };
       response.on('drain', more);
       more();
@@ -269,7 +269,7 @@ describe('limits', () => {
     expect(await images.fetch(`${silent.url}/a.png`)).toBe('too slow');
   });
 
-  it('does not count the wait for other images of a host', async () => {
+  it('does not count the wait for other images of a host as slow', async () => {
     const server = await serve((_, response) => setTimeout(() => png(response), 150));
     const images = fetcher({ timeoutMs: 1000 });
     const names = Array.from({ length: 10 }, (_, i) => images.fetch(`${server.url}/${i}`));
@@ -290,13 +290,13 @@ describe('limits', () => {
     expect(loop.requests).toHaveLength(6);
     for (const location of ['http://', 'ftp://127.0.0.1/a', 'http://a:b@127.0.0.1/a', 'javascript:alert(1)']) {
       const away = await serve((_, response) => response.writeHead(302, { location }).end());
-      expect(await images.fetch(`${away.url}/a`)).toBe('address');
+      expect(await images.fetch(`${away.url}/a`)).toBe('invalid URL');
     }
   });
 });
 
 describe('robots.txt', () => {
-  it('obeys the rules for us, else those for all agents', async () => {
+  it('applies the rules for our name, or else those for all agents', async () => {
     const ours =
       'User-agent: *\nDisallow: /\n\nUser-agent: other\nUser-Agent: Flamingo-TS/2\nDisallow: /no # why\nAllow: /no/b';
     const server = await serve((_, response) => png(response), `\ufeff${ours}\nSitemap: x\nDisallow: /a*z.png$`);
@@ -320,7 +320,7 @@ describe('robots.txt', () => {
     [429, false],
     [500, false],
     [503, false],
-  ])('status %i: everything allowed is %s', async (status, isAllowed) => {
+  ])('with status %i, everything is allowed: %s', async (status, isAllowed) => {
     const server = await serve(
       (_, response) => png(response),
       (_, response) => response.writeHead(status).end(),
@@ -332,7 +332,7 @@ describe('robots.txt', () => {
     expect([server.robots, server.requests.length]).toEqual([1, isAllowed ? 2 : 0]);
   });
 
-  it('follows its redirects, and fetches it for each origin', async () => {
+  it('is fetched once per origin, following redirects', async () => {
     const target = await serve((_, response) => png(response), 'User-agent: *\nDisallow: /private');
     const server = await serve(
       (request, response) => response.writeHead(302, { location: target.url + request.url }).end(),
@@ -353,7 +353,7 @@ describe('robots.txt', () => {
     expect(strict.requests.length + loop.requests.length).toBe(0);
   });
 
-  it('waits for its crawl delay, within bounds', async () => {
+  it('makes requests wait for its crawl delay, up to a limit', async () => {
     const server = await serve((_, response) => png(response), 'User-agent: *\nCrawl-delay: 0.3');
     const images = fetcher();
     const started = performance.now();
@@ -367,7 +367,7 @@ describe('robots.txt', () => {
     expect(await images.fetch(`${late.url}/a`)).toBe('robots');
   });
 
-  it('reads the start of a large file', async () => {
+  it('is read up to a limit', async () => {
     const filler = `# ${'x'.repeat(1021)}\n`;
     const endless = (_: IncomingMessage, response: ServerResponse) => {
       response.write('User-agent: *\nDisallow: /no\n');
@@ -383,15 +383,15 @@ describe('robots.txt', () => {
     expect(await images.fetch(`${server.url}/yes`)).toEqual(PNG);
   });
 
-  it('treats a file with endless wildcards as a refusal', async () => {
+  it('allows nothing if it has too many wildcards', async () => {
     const rules = `Disallow: /${'*a'.repeat(1000)}b\n`.repeat(200);
     const server = await serve((_, response) => png(response), `User-agent: *\n${rules}`);
     expect(await fetcher().fetch(`${server.url}/${'a'.repeat(2000)}`)).toBe('robots');
     expect(server.requests).toEqual([]);
   });
 
-  it('bounds the memory for a hostile file', async () => {
-    // Copied for each name, these would be 400 million rules.
+  it('takes little memory even if it is hostile', async () => {
+    // If each name copied the rules, there would be 400 million of them.
     const names = Array.from({ length: 16_000 }, (_, i) => `User-agent: *${i % 2 ? '' : '/'}\n\n#\n`).join('');
     const server = await serve((_, response) => png(response), `${names}${'Allow:/\n'.repeat(25_000)}Disallow:/no`);
     const images = fetcher();
@@ -414,7 +414,7 @@ describe('opting out', () => {
     [{ 'x-robots-tag': ['googlebot: noindex', 'bingbot: noai'] }, false],
     [{ 'x-robots-tag': 'nofollow, max-image-preview: none, noarchive' }, false],
     [{ 'tdm-reservation': '0', 'tdm-policy': 'https://example.org/1' }, false],
-  ])('%o: %s', async (headers, isOut) => {
+  ])('%o opts out: %s', async (headers, isOut) => {
     const server = await serve((_, response) => png(response, headers as Record<string, string | string[]>));
     expect(await fetcher().fetch(`${server.url}/a.png`)).toEqual(isOut ? 'opted out' : PNG);
     expect(
@@ -429,12 +429,12 @@ describe('politeness', () => {
     let most = 0;
     const seen = new Set<string>();
     let open!: () => void;
-    const bothCame = new Promise<void>((resolve) => (open = resolve));
+    const bothArrived = new Promise<void>((resolve) => (open = resolve));
     const handler = async (request: IncomingMessage, response: ServerResponse) => {
       most = Math.max(most, ++now);
       seen.add(request.headers.host!.split(':')[0]!);
       if (seen.size === 2) open();
-      if (request.url === '/together') await bothCame;
+      if (request.url === '/together') await bothArrived;
       else await sleep(10);
       now--;
       png(response);

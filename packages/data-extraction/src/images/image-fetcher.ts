@@ -10,38 +10,38 @@ import { AGENT, optedOut } from '../pages/opt-out';
 import { IMAGE_LIMITS, sniffFormat } from './image-info';
 
 const LIMITS = {
-  addressLength: 2048,
+  urlLength: 2048,
   headerBytes: 16 * 1024,
   redirects: 5,
   /** The minimum that RFC 9309, 2.5, requires. */
   robotsBytes: 500 * 1024,
-  /** Limit for rules with `*`: a URL of maximum length takes a third of a second to match this many. */
+  /** Limit for rules with `*`. Matching a URL of maximum length against this much takes a third of a second. */
   wildcardBytes: 32 * 1024,
   robotsKeptMs: 24 * 60 * 60 * 1000,
   /** An unreachable host is retried after this. */
   unreachableKeptMs: 10 * 60 * 1000,
   /** A host that requires a longer pause between requests (Crawl-delay, Retry-After) is skipped. */
   pauseMs: 10_000,
-  /** Hosts in memory; with the largest robots.txt each they take 250 MiB. */
+  /** Number of hosts in memory. With the largest robots.txt each, they take 250 MiB. */
   hosts: 512,
   idleConnectionMs: 5000,
 } as const;
 
-/** Other ports are mostly mail, databases and consoles, which a page must not make us connect to. */
+/** Other ports mostly serve mail, databases and consoles. A page must not make us connect to them. */
 const PORTS = ['', '80', '443', '8080', '8443'];
 
 /** Public IPv6 addresses. Others embed IPv4 addresses or are local. */
 const GLOBAL_IPV6: [ipaddr.IPv6, number] = [ipaddr.IPv6.parse('2000::'), 3];
 
-/** Whether an address is public: not of a private network, this machine, a tunnel, a test range or reserved. */
+/** Whether an IP address is public: not reserved or of a private network, this machine, a tunnel or a test range. */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false;
   const parsed = ipaddr.parse(address);
   return parsed.range() === 'unicast' && (parsed instanceof ipaddr.IPv4 || parsed.match(GLOBAL_IPV6));
 }
 
-/** The purpose of a request. */
-interface Errand {
+/** What is fetched: an image or a robots.txt. */
+interface Resource {
   readonly accept: string;
   readonly obeysRobots: boolean;
   /** Reads the body of a response with status 200. Returns a reason if it is rejected. */
@@ -49,7 +49,7 @@ interface Errand {
 }
 
 /** A request to retry, but not before a given time. */
-class Later {
+class RetryLater {
   constructor(
     readonly reason: string,
     readonly until: number,
@@ -63,61 +63,62 @@ interface Robots {
 }
 
 /**
- * Fetches images as a polite crawler: obeys robots.txt (RFC 9309) and opt-out headers, sends a host one request at a time,
- * and sends nothing but the URL and our name. Pages are hostile input, so it connects to public addresses only: each
- * address is checked on connection, also after redirects. It uses no proxy, because a proxy resolves names itself.
+ * Fetches images as a polite crawler: obeys robots.txt (RFC 9309) and opt-out headers, sends each host one request at a
+ * time, and sends nothing but the URL and our name. Pages are hostile input, so it connects to public addresses only,
+ * and checks each address on connection, also after redirects. It uses no proxy, because a proxy resolves names itself.
  */
 export class ImageFetcher {
   private readonly isPublic: (address: string) => boolean;
   private readonly anyPort: boolean;
   private readonly timeoutMs: number;
-  private readonly ending = new AbortController();
+  private readonly closing = new AbortController();
   private readonly agents: { readonly 'http:': http.Agent; readonly 'https:': https.Agent };
   /** The last request in the queue of each host. */
-  private readonly turns = new Map<string, Promise<void>>();
+  private readonly queues = new Map<string, Promise<void>>();
   private readonly robots = new Map<string, Robots>();
-  /** Hosts that asked for a pause. */
-  private readonly rests = new Map<string, Later>();
+  /** Hosts that asked for a long pause. */
+  private readonly pausedHosts = new Map<string, RetryLater>();
 
   /**
-   * @param options.isPublic for tests: which addresses to allow, then on any port. Defaults to public addresses
-   * @param options.timeoutMs for an image with its redirects, without waiting for other requests to the host. Defaults to 20,000
+   * @param options.isPublic for tests: which IP addresses to allow, then on any port. Defaults to public addresses
+   * @param options.timeoutMs for an image and its redirects, not counting the wait for other requests to the host.
+   *                          Defaults to 20,000
    */
   constructor(options: { isPublic?(address: string): boolean; timeoutMs?: number } = {}) {
     this.isPublic = options.isPublic ?? isPublicAddress;
     this.anyPort = options.isPublic !== undefined;
     this.timeoutMs = options.timeoutMs ?? 20_000;
-    setMaxListeners(0, this.ending.signal);
-    const settings = { keepAlive: true, timeout: LIMITS.idleConnectionMs };
-    this.agents = { 'http:': new http.Agent(settings), 'https:': new https.Agent(settings) };
+    setMaxListeners(0, this.closing.signal);
+    const agentOptions = { keepAlive: true, timeout: LIMITS.idleConnectionMs };
+    this.agents = { 'http:': new http.Agent(agentOptions), 'https:': new https.Agent(agentOptions) };
   }
 
   /**
-   * Returns an image, or why there is none: `address`, `private address`, `robots`, `opted out`, `not an image`, `encoded`,
-   * `too large`, `too slow`, `too many redirects`, `failed`, `status 404` and the like. Never throws for
-   * network errors.
+   * Returns an image, or why there is none: `invalid URL`, `private address`, `robots`, `opted out`, `not an image`,
+   * `encoded`, `too large`, `too slow`, `too many redirects`, `failed`, `status 404` and the like. Never
+   * throws for network errors.
    */
   async fetch(url: string): Promise<Uint8Array | string> {
     const start = URL.canParse(url) ? new URL(url) : undefined;
-    return start ? this.follow(start, { accept: 'image/*', obeysRobots: true, read: readImage }) : 'address';
+    return start ? this.follow(start, { accept: 'image/*', obeysRobots: true, read: readImage }) : 'invalid URL';
   }
 
   /** Aborts requests and closes connections. Later requests return `failed`. */
   async close(): Promise<void> {
-    this.ending.abort();
-    await Promise.all(this.turns.values());
+    this.closing.abort();
+    await Promise.all(this.queues.values());
     for (const agent of Object.values(this.agents)) agent.destroy();
   }
 
-  private async follow(start: URL, errand: Errand): Promise<Uint8Array | string> {
+  private async follow(start: URL, resource: Resource): Promise<Uint8Array | string> {
     const time = { left: this.timeoutMs };
     let url = start;
     for (let redirects = 0; redirects <= LIMITS.redirects; redirects++) {
       const refusal = this.refusal(url);
       if (refusal) return refusal;
-      const delay = errand.obeysRobots ? await this.crawlDelay(url) : 0;
+      const delay = resource.obeysRobots ? await this.crawlDelay(url) : 0;
       if (typeof delay === 'string') return delay;
-      const answer = await this.inTurn(url.hostname, delay, () => this.exchange(url, errand, time));
+      const answer = await this.inTurn(url.hostname, delay, () => this.exchange(url, resource, time));
       if (!(answer instanceof URL)) return answer;
       url = answer;
     }
@@ -129,12 +130,12 @@ export class ImageFetcher {
     url.hash = '';
     // `example.org.` is the same host as `example.org`.
     url.hostname = url.hostname.replace(/\.$/, '');
-    if (!Object.hasOwn(this.agents, url.protocol) || url.username || url.password) return 'address';
-    if (url.href.length > LIMITS.addressLength) return 'address';
+    if (!Object.hasOwn(this.agents, url.protocol) || url.username || url.password) return 'invalid URL';
+    if (url.href.length > LIMITS.urlLength) return 'invalid URL';
     // URL has converted plain, octal and hexadecimal numbers to dotted decimals.
     const host = url.hostname.replace(/^\[|\]$/g, '');
     if (net.isIP(host) && !this.isPublic(host)) return 'private address';
-    return this.anyPort || PORTS.includes(url.port) ? undefined : 'address';
+    return this.anyPort || PORTS.includes(url.port) ? undefined : 'invalid URL';
   }
 
   /** Returns the pause after this request in milliseconds, or why the request is not allowed. */
@@ -149,45 +150,45 @@ export class ImageFetcher {
       known.until = Math.min(known.until, Date.now() + LIMITS.unreachableKeptMs);
       return rules.reason;
     }
-    // Parsed each time: parsed rules take many times the size of the file.
+    // Parse each time: parsed rules take many times the memory of the file.
     const robots = robotsParser(`${url.origin}/robots.txt`, rules.text);
     const delay = Math.max(0, robots.getCrawlDelay(AGENT) ?? 0) * 1000;
     return robots.isAllowed(plainLetters(url.href), AGENT) && delay <= LIMITS.pauseMs ? delay : 'robots';
   }
 
-  /** RFC 9309, 2.3.1: a missing file allows everything, an unavailable one nothing. */
+  /** RFC 9309, 2.3.1: a missing file allows everything, an unreachable one nothing. */
   private async fetchRobots(origin: string): Promise<{ text: string } | { reason: string }> {
-    const errand = { accept: 'text/plain', obeysRobots: false, read: readStart };
-    const answer = await this.follow(new URL('/robots.txt', origin), errand);
+    const resource = { accept: 'text/plain', obeysRobots: false, read: readStart };
+    const answer = await this.follow(new URL('/robots.txt', origin), resource);
     if (typeof answer !== 'string') return { text: ownRules(new TextDecoder().decode(answer)) };
     // 429 ("Too many requests") does not mean that the file is missing.
     if (/^status 4(?!29)/.test(answer)) return { text: '' };
     return { reason: /^(private address|too slow|failed)$/.test(answer) ? answer : 'robots' };
   }
 
-  /** Runs the work after all earlier work for the host and its pause. */
+  /** Runs the work after all earlier work for the host, then pauses the host. */
   private inTurn<T>(host: string, delayMs: number, work: () => Promise<T>): Promise<T> {
-    const result = (this.turns.get(host) ?? Promise.resolve()).then(work);
+    const result = (this.queues.get(host) ?? Promise.resolve()).then(work);
     const turn = result.catch(() => {}).then(() => this.pause(delayMs));
-    this.turns.set(host, turn);
-    void turn.then(() => this.turns.get(host) === turn && this.turns.delete(host));
+    this.queues.set(host, turn);
+    void turn.then(() => this.queues.get(host) === turn && this.queues.delete(host));
     return result;
   }
 
   private async pause(ms: number): Promise<void> {
-    if (ms > 0) await sleep(ms, undefined, { signal: this.ending.signal }).catch(() => {});
+    if (ms > 0) await sleep(ms, undefined, { signal: this.closing.signal }).catch(() => {});
   }
 
   /** Sends a request, and retries once if the server asks for a short wait. Returns a URL for a redirect. */
-  private async exchange(url: URL, errand: Errand, time: { left: number }): Promise<Uint8Array | string | URL> {
-    const rest = this.rests.get(url.hostname);
-    if (rest && rest.until > Date.now()) return rest.reason;
+  private async exchange(url: URL, resource: Resource, time: { left: number }): Promise<Uint8Array | string | URL> {
+    const pause = this.pausedHosts.get(url.hostname);
+    if (pause && pause.until > Date.now()) return pause.reason;
     for (let tries = 1; ; tries++) {
-      const answer = await this.request(url, errand, time);
-      if (!(answer instanceof Later)) return answer;
+      const answer = await this.request(url, resource, time);
+      if (!(answer instanceof RetryLater)) return answer;
       const wait = answer.until - Date.now();
       if (tries > 1 || wait > LIMITS.pauseMs) {
-        remember(this.rests, url.hostname, answer);
+        remember(this.pausedHosts, url.hostname, answer);
         return answer.reason;
       }
       await this.pause(wait);
@@ -195,7 +196,11 @@ export class ImageFetcher {
   }
 
   /** Never rejects. */
-  private async request(url: URL, errand: Errand, time: { left: number }): Promise<Uint8Array | string | URL | Later> {
+  private async request(
+    url: URL,
+    resource: Resource,
+    time: { left: number },
+  ): Promise<Uint8Array | string | URL | RetryLater> {
     const { request: send } = url.protocol === 'https:' ? https : http;
     const started = performance.now();
     let isSlow = false;
@@ -203,13 +208,13 @@ export class ImageFetcher {
       agent: this.agents[url.protocol as 'http:' | 'https:'],
       headers: {
         'user-agent': `${AGENT} (dataset builder; respects robots.txt)`,
-        accept: errand.accept,
-        // Images are compressed already, and a compressed response may be a bomb.
+        accept: resource.accept,
+        // Images are compressed already, and a compressed response may be a decompression bomb.
         'accept-encoding': 'identity',
       },
       lookup: this.lookup,
       maxHeaderSize: LIMITS.headerBytes,
-      signal: this.ending.signal,
+      signal: this.closing.signal,
     });
     const closed = new Promise((resolve) => request.on('close', resolve));
     const timer = setTimeout(() => {
@@ -222,12 +227,12 @@ export class ImageFetcher {
         request.on('close', () => reject(new Error(`${url.href}: closed without an answer.`)));
         request.end();
       });
-      return await answerOf(response, url, errand);
+      return await answerOf(response, url, resource);
     } catch (error) {
       if (isSlow) return 'too slow';
       if (error instanceof PrivateAddressError) return 'private address';
       // The server may have closed the kept-alive connection just before it was reused.
-      return request.reusedSocket ? new Later('failed', Date.now()) : 'failed';
+      return request.reusedSocket ? new RetryLater('failed', Date.now()) : 'failed';
     } finally {
       clearTimeout(timer);
       // No effect if the body has been read: the connection stays alive.
@@ -255,21 +260,21 @@ class PrivateAddressError extends Error {}
 async function answerOf(
   response: IncomingMessage,
   url: URL,
-  errand: Errand,
-): Promise<Uint8Array | string | URL | Later> {
+  resource: Resource,
+): Promise<Uint8Array | string | URL | RetryLater> {
   const { statusCode: status = 0, headers } = response;
   const reason = `status ${status}`;
   if ([301, 302, 303, 307, 308].includes(status) && headers.location !== undefined) {
-    return URL.canParse(headers.location, url.href) ? new URL(headers.location, url.href) : 'address';
+    return URL.canParse(headers.location, url.href) ? new URL(headers.location, url.href) : 'invalid URL';
   }
   if ((status === 429 || status === 503) && headers['retry-after'] !== undefined) {
     const after = headers['retry-after'];
     const until = /^\d+$/.test(after) ? Date.now() + Number(after) * 1000 : Date.parse(after);
-    return Number.isNaN(until) ? reason : new Later(reason, until);
+    return Number.isNaN(until) ? reason : new RetryLater(reason, until);
   }
   if (status !== 200) return reason;
   const encoding = headers['content-encoding'] ?? 'identity';
-  return /^(identity)?$/i.test(encoding) ? errand.read(response) : 'encoded';
+  return /^(identity)?$/i.test(encoding) ? resource.read(response) : 'encoded';
 }
 
 async function readImage(response: IncomingMessage): Promise<Uint8Array | string> {
@@ -310,8 +315,8 @@ async function readStart(response: IncomingMessage): Promise<Uint8Array> {
 }
 
 /**
- * Returns the groups of robots.txt for us or for all agents, each agent once. The parser copies the rules of a group for
- * each of its names, so a file of half a megabyte with thousands of names and rules would take gigabytes.
+ * Returns the groups of robots.txt for us or for all agents, naming each agent once. The parser copies the rules of a
+ * group for each of its names, so a file of half a megabyte with thousands of names and rules would take gigabytes.
  */
 function ownRules(text: string): string {
   const lines: string[] = [];

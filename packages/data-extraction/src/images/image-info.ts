@@ -16,7 +16,7 @@ export interface ImageInfo {
   readonly width: number;
   readonly height: number;
   /** Perceptual hash, 16 hexadecimal digits. */
-  readonly look: string;
+  readonly perceptualHash: string;
 }
 
 // One thread per image: the number of workers determines how many cores are used.
@@ -36,7 +36,7 @@ export function sniffFormat(bytes: Uint8Array): ImageFormat | undefined {
 
 /** @returns the properties of the image, or why the preset drops it */
 export async function examineImage(bytes: Uint8Array, rules: Preset['image']): Promise<ImageInfo | string> {
-  if (bytes.length > IMAGE_LIMITS.bytes) return 'too large a file';
+  if (bytes.length > IMAGE_LIMITS.bytes) return 'file too large';
   const format = sniffFormat(bytes);
   if (!format || !rules.formats.includes(format)) return 'format';
   try {
@@ -53,7 +53,12 @@ export async function examineImage(bytes: Uint8Array, rules: Preset['image']): P
       .toBuffer({ resolveWithObject: true });
     if (isSingleColour(data)) return 'single colour';
     const file = `${createHash('sha256').update(bytes).digest('hex').slice(0, 40)}.${format === 'jpeg' ? 'jpg' : format}`;
-    return { file, width: autoOrient?.width ?? width, height: autoOrient?.height ?? height, look: lookOf(data) };
+    return {
+      file,
+      width: autoOrient?.width ?? width,
+      height: autoOrient?.height ?? height,
+      perceptualHash: perceptualHashOf(data),
+    };
   } catch {
     return 'unreadable';
   }
@@ -71,7 +76,7 @@ function pngSize(bytes: Uint8Array): { width: number; height: number; autoOrient
   return undefined;
 }
 
-/** IHDR, IDAT and eXIf. */
+/** Types of PNG chunks: IHDR, IDAT and eXIf. */
 const CHUNKS = { header: 0x49484452, data: 0x49444154, exif: 0x65584966 } as const;
 
 function sizeReason(width: number, height: number, rules: Preset['image']): string | undefined {
@@ -81,7 +86,7 @@ function sizeReason(width: number, height: number, rules: Preset['image']): stri
   return large > rules.maxRatio * small ? 'aspect ratio' : undefined;
 }
 
-/** Images are compared at this size in pixels. */
+/** Side in pixels of the copy that is hashed and checked for a single colour. */
 const SIDE = 32;
 const KEPT = 8;
 
@@ -108,7 +113,7 @@ const COSINES = Float64Array.from({ length: KEPT * SIDE }, (_, i) =>
  *
  * @param rgb uint8 [32, 32, 3]
  */
-function lookOf(rgb: Uint8Array): string {
+function perceptualHashOf(rgb: Uint8Array): string {
   const rows = new Float64Array(SIDE * KEPT); // [y, u]
   for (let y = 0; y < SIDE; y++) {
     for (let u = 0; u < KEPT; u++) {
@@ -137,7 +142,7 @@ function lookOf(rgb: Uint8Array): string {
 }
 
 /** Bits in which two hashes differ, 0 to 64. */
-export function lookDistance(a: string, b: string): number {
+export function hashDistance(a: string, b: string): number {
   let bits = 0;
   for (let i = 0; i < 16; i += 8) {
     let x = Number.parseInt(a.slice(i, i + 8), 16) ^ Number.parseInt(b.slice(i, i + 8), 16);

@@ -2,7 +2,7 @@ import { open, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { IMAGE_LIMITS } from './image-info';
 
-/** The host of pages in a folder that names no server. */
+/** Host of pages in a folder that is not named after a server. */
 const NO_HOST = 'folder.invalid';
 
 /** URL of a page in a folder. In a mirror, the first folder names the server (`example.org/a/b.html`). */
@@ -13,22 +13,22 @@ export function pageUrl(file: string): string {
   return `https://${isHost ? host!.toLowerCase() : NO_HOST}/${names.map(encodeURIComponent).join('/')}`;
 }
 
-/** The URL as documents show it: the relative path if the folder names no server. */
+/** The URL as documents show it: the relative path if the folder is not named after a server. */
 export function shownUrl(url: string): string {
   const start = `https://${NO_HOST}/`;
   return url.startsWith(start) ? decodeURIComponent(url.slice(start.length)) : url;
 }
 
-/** Whether a URL names a server that an image could be fetched from. */
+/** Whether an image could be fetched from a URL. */
 export function isOnServer(url: string): boolean {
   return /^https?:/.test(url) && !url.startsWith(`https://${NO_HOST}/`);
 }
 
-/** Reads images of a folder of pages by their addresses, and nothing outside the folder. */
+/** Reads the images of a folder of pages by their URLs. Reads nothing outside the folder. */
 export class LocalImages {
   constructor(private readonly root: string) {}
 
-  /** Yields the bytes of each of `sources` that is there, and not too large. */
+  /** Yields the bytes of each source that exists and is not too large. */
   async *find(sources: readonly string[]): AsyncGenerator<Uint8Array> {
     for (const source of sources) {
       if (source.startsWith('data:')) {
@@ -43,7 +43,7 @@ export class LocalImages {
     }
   }
 
-  /** File names that wget and others may give to an address: with its query first, decoded or as it is. */
+  /** File names that wget and other tools may give to a URL: with the query or without, decoded or not. */
   private namesOf(source: string): Set<string> {
     const { host, pathname, search } = new URL(source);
     const folders = host === NO_HOST ? [''] : [host, ''];
@@ -100,8 +100,8 @@ export function dataOf(source: string): Uint8Array | undefined {
 }
 
 /**
- * Whether an error comes from the machine (a full disk, a lost network folder, too many open files) and not from a page.
- * The unit fails then, and is retried. A file that is missing or unreadable stays so.
+ * Whether an error comes from the machine (a full disk, a lost network folder, too many open files), not from a page.
+ * The unit then fails and is retried. Retrying does not help if a file is missing or unreadable.
  */
 export function isMachineError(error: unknown): boolean {
   const { syscall, code = '' } = error as NodeJS.ErrnoException;

@@ -13,11 +13,11 @@ import { ItemSet, KeyTable, Spill } from './spill';
 import type { UnitLine, UnitPart, UnitImage } from './unit';
 import type { WorkFolder } from './work-folder';
 
-/** The result of an extraction. The same input always gives the same manifest. */
+/** The result of an extraction. The same input always produces the same manifest. */
 export interface Manifest {
   readonly preset: string;
   readonly inputs: readonly string[];
-  /** Pages that were read. */
+  /** Number of pages read. */
   readonly pages: number;
   readonly documents: number;
   /** Images in documents. An image in two documents counts twice. */
@@ -26,13 +26,13 @@ export interface Manifest {
   readonly pairs: number;
   /** What was dropped, by reason. `block:`, `paragraph:` and `line:` count parts of pages. */
   readonly dropped: Readonly<Record<string, number>>;
-  /** Pages on which extraction threw, and damaged archives, with the cause. */
+  /** Pages whose extraction failed and damaged archives, each with the cause. */
   readonly failures: readonly string[];
   /** SHA-256 of each file. */
   readonly files: Readonly<Record<string, string>>;
 }
 
-/** Length of an alternative text that makes a pair, as in ALIGN (Jia et al., 2021), section 3. */
+/** Number of words of an alternative text that makes a pair, as in ALIGN (Jia et al., 2021), section 3. */
 const PAIR_WORDS = { min: 3, max: 20 };
 const MAX_FAILURES_KEPT = 100;
 /** Pages whose images are in memory at the same time. */
@@ -40,11 +40,11 @@ const PAGES_AT_ONCE = 2 ** 14;
 /** Images that one unit fetches. */
 const IMAGES_PER_UNIT = 32;
 
-/** A page of a unit. `number` counts the pages of all units. */
+/** A page of a unit. `number` is its index among the pages of all units. */
 type Page = Extract<UnitLine, { page: unknown }> & { readonly number: number };
 
 /** Where an image is used: the page, the part of the page, and the rank among the URLs of that part. */
-interface Want {
+interface ImageUse {
   readonly page: number;
   readonly part: number;
   readonly rank: number;
@@ -53,12 +53,12 @@ interface Want {
 type KnownPart = { readonly text: string } | { readonly image: UnitImage };
 
 /**
- * Merges the pages of all units in order: joins pages with images from other records or units, drops duplicates, and moves
- * the used images to `images`. Data about all pages at once is on disk, in `work.spill`; memory holds a few bytes per page.
- * Repeated after a crash, it gives the same result.
+ * Merges the pages of all units in order: joins pages with images from other records or units, drops duplicates, and
+ * moves the used images to `images`. Data about all pages is on disk, in `work.spill`; memory holds a few bytes per
+ * page. Running it again after a crash produces the same result.
  */
 export class Assembly {
-  private readonly found: Spill<Want & { info: ImageInfo }>;
+  private readonly found: Spill<ImageUse & { info: ImageInfo }>;
   private readonly report = { pages: 0, dropped: {} as Record<string, number>, failures: [] as string[] };
 
   private constructor(
@@ -82,8 +82,8 @@ export class Assembly {
     const servers = new Spill<readonly string[]>(path.join(this.work.spill, 'servers'));
     for await (const { parts } of this.pages()) {
       for (const [, { image }] of imagesOf(parts)) {
-        if ('file' in image || image.wanted.length === 0) continue;
-        servers.addByKey(plainKey(serverOf(image.wanted)), image.wanted);
+        if ('file' in image || image.urls.length === 0) continue;
+        servers.addByKey(plainKey(serverOf(image.urls)), image.urls);
       }
     }
     for (const part of servers.parts()) {
@@ -161,7 +161,7 @@ export class Assembly {
   /** Adds up the reports, and joins images from archives and servers with the pages that use them. */
   private async gather(): Promise<void> {
     const { report } = this;
-    const wanted = new Spill<Want & { url: string }>(path.join(this.work.spill, 'wanted'));
+    const missing = new Spill<ImageUse & { url: string }>(path.join(this.work.spill, 'missing'));
     const archived = new Spill<{ url: string; info: ImageInfo }>(path.join(this.work.spill, 'archived'));
     let page = 0;
     for await (const line of this.lines()) {
@@ -180,8 +180,8 @@ export class Assembly {
             checkFile(image.file);
             continue;
           }
-          for (const [rank, url] of image.wanted.entries()) {
-            wanted.addByKey(plainKey(url), { url, page, part, rank });
+          for (const [rank, url] of image.urls.entries()) {
+            missing.addByKey(plainKey(url), { url, page, part, rank });
           }
         }
         page++;
@@ -191,9 +191,9 @@ export class Assembly {
       const images = new Map<string, ImageInfo>();
       // If an archive has several responses for a URL, use the first.
       for await (const { url, info } of archived.read(part)) if (!images.has(url)) images.set(url, info);
-      for await (const { url, ...want } of wanted.read(part)) {
+      for await (const { url, ...use } of missing.read(part)) {
         const info = images.get(url);
-        if (info) this.found.add(Math.floor(want.page / PAGES_AT_ONCE), { ...want, info });
+        if (info) this.found.add(Math.floor(use.page / PAGES_AT_ONCE), { ...use, info });
       }
     }
   }
@@ -201,7 +201,7 @@ export class Assembly {
   /** Yields all pages in order, with the images that were found for them. */
   private async *pages(): AsyncGenerator<Page & { parts: readonly UnitPart[] }> {
     let number = 0;
-    let found = new Map<string, Want & { info: ImageInfo }>();
+    let found = new Map<string, ImageUse & { info: ImageInfo }>();
     for await (const line of this.lines()) {
       if (!('page' in line)) continue;
       if (number % PAGES_AT_ONCE === 0) {
@@ -247,17 +247,17 @@ export class Assembly {
     }
     const [byUrl, byText, byBand] = [new ItemSet(), new ItemSet(), new ItemSet()];
     urls.findRepeated(byUrl);
-    // A page that is dropped for its URL is not the original of any other.
+    // A page that is dropped for its URL does not count as the original of another.
     texts.findRepeated(byText, byUrl);
     bands.findRepeated(byBand, byUrl);
     return (page) => {
-      if (byUrl.has(page)) return 'duplicate address';
+      if (byUrl.has(page)) return 'duplicate URL';
       if (byText.has(page)) return 'duplicate text';
       return byBand.has(page) ? 'near duplicate' : undefined;
     };
   }
 
-  /** The parts of a page without images that are unavailable or too common, or why the page is dropped. */
+  /** Removes images that are unavailable or too common. Returns the other parts, or why the page is dropped. */
   private keptParts(
     parts: readonly UnitPart[],
     common: NumberSet,
@@ -288,7 +288,7 @@ export class Assembly {
   private imageReason(part: ImagePart, common: NumberSet, onPage: ReadonlySet<string>): string | undefined {
     if (!isKnown(part)) return 'not available';
     const { file } = part.image;
-    if (common.has(plainKey(file))) return 'repeated in many pages';
+    if (common.has(plainKey(file))) return 'on too many pages';
     return onPage.has(file) ? 'duplicate on the page' : undefined;
   }
 }
@@ -313,7 +313,7 @@ function isPairText(text: string): boolean {
   return length >= PAIR_WORDS.min && length <= PAIR_WORDS.max;
 }
 
-/** Workers name the files. A name that they do not give could lead outside the folder. @throws Error for such a name */
+/** Checks a file name that a worker wrote: a forged one could lead outside the folder. @throws Error for such a name */
 function checkFile(file: string): void {
   if (/^[\da-f]{40}\.(?:jpg|png|webp|gif|avif)$/.test(file)) return;
   throw new Error(
@@ -321,7 +321,7 @@ function checkFile(file: string): void {
   );
 }
 
-/** One folder for each two first digits, so that no folder grows to millions of files. */
+/** One folder for each pair of first digits, so that no folder grows to millions of files. */
 function imagePath(file: string): string {
   return `images/${file.slice(0, 2)}/${file}`;
 }

@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { comparable } from '../pages/text';
-import { examineImage, lookDistance, sniffFormat, type ImageInfo } from '../images/image-info';
+import { examineImage, hashDistance, sniffFormat, type ImageInfo } from '../images/image-info';
 import { filesBelow } from './sources';
 
 /** Texts and images that models are evaluated on, and must not be trained on. */
 export interface BenchmarkData {
   readonly texts: readonly string[];
-  /** Perceptual hashes. */
-  readonly looks: readonly string[];
+  /** Perceptual hashes of the images. */
+  readonly imageHashes: readonly string[];
 }
 
 /** Shorter texts occur everywhere, so a match would mean nothing. */
@@ -20,17 +20,17 @@ const MAX_DISTANCE = 4;
 /**
  * Reads a folder of benchmark data: every image, every line of `.txt`, every string in `.json` and `.jsonl`.
  *
- * @throws Error naming a file that is not valid JSON although its name says so
+ * @throws Error naming a `.json` or `.jsonl` file that is not valid JSON
  */
 export async function readBenchmark(folder: string): Promise<BenchmarkData> {
   const texts = new Set<string>();
-  const looks = new Set<string>();
+  const imageHashes = new Set<string>();
   const any = {
     formats: ['jpeg', 'png', 'webp', 'gif', 'avif'],
     minSide: 1,
     maxSide: 20_000,
     maxRatio: Infinity,
-    addressWords: [],
+    urlWords: [],
   } as const;
   const addText = (text: string) => {
     const words = comparable(text).split(' ');
@@ -47,7 +47,7 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
     const bytes = await readFile(file);
     if (sniffFormat(bytes)) {
       const info: ImageInfo | string = await examineImage(bytes, any);
-      if (typeof info !== 'string') looks.add(info.look);
+      if (typeof info !== 'string') imageHashes.add(info.perceptualHash);
     } else if (/\.txt$/i.test(file)) bytes.toString('utf8').split('\n').forEach(addText);
     else if (/\.jsonl?$/i.test(file)) {
       const text = bytes.toString('utf8');
@@ -63,12 +63,12 @@ export async function readBenchmark(folder: string): Promise<BenchmarkData> {
       });
     }
   }
-  if (texts.size + looks.size === 0) {
+  if (texts.size + imageHashes.size === 0) {
     throw new Error(
       `Benchmark ${folder}: expected images, .txt, .json or .jsonl files, found none with an image or a text of ${MIN_WORDS} words.`,
     );
   }
-  return { texts: [...texts].sort(), looks: [...looks].sort() };
+  return { texts: [...texts].sort(), imageHashes: [...imageHashes].sort() };
 }
 
 /** Finds benchmark data on pages. */
@@ -100,7 +100,7 @@ export class Decontamination {
     return false;
   }
 
-  hasImage(look: string): boolean {
-    return this.data.looks.some((other) => lookDistance(look, other) <= MAX_DISTANCE);
+  hasImage(perceptualHash: string): boolean {
+    return this.data.imageHashes.some((other) => hashDistance(perceptualHash, other) <= MAX_DISTANCE);
   }
 }

@@ -15,7 +15,7 @@ export interface ExtractionEstimate {
   /** Pages of the input: counted in folders, estimated from the sample in archives. */
   readonly pages: number;
   readonly sampledPages: number;
-  /** Per page read. Duplicates are found within the sample only, so a whole input yields somewhat less. */
+  /** Per page read. Duplicates are found within the sample only, so the whole input yields somewhat less. */
   readonly perPage: {
     readonly documents: number;
     readonly images: number;
@@ -28,7 +28,7 @@ export interface ExtractionEstimate {
   readonly dropped: Readonly<Record<string, number>>;
 }
 
-/** Sampling stops after the unit that exceeds either. */
+/** Sampling stops after the unit that exceeds either limit. */
 const MAX_UNITS = 48;
 const MAX_SECONDS = 30;
 

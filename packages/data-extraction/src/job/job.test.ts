@@ -65,7 +65,7 @@ describe('extractPages on a folder', () => {
     }
   };
 
-  it('writes documents, pairs, images and a manifest that agree', async () => {
+  it('writes documents, pairs, images and a consistent manifest', async () => {
     const { out, manifest, pages } = await extract([input]);
     expect(manifest).toMatchObject({
       preset: 'm3w',
@@ -90,7 +90,7 @@ describe('extractPages on a folder', () => {
     expect(await extractPages({ inputs: [input], out })).toEqual(manifest);
   });
 
-  it('counts each reason', async () => {
+  it('counts dropped images by reason', async () => {
     const images = ['wide.png', 'tiny.png', 'svg.png', 'cut.png', 'grey.jpg', 'absent.png', 'p0.png?copy', 'p0.png'];
     const page = html(`<p>${prose(50)}</p>${images.map((src) => `<img src="${src}">`).join('')}`);
     const { manifest } = await withPage('z.html', page);
@@ -108,9 +108,9 @@ describe('extractPages on a folder', () => {
 
   it.each([
     ['m3w', 'Press the button that glows.\n\nOne.\n\nTwo.\n\n- Three.\n- Four.'],
-    // Lines have at least five words and end a sentence.
+    // Requires lines of at least five words that end a sentence.
     ['mmc4', ''],
-  ] as const)('keeps words and paragraphs apart where %s drops an image between them', async (preset, short) => {
+  ] as const)('keeps words and paragraphs separate where %s drops an image between them', async (preset, short) => {
     const icon = (name = 'tiny.png') => `<img src="${name}">`;
     const [first, second, third] = [50, 51, 52].map(prose);
     const page = html(`<img src="p0.png"><p>${first}</p>${icon('absent.png')}<p>${second}</p>${icon('wide.png')}
@@ -141,7 +141,7 @@ describe('extractPages on a folder', () => {
     ['duplicate text', pageOf(2, 'p0.png')],
     ['near duplicate', pageOf(2, 'p0.png').replace('</p>', ' And so it stayed.</p>')],
     [
-      'one 2-gram everywhere',
+      'one 2-gram too frequent',
       html(`<p>${prose(50)}</p><p>${'It rains again on the old road. '.repeat(30)}</p><img src="p0.png">`),
     ],
   ])('drops a page for: %s', async (reason, page) => {
@@ -159,10 +159,10 @@ describe('extractPages on a folder', () => {
       url: 'z.html',
       parts: [{ text: plain }, { image: expect.any(String) }],
     });
-    expect(obelics.manifest.dropped).toMatchObject({ 'image: word in the address': 1 });
+    expect(obelics.manifest.dropped).toMatchObject({ 'image: word in the URL': 1 });
     expect(obelics.manifest.dropped['paragraph: fewer than 4 words']).toBeGreaterThanOrEqual(2);
     const mmc4 = await extract([input], { preset: 'mmc4' });
-    expect(mmc4.manifest.dropped).toMatchObject({ 'line: no end of a sentence': 4 });
+    expect(mmc4.manifest.dropped).toMatchObject({ 'line: not a sentence': 4 });
     expect(mmc4.manifest.documents).toBe(4);
   });
 
@@ -262,7 +262,7 @@ describe('extractPages on a folder', () => {
     expect(pages.find(({ url }) => url === 'z.html').parts[0].text).toMatch(/Press Save and wait\.$/);
   });
 
-  it('never runs code that the work folder names', async () => {
+  it('never runs code that is named in the work folder', async () => {
     const work = new WorkFolder(folder());
     const hook = path.join(folder(), 'hook.mjs');
     writeFileSync(hook, 'globalThis.planted = true; export const text = () => false;');
@@ -270,18 +270,18 @@ describe('extractPages on a folder', () => {
     await UnitExtractor.open(planted, work);
     expect(globalThis).not.toHaveProperty('planted');
     const explicitHookSha256 = createHash('sha256').update(readFileSync(hook)).digest('hex');
-    const settings = { preset: 'm3w', explicitHookSha256 };
-    await expect(UnitExtractor.open(settings, work)).rejects.toThrow(/expected the one that the job .* got no hook/);
-    await UnitExtractor.open(settings, work, { explicitHook: hook });
+    const config = { preset: 'm3w', explicitHookSha256 };
+    await expect(UnitExtractor.open(config, work)).rejects.toThrow(/expected the one that the job .* got no hook/);
+    await UnitExtractor.open(config, work, { explicitHook: hook });
     expect(globalThis).toHaveProperty('planted');
     writeFileSync(hook, 'export const text = () => true;');
-    await expect(UnitExtractor.open(settings, work, { explicitHook: hook })).rejects.toThrow(/expected the one/);
+    await expect(UnitExtractor.open(config, work, { explicitHook: hook })).rejects.toThrow(/expected the one/);
     await expect(UnitExtractor.open({ preset: 'm3w' }, work, { explicitHook: hook })).rejects.toThrow(/expected none/);
   });
 
-  it.each(['../../../planted.png', '/etc/passwd', 'a.png'])('rejects the file name %s of a worker', async (file) => {
+  it.each(['../../../planted.png', '/etc/passwd', 'a.png'])('rejects the file name %s from a worker', async (file) => {
     const work = new WorkFolder(folder());
-    const info = { file, width: 100, height: 100, look: '0'.repeat(16), alt: '', caption: '' };
+    const info = { file, width: 100, height: 100, perceptualHash: '0'.repeat(16), alt: '', caption: '' };
     const unit = {
       page: { url: 'a', title: '', parts: [{ text: 'a' }, { image: info }] },
       keys: { url: 1, text: 2, bands: [] },
@@ -296,7 +296,7 @@ describe('extractPages on a folder', () => {
     );
   });
 
-  it('rejects what it cannot start or resume', async () => {
+  it('rejects jobs that it cannot start or resume', async () => {
     const { out } = await extract([input]);
     await expect(extractPages({ inputs: [input], out, preset: 'mmc4' })).rejects.toThrow(
       /started with other inputs or options/,
@@ -310,7 +310,7 @@ describe('extractPages on a folder', () => {
   });
 });
 
-it('gives the same bytes after being killed several times', async () => {
+it('writes the same bytes after being killed several times', async () => {
   const input = folder();
   for (let i = 0; i < 5; i++) writeFileSync(path.join(input, `p${i}.png`), await image(i));
   for (let i = 0; i < 400; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i % 5}.png`));
@@ -368,7 +368,7 @@ describe('extractPages on archives', () => {
     expect(pages[2]).toMatchObject({ url: 'https://example.org/2/', parts: [{}, { alt: 'thing of number 2' }] });
   });
 
-  it.each(['a.warc.gz', 'a.warc'])('gives the same result however %s is split', async (name) => {
+  it.each(['a.warc.gz', 'a.warc'])('produces the same result however %s is split', async (name) => {
     const all = await records(6);
     const file = write(name, Buffer.concat(name.endsWith('gz') ? all.map((r) => gzipSync(r)) : all));
     const units = await gather(planUnits([file], { warcBytes: 20_000 }));
@@ -409,7 +409,7 @@ describe('extractPages on archives', () => {
     expect(manifest.dropped).toMatchObject({
       'page: too large': 1,
       'page: opted out': 1,
-      'page: duplicate address': 1,
+      'page: duplicate URL': 1,
       'archive: damaged': 1,
     });
   });
@@ -423,16 +423,16 @@ describe('extractPages on archives', () => {
 
 describe('images that the input does not contain', () => {
   const serve = async (answers: Record<string, { body: Buffer; headers?: Record<string, string> }>) => {
-    const asked: string[] = [];
+    const requested: string[] = [];
     const server = createServer((request, response) => {
-      asked.push(request.url!);
+      requested.push(request.url!);
       const answer = answers[request.url!];
       if (!answer) response.writeHead(404).end();
       else response.writeHead(200, { 'content-type': 'image/png', ...answer.headers }).end(answer.body);
     }).listen(0, '127.0.0.1');
     await once(server, 'listening');
     const { port } = server.address() as AddressInfo;
-    return { asked, host: `http://127.0.0.1:${port}`, close: () => server.close() };
+    return { requested, host: `http://127.0.0.1:${port}`, close: () => server.close() };
   };
 
   it('are fetched only on request, and never from this machine or its network', async () => {
@@ -447,7 +447,7 @@ describe('images that the input does not contain', () => {
       'image: not available': 1,
       'page: no images left': 1,
     });
-    expect(server.asked).toEqual([]);
+    expect(server.requested).toEqual([]);
     server.close();
   });
 
@@ -483,7 +483,7 @@ describe('images that the input does not contain', () => {
     expect(result).toMatchObject({ documents: 2, images: 3 });
     expect(result.dropped).toEqual({ 'fetch: opted out': 1, 'fetch: status 404': 1, 'image: not available': 2 });
     expect(read(out).map(({ parts }) => parts.filter((part: object) => 'image' in part).length)).toEqual([1, 2]);
-    expect(server.asked.filter((url) => url === '/a.png')).toHaveLength(1);
+    expect(server.requested.filter((url) => url === '/a.png')).toHaveLength(1);
     await fetcher.close();
     server.close();
   });

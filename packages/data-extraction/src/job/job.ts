@@ -10,7 +10,7 @@ import { LineWriter } from './json-lines';
 import { throughRedis } from './queue';
 import { ATTEMPTS, checkWorkers, inThreads, type RunStage } from './runner';
 import { planUnits, type Unit } from './sources';
-import { hashHook, type UnitLine, type UnitSettings } from './unit';
+import { hashHook, type UnitLine, type UnitConfig } from './unit';
 import { plannedUnits, WorkFolder } from './work-folder';
 
 export interface ExtractPagesOptions {
@@ -51,15 +51,15 @@ export interface ExtractProgress {
   readonly problem?: string;
 }
 
-/** If this many units fail, the cause is not the units. */
+/** If this many units fail, the job stops: the cause is probably not in the units. */
 const MAX_FAILED = 20;
 
 /**
  * Extracts documents from web pages: `pages.jsonl`, `pairs.jsonl` (alternative texts), `images/` and `manifest.json`. If
- * the process is killed at any moment, the same call resumes the work and gives the same bytes.
+ * the process is killed at any moment, the same call resumes the work and produces the same bytes.
  *
  * @throws Error for inputs, presets or hooks that do not exist, for a folder with the output of other options, and for units
- *         that failed three times, naming them
+ *         that failed three times, with their names
  */
 export async function extractPages(options: ExtractPagesOptions): Promise<Manifest> {
   const { inputs, preset = 'm3w', workers = Math.max(1, availableParallelism() - 1) } = options;
@@ -68,19 +68,19 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   const rules = presetOf(preset);
   const out = path.resolve(options.out);
   const work = new WorkFolder(path.join(out, 'work'));
-  const settings = await readSettings(options, preset);
-  const { job, units } = await plan(out, work, inputs, settings);
+  const config = await readConfig(options, preset);
+  const { job, units } = await plan(out, work, inputs, config);
   const done = path.join(out, 'manifest.json');
   if (existsSync(done)) {
     await rm(work.path, { recursive: true, force: true });
     return JSON.parse(await readFile(done, 'utf8')) as Manifest;
   }
-  await writeWhole(work.settings, JSON.stringify({ job, settings }));
+  await writeWhole(work.config, JSON.stringify({ job, config }));
 
   const progress = { units: 0, ofUnits: units, pages: 0 };
   const runner =
     options.redis === undefined
-      ? inThreads(settings, work, workers, options.explicitHook)
+      ? inThreads(config, work, workers, options.explicitHook)
       : await throughRedis(options.redis, job, work, (problem) => options.onProgress?.({ ...progress, problem }));
   const run = (stage: number, ofUnits: number) => {
     Object.assign(progress, { units: 0, ofUnits });
@@ -90,7 +90,7 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   try {
     await run(0, units);
     let assembly = await Assembly.begin(work, rules, counts);
-    if (settings.fetchImages) {
+    if (config.fetchImages) {
       if (!existsSync(work.plan(1))) await writePlan(work.plan(1), assembly.missing());
       counts.push(await countLines(work.plan(1)));
       await run(1, counts[1]!);
@@ -106,7 +106,7 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   }
 }
 
-async function readSettings(options: ExtractPagesOptions, preset: PresetName): Promise<UnitSettings> {
+async function readConfig(options: ExtractPagesOptions, preset: PresetName): Promise<UnitConfig> {
   const { benchmark, explicitHook, fetchImages = false } = options;
   const explicitHookSha256 = await hashHook(explicitHook);
   return {
@@ -122,7 +122,7 @@ async function plan(
   out: string,
   work: WorkFolder,
   inputs: readonly string[],
-  settings: UnitSettings,
+  config: UnitConfig,
 ): Promise<{ job: string; units: number }> {
   await mkdir(out, { recursive: true });
   const jobFile = path.join(out, 'job.json');
@@ -139,13 +139,13 @@ async function plan(
   const planned = `${work.plan(0)}.new`;
   const { sha256, units } = await writePlan(planned, planUnits(inputs));
   const job = createHash('sha256')
-    .update(JSON.stringify([3, sha256, settings]))
+    .update(JSON.stringify([3, sha256, config]))
     .digest('hex');
-  const { job: theirs = job } = JSON.parse(await readFile(jobFile, 'utf8')) as { job?: string };
-  if (theirs !== job) {
+  const { job: startedJob = job } = JSON.parse(await readFile(jobFile, 'utf8')) as { job?: string };
+  if (startedJob !== job) {
     await rm(planned);
     throw new Error(
-      `Output ${out}: it was started with other inputs or options. Repeat those to resume, or choose another folder.`,
+      `Output ${out}: started with other inputs or options. Use the same ones to resume, or choose another folder.`,
     );
   }
   await writeWhole(jobFile, `${JSON.stringify({ job })}\n`);

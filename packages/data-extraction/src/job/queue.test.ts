@@ -41,23 +41,23 @@ async function folderOfPages(count: number): Promise<string> {
   return input;
 }
 
-/** A hook that ends its thread at a page with `text`, unless a file `mended` is in the same folder. */
-function deadlyHook(text: string): { hook: string; mend: () => void } {
+/** A hook that exits its thread at a page with `text`, until `fix` is called. */
+function crashingHook(text: string): { hook: string; fix: () => void } {
   const folder = mkdtempSync(path.join(scratch, 'hook-'));
   const hook = path.join(folder, 'hook.mjs');
-  const mended = path.join(folder, 'mended');
+  const fixed = path.join(folder, 'fixed');
   writeFileSync(
     hook,
     `import { existsSync } from 'node:fs';
-     export const text = (text) => text.includes(${JSON.stringify(text)}) && !existsSync('${mended}') && process.exit(3);`,
+     export const text = (text) => text.includes(${JSON.stringify(text)}) && !existsSync('${fixed}') && process.exit(3);`,
   );
-  return { hook, mend: () => writeFileSync(mended, '') };
+  return { hook, fix: () => writeFileSync(fixed, '') };
 }
 
 describe('a unit that fails repeatedly', () => {
   it('is named by the error, retried by the next call, and can be skipped', async () => {
     const inputs = [await folderOfPages(200)];
-    const { hook, mend } = deadlyHook('of 70\n');
+    const { hook, fix } = crashingHook('of 70\n');
     const options = { inputs, explicitHook: hook, workers: 1 };
     const out = path.join(scratch, 'failing');
     await expect(extractPages({ ...options, out })).rejects.toThrow(
@@ -66,10 +66,10 @@ describe('a unit that fails repeatedly', () => {
     const skipped = await extractPages({ ...options, out: `${out}-skipped`, skipFailed: true });
     expect(skipped).toMatchObject({ pages: 184, dropped: { 'unit: failed': 1 } });
     expect(skipped.failures).toEqual([expect.stringMatching(/its thread exited with code 3/)]);
-    mend();
+    fix();
     const progress: number[] = [];
-    const mended = await extractPages({ ...options, out, onProgress: ({ pages }) => progress.push(pages) });
-    expect(mended).toMatchObject({ pages: 200, failures: [] });
+    const retried = await extractPages({ ...options, out, onProgress: ({ pages }) => progress.push(pages) });
+    expect(retried).toMatchObject({ pages: 200, failures: [] });
     expect(progress.at(-1)).toBe(16);
   }, 180_000);
 });
@@ -111,7 +111,7 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     return killed;
   };
 
-  it('gives the same bytes when workers, Redis and the coordinator are killed', async () => {
+  it('writes the same bytes when workers, Redis and the coordinator are killed', async () => {
     const input = await folderOfPages(700);
     const undisturbed = path.join(scratch, 'undisturbed');
     const manifest = await extractPages({ inputs: [input], out: undisturbed, workers: 2 });
@@ -124,7 +124,7 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
   // apt-get download gimp-help-en && dpkg -x gimp-help-en_*.deb FOLDER
   const help = path.join(process.env['FLAMINGO_GIMP_HELP'] ?? '', 'usr/share/gimp/2.0/help/en');
   it.skipIf(!process.env['FLAMINGO_GIMP_HELP'])(
-    'gives the same bytes for gimp-help-en (FLAMINGO_GIMP_HELP names the folder where it is unpacked)',
+    'writes the same bytes for gimp-help-en (FLAMINGO_GIMP_HELP names the folder where it is unpacked)',
     async () => {
       const undisturbed = path.join(scratch, 'help');
       const manifest = await extractPages({ inputs: [help], out: undisturbed, workers: 2 });
@@ -139,8 +139,8 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
 
   it('keeps failed jobs for inspection, and retries them with the next call', async () => {
     const inputs = [await folderOfPages(200)];
-    const { hook, mend } = deadlyHook('of 70\n');
-    const out = path.join(scratch, 'letters');
+    const { hook, fix } = crashingHook('of 70\n');
+    const out = path.join(scratch, 'failed');
     const options = { inputs, out, explicitHook: hook, redis: redis.url };
     const first = runPageWorker({ out, redis: redis.url, workers: 2, explicitHook: hook });
     await expect(extractPages(options)).rejects.toThrow(
@@ -148,9 +148,9 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     );
     const { job } = JSON.parse(readFileSync(path.join(out, 'job.json'), 'utf8')) as { job: string };
     const queue = new Queue(`flamingo-pages-${job.slice(0, 24)}`, { connection: { url: redis.url } });
-    const [letter, ...others] = await queue.getFailed();
+    const [failed, ...others] = await queue.getFailed();
     expect(others).toEqual([]);
-    expect(letter).toMatchObject({
+    expect(failed).toMatchObject({
       id: 'unit-0-10',
       attemptsMade: 3,
       failedReason: expect.stringContaining('exited with code 3'),
@@ -158,14 +158,14 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     await expect(runPageWorker({ out, redis: redis.url })).rejects.toThrow(
       /expected the one that the job .* got no hook/,
     );
-    mend();
+    fix();
     expect((await extractPages(options)).pages).toBe(200);
     expect(await first).toBe(13);
     expect(await queue.getJobCounts()).toMatchObject({ failed: 0, waiting: 0, completed: 0 });
     await queue.close();
   }, 180_000);
 
-  it('reports what is missing', async () => {
+  it('reports missing workers and servers', async () => {
     const inputs = [await folderOfPages(1)];
     const problems = new Set<string>();
     const out = path.join(scratch, 'lonely');
@@ -191,19 +191,19 @@ describe.skipIf(!redisServer)('extractPages through Redis (npm run setup:redis i
     expect(await runPageWorker({ out: path.join(scratch, 'waits'), redis: redis.url, signal })).toBe(0);
   }, 180_000);
 
-  it('succeeds if Redis is gone at the end', async () => {
+  it('succeeds if Redis has stopped at the end', async () => {
     const out = mkdtempSync(path.join(scratch, 'gone-'));
     const work = new WorkFolder(path.join(out, 'work'));
     mkdirSync(work.path);
-    writeFileSync(work.settings, JSON.stringify({ job: 'a'.repeat(64), settings: { preset: 'm3w' } }));
+    writeFileSync(work.config, JSON.stringify({ job: 'a'.repeat(64), config: { preset: 'm3w' } }));
     const gone = await TestRedis.start();
     const runner = await throughRedis(gone.url, 'a'.repeat(64), work, () => undefined);
-    const said: string[] = [];
-    const worker = runPageWorker({ out, redis: gone.url, onProgress: (message) => said.push(message) });
+    const messages: string[] = [];
+    const worker = runPageWorker({ out, redis: gone.url, onProgress: (message) => messages.push(message) });
     await sleep(1000);
     await gone.kill();
-    while (said.length === 0) await sleep(100);
-    expect(said[0]).toMatch(/^Redis at 127\.0\.0\.1:\d+: /);
+    while (messages.length === 0) await sleep(100);
+    expect(messages[0]).toMatch(/^Redis at 127\.0\.0\.1:\d+: /);
     await runner.finish();
     await runner.close();
     writeFileSync(path.join(out, 'manifest.json'), '{}');

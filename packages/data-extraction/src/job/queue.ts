@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Queue } from 'bullmq';
 import { ATTEMPTS, checkWorkers, type FailedUnit, type Runner } from './runner';
 import { UnitThreads } from './threads';
-import { checkHook, type UnitSettings } from './unit';
+import { checkHook, type UnitConfig } from './unit';
 import { plannedUnits, readUnit, reportOf, WorkFolder } from './work-folder';
 
 /** What a worker receives: the position of a unit in the plan. Everything else is in the shared folder. */
@@ -17,15 +17,18 @@ interface Task {
   readonly bytes: number;
 }
 
-/** Tasks in Redis at the same time: enough for every worker, however large the job. */
+/** Maximum number of tasks in Redis at the same time: enough to keep every worker busy. */
 const WINDOW = 1000;
 const POLL_MS = 500;
 /** Pending tasks are submitted again after this: a no-op unless Redis has lost them. */
 const RESUBMIT_MS = 5000;
 const CONNECT_MS = 10_000;
-/** Problems occur twice a second, and are reported at most this often. */
+/** Problems recur twice a second, but are reported at most this often. */
 const REPORT_MS = 10_000;
-/** Other workers take over the tasks of a killed worker after this. Threads do the work, so a live worker renews its lock. */
+/**
+ * Other workers take over the tasks of a killed worker after this. A live worker renews its lock in time, because
+ * threads do the work.
+ */
 const LOCK_MS = 10_000;
 /** After this many workers were killed while they held a unit, the unit counts as failed: it probably kills them. */
 const MAX_KILLED = 30;
@@ -57,10 +60,10 @@ export async function throughRedis(
   await queue.clean(0, 0, 'failed');
 
   /** Submits tasks to Redis. Returns the reasons of those that failed. */
-  const exchange = async (tasks: readonly Task[], look: boolean): Promise<Map<string, string>> => {
+  const exchange = async (tasks: readonly Task[], checksWorkers: boolean): Promise<Map<string, string>> => {
     try {
       await queue.addBulk(tasks.map((data) => ({ name: 'unit', data, opts: { ...TASK_OPTIONS, jobId: idOf(data) } })));
-      if (look && (await queue.getWorkersCount()) === 0) report('no worker has connected yet');
+      if (checksWorkers && (await queue.getWorkersCount()) === 0) report('no worker has connected yet');
       const failed = await queue.getFailed(0, WINDOW);
       return new Map(failed.map(({ id, failedReason }) => [id ?? '', failedReason ?? 'no reason given']));
     } catch (error) {
@@ -114,7 +117,7 @@ export async function throughRedis(
   };
 }
 
-const LOST = `was lost with ${MAX_KILLED} workers, which were killed or ran out of memory.`;
+const LOST = `was lost with ${MAX_KILLED} workers that were killed or ran out of memory.`;
 
 const TASK_OPTIONS = {
   attempts: ATTEMPTS,
@@ -127,7 +130,9 @@ function idOf({ stage, index }: Task): string {
 }
 
 export interface PageWorkerOptions {
-  /** Output folder of `extractPages`, which may start later. All machines see it and the input at the same path. */
+  /**
+   * Output folder of `extractPages`, which may start later. It and the input must have the same path on all machines.
+   */
   readonly out: string;
   /** URL of the Redis server that `extractPages` uses. */
   readonly redis: string;
@@ -154,16 +159,16 @@ export async function runPageWorker(options: PageWorkerOptions): Promise<number>
   const out = path.resolve(options.out);
   const work = new WorkFolder(path.join(out, 'work'));
   const ended = () => signal?.aborted === true || existsSync(path.join(out, 'manifest.json'));
-  if (!existsSync(work.settings)) onProgress?.(`waiting for the job to start in ${out}`);
-  while (!ended() && !existsSync(work.settings)) await sleep(POLL_MS);
+  if (!existsSync(work.config)) onProgress?.(`waiting for the job to start in ${out}`);
+  while (!ended() && !existsSync(work.config)) await sleep(POLL_MS);
   if (ended()) return 0;
 
-  const { job, settings } = JSON.parse(await readFile(work.settings, 'utf8')) as {
+  const { job, config } = JSON.parse(await readFile(work.config, 'utf8')) as {
     job: string;
-    settings: UnitSettings;
+    config: UnitConfig;
   };
-  await checkHook(settings, explicitHook);
-  const threads = new UnitThreads(settings, work, explicitHook);
+  await checkHook(config, explicitHook);
+  const threads = new UnitThreads(config, work, explicitHook);
   let [units, running] = [0, 0];
   const closing = new AbortController();
   const { Worker } = await loadBullMQ();
@@ -193,7 +198,7 @@ export async function runPageWorker(options: PageWorkerOptions): Promise<number>
   const report = throttled((problem) => onProgress?.(problem));
   worker.on('error', (error) => report(`Redis at ${hostOf(redis)}: ${error.message || error.name}`));
   try {
-    while (!ended() && existsSync(work.settings)) await sleep(POLL_MS);
+    while (!ended() && existsSync(work.config)) await sleep(POLL_MS);
     return units;
   } finally {
     closing.abort();
@@ -222,8 +227,8 @@ async function openQueue(redis: string, job: string, closing: AbortController): 
   if (ready) return queue;
   void disconnect(queue, closing);
   throw new Error(
-    `Redis at ${hostOf(redis)} does not respond (${problem}). Start it, configure it to accept this machine (it refuses other ` +
-      'machines without a password unless protected-mode is off), or pass another URL.',
+    `Redis at ${hostOf(redis)} does not respond (${problem}). Start it, configure it to accept this machine (without a ` +
+      'password, it refuses other machines unless protected-mode is off), or pass another URL.',
   );
 }
 

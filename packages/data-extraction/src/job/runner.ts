@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { UnitThreads } from './threads';
-import type { UnitSettings } from './unit';
+import type { UnitConfig } from './unit';
 import { plannedUnits, type PlannedUnit, type WorkFolder } from './work-folder';
 
-/** Attempts at a unit: a thread may be killed, a disk full, a server down. */
+/** Attempts per unit. Some causes pass: a killed thread, a full disk, a server that is down. */
 export const ATTEMPTS = 3;
 
 /** A unit that failed at every attempt. */
@@ -15,7 +15,7 @@ export interface FailedUnit {
 /** Processes the units of a stage that have no file yet. Returns those that failed. */
 export type RunStage = (
   stage: number,
-  /** After this many failed units no other is started. */
+  /** No unit is started after this many have failed. */
   maxFailed: number,
   onDone: (pages: number) => void,
 ) => Promise<readonly FailedUnit[]>;
@@ -36,8 +36,8 @@ export function checkWorkers(where: string, workers: number): void {
 }
 
 /** Runs units in threads of this process. */
-export function inThreads(settings: UnitSettings, work: WorkFolder, workers: number, explicitHook?: string): Runner {
-  const threads = new UnitThreads(settings, work, explicitHook);
+export function inThreads(config: UnitConfig, work: WorkFolder, workers: number, explicitHook?: string): Runner {
+  const threads = new UnitThreads(config, work, explicitHook);
   const attempt = async ({ unit, index }: PlannedUnit, file: string): Promise<number | FailedUnit> => {
     for (let i = 1; ; i++) {
       try {

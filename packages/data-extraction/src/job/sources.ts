@@ -2,7 +2,7 @@ import { open, readdir, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { constants, gunzipSync } from 'node:zlib';
 
-/** A part of the input that is extracted as a whole. Repeated after a crash, it gives the same bytes. */
+/** A part of the input that is extracted as a whole. Extracting it again after a crash produces the same bytes. */
 export type Unit =
   | { readonly kind: 'files'; readonly root: string; readonly files: readonly string[] }
   /** Bytes `start` to `end` of an archive: whole records. */
@@ -25,8 +25,7 @@ export async function* planUnits(
 ): AsyncGenerator<Unit> {
   for (const input of inputs) {
     const info = await stat(input).catch(() => undefined);
-    if (!info)
-      throw new Error(`Input ${input}: there is no such file or folder. Pass a folder of pages or a WARC file.`);
+    if (!info) throw new Error(`Input ${input}: no such file or folder. Pass a folder of pages or a WARC file.`);
     const resolved = await realpath(input);
     const root = info.isDirectory() ? resolved : path.dirname(resolved);
     let pages: string[] = [];

@@ -3,14 +3,14 @@ import path from 'node:path';
 import { NumberSet } from '../filters/fingerprints';
 import { readLines } from './json-lines';
 
-/** Data about all pages is spread over this many files, so that one of them fits in memory. */
+/** Data about all pages is spread over this many files, so that each fits in memory. */
 const PARTS = 256;
 /** Characters buffered in memory before they are appended to their files. */
 const MAX_WAITING = 8 * 2 ** 20;
 
 /**
- * Values in numbered parts on disk, each part in insertion order. Writes are synchronous: nothing else runs meanwhile, and
- * thousands of short asynchronous waits would take longer than the work.
+ * Values in numbered parts on disk, each part in insertion order. Writes are synchronous: there is no other work to do
+ * meanwhile, and thousands of short asynchronous waits would take longer than the writes.
  */
 export class Spill<T> {
   private readonly waiting = new Map<number, string>();
@@ -113,7 +113,7 @@ export class KeyTable {
     }
   }
 
-  /** Returns the keys that more than `limit` items have. */
+  /** Returns the keys that more than `limit` items share. */
   keysAbove(limit: number): NumberSet {
     const found = new NumberSet();
     for (const part of this.waiting.keys()) {

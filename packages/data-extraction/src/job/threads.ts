@@ -1,18 +1,18 @@
 import { Worker } from 'node:worker_threads';
 import type { Unit } from './sources';
-import type { UnitSettings } from './unit';
+import type { UnitConfig } from './unit';
 import type { UnitReport, WorkFolder } from './work-folder';
 
 /** A unit takes seconds, or minutes if it fetches images from a slow server. After this it counts as hanging. */
 const TIME_LIMIT_MS = 30 * 60_000;
-/** A unit holds one page in memory. A page that needs more than this is a bomb that got past the limits. */
+/** A unit holds one page in memory. A page that needs more than this is hostile and has passed the other limits. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 2048, stackSizeMb: 8 };
 
 export type ThreadReply = { readonly report: UnitReport } | { readonly error: string };
 
-/** What an extraction thread is started with. */
+/** Data that an extraction thread receives when it starts. */
 export interface ThreadData {
-  readonly settings: UnitSettings;
+  readonly config: UnitConfig;
   readonly work: string;
   /** Path of the `ExplicitContentHook` that this process was given. */
   readonly explicitHook: string | undefined;
@@ -30,7 +30,7 @@ export class UnitThreads {
   private readonly busy = new Set<Thread>();
 
   constructor(
-    private readonly settings: UnitSettings,
+    private readonly config: UnitConfig,
     private readonly work: WorkFolder,
     private readonly explicitHook?: string,
     private readonly timeLimitMs = TIME_LIMIT_MS,
@@ -65,8 +65,8 @@ export class UnitThreads {
 
   private start(): Thread {
     const file = import.meta.url.endsWith('.ts') ? './source-worker.js' : './worker.js';
-    const { settings, work, explicitHook } = this;
-    const workerData: ThreadData = { settings, work: work.path, explicitHook };
+    const { config, work, explicitHook } = this;
+    const workerData: ThreadData = { config, work: work.path, explicitHook };
     const worker = new Worker(new URL(file, import.meta.url), {
       workerData,
       execArgv: [],

@@ -26,10 +26,10 @@ export interface ExplicitContentHook {
 }
 
 /**
- * The settings that all workers of a job share, as JSON in the work folder. They name no code: whoever can write to that
- * folder could otherwise have workers run it.
+ * Configuration that all workers of a job share, as JSON in the work folder. It names no code: otherwise whoever can
+ * write to that folder could make workers run it.
  */
-export interface UnitSettings {
+export interface UnitConfig {
   readonly preset: string;
   readonly benchmark?: BenchmarkData;
   /** SHA-256 of the `ExplicitContentHook` that every worker must be started with. */
@@ -43,14 +43,14 @@ export interface UnitImage extends ImageInfo {
   readonly caption: string;
 }
 
-/** An image that may be elsewhere in the archives, or be fetched. */
-export interface WantedImage {
-  readonly wanted: readonly string[];
+/** An image that may be found elsewhere in the archives, or fetched from one of its URLs. */
+export interface MissingImage {
+  readonly urls: readonly string[];
   readonly alt: string;
   readonly caption: string;
 }
 
-export type UnitPart = { readonly text: string } | { readonly image: UnitImage | WantedImage };
+export type UnitPart = { readonly text: string } | { readonly image: UnitImage | MissingImage };
 
 /** Lines of a unit's file. `end` is the last one. */
 export type UnitLine =
@@ -63,14 +63,14 @@ export type UnitLine =
 
 const MAX_FAILURES_KEPT = 10;
 /** A server that fails this many times in a row is skipped. */
-const MAX_SILENCES = 5;
-/** Reasons for which not even the alternative text of an image is used. */
-const TABOO = new Set(['benchmark', 'explicit', 'opted out']);
+const MAX_FAILURES_IN_ROW = 5;
+/** An image that is dropped for one of these reasons does not leave its alternative text. */
+const DROPPED_WITH_ALT = new Set(['benchmark', 'explicit', 'opted out']);
 
-/** The properties of an image, why it is dropped, or the URLs at which it may be elsewhere. */
+/** The properties of an image, why it is dropped, or the URLs where it may be found. */
 type FoundImage = ImageInfo | string | readonly string[];
 
-/** Extracts and filters units. `Assembly` does later what concerns several pages: duplicates and counts over all of them. */
+/** Extracts and filters units. `Assembly` later handles duplicates and counts across pages. */
 export class UnitExtractor {
   private readonly preset: Preset;
   private readonly decontamination: Decontamination | undefined;
@@ -78,14 +78,14 @@ export class UnitExtractor {
   private failures: string[] = [];
 
   private constructor(
-    private readonly settings: UnitSettings,
+    private readonly config: UnitConfig,
     private readonly work: WorkFolder,
     private readonly fetcher: ImageFetcher,
     private readonly detect: LanguageDetector,
     private readonly hook: ExplicitContentHook,
   ) {
-    this.preset = presetOf(settings.preset);
-    this.decontamination = settings.benchmark && new Decontamination(settings.benchmark);
+    this.preset = presetOf(config.preset);
+    this.decontamination = config.benchmark && new Decontamination(config.benchmark);
   }
 
   /**
@@ -93,12 +93,12 @@ export class UnitExtractor {
    * @throws Error for a hook that cannot be loaded, or is not the one that the job was started with
    */
   static async open(
-    settings: UnitSettings,
+    config: UnitConfig,
     work: WorkFolder,
     { explicitHook, fetcher = new ImageFetcher() }: { explicitHook?: string; fetcher?: ImageFetcher } = {},
   ): Promise<UnitExtractor> {
-    await checkHook(settings, explicitHook);
-    return new UnitExtractor(settings, work, fetcher, await openLanguageDetector(), await loadHook(explicitHook));
+    await checkHook(config, explicitHook);
+    return new UnitExtractor(config, work, fetcher, await openLanguageDetector(), await loadHook(explicitHook));
   }
 
   /** Writes the unit's file atomically, and images before it, so that a file never names a missing image. */
@@ -123,7 +123,7 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     const images = new LocalImages(root);
-    // Pages of a folder share images: examine each once for the unit.
+    // Pages of a folder share images: examine each only once per unit.
     const known = new Map<string, Promise<FoundImage>>();
     const find = (sources: readonly string[]) => {
       const key = sources.join(' ');
@@ -146,7 +146,7 @@ export class UnitExtractor {
     write: (line: UnitLine) => Promise<void>,
   ): Promise<number> {
     let pages = 0;
-    const want = async (sources: readonly string[]): Promise<FoundImage> => {
+    const find = async (sources: readonly string[]): Promise<FoundImage> => {
       const inline = sources.map(dataOf).filter((bytes) => bytes !== undefined);
       return inline.length > 0
         ? this.firstFit(inline)
@@ -163,10 +163,10 @@ export class UnitExtractor {
             pages++;
             if (optedOut(header)) throw new PageError('opted out');
             if (typeof body === 'string') throw new PageError(body);
-            await this.page(url, body, contentType, want, write);
+            await this.page(url, body, contentType, find, write);
           } else if (typeof body !== 'string' && !optedOut(header)) {
             const info = await this.keep(body);
-            // Images that no page shows are not counted. If a page shows one, it is counted as not available.
+            // A rejected image that no page shows is not counted. If a page shows it, it is counted as not available.
             if (typeof info !== 'string') await write({ image: { url: plainUrl(url), info } });
           }
         });
@@ -184,17 +184,17 @@ export class UnitExtractor {
     { images }: Unit & { kind: 'fetch' },
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
-    let silences = 0;
-    const ask = async (url: string): Promise<ImageInfo | string> => {
-      if (silences === MAX_SILENCES) return 'server does not answer';
+    let failuresInRow = 0;
+    const fetchOne = async (url: string): Promise<ImageInfo | string> => {
+      if (failuresInRow === MAX_FAILURES_IN_ROW) return 'server does not respond';
       const answer = await this.fetcher.fetch(url);
-      silences = answer === 'failed' || answer === 'too slow' ? silences + 1 : 0;
+      failuresInRow = answer === 'failed' || answer === 'too slow' ? failuresInRow + 1 : 0;
       return typeof answer === 'string' ? answer : this.keep(answer);
     };
     for (const sources of images) {
       const reasons: string[] = [];
       for (const url of sources) {
-        const info = await ask(url);
+        const info = await fetchOne(url);
         if (typeof info !== 'string') {
           await write({ image: { url, info } });
           break;
@@ -225,7 +225,7 @@ export class UnitExtractor {
     find: (sources: readonly string[]) => Promise<FoundImage>,
     write: (line: UnitLine) => Promise<void>,
   ): Promise<void> {
-    const { minSide, addressWords } = this.preset.image;
+    const { minSide, urlWords } = this.preset.image;
     const extracted = extractPage(bytes, { url, contentType, minSide });
     for (const [reason, count] of Object.entries(extracted.dropped)) this.drop(reason, count);
     if (!extracted.parts.some((part) => 'image' in part)) throw new PageError('no images');
@@ -250,14 +250,14 @@ export class UnitExtractor {
       }
       const { alt, caption } = part.image;
       const sources = part.image.sources.filter(
-        (url) => url.startsWith('data:') || !addressWords.some((word) => url.toLowerCase().includes(word)),
+        (url) => url.startsWith('data:') || !urlWords.some((word) => url.toLowerCase().includes(word)),
       );
-      const found = sources.length === 0 ? 'word in the address' : await find(sources);
+      const found = sources.length === 0 ? 'word in the URL' : await find(sources);
       if (typeof found === 'string') {
         this.drop(`image: ${found}`);
-        if (!TABOO.has(found)) kept.push(...imageInText(kept, alt));
+        if (!DROPPED_WITH_ALT.has(found)) kept.push(...imageInText(kept, alt));
       } else if ('file' in found) kept.push({ image: { ...found, alt, caption } });
-      else kept.push({ image: { wanted: found, alt, caption } });
+      else kept.push({ image: { urls: found, alt, caption } });
     }
     if (!kept.some((part) => 'image' in part)) throw new PageError('no images left');
     await write({
@@ -287,17 +287,17 @@ export class UnitExtractor {
   private async findImage(sources: readonly string[], images: LocalImages): Promise<FoundImage> {
     const found = await this.firstFit(images.find(sources));
     if (found !== 'not available') return found;
-    const elsewhere = this.settings.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
+    const elsewhere = this.config.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
     return elsewhere.length > 0 ? elsewhere : found;
   }
 
-  /** The first image that the preset keeps, else why it drops the first one: a page may offer several formats and sizes. */
+  /** The first image that the preset keeps, or why it drops the first: a page may offer several formats and sizes. */
   private async firstFit(candidates: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<ImageInfo | string> {
     let reason: string | undefined;
     for await (const bytes of candidates) {
       const info = await this.keep(bytes);
       // Another version of a benchmark's image, or of an explicit one, is no better.
-      if (typeof info !== 'string' || TABOO.has(info)) return info;
+      if (typeof info !== 'string' || DROPPED_WITH_ALT.has(info)) return info;
       reason ??= info;
     }
     return reason ?? 'not available';
@@ -307,7 +307,7 @@ export class UnitExtractor {
   private async keep(bytes: Uint8Array): Promise<ImageInfo | string> {
     const info = await examineImage(bytes, this.preset.image);
     if (typeof info === 'string') return info;
-    if (this.decontamination?.hasImage(info.look)) return 'benchmark';
+    if (this.decontamination?.hasImage(info.perceptualHash)) return 'benchmark';
     if (await this.hook.image?.(bytes)) return 'explicit';
     const file = this.work.image(info.file);
     const there = await access(file).then(
@@ -368,7 +368,7 @@ export async function hashHook(file: string | undefined): Promise<string | undef
 }
 
 /** @throws Error unless the worker was given the hook that the job was started with */
-export async function checkHook({ explicitHookSha256 }: UnitSettings, file: string | undefined): Promise<void> {
+export async function checkHook({ explicitHookSha256 }: UnitConfig, file: string | undefined): Promise<void> {
   const sha256 = await hashHook(file);
   if (sha256 === explicitHookSha256) return;
   const got = file === undefined ? 'no hook' : `${file} (SHA-256 ${sha256})`;

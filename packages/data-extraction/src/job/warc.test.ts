@@ -12,8 +12,8 @@ import { readWarc } from './warc';
 const scratch = mkdtempSync(path.join(tmpdir(), 'warc-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 
-it('reads mutated archives to an end, and yields no more than they hold', { timeout: 3_600_000 }, async () => {
-  const html = Buffer.from('<p>Some words that stand on a page of their own.</p>'.repeat(20));
+it('reads mutated archives to the end, and yields no oversized bodies', { timeout: 3_600_000 }, async () => {
+  const html = Buffer.from('<p>Some words that have a page of their own.</p>'.repeat(20));
   const bodies = [html, gzipSync(html), Buffer.alloc(3000, 7)];
   const records = [
     warcRecord('https://example.org/a', 'text/html', bodies[0]!),
@@ -76,8 +76,8 @@ it.each<[string, Buffer, string]>([
   ['raw deflate', deflateRawSync(html), 'Content-Encoding: deflate\r\n'],
   ['brotli', brotliCompressSync(html), 'Content-Encoding: br\r\n'],
   ['two encodings', gzipSync(brotliCompressSync(html)), 'Content-Encoding: br, gzip\r\n'],
-  ['gzip that the crawler removed', html, 'Content-Encoding: gzip\r\n'],
-  ['brotli that the crawler removed', html, 'Content-Encoding: br\r\n'],
+  ['gzip that the crawler has already removed', html, 'Content-Encoding: gzip\r\n'],
+  ['brotli that the crawler has already removed', html, 'Content-Encoding: br\r\n'],
   [
     'chunks',
     Buffer.concat([
@@ -89,12 +89,12 @@ it.each<[string, Buffer, string]>([
     ]),
     'Transfer-Encoding: chunked\r\n',
   ],
-  ['chunks that the crawler removed', html, 'Transfer-Encoding: chunked\r\n'],
+  ['chunks that the crawler has already removed', html, 'Transfer-Encoding: chunked\r\n'],
 ])('decodes a page with %s', async (_, body, headers) => {
   expect(await read(warcRecord(url, 'text/html', body, headers))).toEqual({ found: [['page', html]], damage: [] });
 });
 
-it('names an encoding that it cannot decode, and uses what there is of a cut one', async () => {
+it('names an encoding that it cannot decode, and uses the start of a truncated body', async () => {
   const unknown = warcRecord(url, 'text/html', gzipSync(html), 'Content-Encoding: zstd\r\n');
   expect((await read(unknown)).found).toEqual([['page', 'unknown content encoding']]);
   const damaged = warcRecord(url, 'text/html', Buffer.from('\x1f\x8bno', 'latin1'), 'Content-Encoding: gzip\r\n');
@@ -119,7 +119,7 @@ it('recognises a page without a type', async () => {
   expect((await read(warcRecord(url, 'application/json', html))).found).toEqual([]);
 });
 
-it('reads archives whose lines end in LF, whose names are wrong, and whose records have no HTTP header', async () => {
+it('reads archives with LF line ends, wrong file names, or records without an HTTP header', async () => {
   const record = warcRecord(url, 'text/html', html);
   const split = record.indexOf('HTTP/1.1');
   const lf = Buffer.concat([
@@ -154,7 +154,7 @@ it('reads archives whose lines end in LF, whose names are wrong, and whose recor
 it('reports damage and resumes at the next record', async () => {
   const record = warcRecord(url, 'text/html', html);
   const page = ['page', html];
-  expect(await read(record.subarray(0, -100))).toEqual({ found: [], damage: ['the last record is cut'] });
+  expect(await read(record.subarray(0, -100))).toEqual({ found: [], damage: ['the last record is truncated'] });
   expect(await read(Buffer.concat([record, record.subarray(0, 60)]))).toMatchObject({
     found: [page],
     damage: [expect.stringMatching(/Content-Length/)],

@@ -16,15 +16,15 @@ export interface Response {
   readonly body: Uint8Array | string;
 }
 
-/** An archive that decompresses to this much without a record is a bomb, or no archive. */
+/** An archive that decompresses to this much without a record is a decompression bomb, or not an archive. */
 const MAX_BETWEEN_RECORDS = IMAGE_LIMITS.bytes + PAGE_LIMITS.bytes;
 const MAX_HEADER_BYTES = 2 ** 17;
 
 /**
- * Reads the pages and images of bytes `start` to `end` of a WARC file, gzipped or not, one at a time. Memory holds no more
- * than one, whatever they decompress to. Lines may end in CR LF or in LF alone.
+ * Reads the pages and images of bytes `start` to `end` of a WARC file, gzipped or not, one at a time. Memory holds only
+ * one of them, whatever its decompressed size. Lines may end in CR LF or in LF alone.
  *
- * @param onDamage called for bytes that are no record and for a record that is cut; reading resumes at the next record
+ * @param onDamage called for bytes that are not a record and for a truncated record; reading resumes at the next record
  * @throws Error if the gzip stream is damaged; the records before it have been yielded by then
  */
 export async function* readWarc(
@@ -54,7 +54,7 @@ export async function* readWarc(
     }
     reader.limit(length);
     const response = await readRecord(reader, warc);
-    if (!(await reader.skipToLimit())) onDamage('the last record is cut');
+    if (!(await reader.skipToLimit())) onDamage('the last record is truncated');
     else if (response) yield response;
   }
   if (!hasRecords && !isReported) onDamage('expected a record (WARC/1.0), got none');
@@ -73,7 +73,7 @@ async function readRecord(reader: ByteReader, warc: ReadonlyMap<string, string>)
   }
   const contentType = headers.get('content-type')?.toLowerCase() ?? '';
   const isPage = /html/.test(contentType);
-  // Object stores send images as octet-stream, and some servers name no type at all.
+  // Object stores send images as octet-stream, and some servers send no type at all.
   if (!isPage && !/^(?:image\/|(?:application|binary)\/(?:octet-stream|x-unknown)|unknown|$)/.test(contentType)) {
     return undefined;
   }
@@ -113,7 +113,7 @@ async function readHeaders(reader: ByteReader): Promise<Map<string, string>> {
   return headers;
 }
 
-/** Removes the transfer and content encodings. Crawlers that removed them before often keep the headers. */
+/** Removes the transfer and content encodings. Crawlers that have already removed them often keep the headers. */
 function decodeBody(raw: Uint8Array, headers: ReadonlyMap<string, string>, limit: number): Uint8Array | string {
   let body = /\bchunked\b/i.test(headers.get('transfer-encoding') ?? '') ? (dechunked(raw) ?? raw) : raw;
   const encodings = (headers.get('content-encoding') ?? '').toLowerCase().split(',');

@@ -5,10 +5,10 @@ import type { Unit } from './sources';
 
 /** The last line of a unit's file. */
 export interface UnitReport {
-  /** Pages that were read. */
+  /** Number of pages read. */
   readonly pages: number;
   readonly dropped: Readonly<Record<string, number>>;
-  /** Pages on which extraction threw, and damaged archives, with the cause. */
+  /** Pages whose extraction failed and damaged archives, each with the cause. */
   readonly failures: readonly string[];
 }
 
@@ -19,9 +19,9 @@ export interface UnitReport {
 export class WorkFolder {
   constructor(readonly path: string) {}
 
-  /** The job and its settings, for workers. */
-  get settings(): string {
-    return path.join(this.path, 'settings.json');
+  /** The job and its configuration, for workers. */
+  get config(): string {
+    return path.join(this.path, 'config.json');
   }
 
   /** What `Assembly` gathers from all units; deleted and rewritten each time. */
@@ -35,7 +35,7 @@ export class WorkFolder {
   }
 
   unit(stage: number, index: number): string {
-    // A thousand per folder: there may be hundreds of thousands.
+    // A thousand files per folder: there may be hundreds of thousands.
     const [folder, name] = [Math.floor(index / 1000), index % 1000].map((n) => String(n).padStart(3, '0'));
     return path.join(this.path, `stage-${stage}`, folder!, `${name}.jsonl`);
   }

@@ -5,8 +5,8 @@ import { UnitExtractor } from './unit';
 import { WorkFolder } from './work-folder';
 
 /** Processes the units that `UnitThreads` sends, one after the other. */
-const { settings, work, explicitHook } = workerData as ThreadData;
-const opened = UnitExtractor.open(settings, new WorkFolder(work), { explicitHook });
+const { config, work, explicitHook } = workerData as ThreadData;
+const opened = UnitExtractor.open(config, new WorkFolder(work), { explicitHook });
 
 parentPort!.on('message', async ({ unit, file }: { unit: Unit; file: string }) => {
   try {

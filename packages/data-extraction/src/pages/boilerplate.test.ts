@@ -16,7 +16,7 @@ const words =
     ' ',
   );
 
-describe('names made from headings', () => {
+describe('ids generated from headings', () => {
   it.each(words)('a heading with the id %s is content', (id) => {
     expect(textOf(`<h2 id="${id}">Its title</h2><p>It is short.</p>`)).toBe('Its title\n\nIt is short.');
     expect(textOf(`<h2><span id="${id}">Its title</span></h2><p>It is short.</p>`)).toBe('Its title\n\nIt is short.');
@@ -46,7 +46,7 @@ describe('names made from headings', () => {
   });
 });
 
-describe('names of parts of a site', () => {
+describe('class names and ids of site elements', () => {
   it.each([
     [
       '<div id="related"><h2>Related</h2><a href="/1">One page</a> <a href="/2">Another page</a></div>',
@@ -71,7 +71,7 @@ describe('names of parts of a site', () => {
   ])('%s is content', (html) => expect(textOf(html)).toBe(html.replace(/<[^>]*>/g, '')));
 });
 
-describe('furniture', () => {
+describe('boilerplate text', () => {
   it.each([
     '© 2024 Hill Farm. All rights reserved.',
     'Copyright © 2001 by the authors',

@@ -19,14 +19,14 @@ export interface Measure {
   paragraphs: number;
 }
 
-const UNREAD = new Set(
+const NON_TEXT = new Set(
   `script style template iframe frame object embed svg canvas audio video map head title link meta button select option
    optgroup input textarea datalist progress meter rp rt applet`.split(/\s+/),
 );
 
-/** Whether an element never contains readable text of the page: a script, or the sign that links to a heading (¶). */
-export function isUnread({ name, attributes, children }: Element): boolean {
-  if (name !== 'a') return UNREAD.has(name);
+/** Whether an element never contains readable text: a script, or the symbol that links to a heading (¶). */
+export function isNonText({ name, attributes, children }: Element): boolean {
+  if (name !== 'a') return NON_TEXT.has(name);
   const [text] = children;
   const isSign = children.length === 1 && typeof text === 'string' && text.length < 50 && PERMALINK.test(text);
   return isSign && attributes['href']?.includes('#') === true;
@@ -84,7 +84,7 @@ export function measure(root: Element): Map<Element, Measure> {
       if (child.name === 'p' && ++own.paragraphs > 1) own.layout = true;
       if (INNER_BLOCKS.has(child.name)) own.blocks = own.layout = true;
       if (/^(?:img|picture|figure)$/.test(child.name)) own.layout = true;
-      if (isUnread(child) || child.name === 'noscript') continue;
+      if (isNonText(child) || child.name === 'noscript') continue;
       const isLink = child.name === 'a' && child.attributes['href'] !== undefined;
       const { own: below, plain: belowPlain } = visit(child, inLink || isLink);
       own.text += below.text;
@@ -130,7 +130,7 @@ const ROLE_REASONS: Readonly<Record<string, string>> = {
   alertdialog: 'dialog',
 };
 
-/** Words of class names and ids, as designers and common systems use them. */
+/** Words in class names and ids that designers and common systems use. */
 const NAME_REASONS = new Map(
   Object.entries({
     navigation: `nav navbar navbox navigation navheader navfooter navmenu menubar menu submenu breadcrumb breadcrumbs
@@ -147,18 +147,18 @@ const NAME_REASONS = new Map(
   }).flatMap(([reason, names]) => names.split(/\s+/).map((name) => [name, reason] as const)),
 );
 
-/** An element with a larger share of the page's text than this is the page, whatever its name. */
+/** An element with a larger share of the page's text than this is the content of the page, whatever its name. */
 const TOO_MUCH_TO_DROP = 0.4;
 const NEVER_DROPPED = new Set(['#root', 'html', 'body', 'main', 'article', 'h1', 'img', 'picture', 'br', 'math']);
-/** Elements whose id names their purpose. Ids of other elements are link targets, made from their text. */
+/** Elements whose id names their purpose. Ids of other elements are link targets, generated from their text. */
 const NAMED_BY_ID = new Set(`div section table ul ol header p center fieldset form aside iframe`.split(' '));
-/** Reasons that hold only for what can be clicked, with little text around it. */
+/** Reasons that apply only to links and buttons with little text around them. */
 const CLICKABLE = new Set(['navigation', 'sharing', 'related pages']);
 const PROSE = 80;
 /** Asides that documentation systems use for notes within the text. */
 const NOTES = /\b(?:admonition|footnotes?|note|tip|hint|important|caution|warning|topic|callout|example)\b/i;
 
-/** Where an element is. */
+/** The position of an element. */
 export interface Place {
   /** Within `<main>` or `<article>`, where a header is the article's own. */
   readonly inContent: boolean;
@@ -168,8 +168,8 @@ export interface Place {
 /**
  * Returns why an element is not content; undefined if it is.
  *
- * Names are weak evidence. An id counts only on an element that is not named after its own heading, and a name that
- * promises links counts only where there are links, or next to nothing.
+ * Names are weak evidence. An id counts only if it was not generated from the heading of its element. A name that
+ * suggests links counts only if the element has links, or almost no text.
  */
 export function boilerplateReason(
   element: Element,
@@ -206,7 +206,7 @@ function isClickable(name: string, { text, linkText, links, buttons, longestPlai
   return longestPlain < PROSE || linkText > 0.5 * text;
 }
 
-/** Whether an id was made from the heading of its element: `related-work` of "3.1 Related work". */
+/** Whether an id was generated from the heading of its element: `related-work` of "3.1 Related work". */
 function isNamedByHeading({ attributes, children }: Element, size: Measure): boolean {
   const heading = firstHeading(children, 3);
   if (!heading || size.linkText > 0.5 * size.text) return false;
@@ -215,7 +215,7 @@ function isNamedByHeading({ attributes, children }: Element, size: Measure): boo
   const id = words((attributes['id'] ?? '').slice(0, 300));
   const plainTitle = title.replace(/^\d+/, '');
   if (id === title || id === plainTitle) return true;
-  // Prefixes (`section-`, `user-content-`), numbers at the end, and labels that authors chose from the title.
+  // Prefixes (`section-`, `user-content-`), numbers at the end, and labels that authors derived from the title.
   return (title.includes(id) || id.includes(plainTitle)) && size.longestPlain >= PROSE;
 }
 
@@ -266,7 +266,7 @@ function isConsent(element: Element): boolean {
   );
 }
 
-/** Returns the text of an element in one line, without what is never read. */
+/** Returns the text of an element on one line, without elements that never contain readable text. */
 export function plainText(element: Element): string {
   const pieces: string[] = [];
   const visit = (e: Element) => {
@@ -277,7 +277,7 @@ export function plainText(element: Element): string {
       }
       const inline = inlineText(child, pieces[pieces.length - 1] ?? '', plainText);
       if (inline !== undefined) pieces.push(inline);
-      else if (!isUnread(child) && child.name !== 'noscript') {
+      else if (!isNonText(child) && child.name !== 'noscript') {
         const block = BLOCKS.has(child.name) || child.name === 'br';
         if (block) pieces.push(' ');
         visit(child);
@@ -289,21 +289,24 @@ export function plainText(element: Element): string {
   return pieces.join('').replace(/\s+/g, ' ').trim();
 }
 
-/** A block of text that consists of nothing else is not content. */
-const FURNITURE =
+/** A block of text that matches as a whole is not content. */
+const BOILERPLATE_TEXT =
   /^(?:(?:copyright\s*)?©.{0,160}|\(c\)\s*(?:copyright|(?:19|20)\d\d).{0,160}|copyright\s*(?:\(c\)|(?:19|20)\d\d).{0,160}|all rights reserved\.?|(?:read|learn|show|see|view|load) more\.{0,3}|skip to (?:main )?content|advertisement|share this(?: (?:page|article|post|on .{1,20}))?|back to top|click here(?: to .{1,40})?|print this page|(?:leave|add|post) a (?:comment|reply)|table of contents|\d+ comments?)$/i;
-/** These words are content as well: of headings, keys and menus. They are dropped if they are links. */
-const LINKED_FURNITURE =
+/** Words that may be content, in headings or as names of keys and menus. They are dropped if they are links. */
+const BOILERPLATE_LINK =
   /^(?:share(?: (?:page|article|post|on .{1,20}))?|sign (?:in|up)|log ?in|subscribe|contents|(?:prev(?:ious)?|next|home|up)(?: (?:page|post|article))?)$/i;
 const SYMBOLS = /^[«»‹›<>←→↑|•·\s]+$/;
 const LIST_TITLE = /^(?:(?:table of )?contents|on this page|navigation)$/i;
 
 /** Whether a block of text is unrelated to the subject of the page. */
-export function isFurniture(text: string, isLinked: boolean): boolean {
-  return text.length < 200 && (FURNITURE.test(text) || SYMBOLS.test(text) || (isLinked && LINKED_FURNITURE.test(text)));
+export function isBoilerplateText(text: string, isLinked: boolean): boolean {
+  return (
+    text.length < 200 &&
+    (BOILERPLATE_TEXT.test(text) || SYMBOLS.test(text) || (isLinked && BOILERPLATE_LINK.test(text)))
+  );
 }
 
-/** Whether a heading announces nothing but a list of links. */
+/** Whether a heading only introduces a list of links. */
 export function isListTitle(text: string): boolean {
   return text.length < 50 && LIST_TITLE.test(text);
 }

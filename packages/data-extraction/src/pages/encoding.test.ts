@@ -91,12 +91,12 @@ const headers: Case[] = [
   ['header x-user-defined', latin('a\x80'), 'text/html; charset=x-user-defined', 'a\uf780'],
 ];
 
-const marks: Case[] = [
-  ['UTF-8 mark against the header', page('\xef\xbb\xbf', UNICODE), 'text/html; charset=koi8-r', 'Größe €'],
-  ['UTF-8 mark against the meta', page('\xef\xbb\xbf<meta charset="koi8-r">', UNICODE), '', 'Größe €'],
-  ['UTF-16LE mark', page('\xff\xfe', utf16('Größe €')), '', 'Größe €'],
-  ['UTF-16BE mark', page('\xfe\xff', wide('Größe €')), '', 'Größe €'],
-  ['UTF-16LE without a mark, by its XML declaration', utf16('<?xml version="1.0"?>Größe €'), '', 'Größe €'],
+const byteOrderMarks: Case[] = [
+  ['UTF-8 byte order mark overrides the header', page('\xef\xbb\xbf', UNICODE), 'text/html; charset=koi8-r', 'Größe €'],
+  ['UTF-8 byte order mark overrides the meta', page('\xef\xbb\xbf<meta charset="koi8-r">', UNICODE), '', 'Größe €'],
+  ['UTF-16LE byte order mark', page('\xff\xfe', utf16('Größe €')), '', 'Größe €'],
+  ['UTF-16BE byte order mark', page('\xfe\xff', wide('Größe €')), '', 'Größe €'],
+  ['UTF-16LE without a byte order mark, by its XML declaration', utf16('<?xml version="1.0"?>Größe €'), '', 'Größe €'],
 ];
 
 const guesses: Case[] = [
@@ -114,7 +114,7 @@ const guesses: Case[] = [
 ];
 
 describe('decodePage', () => {
-  const cases = [...declarations, ...labels, ...headers, ...marks, ...guesses];
+  const cases = [...declarations, ...labels, ...headers, ...byteOrderMarks, ...guesses];
   it('has more than sixty variants', () => expect(cases.length).toBeGreaterThan(60));
 
   it.each(cases)('%s', (_, bytes, contentType, word) => {
@@ -122,7 +122,7 @@ describe('decodePage', () => {
     expect(text.slice(-word.length)).toBe(word);
   });
 
-  it('keeps one character for one character', () => {
+  it('decodes each character to one character', () => {
     expect(decodePage(latin('\x80\x93\x94\x96'))).toBe('€“”–');
     expect(decodePage(latin('\x82\xb1'), 'text/html; charset=shift_jis')).toBe('こ');
     expect(decodePage(latin('\xb4\xf3'), 'text/html; charset=gb2312')).toBe('大');

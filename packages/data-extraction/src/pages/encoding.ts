@@ -2,14 +2,14 @@ import { getBOMEncoding, labelToName, legacyHookDecode } from '@exodus/bytes/enc
 
 /** The HTML standard looks for a declaration in this many bytes. */
 const PRESCAN_BYTES = 1024;
-/** Browsers honour a `<meta>` that comes later too, while they parse. */
+/** Browsers also use a later `<meta>`, which they find while parsing. */
 const LATE_BYTES = 2 ** 16;
 
 /**
- * Decodes the bytes of a page as browsers do. The encoding comes from the byte order mark, else from the `charset` of the
- * HTTP header, else from the page's first `<meta>` or XML declaration (HTML standard, section 13.2.3.2). Labels that name
- * no encoding are ignored. An undeclared page is UTF-8, unless it has more bytes that are not UTF-8 than characters that
- * are: then it is what a late `<meta>` says, or Windows-1252.
+ * Decodes the bytes of a page as browsers do. The encoding comes from the byte order mark, or else the `charset` of the
+ * HTTP header, or else the page's first `<meta>` or XML declaration (HTML standard, section 13.2.3.2). Unknown labels
+ * are ignored. A page without a declaration is UTF-8, unless it has more invalid bytes than valid characters of several
+ * bytes: then a late `<meta>` decides, and without one the page is Windows-1252.
  *
  * Bytes that are invalid in the encoding become U+FFFD.
  */
@@ -21,7 +21,7 @@ export function decodePage(bytes: Uint8Array, contentType = ''): string {
   return legacyHookDecode(bytes, prescan(asciiOf(bytes, LATE_BYTES)) ?? 'windows-1252');
 }
 
-/** The encoding that a `Content-Type` header names; null where it names none that exists. */
+/** The encoding that a `Content-Type` header names; null if there is none or it is unknown. */
 function encodingOfHeader(contentType: string): string | null {
   const label = /;[^\S\n]*charset[^\S\n]*=[^\S\n]*(?:"([^"]*)"|'([^']*)'|([^\s;,]*))/i.exec(contentType.slice(0, 1000));
   return label && labelToName((label[1] ?? label[2] ?? label[3])!);
@@ -41,7 +41,7 @@ function asciiOf(bytes: Uint8Array, length: number): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(length, bytes.length)).toString('latin1');
 }
 
-/** A page whose markup can be read as ASCII is not UTF-16, whatever it says. */
+/** A page whose markup can be read as ASCII is not UTF-16, whatever it declares. */
 function usable(encoding: string | null): string | null {
   if (encoding === 'UTF-16LE' || encoding === 'UTF-16BE') return 'UTF-8';
   return encoding === 'x-user-defined' ? 'windows-1252' : encoding;
@@ -101,7 +101,7 @@ function countUtf8(bytes: Uint8Array): { valid: number; invalid: number } {
       byte >= 0xc2 && byte < 0xe0 ? 2 : byte >= 0xe0 && byte < 0xf0 ? 3 : byte >= 0xf0 && byte < 0xf5 ? 4 : 1;
     let end = i + 1;
     while (end < i + length && (bytes[end]! & 0xc0) === 0x80) end++;
-    // Pages that were cut end within a character.
+    // A truncated page may end within a character.
     const isCut = length > 1 && end === bytes.length;
     if (end - i === length && length > 1) valid++;
     else if (!isCut) invalid++;

@@ -10,8 +10,8 @@ import { PAGE_LIMITS } from './html';
 const url = 'https://example.org/';
 const textOf = (page: ExtractedPage) => page.parts.map((part) => ('text' in part ? part.text : '<image>')).join('');
 
-describe('awkward pages', () => {
-  it('are at least a dozen', () => expect(goldenPages.length).toBeGreaterThanOrEqual(12));
+describe('reference pages', () => {
+  it('number at least twelve', () => expect(goldenPages.length).toBeGreaterThanOrEqual(12));
   it.each(goldenPages)('%s', (name) => expect(extracted(name)).toEqual(readExpected(name)));
 });
 
@@ -30,12 +30,12 @@ describe('extractPage', () => {
     for (const id of ['ad69bd113', 'x3ad4f', 'load', '7ad', 'r_a0ad12']) expect(isKept(id), id).toBe(true);
   });
 
-  it('drops signs that link to a heading or caption, and keeps other signs', () => {
-    const mark = (sign: string) => `<a class="headerlink" href="#bees" title="Permalink">${sign}</a>`;
-    const page = `<h1 id="bees">Bees${mark('¶')}</h1><p>They sleep in <a href="#flowers">#flowers</a>, and by
+  it('drops symbols that link to a heading or caption, and keeps other symbols', () => {
+    const permalink = (symbol: string) => `<a class="headerlink" href="#bees" title="Permalink">${symbol}</a>`;
+    const page = `<h1 id="bees">Bees${permalink('¶')}</h1><p>They sleep in <a href="#flowers">#flowers</a>, and by
       <a href="#law">§ 4</a> may; see <a href="/list">#</a>.</p>
-      <figure><img src="hive.jpg"><figcaption>A hive${mark(' # ')}</figcaption></figure>
-      <table><tr><th>Month${mark('🔗')}</th><th>Honey</th></tr><tr><td>May</td><td>9 kg</td></tr></table>`;
+      <figure><img src="hive.jpg"><figcaption>A hive${permalink(' # ')}</figcaption></figure>
+      <table><tr><th>Month${permalink('🔗')}</th><th>Honey</th></tr><tr><td>May</td><td>9 kg</td></tr></table>`;
     expect(tidyParts(extractPage(page, { url: 'https://a.example/' }).parts)).toMatchObject([
       { text: 'Bees\n\nThey sleep in #flowers, and by § 4 may; see #.' },
       { image: { caption: 'A hive' } },
@@ -71,11 +71,11 @@ describe('extractPage', () => {
 
 describe('mutated pages', () => {
   const pages = goldenPages.map((name) => readPage(name).toString('latin1'));
-  const shards = ['<', '>', '"', '</p>', '<table>', '<td>', '<li>', '<pre>', '<a href=x>', '<figure>', '&#', '<!--'];
+  const fragments = ['<', '>', '"', '</p>', '<table>', '<td>', '<li>', '<pre>', '<a href=x>', '<figure>', '&#', '<!--'];
   const edit = fc.record({
     at: fc.double({ min: 0, max: 1, noNaN: true }),
     cut: fc.nat(60),
-    insert: fc.oneof(fc.constantFrom(...shards), fc.string({ maxLength: 8 })),
+    insert: fc.oneof(fc.constantFrom(...fragments), fc.string({ maxLength: 8 })),
   });
   const mutated = fc
     .record({ page: fc.constantFrom(...pages), edits: fc.array(edit, { maxLength: 12 }) })
@@ -86,7 +86,7 @@ describe('mutated pages', () => {
       }, page),
     );
 
-  it('give tidy parts, and the same ones each time', () => {
+  it('give tidy parts, the same each time', () => {
     fc.assert(
       fc.property(mutated, (html) => {
         const page = Buffer.from(html, 'latin1');

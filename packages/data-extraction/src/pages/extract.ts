@@ -1,9 +1,9 @@
 import {
   BLOCKS,
   boilerplateReason,
-  isFurniture,
+  isBoilerplateText,
   isListTitle,
-  isUnread,
+  isNonText,
   lengthWithoutSpaces,
   measure,
   plainText,
@@ -37,12 +37,12 @@ export interface ExtractOptions {
   readonly minSide?: number;
 }
 
-/** The alternative text of an image that is not kept, for the sentence that it was part of. */
-interface StandIn {
-  readonly standIn: string;
+/** An image that is not kept. Its alternative text replaces it within a sentence. */
+interface RemovedImage {
+  readonly inlineAlt: string;
 }
 
-type Piece = string | ImageRef | StandIn;
+type Piece = string | ImageRef | RemovedImage;
 
 interface Block {
   readonly kind: 'text' | 'heading' | 'row' | 'pre';
@@ -91,7 +91,7 @@ class Extraction {
   private title = '';
   private block: Block | undefined;
   private readonly imagesSeen = new Set<string>();
-  /** How many images show an address until a script loads them: one that several show is a placeholder. */
+  /** How many images show a URL until a script loads them. A URL that several images show is a placeholder. */
   private readonly substitutes = new Map<string, number>();
 
   constructor(
@@ -154,13 +154,13 @@ class Extraction {
     const before = this.block?.pieces.at(-1);
     const inline = inlineText(element, typeof before === 'string' ? before : '', plainText);
     if (inline !== undefined) return this.text(inline, context);
-    if (isUnread(element)) return;
+    if (isNonText(element)) return;
     const size = this.measures.get(element);
     if (size) {
       const reason = boilerplateReason(element, size, this.pageText, context);
       if (reason) {
         if (size.text + size.images > 0) this.drop(`block: ${reason}`);
-        // Keep the words on both sides apart.
+        // Keep the words on both sides separate.
         if (!BLOCKS.has(name)) return this.text(' ', context);
         this.endBlock();
         if (reason === 'navigation' || reason === 'link farm') this.dropListTitle();
@@ -171,7 +171,7 @@ class Extraction {
     switch (name) {
       case 'br':
         return this.lineBreak();
-      // For readers without scripts there is the image that a script would load. The text asks for scripts.
+      // Contains the image that a script would load. Its text only asks readers to enable scripts.
       case 'noscript':
       case 'img':
       case 'picture':
@@ -214,7 +214,7 @@ class Extraction {
     const last = this.blocks.at(-1);
     if (last?.kind !== 'heading' || !isListTitle(textOf(last).trim())) return;
     this.blocks.pop();
-    this.drop('block: furniture');
+    this.drop('block: boilerplate');
   }
 
   private list(element: Element, context: Context): void {
@@ -231,7 +231,7 @@ class Extraction {
     const bullet = list.next === undefined ? '- ' : `${list.next++}. `;
     this.endBlock();
     const indent = '  '.repeat(Math.min(lists.length, 8) - 1);
-    // No empty line between items, nor before a list within an item.
+    // No empty line between items, or before a list within an item.
     const tight = this.blocks[this.blocks.length - 1]?.prefix !== '' || lists.length > 1;
     this.block = newBlock({ prefix: indent + bullet, tight });
     this.children(element, { ...context, lists });
@@ -272,7 +272,7 @@ class Extraction {
         if (typeof child === 'string') (found[found.length - 1]?.words ?? before).push(child);
         else if (child.name === 'img' || child.name === 'picture' || child.name === 'noscript') {
           for (const image of this.imagesIn(child)) {
-            if ('standIn' in image) continue;
+            if ('inlineAlt' in image) continue;
             found.push({ image, words: before });
             before = [];
           }
@@ -280,7 +280,7 @@ class Extraction {
           const words = found[found.length - 1]?.words ?? before;
           const inline = inlineText(child, words.at(-1) ?? '', plainText);
           if (inline !== undefined) words.push(inline);
-          if (inline !== undefined || isUnread(child)) continue;
+          if (inline !== undefined || isNonText(child)) continue;
           if (BLOCKS.has(child.name) || child.name === 'br') words.push(' ');
           visit(child);
           if (BLOCKS.has(child.name)) (found[found.length - 1]?.words ?? before).push(' ');
@@ -288,7 +288,7 @@ class Extraction {
       }
     };
     visit(element);
-    // All its images were icons or duplicates: its text is plain text.
+    // All its images were icons or duplicates, so treat its text as plain text.
     if (found.length === 0) {
       this.startBlock({}, context);
       this.text(before.join(''), context);
@@ -301,12 +301,12 @@ class Extraction {
     this.endBlock();
   }
 
-  /** Makes the text the caption of the image before it. @returns false if there is none */
+  /** Makes the text the caption of the image before it. @returns false if there is no such image */
   private caption(element: Element): boolean {
     this.endBlock();
     const last = this.blocks[this.blocks.length - 1];
     const piece = last?.pieces[last.pieces.length - 1];
-    if (piece === undefined || typeof piece === 'string' || 'standIn' in piece || piece.caption !== '') return false;
+    if (piece === undefined || typeof piece === 'string' || 'inlineAlt' in piece || piece.caption !== '') return false;
     const caption = collapse(cleanText(plainText(element))).trim();
     if (caption.length > 1000) return false;
     last!.pieces[last!.pieces.length - 1] = { ...piece, caption };
@@ -321,9 +321,9 @@ class Extraction {
   }
 
   /** Reads an `<img>`, a `<picture>` with its variants, or all images below another element. */
-  private imagesIn(element: Element): (ImageRef | StandIn)[] {
+  private imagesIn(element: Element): (ImageRef | RemovedImage)[] {
     if (element.name === 'img') return this.readImage(element, []);
-    const below = element.children.filter((child) => typeof child !== 'string' && !isUnread(child)) as Element[];
+    const below = element.children.filter((child) => typeof child !== 'string' && !isNonText(child)) as Element[];
     if (element.name !== 'picture') return below.flatMap((child) => this.imagesIn(child));
     // Browsers show one image; the variants belong to it.
     const variants = below.filter(({ name }) => name === 'source');
@@ -332,17 +332,17 @@ class Extraction {
   }
 
   /** Counts an image that is not kept (icons, spacers, duplicates) and returns its alternative text in its place. */
-  private readImage(img: Element, variants: readonly Element[]): [ImageRef | StandIn] {
+  private readImage(img: Element, variants: readonly Element[]): [ImageRef | RemovedImage] {
     const alt = collapse(cleanText(img.attributes['alt'] ?? '')).trim();
     const reason = this.imageReason(img, variants);
     if (typeof reason !== 'string') return [{ ...reason, alt, caption: '' }];
     this.drop(`image: ${reason}`);
-    return [{ standIn: alt.length <= MAX_STAND_IN ? alt : '' }];
+    return [{ inlineAlt: alt.length <= MAX_INLINE_ALT ? alt : '' }];
   }
 
   private imageReason(img: Element, variants: readonly Element[]): string | Pick<ImageRef, 'sources'> {
     const { sources, substitutes } = imageSources(img, variants, this.base);
-    if (sources.length === 0) return 'no address';
+    if (sources.length === 0) return 'no URL';
     const { width = Infinity, height = Infinity } = declaredSize(img);
     if (width < this.minSide || height < this.minSide) return 'icon';
     if (sources.some((source) => this.imagesSeen.has(source))) return 'duplicate on the page';
@@ -369,7 +369,7 @@ class Extraction {
     this.block?.pieces.push('\n');
   }
 
-  /** Ends the current block. An empty one passes on its bullet and spacing. */
+  /** Ends the current block and starts another, which inherits the bullet and spacing of an empty one. */
   private startBlock(block: Partial<Block>, context: Context): void {
     const waiting = this.block?.pieces.length === 0 ? this.block : undefined;
     this.endBlock();
@@ -382,30 +382,30 @@ class Extraction {
     const { block } = this;
     this.block = undefined;
     if (!block || block.pieces.length === 0) return;
-    const pieces = tidyPieces(withStandIns(block.pieces), block.kind === 'pre');
+    const pieces = tidyPieces(withInlineAlts(block.pieces), block.kind === 'pre');
     if (pieces.length > 0) this.blocks.push({ ...block, pieces });
   }
 
-  /** Returns the blocks without furniture, repetitions and headings without content. */
+  /** Returns the blocks without boilerplate text, repetitions and headings without content. */
   private keptBlocks(): Block[] {
-    const said = new Set<string>();
+    const seen = new Set<string>();
     let before = '';
     const kept = this.blocks.filter((block) => {
       if (block.pieces.some((piece) => typeof piece !== 'string')) return true;
       const text = textOf(block);
       const key = comparable(text);
-      const reason = this.textReason(block, text, key, said, before);
+      const reason = this.textReason(block, text, key, seen, before);
       before = key;
       if (reason) this.drop(`block: ${reason}`);
       return !reason;
     });
-    // From the end: a heading needs something below it other than a heading of its own level or above.
+    // From the end: a heading must be followed by something other than a heading of the same or a higher level.
     let followed = 7;
     const result: Block[] = [];
     for (const block of kept.reverse()) {
       const bare = block.kind === 'heading' && block.pieces.every((piece) => typeof piece === 'string');
-      if (bare && followed <= block.level) this.drop('block: heading of nothing');
-      else if (bare && followed === 7) this.drop('block: heading of nothing');
+      if (bare && followed <= block.level) this.drop('block: heading without content');
+      else if (bare && followed === 7) this.drop('block: heading without content');
       else {
         followed = bare ? block.level : 8;
         result.push(block);
@@ -414,9 +414,9 @@ class Extraction {
     return result.reverse();
   }
 
-  private textReason(block: Block, text: string, key: string, said: Set<string>, before: string): string | undefined {
+  private textReason(block: Block, text: string, key: string, seen: Set<string>, before: string): string | undefined {
     const length = lengthWithoutSpaces(text);
-    if (block.kind === 'text' && isFurniture(text.trim(), block.linked > 0.75 * length)) return 'furniture';
+    if (block.kind === 'text' && isBoilerplateText(text.trim(), block.linked > 0.75 * length)) return 'boilerplate';
     if (
       block.kind === 'text' &&
       block.linked > 0.75 * length &&
@@ -428,14 +428,14 @@ class Extraction {
     // Short blocks (cells, labels) may repeat, but not consecutively.
     if (key !== '' && key === before) return 'duplicate on the page';
     if (key.length < 25) return undefined;
-    if (said.has(key)) return 'duplicate on the page';
-    said.add(key);
+    if (seen.has(key)) return 'duplicate on the page';
+    seen.add(key);
     return undefined;
   }
 }
 
 /** Longer alternative texts describe an image, and do not replace it in a sentence. */
-const MAX_STAND_IN = 100;
+const MAX_INLINE_ALT = 100;
 
 /** The value of a `<meta>` that replaces an HTTP header. */
 function metaHeader({ name, content }: Readonly<Record<string, string>>, header: string): string | undefined {
@@ -459,12 +459,12 @@ function headingText(heading: Element): Element {
 }
 
 /** Replaces images that are not kept by their alternative texts if they interrupt a sentence, else removes them. */
-function withStandIns(pieces: readonly Piece[]): (string | ImageRef)[] {
+function withInlineAlts(pieces: readonly Piece[]): (string | ImageRef)[] {
   let hasText = false;
   return pieces.flatMap((piece) => {
     if (typeof piece === 'string') hasText ||= piece.trim() !== '';
-    if (typeof piece === 'string' || !('standIn' in piece)) return piece;
-    return hasText && piece.standIn !== '' ? piece.standIn : [];
+    if (typeof piece === 'string' || !('inlineAlt' in piece)) return piece;
+    return hasText && piece.inlineAlt !== '' ? piece.inlineAlt : [];
   });
 }
 
@@ -487,7 +487,7 @@ const HEADINGS = new Map([1, 2, 3, 4, 5, 6].map((level) => [`h${level}`, level])
 const FIGURES = /(?:^|\s)(?:figure|informalfigure|mediaobject|screenshot|thumb|wp-caption|image-container)(?:\s|$)/i;
 const CAPTIONS = /(?:^|[\s_-])(?:caption|captiontext|thumbcaption|wp-caption-text)(?:\s|$)/i;
 
-/** Whether an element is images with captions, not more: no table, and not a large part of the page. */
+/** Whether an element holds only images with captions: no table, and not a large part of the page. */
 function isFigure({ name, attributes }: Element, size: Measure, pageText: number): boolean {
   if (size.images === 0 || size.text > 800 || (size.text > 200 && size.text > 0.5 * pageText)) return false;
   return !size.blocks && (name === 'figure' || FIGURES.test((attributes['class'] ?? '').slice(0, 1000)));
@@ -586,15 +586,14 @@ function joinBlocks(blocks: readonly Block[]): PagePart[] {
  */
 export function imageInText(before: readonly object[], alt: string): { text: string }[] {
   const last = before.at(-1);
-  if (alt === '' || alt.length > MAX_STAND_IN || !last || !('text' in last)) return [];
+  if (alt === '' || alt.length > MAX_INLINE_ALT || !last || !('text' in last)) return [];
   const line = (last.text as string).trimEnd();
   const gap = (last.text as string).slice(line.length);
   return line === '' || gap.includes('\n') ? [] : [{ text: alt }];
 }
 
 /**
- * Merges adjacent texts, removes white space at their ends, and drops empty texts: what remains after images have been
- * removed.
+ * Merges adjacent texts, removes white space at their ends, and drops empty texts. Call it after removing images.
  */
 export function tidyParts<P extends object>(
   parts: readonly (P | { readonly text: string })[],

@@ -10,7 +10,7 @@ export const PAGE_LIMITS = {
   nodes: 500_000,
 } as const;
 
-/** Why a page is rejected. The manifest counts it under `reason`. */
+/** Rejects a page. The manifest counts it under `reason`. */
 export class PageError extends Error {
   constructor(readonly reason: string) {
     super(`page: ${reason}`);

@@ -9,11 +9,11 @@ const sourcesOf = (html: string) =>
     'text' in part ? [] : [part.image.sources.map((url) => url.replace('https://e.org/', '').slice(0, 10))],
   );
 
-describe('addresses of an image', () => {
+describe('URLs of an image', () => {
   it.each([
     ['<img src="a.png">', ['a.png']],
     ['<img src="a.png" srcset="b.png 2x, c.png 3x">', ['c.png', 'b.png', 'a.png']],
-    // What a script loads, then what it replaces.
+    // First what a script loads, then what it replaces.
     ['<img src="a.png" data-src="b.png">', ['b.png', 'a.png']],
     ['<img src="a.png" srcset="p.png 2x" data-src="b.png">', ['b.png', 'p.png', 'a.png']],
     [`<img src="${spacer}" data-src="b.png">`, ['b.png']],
@@ -21,29 +21,29 @@ describe('addresses of an image', () => {
     [`<img src="${preview}" srcset="b.png 2x">`, ['b.png']],
     [`<img src="${preview}">`, ['data:image']],
     ['<img src="/img/blank.gif" data-src="b.png">', ['b.png']],
-    // Attributes of one site's own script.
+    // Attributes of custom scripts.
     ...['data-actualsrc', 'data-lazyload', 'data-img-src', 'data-srv', 'data-cfsrc', 'data-src-medium'].map(
       (key) => [`<img src="${spacer}" ${key}="b.jpg?w=100">`, ['b.jpg?w=10']] as const,
     ),
     ['<img src="/img/placeholder.png" data-full="b.webp">', ['b.webp']],
-    // An image that is there needs none of them.
+    // Not used if the image has another URL.
     ['<img src="a.png" data-hover="b.png" data-url="/page.html">', ['a.png']],
     [`<img src="${spacer}" data-url="/page.html" data-title="a.b">`, undefined],
   ] as const)('%s', (html, sources) => expect(sourcesOf(html)[0]).toEqual(sources));
 
-  it('keeps the order of formats in a picture', () => {
+  it('keeps the order of formats in a <picture>', () => {
     const picture = '<picture><source srcset="a.avif"><source srcset="a.webp"><img src="a.jpg"></picture>';
     expect(sourcesOf(picture)).toEqual([['a.avif', 'a.webp', 'a.jpg']]);
   });
 
-  it('drops what several images show until they are loaded', () => {
+  it('drops a placeholder that several lazy images show', () => {
     const lazy = (name: string) => `<img srcset="wait.png 2x" data-src="${name}">`;
     expect(sourcesOf(lazy('a.png') + lazy('b.png'))).toEqual([['a.png'], ['b.png']]);
     expect(sourcesOf(lazy('a.png'))).toEqual([['a.png', 'wait.png']]);
   });
 });
 
-it('parseSrcset reads widths, densities and addresses with commas', () => {
+it('parseSrcset reads widths, densities and URLs with commas', () => {
   expect(parseSrcset('a,b.png 2x, c.png')).toEqual([
     { url: 'a,b.png', size: 1280 },
     { url: 'c.png', size: 640 },

@@ -1,6 +1,6 @@
 import type { Element } from './html';
 
-/** An image of a page, as the page names it. */
+/** An image as a page refers to it. */
 export interface ImageRef {
   /** Absolute URLs (or `data:` URLs) of the image, the best first. The first one that is available and fits is used. */
   readonly sources: readonly string[];
@@ -8,7 +8,7 @@ export interface ImageRef {
   readonly caption: string;
 }
 
-/** Addresses of an image. `substitutes` are what the page shows until a script loads one of `sources`. */
+/** URLs of an image. `substitutes` are what the page shows until a script loads one of `sources`. */
 export interface ImageSources {
   readonly sources: readonly string[];
   readonly substitutes: readonly string[];
@@ -17,8 +17,8 @@ export interface ImageSources {
 /** Attributes that lazy-loading scripts read the image from. */
 const LAZY = ['data-src', 'data-original', 'data-lazy-src', 'data-lazy', 'data-hi-res-src'];
 const LAZY_SETS = ['data-srcset', 'data-lazy-srcset', 'data-original-set'];
-/** Any other `data-` attribute counts if its value is the address of an image and the image has no other. */
-const IMAGE_ADDRESS = /^[^\s"'<>{}]{1,2000}\.(?:jpe?g|png|webp|gif|avif)(?:[?#][^\s"'<>{}]*)?$/i;
+/** Any other `data-` attribute counts if its value is the URL of an image and the `<img>` has no other URL. */
+const IMAGE_URL = /^[^\s"'<>{}]{1,2000}\.(?:jpe?g|png|webp|gif|avif)(?:[?#][^\s"'<>{}]*)?$/i;
 const PLACEHOLDER_NAME = /(?:spacer|blank|placeholder|transparent|pixel|loading|lazy|1x1)[\w.-]*$/i;
 /** A shorter `data:` image is a spacer that a script replaces. */
 const PLACEHOLDER_LENGTH = 400;
@@ -27,11 +27,11 @@ const MAX_SOURCES = 16;
 const MAX_VARIANTS = 64;
 
 /**
- * Collects the addresses of an `<img>`: the largest that it and its `<picture>` offer first. If a script loads the image
- * late, what the script loads comes first.
+ * Collects the URLs of an `<img>` and its `<picture>`, the largest image first. If a script loads the image late, the
+ * URLs that the script loads come first.
  *
  * @param variants `<source>` elements of the `<picture>` around it
- * @param base     URL that relative addresses are resolved against
+ * @param base     URL that relative URLs are resolved against
  */
 export function imageSources(img: Element, variants: readonly Element[], base: string): ImageSources {
   const { attributes } = img;
@@ -48,23 +48,23 @@ export function imageSources(img: Element, variants: readonly Element[], base: s
   if (lazy.length > 0) return { sources: lazy, substitutes: real.filter((url) => !url.startsWith('data:')) };
   if (real.length > 0) return { sources: shown, substitutes: [] };
   const others = resolved(
-    Object.entries(attributes).flatMap(([key, value]) =>
-      key.startsWith('data-') && isImageAddress(value) ? value : [],
-    ),
+    Object.entries(attributes).flatMap(([key, value]) => (key.startsWith('data-') && isImageUrl(value) ? value : [])),
   );
   return { sources: others.length > 0 ? others : shown, substitutes: [] };
 }
 
-function isImageAddress(value: string): boolean {
-  return value.length <= 2500 && IMAGE_ADDRESS.test(value.trim());
+function isImageUrl(value: string): boolean {
+  return value.length <= 2500 && IMAGE_URL.test(value.trim());
 }
 
-/** Without repetitions and spacers. A `data:` URL is the image only if there is no other: else it is a preview. */
-function resolveAll(addresses: readonly string[], base: string): string[] {
+/**
+ * Resolves URLs, without duplicates and spacers. A `data:` URL counts only if there is no other: else it is a preview.
+ */
+function resolveAll(sources: readonly string[], base: string): string[] {
   const urls = new Set<string>();
   const inline = new Set<string>();
-  for (const address of addresses) {
-    const url = resolveSource(address.trim(), base);
+  for (const source of sources) {
+    const url = resolveSource(source.trim(), base);
     if (url) (url.startsWith('data:') ? inline : urls).add(url);
     if (urls.size === MAX_SOURCES) break;
   }
@@ -72,22 +72,20 @@ function resolveAll(addresses: readonly string[], base: string): string[] {
 }
 
 /** Returns undefined for what cannot be an image: spacers, scripts, other schemes. */
-function resolveSource(address: string, base: string): string | undefined {
-  if (address === '') return undefined;
-  if (/^data:/i.test(address)) {
-    return /^data:image\//i.test(address) && address.length >= PLACEHOLDER_LENGTH
-      ? `data${address.slice(4)}`
-      : undefined;
+function resolveSource(source: string, base: string): string | undefined {
+  if (source === '') return undefined;
+  if (/^data:/i.test(source)) {
+    return /^data:image\//i.test(source) && source.length >= PLACEHOLDER_LENGTH ? `data${source.slice(4)}` : undefined;
   }
-  if (!URL.canParse(address, base)) return undefined;
-  const url = new URL(address, base);
+  if (!URL.canParse(source, base)) return undefined;
+  const url = new URL(source, base);
   url.hash = '';
   return /^(https?|file):$/.test(url.protocol) ? url.href : undefined;
 }
 
 /**
- * Parses the candidates of a `srcset`. Addresses may contain commas, so a candidate ends at white space, or at a comma
- * that ends the address.
+ * Parses the candidates of a `srcset`. URLs may contain commas, so a candidate ends at white space, or at a comma at
+ * the end of the URL.
  */
 export function parseSrcset(text: string): { url: string; size: number }[] {
   const found: { url: string; size: number }[] = [];
@@ -95,19 +93,19 @@ export function parseSrcset(text: string): { url: string; size: number }[] {
   for (let match = pattern.exec(text); match && found.length < MAX_SOURCES; match = pattern.exec(text)) {
     const [, first, number, unit] = match;
     const url = withoutCommas(first!);
-    // A density is converted to pixels of a usual column, so that both kinds can be compared.
+    // Converts a density to a width in a typical column, so that both kinds can be compared.
     const size = number ? Number(number) * (unit === 'x' ? 640 : 1) : 640;
     found.push({ url, size: Number.isFinite(size) ? size : 0 });
-    // A comma at the end of an address without a descriptor: the next candidate begins there.
+    // A comma at the end of a URL without a descriptor: the next candidate begins there.
     if (first !== url && !number) pattern.lastIndex = match.index + match[0].indexOf(first!) + first!.length;
   }
   return found;
 }
 
-function withoutCommas(address: string): string {
-  let end = address.length;
-  while (address[end - 1] === ',') end--;
-  return address.slice(0, end);
+function withoutCommas(source: string): string {
+  let end = source.length;
+  while (source[end - 1] === ',') end--;
+  return source.slice(0, end);
 }
 
 const PLAIN_PIXELS = /^(\d+(?:\.\d+)?)(?:px)?$/;

@@ -25,7 +25,7 @@ describe('superscripts and subscripts', () => {
     ['E<b>=</b>mc<sup><i>2</i></sup>', 'E=mc^2'],
   ])('%s', (html, text) => expect(read(html)).toBe(text));
 
-  it('in tables and captions too', () => {
+  it('are converted in tables and captions too', () => {
     const table = '<table><tr><th>a</th><th>b</th></tr><tr><td>10<sup>6</sup></td><td>H<sub>2</sub></td></tr></table>';
     expect(read(`A</p>${table}<p>B`)).toContain('10^6 | H2');
     const [image] = extractPage('<figure><img src="a.png"><figcaption>10<sup>6</sup> bees</figcaption></figure>', {
@@ -59,7 +59,7 @@ describe('formulas', () => {
   ])('MathML %s', (inner, text) => expect(read(`Take <math>${inner}</math>.`)).toBe(`Take ${text}.`));
 
   it.each([
-    ['KaTeX, once', katex(mathml.power, 'x^2')],
+    ['KaTeX, only once', katex(mathml.power, 'x^2')],
     ['displayed KaTeX', `<span class="katex-display">${katex(mathml.power, 'x^2')}</span>`],
     [
       'MathJax 3',

@@ -1,16 +1,16 @@
 import type { Element } from './html';
 
 /**
- * Plain text of an inline element whose meaning is in its form: `10<sup>-12</sup>` becomes 10^-12, `a<sub>i</sub>` a_i,
- * MathML and KaTeX one line of text (`(a + b)/2`), and the image of a formula its alternative text. Undefined for any other
- * element, empty for a footnote number.
+ * Plain text of an inline element whose layout carries meaning: `10<sup>-12</sup>` becomes 10^-12, `a<sub>i</sub>` a_i,
+ * MathML and KaTeX one line of text (`(a + b)/2`), and the image of a formula its alternative text. Undefined for any
+ * other element, empty for a footnote number.
  *
  * @param before text in front of the element: an exponent needs a base
  * @param textOf returns the plain text of an element
  */
 export function inlineText(element: Element, before: string, textOf: (element: Element) => string): string | undefined {
   const { name, attributes } = element;
-  if (name === 'sup' && isFootnoteMark(element)) return '';
+  if (name === 'sup' && isFootnoteReference(element)) return '';
   if (name === 'sup' || name === 'sub') {
     if (!isSmall(element, 500)) return undefined;
     return name === 'sup' ? superscript(textOf(element), before) : subscript(textOf(element), before);
@@ -32,7 +32,7 @@ export function inlineText(element: Element, before: string, textOf: (element: E
 /** Wrappers that hold a formula twice: as MathML for machines and as an image or styled text for readers. */
 const MATH_NAMES = /(?:^|\s)(?:katex|mwe-math-element|MathJax(?:_Preview|_SVG|_CHTML)?)(?:\s|$)/;
 
-/** Elements and characters of a formula: larger ones are hostile, and read as plain text. */
+/** Maximum elements and characters of a formula. Larger ones are hostile and become plain text. */
 const MAX_FORMULA = 20_000;
 
 /** Whether an element has at most `limit` descendants and characters together. */
@@ -61,7 +61,7 @@ function findMath(element: Element): Element | undefined {
   return undefined;
 }
 
-function isFootnoteMark({ attributes, children }: Element): boolean {
+function isFootnoteReference({ attributes, children }: Element): boolean {
   if (/\breference\b|\bfootnote/.test((attributes['class'] ?? '').slice(0, 500))) return true;
   const elements = children.filter((child) => typeof child !== 'string');
   const href = elements[0]?.name === 'a' ? elements[0].attributes['href'] : undefined;
@@ -74,7 +74,7 @@ function superscript(text: string, before: string): string {
   return text === '' || /^(?:tm|sm|[™®©℠*†‡§]+)$/i.test(text) ? text : `^${grouped(text)}`;
 }
 
-/** Indices of chemistry and of names stay as they are read: H2O, log2. */
+/** Subscripts of chemical formulas and of names stay plain: H2O, log2. */
 function subscript(text: string, before: string): string {
   if (text === '' || !/[\p{L}\p{N})\]}|]$/u.test(before.slice(-2))) return text;
   return /[\p{L})\]]$/u.test(before.slice(-2)) && /^\d+$/.test(text) ? text : `_${grouped(text)}`;
@@ -86,7 +86,7 @@ function grouped(text: string): string {
 
 const FORMULA_NAMES = /(?:^|[\s_-])(?:math|tex|latex|equation|formula|mwe-math[\w-]*)(?:[\s_-]|$)/i;
 
-/** An image that shows a formula, and has it as alternative text. */
+/** Whether an image shows a formula that is also its alternative text. */
 function isFormula({ attributes }: Element): boolean {
   const alt = attributes['alt']?.trim() ?? '';
   if (alt === '' || alt.length > 2000) return false;
@@ -174,7 +174,7 @@ function leaf({ name, children }: Element): string {
     .replace(/[\u2061-\u2064\u200b]/g, '')
     .trim();
   if (name === 'mtext') return ` ${text} `;
-  // Names of functions keep a distance to their argument.
+  // Separates the name of a function from its argument.
   return name === 'mi' && text.length > 1 ? ` ${text} ` : text;
 }
 
@@ -197,7 +197,7 @@ function operand(text: string): string {
   return /^[\p{L}\p{N}.′]+$/u.test(text) || text.length === 1 || isWrapped(text) ? text : `(${text})`;
 }
 
-/** Whether one pair of parentheses holds all of the text. */
+/** Whether one pair of parentheses encloses the whole text. */
 function isWrapped(text: string): boolean {
   if (!text.startsWith('(')) return false;
   let depth = 0;

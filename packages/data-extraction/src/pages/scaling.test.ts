@@ -50,18 +50,18 @@ it.each<[string, (n: number) => string]>([
   ['spaces in separate elements', (n) => `<p>a${repeat('<b> </b>', n)}b</p>`],
   ['spaces between line breaks', (n) => `<p>a${repeat(' <br> ', n)}b</p>`],
   [
-    'a picture with many sources',
+    'a <picture> with many sources',
     (n) => `<picture>${repeat('<source srcset="a.avif 2x">', n)}<img src="a.png"></picture>`,
   ],
   [
-    'a picture with many sources and images',
+    'a <picture> with many sources and images',
     (n) => {
       return `<picture>${repeat('<source srcset="a">', n / 2)}${repeat('<img src=a>', n / 2)}</picture>`;
     },
   ],
-  ['nested pictures', (n) => '<picture>'.repeat(400) + repeat('<source srcset=a><img src=b>', n)],
+  ['nested <picture> elements', (n) => '<picture>'.repeat(400) + repeat('<source srcset=a><img src=b>', n)],
   ['a srcset of commas', (n) => `<img srcset="${repeat(' ,', n)}">`],
-  ['a srcset of one address', (n) => `<img srcset="a${repeat(',', n)}b">`],
+  ['a srcset of one URL', (n) => `<img srcset="a${repeat(',', n)}b">`],
   ['a srcset of spaces', (n) => `<img srcset="a${spaces(n)}1${spaces(n)}">`],
   ['many data attributes', (n) => `<img ${Array.from({ length: n / 20 }, (_, i) => `data-${i}="a.jpg"`).join(' ')}>`],
   ['a long width', (n) => `<img src="a.png" width="1${spaces(n)}x">`],
@@ -142,7 +142,7 @@ it.each<[string, (n: number) => string]>([
   ['bytes that are not UTF-8', (n) => repeat('\xff\xe2\x82', n)],
 ])('decodePage takes time proportional to %s', { timeout: 600_000 }, (_, make) => {
   expectLinear((n) => {
-    // What is not UTF-8 is searched further.
+    // A page that is not UTF-8 is searched further for a `<meta>`.
     const bytes = Buffer.from(`${make(n)}${'\xff'.repeat(9)}`, 'latin1');
     return () => decodePage(bytes, `text/html;${spaces(500)}charset`);
   });

@@ -2,7 +2,7 @@
 const INVISIBLE = /[\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e\u2066-\u2069]|(?![\t\n\v\f\r])\p{Cc}/gu;
 const SPACES = /[\s\u0085]+/g;
 
-/** Text has no longer runs of combining marks (UAX #15, section 13), and normalization takes quadratic time for them. */
+/** Real text has no longer runs of combining marks (UAX #15, section 13), and normalizing them takes quadratic time. */
 const MAX_MARKS = 30;
 const MARK = /\p{M}/u;
 const TOO_MANY_MARKS = /\p{M}{31}/u;
