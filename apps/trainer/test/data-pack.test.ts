@@ -138,7 +138,7 @@ describe('packing', () => {
     await expect(packData(file, { out: file })).rejects.toThrow(/one\.jsonl: expected a folder for the shards/);
     const bad = lines('bad.jsonl', 'x', '1');
     await expect(packData(bad, { out: at('bad') })).rejects.toThrow(
-      /expected at least one good line, got 2 and none of them good \(not JSON 1, unknown form 1\)\. The first: .*bad\.jsonl, line 1: not JSON/,
+      /expected at least one valid line, got 0 of 2 \(not JSON 1, unexpected format 1\)\. The first: .*bad\.jsonl, line 1: not JSON/,
     );
     const unreadable = lines('my-data/unreadable.jsonl', { image: 'p/cut.png', text: 'x' });
     await expect(packData(unreadable, { out: at('bad') })).rejects.toThrow(
@@ -257,7 +257,7 @@ describe('questions', () => {
     const images = at('my-data');
     const folder = await checkData(at('asked'), { images });
     expect(folder).toMatchObject({ documents: 1, questions: 3, warnings: [] });
-    expect(folder.counts).toEqual({ 'unreadable image': 1, 'unknown form': 1, 'not a question': 1 });
+    expect(folder.counts).toEqual({ 'unreadable image': 1, 'unexpected format': 1, 'not a question': 1 });
     expect(folder.problems.map(({ where }) => where)).toContain(`${file}, line 5`);
     const alone = await checkData(file, { images });
     expect(alone).toMatchObject({ documents: 0, questions: 3, counts: folder.counts });
@@ -361,7 +361,7 @@ describe('checking', () => {
     expect(await checkData(out)).toMatchObject({
       documents: 0,
       textOnly: 0,
-      counts: { 'shard differs': 1, 'wrong checksum of an image': 1, 'no readable image': 1 },
+      counts: { 'shard differs': 1, 'wrong image checksum': 1, 'no readable image': 1 },
     });
   });
 

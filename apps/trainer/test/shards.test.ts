@@ -108,8 +108,8 @@ describe('looking at shards', () => {
     });
     const bad = await flamingo(folder, 'data', 'check', 'pairs');
     expect(bad.status).toBe(1);
-    expect(bad.stderr).toMatch(/shard differs 1, wrong checksum of an image 1, no readable image 1/);
-    expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong checksum of an image/);
+    expect(bad.stderr).toMatch(/shard differs 1, wrong image checksum 1, no readable image 1/);
+    expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong image checksum/);
     const lines = join(folder, 'my.jsonl');
     writeFileSync(lines, '{"parts":[{"text":"no image"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}');
     const own = JSON.parse((await flamingo(folder, 'data', 'check', lines, '--json')).stdout) as Record<
@@ -118,7 +118,7 @@ describe('looking at shards', () => {
     >;
     expect(own).toMatchObject({
       textOnly: 1,
-      counts: { 'unknown form': 1, 'unreadable image': 1, 'no readable image': 1 },
+      counts: { 'unexpected format': 1, 'unreadable image': 1, 'no readable image': 1 },
     });
     expect(own['problems']).toMatchObject([
       { where: `${lines}, line 2`, detail: expect.stringMatching(/^text: /) as string },

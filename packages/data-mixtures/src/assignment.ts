@@ -1,7 +1,7 @@
 /**
- * One-to-one assignment with the largest total score, by shortest augmenting paths in O(n^3) (Jonker and Volgenant 1987,
- * Crouse 2016). Of equally good assignments it returns the one of SciPy's linear_sum_assignment: tries columns from
- * the last to the first, and prefers a free column among equal distances.
+ * One-to-one assignment with the largest total score, by shortest augmenting paths in O(n^3) (Jonker and Volgenant
+ * 1987, Crouse 2016). Of equally good assignments it returns the same one as SciPy's linear_sum_assignment: it tries
+ * columns from the last to the first, and prefers a free column among equal distances.
  *
  * @param scores `scores[row][column]`, rectangular
  * @returns      [row, column] pairs in the order of rows, one per entry of the shorter side

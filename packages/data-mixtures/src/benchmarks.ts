@@ -44,7 +44,7 @@ export class PairDataset implements Dataset {
     const [first] = bad.examples;
     if (!first) return;
     throw new Error(
-      `${file}: expected at least one good annotation, got ${pairs.length} and none of them good ` +
+      `${file}: expected at least one valid annotation, got 0 of ${pairs.length} ` +
         `(${summarise(bad.counts)}). The first: ${first.where}: ${first.reason} (${first.detail}).`,
     );
   }
@@ -149,12 +149,14 @@ function parse<T extends object>(schema: z.ZodType<T>, value: unknown): T | Brok
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const [issue] = result.error.issues;
-  return broken('unknown form', `${issue!.path.join('.') || 'the annotation'}: ${issue!.message}`);
+  return broken('unexpected format', `${issue!.path.join('.') || 'the annotation'}: ${issue!.message}`);
 }
 
 const broken = (rejected: string, detail: string): BrokenDocument => ({ rejected, detail });
 
-/** The usual folder of images for an annotation file: named like its split, near the file. Else the folder of the file. */
+/**
+ * The usual folder of images for an annotation file: named after its split, near the file. Else the folder of the file.
+ */
 function imagesFolderOf(path: string): string {
   const [split] = /(train|val|test)\d{4}/.exec(basename(path)) ?? [];
   const folder = dirname(path);

@@ -61,7 +61,7 @@ export function closeGaps(parts: readonly (TextPart | MediaPart | undefined)[]):
 export interface BrokenDocument {
   /** The reason in a few words. Reports count equal reasons. */
   readonly rejected: string;
-  /** What exactly is wrong, for whoever fixes it. */
+  /** What exactly is wrong, so that it can be fixed. */
   readonly detail?: string;
 }
 
@@ -78,7 +78,7 @@ export interface DocumentSource {
   shuffled?(place: number, ...keys: readonly (number | string)[]): number;
 }
 
-/** Returns a name by which a person can find the image. */
+/** Returns a name that helps a person find the image. */
 export function mediaName(media: MediaRef): string {
   if (media.name !== undefined) return media.name;
   if ('key' in media) return `key ${media.key}`;

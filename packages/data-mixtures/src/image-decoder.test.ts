@@ -20,7 +20,7 @@ const svg = (inner: string, size = 'width="40" height="20"') =>
   Buffer.from(`<svg xmlns="http://www.w3.org/2000/svg" ${size}>${inner}</svg>`);
 const red = svg('<rect width="40" height="20" fill="#ff0000"/>');
 
-/** A PNG that says it is 60000 x 60000 and holds next to nothing. */
+/** A PNG that declares 60000 x 60000 pixels and contains almost no data. */
 function bomb(): Buffer {
   const crcTable = Array.from({ length: 256 }, (_, n) => {
     let c = n;
@@ -78,18 +78,18 @@ describe('an image', () => {
     // 40 x 20 becomes 8 x 4: two rows above and below are mean, exactly 0.
     expect(pixel(pixels, 4, 1)).toEqual([0, 0, 0]);
     expect(pixel(pixels, 4, 6)).toEqual([0, 0, 0]);
-    const want = [(1 - 0.4) / 0.2, -0.5 / 0.25, -0.6 / 0.5];
-    pixel(pixels, 4, 3).forEach((v, c) => expect(v).toBeCloseTo(want[c]!, 5));
+    const expected = [(1 - 0.4) / 0.2, -0.5 / 0.25, -0.6 / 0.5];
+    pixel(pixels, 4, 3).forEach((v, c) => expect(v).toBeCloseTo(expected[c]!, 5));
   });
 
-  it('as bytes has a border of the rounded mean colour', async () => {
+  it('has a border of the rounded mean colour as bytes', async () => {
     const pixels = (await decoder.decodeBytes(red))!;
     expect(pixels).toBeInstanceOf(Uint8Array);
     expect(pixel(pixels, 0, 0)).toEqual([102, 128, 153]);
     expect(pixel(pixels, 0, 4)).toEqual([255, 0, 0]);
   });
 
-  it('is cropped to the square with crop', async () => {
+  it('is cropped to a square with fit crop', async () => {
     const cropping = new ImageDecoder({ ...format, fit: 'crop' }, { workers: 1 });
     const halves = svg(
       '<rect width="10" height="20" fill="#0000ff"/><rect x="10" width="20" height="20" fill="#ff0000"/>',
@@ -117,9 +117,9 @@ describe('an image', () => {
       [255, 255, 255],
     ],
     ['one pixel', () => plain(1, 1, '#804020').gif().toBuffer(), [128, 64, 32]],
-  ])('of another kind (%s) becomes RGB on white', async (_kind, make, want) => {
+  ])('becomes RGB on white: %s', async (_kind, make, expected) => {
     const pixels = (await decoder.decodeBytes(await make()))!;
-    pixel(pixels, 4, 4).forEach((v, c) => expect(Math.abs(v - want[c]!)).toBeLessThanOrEqual(1));
+    pixel(pixels, 4, 4).forEach((v, c) => expect(Math.abs(v - expected[c]!)).toBeLessThanOrEqual(1));
   });
 
   it('is rotated by its EXIF orientation', async () => {
@@ -157,7 +157,7 @@ describe('an unreadable image', () => {
     );
     expect(await decoder.decode(entities, 'entities')).toBeUndefined();
     expect(await decoder.decode(svg('<rect/>', 'width="90000" height="90000"'), 'huge drawing')).toBeUndefined();
-    // A drawing is not refused for an image it links to, but sees nothing of the disk.
+    // A drawing that links to a file is accepted, but the file is not read.
     const linked = svg(`<image href="file://${at('whole.jpg')}" width="40" height="20"/>`);
     const pixels = (await decoder.decodeBytes(linked))!;
     expect(pixel(pixels, 4, 4)).toEqual([255, 255, 255]);
@@ -166,14 +166,14 @@ describe('an unreadable image', () => {
 
 describe('the worker pool', () => {
   afterEach(() => void vi.restoreAllMocks());
-  /** Notes every image that a worker is given. */
-  const given = () => vi.spyOn(Worker.prototype, 'postMessage');
+  /** Records every image that is sent to a worker. */
+  const recordMessages = () => vi.spyOn(Worker.prototype, 'postMessage');
 
   it('sends all images to workers at once, so that they continue while this thread computes', async () => {
     const own = new ImageDecoder(format, { workers: 2 });
-    const { mock } = given();
+    const { mock } = recordMessages();
     const pixels = Array.from({ length: 30 }, () => own.decodeBytes(red));
-    // Nothing has been awaited: no answer can have been heard.
+    // Nothing has been awaited, so no reply has arrived.
     expect(mock.contexts).toHaveLength(30);
     const [first, second] = [...new Set(mock.contexts)].map((w) => mock.contexts.filter((c) => c === w).length);
     expect([first, second]).toEqual([15, 15]);
@@ -183,7 +183,7 @@ describe('the worker pool', () => {
 
   it('replaces a worker that fails and loses only its current image', async () => {
     const own = new ImageDecoder(format, { workers: 1 });
-    const { mock } = given();
+    const { mock } = recordMessages();
     const pixels = ['first', 'second', 'third'].map((name) => own.decodeBytes(red, name));
     (mock.contexts[0] as Worker).emit('error', new Error('out of memory'));
     expect((await Promise.all(pixels)).map((p) => p !== undefined)).toEqual([false, true, true]);
@@ -194,13 +194,13 @@ describe('the worker pool', () => {
     });
     await own.close();
     expect(new Set(mock.contexts).size).toBe(2);
-    // A thread that has ended has no number any more.
+    // A thread that has ended has the id -1.
     for (const worker of mock.contexts as Worker[]) await vi.waitFor(() => expect(worker.threadId).toBe(-1));
   });
 
   it('leaves no thread running after close()', async () => {
     const own = new ImageDecoder(format, { workers: 3 });
-    const { mock } = given();
+    const { mock } = recordMessages();
     const refused = Array.from({ length: 50 }, () => own.decode(at('whole.jpg')).catch((e: Error) => e.message));
     await own.close();
     expect(new Set(await Promise.all(refused))).toEqual(
@@ -272,7 +272,7 @@ describe('clips', () => {
     expect(await imageLoader(decoder, 2).load({ frames: [] })).toBeUndefined();
   });
 
-  it('must not be keys', async () => {
+  it('are rejected if they are keys', async () => {
     await expect(imageLoader(decoder).load({ key: 3 })).rejects.toThrow(
       'expected a file or bytes, got key 3. Use featureLoader',
     );

@@ -144,7 +144,7 @@ export class ImageDecoder {
   private settle(thread: Thread, reply: Reply): void {
     if ('fatal' in reply) {
       const error = new Error(
-        `ImageDecoder: sharp does not load (${reply.fatal}). Install it for this platform: npm install sharp.`,
+        `ImageDecoder: failed to load sharp (${reply.fatal}). Install it for this platform: npm install sharp.`,
       );
       for (const job of this.dismiss(thread)) job.reject(error);
     } else if ('stuck' in reply) {

@@ -64,7 +64,7 @@ type Line = z.infer<(typeof LINES)[keyof typeof LINES]>;
 /**
  * Documents of a JSONL file, one per line: `{parts}`, `{image, text}`, `{frames, text}`, `{video, text}`, MMC4's
  * `{text_list, image_info}`, or `{image, answer}` (a question of `eval.jsonl`). Memory holds only the offsets of the
- * lines. A bad line is rejected when it is read, and counted in `faults` with its line number.
+ * lines. An invalid line is rejected when it is read, and counted in `faults` with its line number.
  */
 export class LineDataset implements Dataset {
   readonly format = 'jsonl';
@@ -79,11 +79,11 @@ export class LineDataset implements Dataset {
 
   /**
    * @param images folder that image names are relative to; defaults to the folder of the file
-   * @throws Error if the file has lines and none of them is good
+   * @throws Error if the file has lines and none of them is valid
    */
   static async open(path: string, images = dirname(path)): Promise<LineDataset> {
     const dataset = new LineDataset(path, images, await findLines(path));
-    await dataset.expectGoodLine();
+    await dataset.expectValidLine();
     return dataset;
   }
 
@@ -107,7 +107,7 @@ export class LineDataset implements Dataset {
     return 'rejected' in line || 'video' in line ? undefined : namesIn(line)[0];
   }
 
-  private async expectGoodLine(): Promise<void> {
+  private async expectValidLine(): Promise<void> {
     const bad = new Faults();
     for (let i = 0; i < this.length; i++) {
       const line = await this.read(i);
@@ -117,7 +117,7 @@ export class LineDataset implements Dataset {
     if (this.length === 0) return;
     const [first] = bad.examples;
     throw new Error(
-      `${this.file}: expected at least one good line, got ${this.length} and none of them good ` +
+      `${this.file}: expected at least one valid line, got 0 of ${this.length} ` +
         `(${summarise(bad.counts)}). The first: ${first!.where}: ${first!.reason} (${first!.detail}).`,
     );
   }
@@ -180,12 +180,12 @@ function parseLine(value: unknown): Line | BrokenDocument {
   const schema = schemaOf(value);
   if (!schema) {
     const keys = 'parts; image, text; frames, text; video, text; image, answer; or text_list, image_info';
-    return broken('unknown form', `expected an object with ${keys}, got ${JSON.stringify(value).slice(0, 60)}`);
+    return broken('unexpected format', `expected an object with ${keys}, got ${JSON.stringify(value).slice(0, 60)}`);
   }
   const result = LINES[schema].safeParse(value);
   if (!result.success) {
     const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the line'}: ${issue.message}`);
-    return broken('unknown form', problems.slice(0, 3).join('; '));
+    return broken('unexpected format', problems.slice(0, 3).join('; '));
   }
   const outside = namesIn(result.data).find((name) => !isInside(name));
   return outside === undefined ? result.data : broken('file outside the folder', outside);

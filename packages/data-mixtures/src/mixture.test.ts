@@ -59,8 +59,8 @@ describe('a step', () => {
 });
 
 describe('order', () => {
-  const keysOf = (steps: MixtureStep[], set: number) =>
-    steps.flatMap((s) => Array.from(s.batches[set]!.batch.visual.data));
+  const keysOf = (steps: MixtureStep[], dataset: number) =>
+    steps.flatMap((s) => Array.from(s.batches[dataset]!.batch.visual.data));
 
   it('uses the order of a source that has one', async () => {
     const backwards = { ...pairs, shuffled: (place: number) => 10 - place };
@@ -118,32 +118,32 @@ describe('resuming', () => {
     expect(await take(mixture(ahead[4]!.cursor), 3)).toEqual(plain.slice(5));
   });
 
-  it('prepares several steps at once with the same documents and cursors as one by one', async () => {
+  it('gives the same documents and cursors for several steps at once as one by one', async () => {
     let release = () => {};
     const gate = new Promise<void>((open) => (release = open));
-    let asked = 0;
+    let requested = 0;
     const held = {
       ...features,
       load: async (media: Parameters<typeof features.load>[0]) => {
-        asked++;
+        requested++;
         await gate;
         return features.load(media);
       },
     };
     const mix = mixture(undefined, { media: held });
     const steps = [mix.next(), mix.next(), mix.next()];
-    // Images of the third are asked for though those of the first have not come: a page has two, a batch four pages.
-    await vi.waitFor(() => expect(asked).toBe(3 * 4 * 2));
+    // Images of the third step are requested before those of the first arrive: a page has two, a batch has four pages.
+    await vi.waitFor(() => expect(requested).toBe(3 * 4 * 2));
     release();
     expect(await Promise.all(steps)).toEqual(await take(mixture(), 3));
   });
 
   it('is settled when all pending documents are read and their images requested', async () => {
-    const asked: unknown[] = [];
+    const requested: unknown[] = [];
     const never = {
       ...features,
       load(media: Parameters<typeof features.load>[0]) {
-        asked.push(media);
+        requested.push(media);
         return new Promise<Float32Array>(() => undefined);
       },
     };
@@ -155,7 +155,7 @@ describe('resuming', () => {
     void mix.next();
     void mix.next();
     await mix.settled();
-    expect(asked).toHaveLength(2 * 4 * 2);
+    expect(requested).toHaveLength(2 * 4 * 2);
   });
 
   it('rejects the cursor of another mixture', async () => {
@@ -200,14 +200,14 @@ describe('broken documents and media', () => {
     expect(Array.from(batch.visual.data)).toEqual([7, 8]);
   });
 
-  it('keeps words apart that a broken image separated', async () => {
+  it('keeps words separate if a broken image was between them', async () => {
     const one = source(1, () => page(7, ' a', 1000, 'b', 1001, 1002, 'c ', 1003, 'd', 8, ' e', 1004));
     const mix = new Mixture({ seed: 1, tokenizer, datasets: [dataset('one', one, { batchSize: 1, pNext: 0 })] });
     const { batch } = (await mix.next()).batches[0]!;
     expect(tokenizer.words(batch.tokens)).toMatch(/^<BOS><image> a b c d<EOC><image> e<EOC><EOS>/);
   });
 
-  it('are an error if nothing else is left', async () => {
+  it('are an error if no other documents are left', async () => {
     const hopeless = new Mixture({
       seed: 1,
       tokenizer,
@@ -218,7 +218,9 @@ describe('broken documents and media', () => {
         ),
       ],
     });
-    await expect(hopeless.next()).rejects.toThrow(/6 documents of dataset "bad" in a row gave no sample .*"no media"/);
+    await expect(hopeless.next()).rejects.toThrow(
+      /6 documents of dataset "bad" in a row yielded no sample .*"no media"/,
+    );
   });
 
   it('name the dataset and the document whose source throws', async () => {

@@ -73,7 +73,7 @@ export interface DatasetReport {
   readonly repeats: number;
   /** Samples since the mixture was created, as are the counts below. */
   readonly samples: number;
-  /** Samples of other documents than the one whose turn it was, because that one gave no sample. */
+  /** Samples of substitute documents, used because the document at a position yielded no sample. */
   readonly substitutes: number;
   /** Skipped documents by reason. */
   readonly skipped: Readonly<Record<string, number>>;
@@ -102,7 +102,7 @@ interface DatasetState {
  * Mixes named datasets, each in its own shuffled order, into the batches of training steps.
  *
  * The output is a pure function of the seed and the cursor, whatever the number of decoding workers. Orders and samples
- * are computed from positions, so resuming needs no replay. If the document of a position gives no sample, another one
+ * are computed from positions, so resuming needs no replay. If the document of a position yields no sample, another one
  * drawn for the same position replaces it, so no position depends on the outcome of others.
  */
 export class Mixture implements AsyncIterable<MixtureStep> {
@@ -134,8 +134,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
   async next(): Promise<MixtureStep> {
     const { strategy = 'accumulate', tokenizer } = this.config;
     const { datasets } = this;
-    const turn = strategy === 'round-robin' ? [datasets[this.step % datasets.length]!] : datasets;
-    const taking = turn.map((state) => this.takeSamples(state));
+    const active = strategy === 'round-robin' ? [datasets[this.step % datasets.length]!] : datasets;
+    const taking = active.map((state) => this.takeSamples(state));
     this.step++;
     const cursor = this.cursor();
     const taken = await Promise.all(taking);
@@ -145,8 +145,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     };
     const batches =
       strategy === 'merged'
-        ? [{ name: 'merged', weight: turn[0]!.config.weight, batch: batchOf(taken.flat(), turn) }]
-        : turn.map((state, i) => {
+        ? [{ name: 'merged', weight: active[0]!.config.weight, batch: batchOf(taken.flat(), active) }]
+        : active.map((state, i) => {
             const { name, weight } = state.config;
             return { name, weight, batch: batchOf(taken[i]!, [state]) };
           });
@@ -200,7 +200,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
     return samples;
   }
 
-  /** The sample of the document at a position (counted over all epochs), or of its first substitute that gives one. */
+  /** The sample of the document at a position (counted over all epochs), or of its first substitute that yields one. */
   private async sampleAt(state: DatasetState, position: number): Promise<LoadedSample> {
     const { source, name } = state.config;
     const most = Math.min(source.length + 1, MAX_ATTEMPTS);
@@ -213,7 +213,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       state.skipped[made] = (state.skipped[made] ?? 0) + 1;
     }
     throw new Error(
-      `Mixture: ${most} documents of dataset "${name}" in a row gave no sample ` +
+      `Mixture: ${most} documents of dataset "${name}" in a row yielded no sample ` +
         `(skipped so far: ${JSON.stringify(state.skipped)}). Check its documents and its media loader.`,
     );
   }
@@ -306,7 +306,7 @@ function noteUnreadable(state: DatasetState, name: string): void {
 }
 
 function checkConfig({ datasets, strategy = 'accumulate', seed, tokenizer }: MixtureConfig): void {
-  if (datasets.length === 0) throw new Error('Mixture: datasets is empty; give at least one.');
+  if (datasets.length === 0) throw new Error('Mixture: datasets is empty. Pass at least one.');
   if (!Number.isSafeInteger(seed)) fail('Mixture: seed', 'a whole number', seed);
   expectOneOf('Mixture: strategy', strategy, STRATEGIES);
   checkTokenizer('Mixture', tokenizer);
@@ -336,9 +336,9 @@ function checkMergeable(datasets: readonly DatasetConfig[]): void {
           `${weight}. Weight merged datasets by their batchSize.`,
       );
     }
-    const [want, got] = [first!.media, media].map(({ kind, shape }) => `${kind} [${shape.join(', ')}]`);
-    if (got !== want) {
-      throw new Error(`Mixture: dataset "${name}" must have ${want} to be merged with the others, got ${got}.`);
+    const [expected, got] = [first!.media, media].map(({ kind, shape }) => `${kind} [${shape.join(', ')}]`);
+    if (got !== expected) {
+      throw new Error(`Mixture: dataset "${name}" must have ${expected} to be merged with the others, got ${got}.`);
     }
   }
 }

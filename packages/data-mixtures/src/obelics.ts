@@ -121,7 +121,7 @@ export class ObelicsDataset implements Dataset {
 
   private page({ images, texts, general_metadata: general }: ParquetRow, where: string): Document | BrokenDocument {
     if (!Array.isArray(images) || !Array.isArray(texts) || images.length !== texts.length) {
-      return { rejected: 'unknown form', detail: 'images and texts must be lists of equal length' };
+      return { rejected: 'unexpected format', detail: 'images and texts must be lists of equal length' };
     }
     const parts: (TextPart | MediaPart | undefined)[] = [];
     for (let i = 0; i < texts.length; i++) {

@@ -32,7 +32,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(root, { recursive: true }));
 
-const all = (set: Dataset) => Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
+const all = (dataset: Dataset) => Promise.all(Array.from({ length: dataset.length }, (_, i) => dataset.get(i)));
 const stored = (name: string, from = root) => ({ media: { image: join(from, name), name } });
 
 describe('a JSONL file', () => {
@@ -44,8 +44,8 @@ describe('a JSONL file', () => {
       { parts: [{ text: 'Q:', learn: false }, { image: 'p/red.png', alt: 'red' }, { text: 'grün' }] },
       { frames: ['p/red.png', 'p/red.png'], text: 'nothing moves' },
     );
-    const set = await openDataset(file);
-    expect(await all(set)).toEqual([
+    const dataset = await openDataset(file);
+    expect(await all(dataset)).toEqual([
       { kind: 'pair', parts: [stored('p/red.png'), { text: 'a red field' }] },
       {
         kind: 'page',
@@ -63,7 +63,7 @@ describe('a JSONL file', () => {
         ],
       },
     ]);
-    expect(set.where(2)).toBe(`${file}, line 4`);
+    expect(dataset.where(2)).toBe(`${file}, line 4`);
   });
 
   it('keeps the metadata that extraction writes', async () => {
@@ -83,18 +83,21 @@ describe('a JSONL file', () => {
   });
 
   it('skips blank lines and nothing else', async () => {
-    const set = await openDataset(put('blank.jsonl', '', ' \t\r', '1', '\r', '{"image":"a.png","text":"x"}\r', ''));
-    expect((await all(set)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['unknown form', 'pair']);
-    expect([0, 1].map((i) => set.where(i))).toEqual([`${at('blank.jsonl')}, line 3`, `${at('blank.jsonl')}, line 5`]);
-    // Across the pieces that a long file is read in.
+    const dataset = await openDataset(put('blank.jsonl', '', ' \t\r', '1', '\r', '{"image":"a.png","text":"x"}\r', ''));
+    expect((await all(dataset)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['unexpected format', 'pair']);
+    expect([0, 1].map((i) => dataset.where(i))).toEqual([
+      `${at('blank.jsonl')}, line 3`,
+      `${at('blank.jsonl')}, line 5`,
+    ]);
+    // Also across the chunks of a long file.
     const line = JSON.stringify({ parts: [{ text: 'x'.repeat(2 ** 19) }] });
     const long = await openDataset(put('long.jsonl', line, '  ', line, '\t', line));
     expect([long.length, long.where(2)]).toEqual([3, `${at('long.jsonl')}, line 5`]);
     expect((await all(long)).every((d) => 'kind' in d)).toBe(true);
   });
 
-  it('names the number and the problem of a bad line', async () => {
-    const set = await openDataset(
+  it('names the number and the problem of an invalid line', async () => {
+    const dataset = await openDataset(
       put(
         'bad.jsonl',
         { image: 'p/red.png', text: 'good' },
@@ -106,17 +109,17 @@ describe('a JSONL file', () => {
         { parts: [{ text: 3 }] },
       ),
     );
-    const documents = (await all(set)) as { rejected: string; detail: string }[];
+    const documents = (await all(dataset)) as { rejected: string; detail: string }[];
     expect(documents.slice(1).map((d) => d.rejected)).toEqual([
       'not JSON',
-      ...Array<string>(2).fill('unknown form'),
+      ...Array<string>(2).fill('unexpected format'),
       ...Array<string>(2).fill('file outside the folder'),
-      'unknown form',
+      'unexpected format',
     ]);
     expect(documents[2]!.detail).toMatch(/text: .*string.*received undefined/);
     expect(documents[3]!.detail).toMatch(/expected an object with parts; image, text.*got \{"picture"/);
-    expect(set.faults.counts).toEqual({ 'not JSON': 1, 'unknown form': 3, 'file outside the folder': 2 });
-    expect(set.faults.examples[0]!.where).toMatch(/bad\.jsonl, line 2$/);
+    expect(dataset.faults.counts).toEqual({ 'not JSON': 1, 'unexpected format': 3, 'file outside the folder': 2 });
+    expect(dataset.faults.examples[0]!.where).toMatch(/bad\.jsonl, line 2$/);
   });
 
   it('reads questions of eval.jsonl as documents of their own kind', async () => {
@@ -132,8 +135,10 @@ describe('a JSONL file', () => {
 
   it('skips a UTF-8 byte order mark', async () => {
     const line = JSON.stringify({ image: 'p/red.png', text: 'r\u00e9d' });
-    const set = await openDataset(put('bom.jsonl', `\ufeff${line}`, `\ufeff${line}`));
-    expect(await all(set)).toEqual(Array(2).fill({ kind: 'pair', parts: [stored('p/red.png'), { text: 'r\u00e9d' }] }));
+    const dataset = await openDataset(put('bom.jsonl', `\ufeff${line}`, `\ufeff${line}`));
+    expect(await all(dataset)).toEqual(
+      Array(2).fill({ kind: 'pair', parts: [stored('p/red.png'), { text: 'r\u00e9d' }] }),
+    );
     const blank = await openDataset(put('bom-blank.jsonl', '\ufeff', line));
     expect([blank.length, blank.where(0)]).toEqual([1, `${at('bom-blank.jsonl')}, line 2`]);
   });
@@ -143,21 +148,21 @@ describe('a JSONL file', () => {
     const line = JSON.stringify({ image: 'p/red.png', text: 'ros\u00e9' });
     const nan = '{"image": "p/red.png", "text": NaN}';
     writeFileSync(file, Buffer.concat([Buffer.from(`${line}\n`, 'latin1'), Buffer.from(`${line}\n${nan}\n`)]));
-    const set = await openDataset(file);
-    const [first, second, third] = await all(set);
+    const dataset = await openDataset(file);
+    const [first, second, third] = await all(dataset);
     expect(first).toEqual({ rejected: 'text is not UTF-8', detail: 'save the file as UTF-8' });
     expect(second).toMatchObject({ parts: [{}, { text: 'ros\u00e9' }] });
     expect(third).toMatchObject({
       rejected: 'not JSON',
       detail: expect.stringContaining('JSON has no NaN, write null'),
     });
-    expect(set.faults.counts).toEqual({ 'text is not UTF-8': 1, 'not JSON': 1 });
+    expect(dataset.faults.counts).toEqual({ 'text is not UTF-8': 1, 'not JSON': 1 });
   });
 
-  it('throws if no line is good, with the reasons and the first line', async () => {
+  it('throws if no line is valid, with the reasons and the first line', async () => {
     const file = put('none.jsonl', 'x', '1', '{"image": "../a.png", "text": "x"}', 'y');
     await expect(openDataset(file)).rejects.toThrow(
-      /none\.jsonl: expected at least one good line, got 4 and none of them good \(not JSON 2, unknown form 1, file outside the folder 1\)\. The first: .*none\.jsonl, line 1: not JSON \(Unexpected token/,
+      /none\.jsonl: expected at least one valid line, got 0 of 4 \(not JSON 2, unexpected format 1, file outside the folder 1\)\. The first: .*none\.jsonl, line 1: not JSON \(Unexpected token/,
     );
     expect((await openDataset(put('empty.jsonl', ''))).length).toBe(0);
   });
@@ -167,10 +172,10 @@ describe('a JSONL file', () => {
     put('folder/pairs.jsonl', { image: 'a.png', text: 'x' });
     put('folder/pages.jsonl', { parts: [{ text: 'y' }] }, 'broken');
     put('folder/eval.jsonl', { image: 'a.png', answer: 'x' });
-    const set = await openDataset(at('folder'));
-    expect((await all(set)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['page', 'not JSON', 'pair']);
-    expect(set.where(2)).toBe(`${at('folder', 'pairs.jsonl')}, line 1`);
-    expect(set.faults.counts).toEqual({ 'not JSON': 1 });
+    const dataset = await openDataset(at('folder'));
+    expect((await all(dataset)).map((d) => ('kind' in d ? d.kind : d.rejected))).toEqual(['page', 'not JSON', 'pair']);
+    expect(dataset.where(2)).toBe(`${at('folder', 'pairs.jsonl')}, line 1`);
+    expect(dataset.faults.counts).toEqual({ 'not JSON': 1 });
   });
 });
 
@@ -191,8 +196,8 @@ describe('MMC4', () => {
       { text_list: ['One.'], image_info: [{ image_name: '../x.png', matched_text_index: 0 }] },
       { text_list: ['One.'], image_info: [{ image_name: 'x.png', matched_text_index: 1 }] },
     );
-    const set = await openDataset(file, { images: at('p') });
-    expect(await all(set)).toEqual([
+    const dataset = await openDataset(file, { images: at('p') });
+    expect(await all(dataset)).toEqual([
       {
         kind: 'page',
         parts: [
@@ -206,7 +211,7 @@ describe('MMC4', () => {
       },
       { rejected: 'file outside the folder', detail: '../x.png' },
       {
-        rejected: 'unknown form',
+        rejected: 'unexpected format',
         detail: 'image_info.0.matched_text_index: expected a number below 1, the number of sentences, received 1',
       },
     ]);
@@ -244,23 +249,23 @@ describe('OBELICS', () => {
     return Buffer.from(buffer);
   };
 
-  it('is pages whose images are files named by a hash of their URL; missing ones are counted', async () => {
+  it('has pages whose images are files named by a hash of their URL; missing ones are counted', async () => {
     mkdirSync(at('obelics', 'images'), { recursive: true });
     const image = at('obelics', 'images', createHash('sha256').update(urls[0]!).digest('hex'));
     writeFileSync(image, red);
     write('train-0.parquet');
-    const set = await openDataset(at('obelics'));
-    const documents = await all(set);
+    const dataset = await openDataset(at('obelics'));
+    const documents = await all(dataset);
     expect(documents).toHaveLength(9);
     expect(documents[3]).toEqual({
       kind: 'page',
       parts: [{ text: 'Page 3.' }, { media: { image, name: urls[0] } }, { text: 'After.' }],
       about: { url: 'http://example.org/3' },
     });
-    expect(documents[4]).toMatchObject({ rejected: 'unknown form' });
-    expect(set.faults.counts).toEqual({ 'missing image': 8, 'unknown form': 1 });
-    expect(set.where(5)).toMatch(/train-0\.parquet, row 5$/);
-    const order = documents.map((_, i) => set.shuffled!(i, 'seed', 0));
+    expect(documents[4]).toMatchObject({ rejected: 'unexpected format' });
+    expect(dataset.faults.counts).toEqual({ 'missing image': 8, 'unexpected format': 1 });
+    expect(dataset.where(5)).toMatch(/train-0\.parquet, row 5$/);
+    const order = documents.map((_, i) => dataset.shuffled!(i, 'seed', 0));
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8]);
   });
 
@@ -296,8 +301,8 @@ describe('OBELICS', () => {
         schema: [{ name: 'root', num_children: 2 }, ...columns],
       });
       writeFileSync(at('obelics', 'binary.parquet'), Buffer.from(buffer));
-      const set = await openDataset(at('obelics', 'binary.parquet'));
-      expect(await all(set), String(typed)).toEqual([
+      const dataset = await openDataset(at('obelics', 'binary.parquet'));
+      expect(await all(dataset), String(typed)).toEqual([
         {
           kind: 'page',
           parts: [
@@ -341,14 +346,14 @@ describe('OBELICS', () => {
         const bytes = Buffer.from(whole);
         for (const [place, by] of changes) bytes[place]! ^= by;
         writeFileSync(at('obelics', 'train-0.parquet'), changes.length === 1 ? bytes.subarray(0, end) : bytes);
-        // A parser that hangs is ended sooner than it would be in earnest.
+        // Stops a parser that hangs sooner than the default.
         const reader = new ParquetReader(1000);
         const file = at('obelics', 'train-0.parquet');
-        const set = await ObelicsDataset.open([file], at('obelics', 'images'), reader).catch((error: Error) => {
+        const dataset = await ObelicsDataset.open([file], at('obelics', 'images'), reader).catch((error: Error) => {
           expect(error.message).toMatch(/train-0\.parquet: expected/);
           return undefined;
         });
-        for (const document of set ? await all(set) : []) {
+        for (const document of dataset ? await all(dataset) : []) {
           if ('rejected' in document) continue;
           read += document.parts.filter((part) => 'text' in part && known.has(part.text)).length;
         }
@@ -399,13 +404,13 @@ describe('COCO captions and VQAv2', () => {
   it('name what is wrong with a file', async () => {
     const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
     await expect(openDataset(file)).rejects.toThrow(
-      /captions\.json: expected at least one good annotation, got 1 and none of them good \(annotation without image 1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
+      /captions\.json: expected at least one valid annotation, got 0 of 1 \(annotation without image 1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
     );
     await expect(openDataset(put('list.json', [1]))).rejects.toThrow(/list\.json: the file: .*expected object/);
   });
 });
 
-describe('annotation files with a few bad entries', () => {
+describe('annotation files with a few invalid entries', () => {
   it('lose those entries, counted, and nothing else; a byte order mark is skipped', async () => {
     const captions = {
       images: [{ id: 1, file_name: 'a.jpg' }, { id: 2 }],
@@ -417,16 +422,16 @@ describe('annotation files with a few bad entries', () => {
         { image_id: 1, caption: 'also good' },
       ],
     };
-    const set = await openDataset(put('captions_few.json', `\ufeff${JSON.stringify(captions)}`));
-    expect((await all(set)).map((d) => ('rejected' in d ? d.rejected : d.parts[1]))).toEqual([
+    const dataset = await openDataset(put('captions_few.json', `\ufeff${JSON.stringify(captions)}`));
+    expect((await all(dataset)).map((d) => ('rejected' in d ? d.rejected : d.parts[1]))).toEqual([
       'annotation without image',
       { text: 'good' },
       'annotation without image',
-      'unknown form',
+      'unexpected format',
       { text: 'also good' },
     ]);
-    expect(set.faults.counts).toEqual({ 'annotation without image': 2, 'unknown form': 1 });
-    expect(set.faults.examples[0]).toMatchObject({ where: `${at('captions_few.json')}, annotation 0` });
+    expect(dataset.faults.counts).toEqual({ 'annotation without image': 2, 'unexpected format': 1 });
+    expect(dataset.faults.examples[0]).toMatchObject({ where: `${at('captions_few.json')}, annotation 0` });
 
     const question = (question_id: number) => ({ image_id: 9, question: 'What?', question_id });
     const questions = put('q_questions.json', { data_subtype: 'val2014', questions: [question(1), question(2), {}] });
@@ -435,7 +440,7 @@ describe('annotation files with a few bad entries', () => {
     expect((await all(vqa)).map((d) => ('rejected' in d ? d.rejected : d.kind))).toEqual([
       'question without answer',
       'pair',
-      'unknown form',
+      'unexpected format',
     ]);
   });
 
@@ -461,10 +466,10 @@ describe.runIf(spawnSync('ffmpeg', ['-version']).status === 0)('a folder of vide
     put('videos/a.txt', 'red turns blue\n');
     put('videos/b.txt', 'short');
     put('videos/c.mp4', '#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd');
-    put('videos/c.txt', 'a play list in disguise');
+    put('videos/c.txt', 'a disguised playlist');
     writeFileSync(at('videos', 'd.mp4'), '');
-    const set = await openDataset(at('videos'));
-    const documents = await all(set);
+    const dataset = await openDataset(at('videos'));
+    const documents = await all(dataset);
     const [{ media }, text] = (documents[0] as Document).parts as [{ media: { frames: Buffer[] } }, { text: string }];
     expect(text.text).toBe('red turns blue');
     const reds = await Promise.all(media.frames.map(async (f) => (await sharp(f).stats()).channels[0]!.mean > 128));

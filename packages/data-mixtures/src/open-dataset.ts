@@ -34,10 +34,10 @@ export interface OpenDatasetOptions {
  * own path; its lines `{"image", "answer"}` become documents of kind `question`. To mix the files of a folder with
  * different weights, open each by its path: `openDataset('my-data/pages.jsonl')`, `openDataset('my-data/pairs.jsonl')`.
  *
- * Opening reads no documents except of JSONL, where it looks for the first good line. `get` returns the reason for a
- * document that is broken, and `faults` counts and locates it.
+ * Opening reads documents only of JSONL files, to find the first valid line. For a broken document `get` returns the
+ * reason, and `faults` counts and locates it.
  *
- * @throws Error if nothing readable is there, or if no line of a JSONL file is good
+ * @throws Error if the path has nothing readable, or if no line of a JSONL file is valid
  */
 export async function openDataset(path: string, { images }: OpenDatasetOptions = {}): Promise<Dataset> {
   const info = await stat(path).catch(() => undefined);
@@ -70,7 +70,7 @@ async function openFile(path: string, images: string | undefined): Promise<Datas
     return (await startOf(path)).includes('"questions"') ? openVqa(path, images) : openCocoCaptions(path, images);
   }
   const got = extension ? `.${extension}` : 'a file without extension';
-  throw new Error(`${path}: expected .tar, .jsonl, .parquet or .json, got ${got}. Unpack what is compressed.`);
+  throw new Error(`${path}: expected .tar, .jsonl, .parquet or .json, got ${got}. Unpack compressed files first.`);
 }
 
 /** Reads enough of a file to see its first keys: VQAv2's files begin with a licence. */

@@ -26,8 +26,8 @@ describe('text building', () => {
           tokenize,
         },
       );
-      const want = page.rejected ? { rejected: page.rejected } : { text: page.text, imageSlots: page.image_slots };
-      expect(got, page.sentences[0]).toEqual(want);
+      const expected = page.rejected ? { rejected: page.rejected } : { text: page.text, imageSlots: page.image_slots };
+      expect(got, page.sentences[0]).toEqual(expected);
     }
   });
 

@@ -2,7 +2,7 @@ import { Worker } from 'node:worker_threads';
 
 /** A valid row group takes a second or two. */
 const TIMEOUT_MS = 30_000;
-/** Memory of the worker without its buffers. */
+/** Heap limit of the worker. Buffers do not count. */
 const MAX_HEAP_MIB = 2048;
 
 export interface ParquetDescription {

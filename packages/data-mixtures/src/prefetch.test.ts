@@ -25,7 +25,7 @@ it('requires a whole number of items', async () => {
   await expect(iterate()).rejects.toThrow('prefetch: ahead must be a whole number from 0, got NaN');
 });
 
-it('keeps the order and the end', async () => {
+it('keeps the order and ends with the source', async () => {
   const seen: number[] = [];
   for await (const i of prefetch(counting().items, 3)) seen.push(i);
   expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -58,14 +58,14 @@ it('closes the source when the loop is left', async () => {
   expect(state.ended).toBe(true);
 });
 
-it('yields no item before the requests for the next ones are with the workers', async () => {
-  const [asked, sent] = [[] as number[], [] as number[]];
+it('yields an item only after the next ones have been sent to the workers', async () => {
+  const [requested, sent] = [[] as number[], [] as number[]];
   let reading = Promise.resolve();
   const source = {
     [Symbol.asyncIterator]: () => ({
       next() {
-        const i = asked.push(asked.length) - 1;
-        // Read from a disk first, over many turns of the event loop; then with the workers.
+        const i = requested.push(requested.length) - 1;
+        // First reads from disk over many turns of the event loop, then sends to the workers.
         reading = reading
           .then(tick)
           .then(tick)
@@ -76,7 +76,7 @@ it('yields no item before the requests for the next ones are with the workers', 
     settled: () => reading,
   };
   for await (const i of prefetch(source, 2)) {
-    expect(sent).toEqual(asked);
+    expect(sent).toEqual(requested);
     expect(sent.length).toBe(i + 3);
     if (i === 4) break;
   }

@@ -4,8 +4,9 @@ import { expectWhole } from './checks';
  * Prepares up to `ahead` items while the consumer works on the current one. Keeps the order of items and throws an error at
  * the position of its item. Leaving the loop closes the source.
  *
- * A consumer may block this thread with computation, while worker threads continue. So before `prefetch` yields an item, it
- * makes sure that the work for the next ones is with the workers: it lets the event loop turn and awaits `source.settled`.
+ * A consumer may block this thread with computation, while worker threads continue. So before `prefetch` yields an
+ * item, it makes sure that the next ones have been sent to the workers: it lets the event loop run and awaits
+ * `source.settled`.
  */
 export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGenerator<T, void, undefined> {
   expectWhole('prefetch: ahead', ahead, 0);

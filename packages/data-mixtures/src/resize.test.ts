@@ -5,7 +5,7 @@ import { centreCrop, normalise, preprocess, resizeBicubic, type RgbImage } from 
 const MEAN = [0.5, 0.25, 0] as const;
 const STD = [0.5, 0.25, 1] as const;
 
-/** An image whose bytes follow from their place. */
+/** An image with a fixed pattern of bytes. */
 function madeImage(width: number, height: number): RgbImage {
   const data = Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37 + (i >> 3) * 11) % 256);
   return { width, height, data };
@@ -67,7 +67,7 @@ describe('resizeBicubic', () => {
     }
   });
 
-  it('clips what overshoots at an edge', () => {
+  it('clips overshoot at an edge', () => {
     const edge: RgbImage = {
       width: 4,
       height: 1,
@@ -89,7 +89,7 @@ describe('resizeBicubic', () => {
     };
     const straight = turn(resizeBicubic(image, 4, 5)).data;
     const turned = resizeBicubic(turn(image), 5, 4).data;
-    // Passes are rounded in another order, so a byte may differ by one.
+    // The passes round in another order, so a byte may differ by one.
     straight.forEach((v, i) => expect(Math.abs(v - turned[i]!)).toBeLessThanOrEqual(1));
   });
 

@@ -195,14 +195,14 @@ describe('any document', () => {
       fc.property(document, options, fc.nat(), (d, o, seed) => {
         const s = buildSample(d, tokenizer, o, seededStream(seed));
         if ('rejected' in s) return;
-        const marks = Array.from(s.tokens).filter((id) => id === IMAGE).length;
+        const images = Array.from(s.tokens).filter((id) => id === IMAGE).length;
         expect(s.tokens.length).toBeLessThanOrEqual(o.maxTokens);
-        expect(marks).toBe(s.media.length);
-        expect(marks).toBeGreaterThan(0);
-        if (d.kind === 'page') expect(marks).toBeLessThanOrEqual(o.maxMedia);
+        expect(images).toBe(s.media.length);
+        expect(images).toBeGreaterThan(0);
+        if (d.kind === 'page') expect(images).toBeLessThanOrEqual(o.maxMedia);
         for (let i = 0; i < s.tokens.length; i++) {
           if (i > 0) expect(s.mediaIndex[i]!).toBeGreaterThanOrEqual(s.mediaIndex[i - 1]!);
-          expect(s.mediaIndex[i]!).toBeLessThanOrEqual(marks);
+          expect(s.mediaIndex[i]!).toBeLessThanOrEqual(images);
           if (s.tokens[i] === IMAGE) expect(s.lossMask[i]).toBe(0);
           if (s.tokens[i] === EOS) expect(i).toBe(s.tokens.length - 1);
           // After <BOS> every <image> but a window's first follows an <EOC>.

@@ -10,8 +10,8 @@ const LOSS_RULES = ['paper', 'open-flamingo-interleaved', 'open-flamingo-pairs']
  * Which tokens the loss covers. The paper sums the likelihood over the text (eq. 2) and does not mention special tokens:
  *
  * - `paper`: text that attends to an image, and the `<EOC>` and `<EOS>` after such text. Not covered: `<BOS>`, `<image>`,
- *   text with media index 0 (it attends to no image, and the frozen language model can write already), and the `<EOC>` of
- *   an image without text (it would teach to answer an image with nothing).
+ *   text with media index 0 (it attends to no image, and the frozen language model has already learned text), and the `<EOC>`
+ *   of an image without text (it would teach the model to answer an image with nothing).
  * - `open-flamingo-interleaved`, `open-flamingo-pairs`: the rules of OpenFlamingo for MMC4 and for LAION.
  */
 export type LossRule = (typeof LOSS_RULES)[number];
@@ -40,7 +40,7 @@ export interface Sample {
   readonly media: readonly MediaRef[];
 }
 
-/** Why a document gives no sample. Reports count equal reasons. */
+/** Why a document yields no sample. Reports count equal reasons. */
 export interface Rejection {
   readonly rejected: 'question for evaluation' | 'no media' | 'not exactly one medium' | 'no text to learn';
 }
@@ -100,7 +100,7 @@ export function buildSample(
 
 /**
  * Phi in the paper: for each token the number of `<image>` tokens up to and including it, 0 before the first
- * (section 2.3). That `<image>` itself belongs to its own image is OpenFlamingo's reading.
+ * (section 2.3). An `<image>` token belongs to its own image, as in OpenFlamingo.
  */
 export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const index = new Int32Array(tokens.length);
@@ -110,9 +110,9 @@ export function mediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Arr
 }
 
 /**
- * The index of pages whose text precedes its image (appendix A.3.2): the first image at or after the token. Text after the
- * last image attends to that one. With 0 the model would see text after an image that attends to none, which never occurs
- * in prompts, and a page that starts with its only image would lose all its text.
+ * The index of pages whose text precedes its image (appendix A.3.2): the first image at or after the token. Text after
+ * the last image attends to that one. With 0, the model would see text after an image that attends to no image, which
+ * never occurs in prompts, and a page that starts with its only image would lose all its text.
  */
 export function nextMediaIndexOf(tokens: ArrayLike<number>, image: number): Int32Array {
   const previous = mediaIndexOf(tokens, image);

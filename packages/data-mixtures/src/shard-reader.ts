@@ -27,7 +27,7 @@ import { decodeUtf8, jsonProblem } from './text';
 /** Number of shards whose documents are shuffled together. The listings of twice as many are cached. */
 const SHUFFLED_SHARDS = 16;
 
-/** How the JSON of a document by `ShardWriter` begins. */
+/** Start of the JSON of a document that `ShardWriter` wrote. */
 const OWN = '{"flamingo":';
 
 const isShard = (name: string) => /^[^.].*\.tar$/.test(name);
@@ -195,7 +195,7 @@ async function listDocuments(file: string, faults: Faults): Promise<Listing> {
     if (name.key !== last?.key || archive !== last.archive)
       documents.push({ key: name.key, archive, members: new Map() });
     const { members } = documents[documents.length - 1]!;
-    if (members.has(name.extension)) faults.add('member given twice', `${file}, ${member.name}`);
+    if (members.has(name.extension)) faults.add('duplicate member', `${file}, ${member.name}`);
     else members.set(name.extension, member);
   }
   return listing;
@@ -230,7 +230,7 @@ async function readOwn(
   }
   if (value === undefined) return { rejected: 'wrong checksum' };
   const result = storedDocument.safeParse(value);
-  if (!result.success) return { rejected: 'unknown form' };
+  if (!result.success) return { rejected: 'unexpected format' };
   const { kind, parts: stored, about } = result.data;
 
   let budget = MAX_DOCUMENT_BYTES;
@@ -240,7 +240,7 @@ async function readOwn(
     budget -= found.size;
     if (budget < 0) return void fault('images too large');
     const bytes = await readBytes(file, found.offset, found.size);
-    return sha256(bytes) === expected ? bytes : void fault('wrong checksum of an image');
+    return sha256(bytes) === expected ? bytes : void fault('wrong image checksum');
   };
   const parts: (TextPart | MediaPart | undefined)[] = [];
   for (const part of stored) {
@@ -249,17 +249,17 @@ async function readOwn(
       continue;
     }
     const { name, alt } = part;
-    const said = { ...(name !== undefined && { name }), ...(alt !== undefined && { alt }) };
+    const labels = { ...(name !== undefined && { name }), ...(alt !== undefined && { alt }) };
     if ('image' in part) {
       const image = await load(part.image);
-      parts.push(image && { media: { image, ...said } });
+      parts.push(image && { media: { image, ...labels } });
     } else {
       const frames: Uint8Array[] = [];
       for (const frame of part.frames) {
         const bytes = await load(frame);
         if (bytes) frames.push(bytes);
       }
-      parts.push(frames.length > 0 ? { media: { frames, ...said } } : undefined);
+      parts.push(frames.length > 0 ? { media: { frames, ...labels } } : undefined);
     }
   }
   return { kind, parts: closeGaps(parts), ...(about && { about }) };

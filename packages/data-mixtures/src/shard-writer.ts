@@ -20,7 +20,7 @@ import { MAX_MEMBER_BYTES, TAR_END, tarMember } from './tar';
 
 /** Counts tokens for a manifest. */
 export interface TokenCounter {
-  /** Name of the tokenizer, for people. */
+  /** Human-readable name of the tokenizer. */
   readonly name: string;
   count(text: string): number;
 }
@@ -53,7 +53,7 @@ export class DocumentTooLarge extends Error {
 
 /**
  * Writes documents as WebDataset shards, and a manifest at the end. Writes each shard to a temporary file and renames it
- * when it is complete. Stores images of equal bytes once per shard. Equal documents give equal bytes.
+ * when it is complete. Stores images of equal bytes once per shard. Equal documents produce equal bytes.
  */
 export class ShardWriter {
   private readonly shards: ShardEntry[] = [];
@@ -76,7 +76,7 @@ export class ShardWriter {
     await mkdir(folder, { recursive: true });
     if (existsSync(join(folder, MANIFEST))) {
       throw new Error(
-        `ShardWriter: ${folder} holds finished shards (${MANIFEST}). Choose another folder or remove it.`,
+        `ShardWriter: ${folder} already has finished shards (${MANIFEST}). Choose another folder or empty this one.`,
       );
     }
     return new ShardWriter(folder, { prefix, maxDocuments, maxBytes, tokens });
@@ -277,7 +277,7 @@ class DocumentImages {
     if (bytes.length > MAX_MEMBER_BYTES) {
       throw new DocumentTooLarge('image too large', `${mediaName(media)}: more than ${MAX_MEMBER_BYTES} bytes.`);
     }
-    // A reader loads an image as often as the document shows it.
+    // A reader loads an image once for each time that the document shows it.
     this.bytes += bytes.length;
     if (this.bytes > MAX_DOCUMENT_BYTES) {
       const most = `${MAX_DOCUMENT_BYTES} bytes in one document`;
@@ -298,7 +298,9 @@ class DocumentImages {
 const framesOf = (part: Document['parts'][number]) =>
   'media' in part && 'frames' in part.media ? part.media.frames.length : 1;
 
-/** File name of an image, for reports. The folders of the machine that wrote the shard are private. */
+/**
+ * File name of an image, for reports. Leaves out the folders, which are private to the machine that writes the shard.
+ */
 function pathOf(media: MediaRef): string | undefined {
   const first = 'image' in media ? media.image : 'frames' in media ? media.frames[0] : undefined;
   return typeof first === 'string' ? basename(first) : undefined;

@@ -54,17 +54,17 @@ async function written(folder: string, count: number, maxDocuments = 4): Promise
   return ShardDataset.open(folder);
 }
 
-/** Every document, or why there is none. */
-async function all(set: ShardDataset) {
-  return Promise.all(Array.from({ length: set.length }, (_, i) => set.get(i)));
+/** Every document, or why it is rejected. */
+async function all(dataset: ShardDataset) {
+  return Promise.all(Array.from({ length: dataset.length }, (_, i) => dataset.get(i)));
 }
 
 describe('shards of ShardWriter', () => {
   it('return what was written, and the manifest describes it', async () => {
     const folder = fresh();
-    const set = await written(folder, 10);
-    expect(await all(set)).toEqual(Array.from({ length: 10 }, (_, i) => (i === 5 ? clip() : page(i))));
-    expect(set.faults.counts).toEqual({});
+    const dataset = await written(folder, 10);
+    expect(await all(dataset)).toEqual(Array.from({ length: 10 }, (_, i) => (i === 5 ? clip() : page(i))));
+    expect(dataset.faults.counts).toEqual({});
     const manifest = (await readManifest(folder))!;
     expect(manifest).toMatchObject({ documents: 10, images: 20, dropped: { 'no image': 3 } });
     // "Page 3 ." "Question ?" "Grün – 3": eight each, and one word of the clip.
@@ -146,11 +146,11 @@ describe('shards of ShardWriter', () => {
     const bytes = readFileSync(first);
     bytes[bytes.indexOf(images[0]!) + 100]! ^= 1;
     writeFileSync(first, bytes);
-    const set = await ShardDataset.open(folder);
-    expect((await all(set)).map((d) => 'parts' in d && d.parts.filter((p) => 'media' in p).length)).toEqual([
+    const dataset = await ShardDataset.open(folder);
+    expect((await all(dataset)).map((d) => 'parts' in d && d.parts.filter((p) => 'media' in p).length)).toEqual([
       0, 1, 2, 1,
     ]);
-    expect(set.faults.counts).toEqual({ 'wrong checksum of an image': 2 });
+    expect(dataset.faults.counts).toEqual({ 'wrong image checksum': 2 });
   });
 
   it('can be concatenated by cat; each archive has its own documents and images', async () => {
@@ -163,15 +163,15 @@ describe('shards of ShardWriter', () => {
     const [first, second] = [join(a, 'pages-000000.tar'), join(b, 'shard-000000.tar')].map((f) => readFileSync(f));
     // GNU tar pads archives to 10 KiB.
     writeFileSync(join(both, '0.tar'), Buffer.concat([first!, Buffer.alloc(10_240), second!]));
-    const set = await ShardDataset.open(both);
-    expect(await all(set)).toEqual([page(0), page(1), page(2), page(7), page(8)]);
-    expect(set.faults.counts).toEqual({});
+    const dataset = await ShardDataset.open(both);
+    expect(await all(dataset)).toEqual([page(0), page(1), page(2), page(7), page(8)]);
+    expect(dataset.faults.counts).toEqual({});
   });
 
   it('are not mixed with finished ones; wrong options are named', async () => {
     const folder = fresh();
     await written(folder, 1);
-    await expect(ShardWriter.create(folder)).rejects.toThrow(/holds finished shards/);
+    await expect(ShardWriter.create(folder)).rejects.toThrow(/already has finished shards/);
     await expect(ShardWriter.create(fresh(), { prefix: '../x' })).rejects.toThrow(/prefix must be/);
     await expect(ShardWriter.create(fresh(), { maxDocuments: NaN })).rejects.toThrow(
       'maxDocuments must be a whole number from 1, got NaN',
@@ -202,7 +202,7 @@ describe('documents beyond the limits of readers', () => {
 });
 
 describe('broken shards', () => {
-  /** Changes one byte of a shard at the first place of some text. */
+  /** Flips one bit of a shard, `by` bytes after the start of the first occurrence of a text. */
   const damage = (file: string, text: string | Buffer, by = 0) => {
     const bytes = readFileSync(file);
     bytes[bytes.indexOf(text) + by]! ^= 1;
@@ -215,18 +215,18 @@ describe('broken shards', () => {
     const first = join(folder, 'pages-000000.tar');
     damage(first, 'Page 1.');
     damage(first, images[2]!, 100);
-    const set = await ShardDataset.open(folder);
-    const documents = await all(set);
+    const dataset = await ShardDataset.open(folder);
+    const documents = await all(dataset);
     expect(documents[0]).toEqual(page(0));
     expect(documents[1]).toEqual({ rejected: 'wrong checksum' });
     expect((documents[2] as Document).parts).toEqual(page(2).parts.filter((_, i) => i !== 1));
-    expect(set.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong checksum of an image': 1 });
-    expect(set.faults.examples.map(({ where }) => where)).toContain(`${first}, document 1`);
-    const problems = await verifyShards(folder, set.manifest!);
+    expect(dataset.faults.counts).toEqual({ 'wrong checksum': 1, 'wrong image checksum': 1 });
+    expect(dataset.faults.examples.map(({ where }) => where)).toContain(`${first}, document 1`);
+    const problems = await verifyShards(folder, dataset.manifest!);
     expect(problems).toEqual([expect.stringMatching(/pages-000000\.tar: sha256 must be [0-9a-f]{64}, got/)]);
   });
 
-  it('are read up to where they are truncated, and past a broken header', async () => {
+  it('are read up to a truncation, and past a broken header', async () => {
     const folder = fresh();
     await written(folder, 4);
     const file = join(folder, 'pages-000000.tar');
@@ -238,10 +238,10 @@ describe('broken shards', () => {
 
     writeFileSync(file, whole);
     damage(file, '00000002.0.jpg', 3);
-    const set = await ShardDataset.open(folder);
-    expect((await set.get(3)) as Document).toEqual(page(3));
-    expect(((await set.get(2)) as Document).parts).toHaveLength(4);
-    expect(set.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
+    const dataset = await ShardDataset.open(folder);
+    expect((await dataset.get(3)) as Document).toEqual(page(3));
+    expect(((await dataset.get(2)) as Document).parts).toHaveLength(4);
+    expect(dataset.faults.counts).toEqual({ 'broken header': 1, 'missing image': 1 });
   });
 
   it('without readable documents, or not in the manifest, are named', async () => {
@@ -249,8 +249,8 @@ describe('broken shards', () => {
     mkdirSync(folder);
     const broken = join(folder, '00000.tar');
     writeFileSync(broken, Buffer.alloc(5000, 7));
-    const set = await ShardDataset.open(folder);
-    expect([set.length, set.faults.counts]).toEqual([0, { 'broken header': 1, 'shard without documents': 1 }]);
+    const dataset = await ShardDataset.open(folder);
+    expect([dataset.length, dataset.faults.counts]).toEqual([0, { 'broken header': 1, 'shard without documents': 1 }]);
     const ours = fresh();
     await written(ours, 1);
     writeFileSync(join(ours, 'stale.tar'), TAR_END);
@@ -263,9 +263,9 @@ describe('broken shards', () => {
     const folder = fresh();
     await written(folder, 8);
     rmSync(join(folder, 'pages-000001.tar'));
-    const set = await ShardDataset.open(folder);
-    expect((await all(set)).slice(4)).toEqual(Array(4).fill({ rejected: 'missing shard' }));
-    expect(await verifyShards(folder, set.manifest!)).toEqual([
+    const dataset = await ShardDataset.open(folder);
+    expect((await all(dataset)).slice(4)).toEqual(Array(4).fill({ rejected: 'missing shard' }));
+    expect(await verifyShards(folder, dataset.manifest!)).toEqual([
       expect.stringContaining('listed in manifest.json, but missing'),
     ]);
   });
@@ -285,7 +285,7 @@ describe('broken shards', () => {
     const folder = fresh();
     await written(folder, 4);
     const whole = readFileSync(join(folder, 'pages-000000.tar'));
-    const want = new Set(Array.from({ length: 4 }, (_, i) => JSON.stringify(page(i).parts[4])));
+    const expected = new Set(Array.from({ length: 4 }, (_, i) => JSON.stringify(page(i).parts[4])));
     const file = join(root, 'mutated.tar');
     const places = { at: fc.nat(whole.length - 1), length: fc.integer({ min: 1, max: 700 }) };
     const change = fc.oneof(
@@ -304,13 +304,13 @@ describe('broken shards', () => {
           else if (kind === 'repeat') bytes = Buffer.concat([bytes.subarray(0, end), bytes.subarray(at)]);
           else bytes = bytes.subarray(0, at);
         }
-        // Listed when it is opened, and as the manifest of before says.
+        // Once without a manifest, and once with the manifest of the whole shard.
         for (const place of [file, join(folder, 'pages-000000.tar')]) {
           writeFileSync(place, bytes);
-          const set = await ShardDataset.open(place);
-          for (const document of await all(set)) {
+          const dataset = await ShardDataset.open(place);
+          for (const document of await all(dataset)) {
             if ('rejected' in document || document.about === undefined) continue;
-            expect(want).toContain(JSON.stringify(document.parts.at(-1)));
+            expect(expected).toContain(JSON.stringify(document.parts.at(-1)));
           }
         }
       }),
@@ -338,8 +338,8 @@ describe('shards of img2dataset', () => {
       const file = join(folder, `${format}.tar`);
       const names = format === 'ustar' ? made.filter((name) => name.length < 100) : made;
       tar('cf', file, `--format=${format}`, '-C', join(folder, 'made'), ...names);
-      const set = await ShardDataset.open(file);
-      const documents = await all(set);
+      const dataset = await ShardDataset.open(file);
+      const documents = await all(dataset);
       expect(documents.slice(0, 4)).toEqual([
         {
           kind: 'pair',
@@ -372,8 +372,8 @@ describe('shards of img2dataset', () => {
         TAR_END,
       ]),
     );
-    const set = await ShardDataset.open(file);
-    const documents = await all(set);
+    const dataset = await ShardDataset.open(file);
+    const documents = await all(dataset);
     expect(documents.map((d) => ('rejected' in d ? d.rejected : d.parts[1]))).toEqual([
       { text: 'ros\u00e9' },
       'text is not UTF-8',
@@ -383,10 +383,10 @@ describe('shards of img2dataset', () => {
       'no caption',
     ]);
     expect(documents[3]).toMatchObject({ detail: expect.stringContaining('JSON has no NaN') });
-    expect(set.faults.counts).toEqual({ 'text is not UTF-8': 2, 'not JSON': 1, 'no caption': 1 });
+    expect(dataset.faults.counts).toEqual({ 'text is not UTF-8': 2, 'not JSON': 1, 'no caption': 1 });
   });
 
-  it('must not name files outside, be links, or have a wrong size', async () => {
+  it('must not point outside, contain links, or have wrong sizes', async () => {
     const folder = fresh();
     mkdirSync(folder);
     symlinkSync('/etc/passwd', join(folder, '2.jpg'));
@@ -401,19 +401,19 @@ describe('shards of img2dataset', () => {
     expect(faults.counts).toEqual({ 'not a regular file': 1, 'unsafe name': 5 });
     expect(names.map(isInside)).toEqual([false, false, false, false, false, true, true]);
 
-    // A header that claims 7 GiB of a file of some hundred bytes, with its checksum put right.
-    const liar = tarMember('1.jpg', Buffer.alloc(10));
-    liar.write('70000000000 ', 124, 'latin1');
-    liar.fill(' ', 148, 156);
-    const sum = liar.subarray(0, 512).reduce((a, b) => a + b, 0);
-    liar.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-    writeFileSync(file, Buffer.concat([liar, tarMember('2.jpg', images[0]!), TAR_END]));
-    const lies = new Faults();
-    expect((await listTar(file, lies)).map((m) => m.name)).toEqual(['2.jpg']);
-    expect(lies.counts).toEqual({ 'truncated member': 1 });
+    // A header that claims 7 GiB in a file of a few hundred bytes, with a correct checksum.
+    const forged = tarMember('1.jpg', Buffer.alloc(10));
+    forged.write('70000000000 ', 124, 'latin1');
+    forged.fill(' ', 148, 156);
+    const sum = forged.subarray(0, 512).reduce((a, b) => a + b, 0);
+    forged.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+    writeFileSync(file, Buffer.concat([forged, tarMember('2.jpg', images[0]!), TAR_END]));
+    const forgedFaults = new Faults();
+    expect((await listTar(file, forgedFaults)).map((m) => m.name)).toEqual(['2.jpg']);
+    expect(forgedFaults.counts).toEqual({ 'truncated member': 1 });
   });
 
-  it('end at a mebibyte of zeros: a sparse file is not read to its end, and is counted', async () => {
+  it('end at a mebibyte of zeros, so that a sparse file is counted and not read to its end', async () => {
     const file = join(root, 'holes.tar');
     execFileSync('truncate', ['-s', '4T', file]);
     const faults = new Faults();
@@ -436,9 +436,11 @@ describe('order of shards', () => {
     }
     const manifest = { ...shards[0]!, shards: shards.flatMap((m) => m.shards) };
     writeFileSync(join(folder, 'manifest.json'), JSON.stringify(manifest));
-    const set = await ShardDataset.open(folder);
-    const shardOf = (index: number) => set.where(index).split(',')[0]!;
-    const epochs = [0, 1].map((epoch) => Array.from({ length: set.length }, (_, i) => set.shuffled(i, 7, 'x', epoch)));
+    const dataset = await ShardDataset.open(folder);
+    const shardOf = (index: number) => dataset.where(index).split(',')[0]!;
+    const epochs = [0, 1].map((epoch) =>
+      Array.from({ length: dataset.length }, (_, i) => dataset.shuffled(i, 7, 'x', epoch)),
+    );
     for (const order of epochs) {
       expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 120 }, (_, i) => i));
       expect(new Set(order.slice(0, 30).map(shardOf)).size).toBeLessThanOrEqual(16);
@@ -446,16 +448,16 @@ describe('order of shards', () => {
       expect(new Set(order.slice(0, 12).map(shardOf)).size).toBeGreaterThan(4);
     }
     expect(epochs[0]).not.toEqual(epochs[1]);
-    expect(set.shuffled(100, 7, 'x', 0)).toBe(epochs[0]![100]);
+    expect(dataset.shuffled(100, 7, 'x', 0)).toBe(epochs[0]![100]);
   });
 
   it('is used by a mixture, whose batches resume', async () => {
-    const set = await written(fresh(), 11);
+    const dataset = await written(fresh(), 11);
     const decoder = new ImageDecoder({ size: 4, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] }, { workers: 1 });
     const config = {
       seed: 1,
       tokenizer: wordTokenizer(),
-      datasets: [{ name: 'p', weight: 1, batchSize: 3, maxTokens: 32, source: set, media: imageLoader(decoder) }],
+      datasets: [{ name: 'p', weight: 1, batchSize: 3, maxTokens: 32, source: dataset, media: imageLoader(decoder) }],
     };
     const mixture = new Mixture(config);
     const steps = [await mixture.next(), await mixture.next(), await mixture.next()];

@@ -9,7 +9,7 @@ const WINDOW = 2 ** 16;
 export const MAX_MEMBER_BYTES = 2 ** 28;
 const MAX_EXTENDED_BYTES = 2 ** 20;
 const MAX_MEMBERS = 2 ** 20;
-/** Zeros after the end of an archive that are searched for another one. tar itself pads to 10 KiB. */
+/** Maximum zero bytes between concatenated archives. tar itself pads to 10 KiB. */
 const MAX_PADDING = 2 ** 20;
 
 /** A regular file in an archive, and the location of its bytes. */
@@ -144,7 +144,7 @@ export async function readBytes(file: FileHandle, offset: number, size: number):
   return buffer;
 }
 
-/** Encodes a member: header, bytes, padding. Has no times or owners, so equal input gives equal bytes. */
+/** Encodes a member: header, bytes, padding. Has no times or owners, so equal input produces equal bytes. */
 export function tarMember(name: string, bytes: Uint8Array): Buffer {
   const whole = Buffer.alloc(BLOCK + Math.ceil(bytes.length / BLOCK) * BLOCK);
   const header = new Header({ path: name, type: 'File', size: bytes.length, mode: 0o644, uid: 0, gid: 0 });

@@ -16,7 +16,7 @@ export interface SpecialTokens {
 
 /** The tokenizer interface that this package requires. */
 export interface TextTokenizer {
-  /** Ids of plain text. Must not contain special tokens, also if the text spells one out: `<image>` in text is text. */
+  /** Ids of plain text. Must not contain special tokens, even if the text spells one out: `<image>` in text is text. */
   encode(text: string): ArrayLike<number>;
   readonly special: SpecialTokens;
 }
@@ -33,7 +33,7 @@ export function checkTokenizer(where: string, { special }: TextTokenizer): void 
   }
 }
 
-/** Encodes text. Removes special tokens that a tokenizer returned for text in spite of its contract. */
+/** Encodes text. Removes special tokens that a tokenizer returned for text despite the contract. */
 export function encodeText(tokenizer: TextTokenizer, text: string): number[] {
   const special = new Set<number | undefined>(Object.values(tokenizer.special));
   return Array.from(tokenizer.encode(text)).filter((id) => !special.has(id));

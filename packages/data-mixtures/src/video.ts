@@ -19,7 +19,8 @@ export const VIDEO_EXTENSIONS = ['mp4', 'm4v', 'mov', 'webm', 'mkv', 'avi', 'mpg
  * @throws Error with ffmpeg's message if the video is unreadable
  */
 export async function videoFrames(path: string): Promise<Buffer[]> {
-  // Takes the frame at each full second. The default takes the frames nearest to the half seconds, none of a short clip.
+  // Takes the frame at each full second. By default ffmpeg takes those nearest to the half seconds, and none of a short
+  // clip.
   const filter = `fps=${FRAMES_PER_SECOND}:round=up,scale='min(${MAX_WIDTH},iw)':-2`;
   const input = ['-protocol_whitelist', 'file', '-format_whitelist', CONTAINERS, '-i', `file:${path}`];
   const output = [
@@ -50,13 +51,13 @@ function run(command: string, args: readonly string[]): Promise<Buffer> {
     });
     const chunks: Buffer[] = [];
     let bytes = 0;
-    let said = '';
+    let stderr = '';
     child.stdout.on('data', (chunk: Buffer) => {
       chunks.push(chunk);
       bytes += chunk.length;
       if (bytes > MAX_OUTPUT_BYTES) child.kill('SIGKILL');
     });
-    child.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(0, 1000)));
+    child.stderr.on('data', (chunk: Buffer) => (stderr = (stderr + chunk.toString()).slice(0, 1000)));
     child.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') return reject(error);
       reject(
@@ -67,12 +68,12 @@ function run(command: string, args: readonly string[]): Promise<Buffer> {
     });
     child.on('close', (code, signal) => {
       if (code === 0) return resolve(Buffer.concat(chunks));
-      reject(new Error(signal ? 'took too long or wrote too much' : said.trim().split('\n')[0] || `status ${code}`));
+      reject(new Error(signal ? 'took too long or wrote too much' : stderr.trim().split('\n')[0] || `status ${code}`));
     });
   });
 }
 
-/** An error of the machine, not of a file. */
+/** ffmpeg is missing: an error of the machine, not of a file. */
 export class MissingFfmpeg extends Error {}
 
 /** Splits concatenated PNG files. */

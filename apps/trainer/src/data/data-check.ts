@@ -26,7 +26,7 @@ const BYTES_AT_ONCE = 2 ** 27;
 const SIDE = 16;
 const SHOWN = 10;
 /** Problems of a dataset that remove an image from a document. */
-const LOST_IMAGES = ['missing image', 'images too large', 'wrong checksum of an image'];
+const LOST_IMAGES = ['missing image', 'images too large', 'wrong image checksum'];
 
 /**
  * Counts of a dataset. `data check`, `data stats` and `data pack` count the same things: documents that training can use
