@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { formatPlan } from './data-commands';
 
-it('data plan concludes from what a page costs', () => {
+it('data plan computes totals from the cost per page', () => {
   const perPage = { documents: 0.5, images: 2, cpuSeconds: 0.036, textBytes: 2000, imageBytes: 50_000 };
   const estimate = {
     units: 100,

@@ -38,17 +38,20 @@ export function addExtractCommands(data: Command): void {
 
   data
     .command('work')
-    .description('Process the work of `flamingo data extract --redis` until it is complete')
-    .argument('<folder>', 'output folder of that command; all machines see it and the input at the same path')
+    .description('Process units of a `flamingo data extract --redis` job until it is complete')
+    .argument('<folder>', 'output folder of that job; it and the input have the same path on all machines')
     .requiredOption('--redis <url>', 'URL of the same Redis server')
     .option('--workers <n>', 'number of threads (default: the number of cores)', wholeNumberFrom(1))
-    .option('--explicit-hook <module>', 'the module that the command was given; workers never load it from the folder')
+    .option(
+      '--explicit-hook <module>',
+      'the module that the job was started with; workers never load it from the folder',
+    )
     .action(work);
 
   data
     .command('plan')
     .description(
-      'Estimate cost and yield from a sample: per page, of this input, and of a dataset as large as the paper’s',
+      'Estimate cost and yield from a sample: per page, for this input, and for a dataset as large as the paper’s',
     )
     .argument('<input...>', 'folders and files')
     .addOption(preset())
@@ -63,14 +66,14 @@ export function addExtractCommands(data: Command): void {
 async function extract(inputs: string[], flags: ExtractFlags): Promise<void> {
   const { extractPages } = await import('@flamingo-ts/data-extraction');
   const started = Date.now();
-  let said = 0;
+  let lastReport = 0;
   const manifest = await extractPages({
     ...flags,
     inputs,
     onProgress: ({ units, ofUnits, pages, problem }) => {
       if (problem) return void process.stderr.write(`${problem}\n`);
-      if (units < ofUnits && Date.now() - said < PROGRESS_MS) return;
-      said = Date.now();
+      if (units < ofUnits && Date.now() - lastReport < PROGRESS_MS) return;
+      lastReport = Date.now();
       const rate = pages / ((Date.now() - started) / 1000);
       process.stderr.write(`${units} of ${ofUnits} units, ${pages} pages, ${rate.toFixed(1)} pages/s\n`);
     },
@@ -125,12 +128,12 @@ export function formatPlan(estimate: ExtractionEstimate, cores = availableParall
       `${documents.toPrecision(3)} documents with ${images.toPrecision(3)} images.`,
     'This input:',
     ...cost(pages),
-    `  about ${whole(pages * documents)} documents; somewhat fewer in fact, because duplicates are found within the sample only`,
+    `  about ${whole(pages * documents)} documents, or somewhat fewer, because duplicates are found only within the sample`,
   ];
   if (documents > 0) {
     const needed = M3W_DOCUMENTS / documents;
     lines.push(
-      `As many documents as the paper's M3W (43.3 million), from ${whole(needed)} such pages:`,
+      `As many documents as the paper's M3W (43.3 million) require ${whole(needed)} such pages:`,
       ...cost(needed),
     );
   } else lines.push('No page of the sample became a document, so there is no estimate for a dataset like the paper’s.');
