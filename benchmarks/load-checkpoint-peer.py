@@ -1,8 +1,8 @@
-"""What load-checkpoint measures, with Hugging Face transformers on PyTorch: one line of JSON.
+"""Takes the measurements of load-checkpoint with Hugging Face transformers on PyTorch and prints one line of JSON.
 
     load-checkpoint-peer.py FOLDER float32|bfloat16|int8 TOKENS THREADS
 
-int8 is PyTorch's dynamic quantisation of linear layers (weights and activations).
+int8 uses PyTorch's dynamic quantisation of linear layers (weights and activations).
 """
 import json
 import resource

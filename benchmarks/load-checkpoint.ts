@@ -1,12 +1,12 @@
 /**
- * Writes a language model with random weights in bfloat16, as Hugging Face's folders are laid out, loads it and lets it answer:
+ * Writes a language model with random bfloat16 weights as a Hugging Face folder, loads it and generates an answer:
  *
  *     npm run load-checkpoint -- [--size 3b|1.4b|tiny] [--freeze bfloat16|int8|float32] [--folder DIR] [--tokens N]
  *         [--python PYTHON]
  *
- * Told are the speed of loading beside that of `cat FILE > /dev/null`, peak memory beside the bytes of the weights, and
- * the time of a token. The folder is written once and used again. With a Python that has PyTorch and transformers
- * (or FLAMINGO_PEER_PYTHON), the same is told of them.
+ * Reports the loading speed relative to `cat FILE > /dev/null`, peak memory relative to the size of the weights, and the
+ * time per token. Reuses the folder if it exists. Given a Python with PyTorch and transformers (`--python` or
+ * FLAMINGO_PEER_PYTHON), reports the same for them.
  */
 import { execFileSync, fork } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
@@ -19,9 +19,9 @@ import { Random, useBackend, type FrozenPrecision } from '@flamingo-ts/kernels';
 import { DecodingSession } from '@flamingo-ts/lm-core';
 import { loadCausalLM, type HFConfigJson } from '@flamingo-ts/lm-hf';
 
-/** What all config.json here say. */
+/** Keys that every config.json has. */
 const common = { max_position_embeddings: 2048, tie_word_embeddings: false };
-/** The shapes of OpenLLaMA 3B and Pythia-1.4B, and one to try the tool with. */
+/** The shapes of OpenLLaMA 3B and Pythia-1.4B, and a small one to try this script with. */
 const SIZES = {
   '3b': {
     ...common,
@@ -58,7 +58,7 @@ function neox(layers: number, width: number, heads: number, vocabulary: number) 
 
 type Add = (name: string, ...shape: number[]) => void;
 
-/** Names and shapes of a layer's tensors as the family's checkpoints have them; those of norms start with `norm:`. */
+/** Names and shapes of a layer's tensors in published checkpoints, by model family. Norm weights have the prefix `norm:`. */
 const LAYERS: Record<string, (add: Add, width: number, inner: number) => void> = {
   gpt_neox(add, d, inner) {
     for (const name of ['input_layernorm', 'post_attention_layernorm']) {
@@ -84,11 +84,11 @@ const LAYERS: Record<string, (add: Add, width: number, inner: number) => void> =
   },
 };
 
-/** Every tensor of a model by its name, drawn when it is asked for and never all at once. */
+/** All tensors of a model by name. Large ones share one array of random numbers, so that they fit in memory. */
 function tensors(size: Size): Record<string, TensorToStore> {
   const config = SIZES[size];
   const { model_type: family, num_hidden_layers: layers, hidden_size: d, vocab_size: vocabulary } = config;
-  // Of prime length, so that rows differ; drawn once, because drawing takes longer than writing.
+  // Drawn once, because drawing is slower than writing. The length is prime, so that rows differ.
   const random = new Random(0);
   const noise = Float32Array.from({ length: 1_000_003 }, () => 0.02 * random.normal());
   const shared = new Float32Array(vocabulary * d);
@@ -121,11 +121,11 @@ function tensors(size: Size): Record<string, TensorToStore> {
 async function write(folder: string, size: Size): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeSharded(folder, tensors(size), { floats: 'BF16', maxShardBytes: 2 ** 31 });
-  // Last: a folder with it is whole.
+  // Written last: a folder with this file is complete.
   await writeFile(join(folder, 'config.json'), JSON.stringify(SIZES[size], null, 2));
 }
 
-/** What a process of its own reports. */
+/** Measurements of one process. */
 interface Report {
   readonly backend: string;
   readonly idleMiB: number;
@@ -136,7 +136,7 @@ interface Report {
   readonly peakMiB: number;
 }
 
-/** Most memory that this process ever had. (Node's maxRSS counts what the process had that started this one.) */
+/** Peak memory of this process. (Node's maxRSS also includes the memory of its parent before the fork.) */
 function peakMiB(): number {
   const status = existsSync('/proc/self/status') ? readFileSync('/proc/self/status', 'utf8') : '';
   return Number(/^VmHWM:\s*(\d+) kB/m.exec(status)?.[1] ?? process.resourceUsage().maxRSS) / 1024;
@@ -152,9 +152,9 @@ async function load(folder: string, freeze: FrozenPrecision, tokens: number): Pr
   const loadSeconds = (performance.now() - started) / 1000;
   const loadedMiB = peakMiB();
   const session = DecodingSession.open(lm, [PROMPT]);
-  const asked = performance.now();
+  const from = performance.now();
   let logits = await session.start();
-  const firstSeconds = (performance.now() - asked) / 1000;
+  const firstSeconds = (performance.now() - from) / 1000;
   const times: number[] = [];
   for (let i = 1; i < tokens; i++) {
     const from = performance.now();
@@ -178,7 +178,9 @@ function inProcess(args: readonly string[]): Promise<Report> {
   return new Promise((resolve, reject) => {
     const child = fork(import.meta.filename, [...args, '--child']);
     child.on('message', (report) => resolve(report as Report));
-    child.on('exit', (status) => reject(new Error(`load-checkpoint: loading ended with status ${status}.`)));
+    child.on('exit', (status) =>
+      reject(new Error(`load-checkpoint: the loading process ended with status ${status}.`)),
+    );
   });
 }
 
@@ -202,7 +204,7 @@ if (values.child) {
   process.send!(await load(folder, freeze, Number(values.tokens)));
 } else {
   if (!existsSync(join(folder, 'config.json'))) {
-    process.stderr.write(`writing ${folder}\n`);
+    process.stderr.write(`Writing ${folder}\n`);
     await write(folder, size);
   }
   const files = readdirSync(folder).filter((file) => file.endsWith('.safetensors'));
@@ -224,8 +226,8 @@ if (values.child) {
   loading          ${rate(report.loadSeconds)}, ${(catSeconds / report.loadSeconds).toFixed(2)} of cat's speed
   peak memory      ${share(report.loadedMiB)} (before: ${report.idleMiB.toFixed(0)} MiB)
   first answer     ${report.firstSeconds.toFixed(2)} s for ${PROMPT.length} tokens
-  a token          ${(1000 * report.tokenSeconds).toFixed(0)} ms
-  peak in the end  ${share(report.peakMiB)}`);
+  per token        ${(1000 * report.tokenSeconds).toFixed(0)} ms
+  final peak       ${share(report.peakMiB)}`);
   console.log(`${size} in bfloat16, ${gigabytes.toFixed(2)} GB; cat: ${rate(catSeconds)}`);
   show(r);
   if (values.python) {

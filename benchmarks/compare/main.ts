@@ -1,29 +1,29 @@
 /**
- * Times our workloads against those of a peer, PyTorch or tfjs-node, on this machine:
+ * Compares the speed and memory of our workloads with those of a peer, PyTorch or tfjs-node, on this machine:
  *
  *     npm run compare -- [WORKLOAD...] [--peer pytorch] [--peer tfjs-node] [--python PYTHON] [--ref DIR] [--out FILE.json]
  *
- * Each run is a process of its own. Ours and the peer's take turns, because a machine is not equally fast all the time:
- * what counts is the ratio within pairs. Leave the machine alone meanwhile.
+ * Each run is a separate process. The two sides take turns and are compared within pairs, because the speed of a machine
+ * varies over time. Do not use the machine for anything else meanwhile.
  */
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { processors, usedByOthers } from './machine';
-import { compare, formatLine, formatTable, orders, toldOfOthers, type Comparison, type Pair, type Run } from './pairs';
+import { compare, formatLine, describeLoad, formatTable, orders, type Comparison, type Pair, type Run } from './pairs';
 import { ours, PEERS, PRECISIONS, type Precision, type Settings } from './sides';
 
 const usage = `usage: npm run compare -- [WORKLOAD...]
-  --peer NAME          pytorch (if none is given) or tfjs-node; may be repeated, or with commas between
-  --precision P,...    fp32, bf16; both if none is given
-  --pairs N            runs of each side, 5 if not given
-  --seconds N          seconds that each run is timed for, 8 if not given
-  --threads N          threads of each side, all cores if not given
-  --specs FILE         the workloads, apps/trainer/configs/bench.json if not given
-  --python PYTHON      a Python with PyTorch, timm and einops, or FLAMINGO_PEER_PYTHON; python3 if not given
-  --ref DIR            the folder that holds a checkout of open_flamingo/, or FLAMINGO_PEER_REF
-  --out FILE.json      writes what every run printed, one JSON line each`;
+  --peer NAME,...      pytorch or tfjs-node; repeatable (default: pytorch)
+  --precision P,...    fp32 or bf16 (default: both)
+  --pairs N            runs of each side (default: 5)
+  --seconds N          seconds to time each run (default: 8)
+  --threads N          threads of each side (default: all cores)
+  --specs FILE         JSON file that defines workloads (default: apps/trainer/configs/bench.json)
+  --python PYTHON      Python with PyTorch, timm and einops (default: FLAMINGO_PEER_PYTHON or python3)
+  --ref DIR            folder that contains a checkout of open_flamingo/ (default: FLAMINGO_PEER_REF)
+  --out FILE.json      write the output of every run, one JSON line each`;
 
 const HELP = 'All options: npm run compare -- --help';
 
@@ -65,11 +65,15 @@ function options() {
 
 const list = (names: string) => names.split(',').map((name) => name.trim());
 
-/** Those that were asked for, or all; each must be one that there is. */
-function known(what: string, asked: readonly string[], all: readonly string[]): readonly string[] {
-  const unknown = asked.find((name) => !all.includes(name));
-  if (unknown !== undefined) throw new Error(`${what}: there are ${all.join(', ')}, not ${unknown}. ${HELP}`);
-  return asked.length > 0 ? asked : all;
+/**
+ * Returns the requested names, or all if none is requested.
+ *
+ * @throws Error naming an unknown one
+ */
+function known(what: string, requested: readonly string[], all: readonly string[]): readonly string[] {
+  const unknown = requested.find((name) => !all.includes(name));
+  if (unknown !== undefined) throw new Error(`${what}: expected one of ${all.join(', ')}, got ${unknown}. ${HELP}`);
+  return requested.length > 0 ? requested : all;
 }
 
 function whole(what: string, value: string): number {
@@ -77,10 +81,14 @@ function whole(what: string, value: string): number {
   return Number(value);
 }
 
-type Asked = NonNullable<ReturnType<typeof options>>;
+type Options = NonNullable<ReturnType<typeof options>>;
 
-/** Runs the pairs of one workload; throws what the side that failed has said. */
-function measure(workload: string, precision: Precision, peer: string, { settings, pairs, out }: Asked): Pair[] {
+/**
+ * Runs the pairs of one workload.
+ *
+ * @throws Error with the output of a side that failed
+ */
+function measure(workload: string, precision: Precision, peer: string, { settings, pairs, out }: Options): Pair[] {
   const run = (who: 'ours' | 'peer', pair: number): Run => {
     const side = who === 'ours' ? ours : PEERS[peer]!;
     try {
@@ -88,7 +96,7 @@ function measure(workload: string, precision: Precision, peer: string, { setting
       const printed = side.run(workload, precision, settings);
       const to = processors();
       const result = from && to ? { ...printed, used_by_others: Number(usedByOthers(from, to).toFixed(3)) } : printed;
-      // At once, so that a comparison that is stopped leaves what it has measured.
+      // Written immediately, so that an interrupted comparison keeps its measurements.
       if (out !== undefined) appendFileSync(out, `${JSON.stringify({ side: who, against: peer, pair, ...result })}\n`);
       return result;
     } catch (error) {
@@ -103,17 +111,17 @@ function measure(workload: string, precision: Precision, peer: string, { setting
   });
 }
 
-/** Compares all that was asked for; false if any of it failed. */
+/** Runs all requested comparisons. Returns whether all succeeded. */
 function main(): boolean {
-  const asked = options();
-  if (!asked) {
+  const requested = options();
+  if (!requested) {
     console.log(usage);
     return true;
   }
-  const { settings, workloads, peers, precisions, pairs, out } = asked;
+  const { settings, workloads, peers, precisions, pairs, out } = requested;
   const machine = `${cpus()[0]?.model.trim()}, ${settings.threads} threads, Node ${process.version}`;
   const load = loadavg()[0]!.toFixed(1);
-  console.log(`Pairs: ${pairs}, each side timed for ${settings.seconds} s, on ${machine}; load before: ${load}`);
+  console.log(`${pairs} pairs, each side timed for ${settings.seconds} s, on ${machine}; load average before: ${load}`);
   if (out !== undefined) writeFileSync(out, '');
 
   const tables = new Map<string, Comparison[]>();
@@ -121,14 +129,14 @@ function main(): boolean {
   const reasons = new Set<string>();
   for (const peer of peers) {
     for (const precision of precisions) {
-      const able = PEERS[peer]!.precisions;
-      if (!able.includes(precision)) {
-        console.log(`${peer} computes in ${able.join(', ')} only: ${precision} is left out.`);
+      const supported = PEERS[peer]!.precisions;
+      if (!supported.includes(precision)) {
+        console.log(`Skipped ${precision}: ${peer} supports only ${supported.join(', ')}.`);
         continue;
       }
       for (const workload of workloads) {
         try {
-          const measured = measure(workload, precision, peer, asked);
+          const measured = measure(workload, precision, peer, requested);
           const comparison = compare(measured);
           const title = measured[0]!.peer.peer ?? peer;
           tables.set(title, [...(tables.get(title) ?? []), comparison]);
@@ -136,7 +144,7 @@ function main(): boolean {
         } catch (error) {
           const { message } = error as Error;
           const what = `${workload} ${precision} against ${peer}`;
-          console.log(`${what}: not compared. ${reasons.has(message) ? 'The reason is one that was told.' : message}`);
+          console.log(`${what}: not compared. ${reasons.has(message) ? 'The reason is given above.' : message}`);
           failed.push(what);
           reasons.add(message);
         }
@@ -145,8 +153,8 @@ function main(): boolean {
   }
   for (const [title, rows] of tables) {
     console.log(`\nAgainst ${title}, on ${machine}:\n\n${formatTable(rows)}`);
-    const others = toldOfOthers(rows);
-    if (others) console.log(`\n${others}: measure again while the machine is left alone.`);
+    const warning = describeLoad(rows);
+    if (warning) console.log(`\n${warning}. Measure again while nothing else runs.`);
   }
   if (failed.length > 0) console.log(`\nNot compared, for the reasons above: ${failed.join('; ')}.`);
   return failed.length === 0;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { compare, formatLine, formatTable, median, orders, parseRun, toldOfOthers, type Run } from './pairs';
+import { compare, describeLoad, formatLine, formatTable, median, orders, parseRun, type Run } from './pairs';
 
 const run = (value: number, memory: number, more: Partial<Run> = {}): Run => ({
   workload: 'train-small',
@@ -19,7 +19,7 @@ const pairs = [
 ];
 
 describe('pairs', () => {
-  it('begin with either side in turn', () => {
+  it('alternate which side begins', () => {
     expect(orders(3)).toEqual([
       ['peer', 'ours'],
       ['ours', 'peer'],
@@ -27,7 +27,7 @@ describe('pairs', () => {
     ]);
   });
 
-  it('are summed up by medians, and by the ratios within pairs', () => {
+  it('are summarised by medians and by the ratios within pairs', () => {
     expect(compare(pairs)).toEqual({
       workload: 'train-small',
       dtype: 'float32',
@@ -43,7 +43,7 @@ describe('pairs', () => {
     });
   });
 
-  it('are not compared where the two did different work', () => {
+  it('are not compared if the two sides did different work', () => {
     const other = { ours: ours(1, 1, 1), peer: run(1, 1, { threads: 4 }) };
     expect(() => compare([...pairs, other])).toThrow(
       /train-small, float32, 2 threads, tokens_per_second and .*, 4 threads/,
@@ -52,13 +52,13 @@ describe('pairs', () => {
   });
 });
 
-it('median is the middle, or between the two in the middle', () => {
+it('median returns the middle value, or the mean of the two middle values', () => {
   expect(median([3, 1, 2])).toBe(2);
   expect(median([4, 1, 3, 2])).toBe(2.5);
   expect(() => median([])).toThrow(/at least one value/);
 });
 
-it('a run is the last line with JSON, of the workload that was asked for', () => {
+it('parseRun reads the last line with JSON and checks its workload', () => {
   const printed = `warming up\n{"note":1}\n${JSON.stringify(run(5, 6))}\n`;
   expect(parseRun(printed, 'train-small')).toEqual(run(5, 6));
   expect(() => parseRun(printed, 'train-medium')).toThrow(/expected a JSON line with workload train-medium/);
@@ -66,21 +66,21 @@ it('a run is the last line with JSON, of the workload that was asked for', () =>
   expect(() => parseRun('nothing', 'train-small')).toThrow(/got no JSON line/);
 });
 
-it('a line tells of speed, memory and roof', () => {
+it('formatLine shows speed, memory and share of the roof', () => {
   expect(formatLine(compare(pairs), 'pytorch')).toBe(
     'train-small        float32   ours 33.00, pytorch 20.00 tokens/s: 1.65 (pairs 1.10 to 2.00)  ' +
       'memory 1100 / 2100 MiB: 0.52  80 % of the roof',
   );
 });
 
-it('a machine that others used is told of', () => {
+it('reports that other programs used the machine', () => {
   const disturbed = compare([...pairs, { ours: ours(1, 1, 1), peer: run(1, 1, { used_by_others: 0.42 }) }]);
-  expect(toldOfOthers([compare(pairs)])).toBeUndefined();
-  expect(toldOfOthers([compare(pairs), disturbed])).toMatch(/up to 42 % of the processors$/);
+  expect(describeLoad([compare(pairs)])).toBeUndefined();
+  expect(describeLoad([compare(pairs), disturbed])).toMatch(/up to 42 % of the processors$/);
   expect(formatLine(disturbed, 'pytorch')).toMatch(/of the roof {2}Other programs used up to 42 %/);
 });
 
-it('the table is Markdown with columns of one width', () => {
+it('formatTable writes Markdown with aligned columns', () => {
   const decoding = { workload: 'decode-medium', metric: 'new_tokens_per_second' };
   const table = formatTable([compare(pairs), compare([{ ours: run(1234.5, 1, decoding), peer: run(5, 2, decoding) }])]);
   const lines = table.split('\n');
@@ -97,7 +97,7 @@ it('the table is Markdown with columns of one width', () => {
     '246.90 to 246.90',
     '1, 2 MiB',
     '0.50',
-    'not told',
+    'unknown',
     '',
   ]);
 });

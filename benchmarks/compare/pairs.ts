@@ -1,27 +1,27 @@
-/** What one run printed: the keys that `flamingo bench --json` and the peers share, and some that only one has. */
+/** Output of one run: the keys that `flamingo bench --json` and the peers share, and some that only one side has. */
 export interface Run {
   /** Name and version of a peer. */
   readonly peer?: string;
   readonly workload: string;
   readonly dtype: string;
   readonly threads: number;
-  /** What `value` counts, a second: more is better. */
+  /** What `value` counts per second; more is better. */
   readonly metric: string;
   readonly value: number;
   readonly peak_rss_mib: number;
-  /** Of the largest matrix products that this machine does; ours alone has it. */
+  /** Speed as a share of that of large matrix products on this machine; ours only. */
   readonly share_of_roof?: number;
-  /** Share of the processors that other programs used meanwhile, where the system tells. */
+  /** Share of the processors that other programs used meanwhile; Linux only. */
   readonly used_by_others?: number;
 }
 
-/** A run of ours and one of the peer, one right after the other. */
+/** Consecutive runs of ours and the peer. */
 export interface Pair {
   readonly ours: Run;
   readonly peer: Run;
 }
 
-/** What the pairs of one workload say. */
+/** Summary of the pairs of one workload. */
 export interface Comparison {
   readonly workload: string;
   readonly dtype: string;
@@ -29,20 +29,20 @@ export interface Comparison {
   /** Medians. */
   readonly ours: number;
   readonly peer: number;
-  /** Ours over the peer's: above 1 we are faster. Of the medians, and the least and greatest of single pairs. */
+  /** Ours divided by the peer's (above 1: ours is faster): of the medians, and the smallest and largest of single pairs. */
   readonly ratio: number;
   readonly least: number;
   readonly greatest: number;
-  /** MiB, medians; ours over the peer's: below 1 we need less. */
+  /** Medians in MiB, and ours divided by the peer's (below 1: ours needs less). */
   readonly memory: { readonly ours: number; readonly peer: number; readonly ratio: number };
   readonly shareOfRoof: number;
-  /** Share of the processors that other programs used during one of the runs, at most. */
+  /** Largest share of the processors that other programs used during one of the runs. */
   readonly usedByOthers: number;
 }
 
 /**
- * Who runs first in each pair. It changes from pair to pair, so that a machine that grows warm or busy slows both alike.
- * The peer begins: one that does not work at all is told of before ours has taken its time.
+ * The order of the two sides in each pair. It alternates, so that a machine that slows down slows both sides equally. The
+ * peer begins, so that one that does not work is reported before ours takes its time.
  */
 export function orders(pairs: number): (readonly ['ours' | 'peer', 'ours' | 'peer'])[] {
   return Array.from({ length: pairs }, (_, i) => (i % 2 === 0 ? ['peer', 'ours'] : ['ours', 'peer']));
@@ -56,7 +56,7 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
-/** The result that a run printed: its last line that holds JSON. */
+/** Reads the result of a run from the last line with JSON. */
 export function parseRun(stdout: string, workload: string): Run {
   const line = stdout.split('\n').findLast((text) => text.startsWith('{'));
   const run = (line === undefined ? {} : JSON.parse(line)) as Partial<Run>;
@@ -69,7 +69,7 @@ export function parseRun(stdout: string, workload: string): Run {
   return run as Run;
 }
 
-/** Sums up the pairs of one workload. */
+/** Summarises the pairs of one workload. */
 export function compare(pairs: readonly Pair[]): Comparison {
   const [first] = pairs;
   if (!first) throw new Error('compare: expected at least one pair, got none.');
@@ -77,8 +77,8 @@ export function compare(pairs: readonly Pair[]): Comparison {
     .flatMap(({ ours, peer }) => [ours, peer])
     .find((run) => (['workload', 'dtype', 'threads', 'metric'] as const).some((key) => run[key] !== first.ours[key]));
   if (different) {
-    const told = ({ workload, dtype, threads, metric }: Run) => `${workload}, ${dtype}, ${threads} threads, ${metric}`;
-    throw new Error(`runs that differ cannot be compared: ${told(first.ours)} and ${told(different)}.`);
+    const show = ({ workload, dtype, threads, metric }: Run) => `${workload}, ${dtype}, ${threads} threads, ${metric}`;
+    throw new Error(`runs that differ cannot be compared: ${show(first.ours)} and ${show(different)}.`);
   }
   const medians = (of: (run: Run) => number) => {
     const [ours, peer] = [median(pairs.map((pair) => of(pair.ours))), median(pairs.map((pair) => of(pair.peer)))];
@@ -104,20 +104,20 @@ export function formatLine(c: Comparison, peer: string): string {
   const memory = `memory ${megabytes(c.memory.ours)} / ${megabytes(c.memory.peer)} MiB: ${times(c.memory.ratio)}`;
   const roof = `${percent(c.shareOfRoof)} of the roof`;
   const line = `${c.workload.padEnd(18)} ${c.dtype.padEnd(8)}  ${speed}  ${memory}  ${roof}`;
-  const others = toldOfOthers([c]);
-  return others ? `${line}  ${others}` : line;
+  const load = describeLoad([c]);
+  return load ? `${line}  ${load}` : line;
 }
 
-/** Others that used more of the processors than this change what is measured. */
+/** Other programs that use more of the processors than this affect the measurements. */
 const BUSY = 0.05;
 
-/** How much other programs may have disturbed these comparisons; nothing if they did not. */
-export function toldOfOthers(comparisons: readonly Comparison[]): string | undefined {
+/** Describes how much other programs used the processors; undefined if too little to affect the comparisons. */
+export function describeLoad(comparisons: readonly Comparison[]): string | undefined {
   const most = Math.max(...comparisons.map(({ usedByOthers }) => usedByOthers));
   return most > BUSY ? `Other programs used up to ${percent(most)} of the processors` : undefined;
 }
 
-/** All comparisons with one peer as a table in Markdown, aligned as Prettier does it. */
+/** All comparisons with one peer as a Markdown table, aligned like Prettier's. */
 export function formatTable(comparisons: readonly Comparison[]): string {
   const head = ['workload', 'dtype', 'ours', 'peer', 'ratio', 'pairs', 'memory ours, peer', 'ratio', 'share of roof'];
   const rows = comparisons.map((c) => [
@@ -140,4 +140,4 @@ const rate = (x: number) => x.toFixed(x >= 1000 ? 0 : x >= 100 ? 1 : 2);
 const times = (x: number) => x.toFixed(2);
 const range = ({ least, greatest }: Comparison) => `${times(least)} to ${times(greatest)}`;
 const megabytes = (x: number) => x.toFixed(0);
-const percent = (x: number) => (Number.isNaN(x) ? 'not told' : `${(100 * x).toFixed(0)} %`);
+const percent = (x: number) => (Number.isNaN(x) ? 'unknown' : `${(100 * x).toFixed(0)} %`);

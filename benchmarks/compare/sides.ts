@@ -1,4 +1,4 @@
-/** The two sides of a comparison as programs that are started: ours, and the peers. */
+/** The sides of a comparison as programs to start: ours and the peers. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { parseRun, type Run } from './pairs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-/** The command as it is published. */
+/** The built command, as published. */
 const flamingo = resolve(here, '../../apps/trainer/dist/cli.js');
 
 export const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const;
@@ -17,12 +17,12 @@ export interface Settings {
   readonly specs: string;
   readonly seconds: number;
   readonly threads: number;
-  /** For PyTorch: the program that runs it, and the folder that holds open_flamingo/. */
+  /** For PyTorch: the Python interpreter, and the folder that contains open_flamingo/. */
   readonly python: string;
   readonly ref: string | undefined;
 }
 
-/** A program that times one workload in a process of its own, so that peak memory is that workload's. */
+/** Times one workload in a separate process, so that its peak memory is that of the workload. */
 export interface Side {
   readonly precisions: readonly Precision[];
   run(workload: string, precision: Precision, settings: Settings): Run;
@@ -59,14 +59,14 @@ const tfjsNode: Side = {
     const run = start(workload, process.execPath, [flamingo, 'bench', workload, '--json', ...args], env);
     const file = createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json');
     const { version } = JSON.parse(readFileSync(file, 'utf8')) as { version: string };
-    // The command tells the cores there are; how many threads TensorFlow uses is set by the environment.
+    // The command reports the number of cores, but the environment sets the number of TensorFlow's threads.
     return { peer: `tfjs-node-${version}`, ...run, threads };
   },
 };
 
 export const PEERS: Readonly<Record<string, Side>> = { pytorch, 'tfjs-node': tfjsNode };
 
-/** Lines of what a program that failed has printed: the last ones say why. */
+/** Number of last lines to show of the output of a failed program. */
 const SHOWN = 5;
 
 function start(workload: string, command: string, args: readonly string[], env: Record<string, string> = {}): Run {
@@ -77,15 +77,16 @@ function start(workload: string, command: string, args: readonly string[], env: 
   if (error) {
     const code = (error as NodeJS.ErrnoException).code;
     const fix =
-      'Name a Python that has PyTorch, timm and einops with --python FILE or FLAMINGO_PEER_PYTHON. To make one: ' +
+      'Pass a Python that has PyTorch, timm and einops with --python FILE or FLAMINGO_PEER_PYTHON. To create one: ' +
       'python3 -m venv DIR && DIR/bin/pip install torch timm einops, then --python DIR/bin/python';
-    throw new Error(code === 'ENOENT' ? `there is no program ${command}. ${fix}.` : error.message);
+    throw new Error(code === 'ENOENT' ? `${command} was not found. ${fix}.` : error.message);
   }
-  // The bench command hands a signal on as a status of 128 and its number; 9 is what a machine out of memory sends.
-  if (signal === 'SIGKILL' || status === 137) throw new Error('it was killed, most likely for want of memory.');
+  // The bench command reports a signal as status 128 plus its number. Linux sends signal 9 if memory runs out.
+  if (signal === 'SIGKILL' || status === 137)
+    throw new Error('the process was killed, probably because memory ran out.');
   if (status !== 0) {
-    const said = stderr.trim().split('\n').slice(-SHOWN).join('\n');
-    throw new Error(said || `it ended with ${signal ?? `status ${status}`} and said nothing.`);
+    const output = stderr.trim().split('\n').slice(-SHOWN).join('\n');
+    throw new Error(output || `the process ended with ${signal ?? `status ${status}`} and no output.`);
   }
   return parseRun(stdout, workload);
 }

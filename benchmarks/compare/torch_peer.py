@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Times PyTorch on the workloads of flamingo bench and prints one JSON line each, with the keys of flamingo bench --json.
+"""Times PyTorch on the workloads of flamingo bench and prints one JSON line for each, with the keys of flamingo bench --json.
 
-`npm run compare` runs it. It needs a Python with PyTorch: python3 -m venv DIR && DIR/bin/pip install torch timm einops
-The resampler and gated cross-attention are OpenFlamingo's own, from a checkout of it as open_flamingo/ in the folder
-that --ref or FLAMINGO_PEER_REF names; the frozen language model is a plain PyTorch GPT-2 block stack written here; the
-vision encoders are timm's. timm and einops may lie there too, as checkouts pytorch-image-models/ and einops/.
+`npm run compare` runs it. It requires a Python with PyTorch: python3 -m venv DIR && DIR/bin/pip install torch timm einops
+The resampler and gated cross-attention are OpenFlamingo's own, from a checkout open_flamingo/ in the folder that --ref or
+FLAMINGO_PEER_REF names. The frozen language model is a plain PyTorch GPT-2 defined here. The vision encoders are timm's.
+The same folder may also contain the checkouts pytorch-image-models/ (timm) and einops/.
 
   torch_peer.py [--ref DIR] [--seconds 10] [--threads 2] [--dtype float32|bfloat16] [--specs FILE] NAME...
 """
@@ -16,7 +16,7 @@ def need(name):
         return importlib.import_module(name)
     except ImportError as error:
         sys.exit(f"torch_peer: {sys.executable} cannot import {name}: {error}. To fix this: {sys.executable} -m pip install torch timm einops, "
-                 "or name another Python with --python FILE or FLAMINGO_PEER_PYTHON.")
+                 "or pass another Python with --python FILE or FLAMINGO_PEER_PYTHON.")
 
 
 torch = need("torch")
@@ -36,7 +36,7 @@ def open_flamingo_helpers(ref):
     helpers = os.path.join(ref, "open_flamingo", "open_flamingo", "src", "helpers.py")
     if not os.path.exists(helpers):
         sys.exit(f"torch_peer: there is no OpenFlamingo at {helpers}. To fix this: git clone https://github.com/mlfoundations/open_flamingo "
-                 "DIR/open_flamingo, and name DIR with --ref DIR or FLAMINGO_PEER_REF.")
+                 "DIR/open_flamingo, and pass DIR with --ref DIR or FLAMINGO_PEER_REF.")
     sys.path.insert(0, os.path.join(ref, "einops"))
     einops = need("einops")
     if "einops_exts" not in sys.modules:
@@ -154,7 +154,7 @@ def vision(s, a):
     sys.path.insert(0, os.path.join(a.ref, "pytorch-image-models"))
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):  # missing, or its native part does not load; the towers do not use it
+    except (ImportError, RuntimeError):  # missing, or its native part does not load; the encoders do not use it
         from unittest.mock import MagicMock
         for name in ("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc", ".transforms", ".transforms.functional"):
             sys.modules["torchvision" + name] = MagicMock()
