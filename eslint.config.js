@@ -20,7 +20,7 @@ export default tseslint.config(
     rules: { 'workspace/layers': 'error' },
   },
   {
-    // TypeScript itself knows which globals exist.
+    // TypeScript checks globals itself.
     files: ['**/*.ts'],
     rules: { 'no-undef': 'off' },
   },
@@ -54,5 +54,11 @@ export default tseslint.config(
     files: ['packages/*/src/**/*.ts'],
     ignores: ['**/*.test.ts'],
     rules: { 'no-console': 'error' },
+  },
+  {
+    // Only the composition roots of the trainer, flamingo.ts and index.ts, and tests import the quickstart.
+    files: ['apps/trainer/src/{config,cli,stages,data,eval,report}/**/*.ts'],
+    ignores: ['**/*.test.ts'],
+    rules: { 'no-restricted-imports': ['error', { patterns: [{ group: ['**/quickstart/**'] }] }] },
   },
 );

@@ -1,10 +1,10 @@
-// Checks what would be published: packs every package, looks at the tarballs with publint and arethetypeswrong, installs
-// all of them into an empty project and runs there the example of each README, as an ES module and as CommonJS. Packages
-// that say nothing of Node are bundled for the browser too.
+// Checks the packages as they would be published: packs every package, checks the tarballs with publint and arethetypeswrong,
+// installs all of them into an empty project, and runs the example of each README there, as an ES module and as CommonJS.
+// Also bundles packages that do not require Node for the browser.
 //
 //   node --import tsx scripts/check-packages.ts [--node OTHER_NODE_BINARY]
 //
-// The packages must be built. Prints one line a check and at the end `N passed, N failed`.
+// The packages must be built. Prints a line for each check, and `N passed, N failed` at the end.
 import { spawnSync } from 'node:child_process';
 import {
   existsSync,
@@ -46,18 +46,18 @@ interface Packed {
   readonly files: readonly string[];
 }
 
-/** Layers that need Node: FFI, image decoding, the command line. */
+/** Layers that require Node: FFI, image decoding, the command line. */
 const nodeOnly = ['backend', 'data', 'app'];
 
-/** The backends are optional peers; the project of the checks has no tfjs-node-gpu. */
+/** Backends are optional peers, and the test project has no tfjs-node-gpu. */
 const missingBackend = `
   import { useBackend } from '@flamingo-ts/kernels';
-  const message = await useBackend('tensorflow').then(() => 'it started', (error) => error.message);
+  const message = await useBackend('tensorflow').then(() => 'the backend started', (error) => error.message);
   if (!/@tensorflow\\/tfjs-node-gpu is not installed. To fix this: npm install/.test(message)) throw new Error(message);
   console.log((await useBackend('auto')).summary);
 `;
 
-/** tfjs-core alone registers none; kernels brings them. */
+/** tfjs-core by itself registers no gradients; kernels registers them. */
 const registeredGradients = `
   import '@flamingo-ts/kernels';
   import * as tf from '@tensorflow/tfjs-core';
@@ -70,17 +70,17 @@ let failed = 0;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { node: { type: 'string', multiple: true, default: [] } } });
-  // The real path: Node reports module paths so, and the temporary folder is a link on some systems.
+  // Node reports real paths of modules, and on some systems the temporary folder is a link.
   const work = realpathSync(mkdtempSync(path.join(tmpdir(), 'flamingo-packages-')));
   try {
     const packages = publishable().map((folder) => pack(folder, work));
     for (const p of packages) await checkTarball(p);
 
     const project = path.join(work, 'project');
-    report('all packages install into an empty project', install(packages, project));
+    report('all packages install in an empty project', install(packages, project));
     for (const { json } of packages) {
       if (!nodeOnly.includes(layerOf(json)))
-        report(`${json.name}: bundles for the browser`, await bundle(json.name, project));
+        report(`${json.name}: can be bundled for the browser`, await bundle(json.name, project));
     }
     for (const node of [process.execPath, ...values.node.map((node) => path.resolve(node))])
       runEverything(packages, project, node);
@@ -125,13 +125,15 @@ function pack(folder: string, destination: string): Packed {
 async function checkTarball({ json, folder, tarball, files }: Packed): Promise<void> {
   const data = readFileSync(tarball);
   const license = readFileSync(path.join(root, 'LICENSE'), 'utf8');
-  report(`${json.name}: carries licence, README, both module forms with types and source maps, and no sources`, [
+  report(`${json.name}: contains licence, README, both module formats with types and source maps, and no sources`, [
     ...['LICENSE', 'README.md', ...['js', 'cjs'].flatMap((ext) => [`dist/index.${ext}`, `dist/index.${ext}.map`])]
       .concat('dist/index.d.ts', 'dist/index.d.cts')
       .filter((file) => !files.includes(file))
       .map((file) => `${file} is missing from the tarball`),
     ...files.filter((file) => /^(src|test)\//.test(file)).map((file) => `${file} should not be in the tarball`),
-    ...(readFileSync(path.join(folder, 'LICENSE'), 'utf8') === license ? [] : ["LICENSE differs from the workspace's"]),
+    ...(readFileSync(path.join(folder, 'LICENSE'), 'utf8') === license
+      ? []
+      : ['LICENSE differs from that of the workspace']),
   ]);
 
   const array = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer;
@@ -148,7 +150,7 @@ async function checkTarball({ json, folder, tarball, files }: Packed): Promise<v
   );
 }
 
-/** Installs the tarballs and the peers they need, with no scripts run, as in a new project of a user. */
+/** Installs the tarballs and their peer dependencies in a new project, without running scripts. */
 function install(packages: readonly Packed[], project: string): string[] {
   mkdirSync(project);
   writeFileSync(path.join(project, 'package.json'), '{ "private": true }\n');
@@ -167,7 +169,7 @@ function install(packages: readonly Packed[], project: string): string[] {
   return status === 0 ? [] : [`${stdout}${stderr}`];
 }
 
-/** What the packages expect a program to install, and two backends. */
+/** The required peer dependencies of the packages, and two backends. */
 function peersOf(packages: readonly Packed[]): string[] {
   const peers = new Set(['@tensorflow/tfjs-backend-cpu', '@tensorflow/tfjs-backend-wasm']);
   for (const { json } of packages) {
@@ -178,7 +180,7 @@ function peersOf(packages: readonly Packed[]): string[] {
   return [...peers];
 }
 
-/** The version that this workspace tests with. */
+/** The version that this workspace is tested with. */
 function versionOf(name: string): string {
   return manifest(root).devDependencies?.[name] ?? 'latest';
 }
@@ -187,11 +189,11 @@ function runEverything(packages: readonly Packed[], project: string, node: strin
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim();
   for (const [form, file, code] of forms(registeredGradients)) {
     writeFileSync(path.join(project, file), code);
-    report(`gradients of TensorFlow.js are registered as ${form} on Node ${version}`, run(node, project, [file]));
+    report(`gradients of TensorFlow.js are registered, ${form} on Node ${version}`, run(node, project, [file]));
   }
   for (const [form, file, code] of forms(missingBackend)) {
     writeFileSync(path.join(project, file), code);
-    report(`a backend that is not installed is named as ${form} on Node ${version}`, run(node, project, [file]));
+    report(`the error names a backend that is not installed, ${form} on Node ${version}`, run(node, project, [file]));
   }
   for (const { json, folder } of packages) {
     if (json.bin) {
@@ -207,14 +209,12 @@ function runEverything(packages: readonly Packed[], project: string, node: strin
     }
     for (const [form, file, code] of forms(example)) {
       writeFileSync(path.join(project, file), code);
-      report(`${json.name}: README example as ${form} on Node ${version}`, run(node, project, [file]));
+      report(`${json.name}: README example, ${form} on Node ${version}`, run(node, project, [file]));
     }
   }
 }
 
-/**
- * A product on the backend of these packages that needs most of a runtime: native where oneDNN is, WebAssembly elsewhere.
- */
+/** A product on the backend that depends most on the runtime: native if oneDNN is available, otherwise WebAssembly. */
 const product = `
   import { linear, useBackend } from '@flamingo-ts/kernels';
   import * as tf from '@tensorflow/tfjs-core';
@@ -224,7 +224,7 @@ const product = `
   console.log(name);
 `;
 
-/** pnpm's node_modules hides what a package does not declare, and it runs no install scripts. */
+/** pnpm hides undeclared dependencies and runs no install scripts. */
 function checkWithPnpm(packages: readonly Packed[], work: string): void {
   const folder = path.join(work, 'pnpm');
   mkdirSync(folder);
@@ -241,10 +241,10 @@ function checkWithPnpm(packages: readonly Packed[], work: string): void {
   });
   report('all packages install with pnpm', pnpm.status === 0 ? [] : [`${pnpm.stdout}${pnpm.stderr}`]);
   writeFileSync(path.join(folder, 'product.mjs'), product);
-  report('a product, installed with pnpm', run(process.execPath, folder, ['product.mjs']));
+  report('computes a product after installation with pnpm', run(process.execPath, folder, ['product.mjs']));
 }
 
-/** Deno, Bun and the newest TypeScript, from npm's packages. */
+/** Checks Deno, Bun and the newest TypeScript, installed from npm. */
 function checkOtherRuntimes(packages: readonly Packed[], project: string): void {
   const deno = '@deno/linux-x64-glibc';
   const bun = '@oven/bun-linux-x64';
@@ -261,8 +261,8 @@ function checkOtherRuntimes(packages: readonly Packed[], project: string): void 
   const binary = (...parts: string[]) => path.join(tools, 'node_modules', ...parts);
 
   writeFileSync(path.join(project, 'product.mjs'), product);
-  report('a product on Deno', run(binary(deno, 'deno'), project, ['run', '--allow-all', 'product.mjs']));
-  report('a product on Bun', run(binary(bun, 'bin', 'bun'), project, ['product.mjs']));
+  report('computes a product on Deno', run(binary(deno, 'deno'), project, ['run', '--allow-all', 'product.mjs']));
+  report('computes a product on Bun', run(binary(bun, 'bin', 'bun'), project, ['product.mjs']));
 
   const examples = packages.flatMap(({ json, folder }) => {
     const file = `${path.basename(json.name)}.mts`;
@@ -283,7 +283,7 @@ function layerOf({ nx }: Manifest): string {
   return nx?.tags[0]?.replace('layer:', '') ?? '';
 }
 
-/** A bundler fails on what a browser does not have, node:fs for example, and on peers that should be optional. */
+/** Bundling fails on modules that browsers lack, such as node:fs, and on peers that should be optional. */
 async function bundle(name: string, project: string): Promise<string[]> {
   const contents = `import * as all from '${name}';\nconsole.log(all);\n`;
   try {
@@ -297,9 +297,7 @@ async function bundle(name: string, project: string): Promise<string[]> {
       logLevel: 'silent',
     });
     const layers = Object.keys(metafile.inputs).find((file) => file.includes('tfjs-layers'));
-    return layers
-      ? [`${layers} is in the bundle: only its registration of gradients is needed, which kernels bundles`]
-      : [];
+    return layers ? [`${layers} is in the bundle, but only its gradients are required, which kernels includes`] : [];
   } catch (error) {
     return [(error as Error).message];
   }
@@ -311,12 +309,12 @@ function exampleOf(folder: string): string | undefined {
   return existsSync(readme) ? blocksOf(readme).find(({ language }) => language === 'ts')?.code : undefined;
 }
 
-/** For an application, whose README shows commands: that its module loads. */
+/** Example for an application, whose README has only commands: loads its module. */
 function loading(name: string): string {
   return `import * as all from '${name}';\nif (Object.keys(all).length === 0) throw new Error('no exports');\n`;
 }
 
-/** The same code in both module forms: [what it is called, its file, its JavaScript]. */
+/** The same code in both module formats: [name of the format, file, JavaScript]. */
 function forms(code: string): [string, string, string][] {
   return [
     ['ES module', 'example.mjs', asModule(code)],
@@ -328,7 +326,7 @@ function asModule(code: string): string {
   return ts.transpile(code, { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext });
 }
 
-/** CommonJS has no top-level await, so the whole runs inside a function. */
+/** CommonJS has no top-level await, so the code runs inside an async function. */
 function asCommonJs(code: string): string {
   const options = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.CommonJS, esModuleInterop: true };
   return `(async () => {\n${ts.transpile(code, options)}\n})().catch((error) => {\n  console.error(error);\n  process.exit(1);\n});\n`;
@@ -343,7 +341,7 @@ function run(node: string, cwd: string, args: string[]): string[] {
 }
 
 function npm(args: string[], cwd: string) {
-  // npm hands its settings of the workspace down to what it runs; a project of its own must not inherit them.
+  // npm passes the root of this workspace to its child processes; the test project must not inherit it.
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => key !== 'npm_config_local_prefix'));
   return spawnSync('npm', args, { cwd, env, encoding: 'utf8', maxBuffer: 1 << 28 });
 }

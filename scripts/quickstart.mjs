@@ -7,7 +7,7 @@ import { installed } from './installed.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const started = Date.now();
-// Ctrl-C reaches the recipe too, which saves and ends; this process waits for it.
+// Ctrl-C also reaches the recipe, which saves and exits; this process waits for it.
 process.on('SIGINT', () => undefined);
 
 function run(title, command, args, { optional = false } = {}) {
@@ -17,13 +17,13 @@ function run(title, command, args, { optional = false } = {}) {
   process.exit(status ?? (signal ? 130 : 1));
 }
 
-// Help needs nothing installed but the trainer itself.
+// Help requires only the trainer itself.
 const isHelp = process.argv.slice(2).some((arg) => arg === '--help' || arg === '-h');
 
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) {
   console.error(
-    `The quickstart needs Node 20.19 or later, this is ${process.version}. Install a newer Node and try again.`,
+    `The quickstart requires Node 20.19 or later, got ${process.version}. Install a newer Node and try again.`,
   );
   process.exit(1);
 }

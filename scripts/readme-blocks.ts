@@ -6,13 +6,13 @@ export const root = path.resolve(import.meta.dirname, '..');
 export interface Block {
   readonly language: string;
   readonly code: string;
-  /** Line of the block's first line of code, for messages. */
+  /** Line number of the first line of code, for messages. */
   readonly line: number;
 }
 
 /**
- * The fenced blocks of a markdown file, in order. One whose fence says so, as in `ts continued`, goes on with the block of
- * its language before it: together they are one, on the lines of the first.
+ * The fenced blocks of a Markdown file, in order. A block marked `continued`, such as `ts continued`, is appended to the
+ * previous block of its language.
  */
 export function blocksOf(file: string): Block[] {
   const blocks: Block[] = [];
@@ -22,7 +22,8 @@ export function blocksOf(file: string): Block[] {
     if (fence && open) {
       const { language, continued, line, lines } = open;
       const before = continued ? blocks.findLastIndex((block) => block.language === language) : blocks.length;
-      if (before < 0) throw new Error(`${file}:${line - 1}: this block continues none. Remove "continued".`);
+      if (before < 0)
+        throw new Error(`${file}:${line - 1}: there is no earlier block to continue. Remove "continued".`);
       const { code, line: first } = blocks[before] ?? { code: '', line };
       blocks[before] = { language, code: code + lines.join('\n') + '\n', line: first };
       open = undefined;
@@ -36,7 +37,7 @@ export function blocksOf(file: string): Block[] {
   return blocks;
 }
 
-/** Every document whose examples must work, by its path from the root: READMEs, docs and the contributor's guide. */
+/** Paths of all documents whose examples must work, relative to the root: READMEs, docs and the contributor's guide. */
 export function documents(): string[] {
   const folders = ['packages', 'apps'].flatMap((parent) =>
     readdirSync(path.join(root, parent)).map((name) => `${parent}/${name}/README.md`),

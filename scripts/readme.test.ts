@@ -5,7 +5,7 @@ import ts from 'typescript';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { blocksOf, documents, onlyLacksOneDnn, root } from './readme-blocks';
 
-// Inside the repository, so that the examples resolve the workspace's packages, and ignored by git.
+// Inside the repository, so that examples can import the workspace's packages; ignored by git.
 const work = path.join(root, '.cache', `readme-${process.pid}`);
 
 interface Example {
@@ -34,7 +34,7 @@ beforeAll(() => {
 afterAll(() => rmSync(work, { recursive: true, force: true }));
 
 describe('examples in READMEs', () => {
-  it('every package has one', () => {
+  it('exist for every package', () => {
     const packages = documents().filter((document) => document.startsWith('packages/'));
     expect(packages).toHaveLength(readdirSync(path.join(root, 'packages')).length);
     expect(packages.filter((document) => !examples.some(({ title }) => title.startsWith(`${document}:`)))).toEqual([]);
@@ -78,7 +78,7 @@ describe('install lines in READMEs', () => {
     ),
   );
 
-  /** What a user has after `npm install` of these: them and, laid beside them, what they depend on. */
+  /** All packages that `npm install` of these names installs, dependencies included. */
   function installed(names: readonly string[]): Set<string> {
     const all = new Set(names);
     for (const name of all) for (const below of Object.keys(manifests[name]?.dependencies ?? {})) all.add(below);
@@ -86,7 +86,7 @@ describe('install lines in READMEs', () => {
   }
 
   const published = examples.filter(({ title }) => !manifests[`@flamingo-ts/${title.split('/')[1]}`]?.private);
-  it.each(published)('$title needs nothing that the document does not install', ({ title, code }) => {
+  it.each(published)('$title imports only packages that the document installs', ({ title, code }) => {
     const document = title.replace(/:\d+$/, '');
     const lines = blocks.filter((b) => b.document === document && b.language === 'sh').map((b) => b.code);
     const named = [...lines.join('\n').matchAll(/npm install ([^#\n]*)/g)].flatMap(([, names]) =>
@@ -126,7 +126,7 @@ describe('commands in READMEs', () => {
   });
 });
 
-it('relative links in READMEs lead somewhere', () => {
+it('relative links in READMEs have existing targets', () => {
   const broken = documents().flatMap((document) =>
     [...readFileSync(path.join(root, document), 'utf8').matchAll(/\]\((?!\w+:|#)([^)#\s]+)[^)]*\)/g)]
       .filter(([, link]) => !exists(path.join(path.dirname(document), link!)))
@@ -145,7 +145,7 @@ function exists(file: string): boolean {
 
 let known: string[] | undefined;
 
-/** What `flamingo --help` lists. */
+/** The sub-commands in `flamingo --help`. */
 function subCommands(): string[] {
   if (known) return known;
   const cli = path.join(root, 'apps/trainer/src/cli.ts');

@@ -1,5 +1,5 @@
-// Tries a release without publishing it: copies the workspace into .cache/release, writes the versions that the changesets
-// ask for, builds, and packs every package as `npm publish` would. `scripts/check-packages.ts` then checks the tarballs.
+// Tries a release without publishing it: copies the workspace to .cache/release, sets the versions from the changesets,
+// builds, and packs every package as `npm publish` would. `scripts/check-packages.ts` then checks the tarballs.
 //
 //   node scripts/release-dry-run.mjs
 import { execFileSync } from 'node:child_process';
@@ -14,11 +14,13 @@ function run(command, args, options = {}) {
     return execFileSync(command, args, { cwd: copy, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], ...options });
   } catch (error) {
     console.error(`${error.stdout}${error.stderr}`);
-    throw new Error(`release-dry-run: \`${command} ${args.join(' ')}\` failed; its output is above.`, { cause: error });
+    throw new Error(`release-dry-run: \`${command} ${args.join(' ')}\` failed, see its output above.`, {
+      cause: error,
+    });
   }
 }
 
-/** Copies what git tracks or would track. Everything else that Node needs is found in the node_modules above the copy. */
+/** Copies the files that git tracks or would track. Node finds everything else in node_modules above the copy. */
 function copyWorkspace() {
   rmSync(copy, { recursive: true, force: true });
   const listed = run('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root });
@@ -55,13 +57,13 @@ if (versions.size !== 1) throw new Error(`release-dry-run: expected one version,
 const [version] = versions;
 const changesets = readdirSync(path.join(root, '.changeset')).filter((file) => file.endsWith('.md'));
 if (changesets.length > 0 && version === before) {
-  throw new Error(`release-dry-run: ${changesets.length} changesets leave the version at ${before}.`);
+  throw new Error(`release-dry-run: ${changesets.length} changesets did not change the version ${before}.`);
 }
-// The daemon of Nx and its cache belong to the workspace that the user works in.
+// The Nx daemon and its cache belong to the original workspace.
 run('npm', ['run', '-s', 'build'], { env: { ...process.env, NX_DAEMON: 'false', NX_TUI: 'false' } });
 for (const folder of published) {
   const output = run('npm', ['publish', '--dry-run', '--json', '--ignore-scripts'], { cwd: path.join(copy, folder) });
-  // npm 10 prints the package, npm 11 an object that holds it under its name.
+  // npm 10 prints the package, npm 11 an object with the package under its name.
   const result = JSON.parse(output);
   const { id, files, size } = result.id ? result : Object.values(result)[0];
   console.log(`${id}: ${files.length} files, ${(size / 1024).toFixed(0)} KiB`);

@@ -19,14 +19,14 @@ import { basename, isAbsolute, join, resolve } from 'node:path';
 import { filesIn, withPackages } from './debian-packages.mjs';
 
 const root = resolve(import.meta.dirname, '..');
-const named = process.env.XDG_CACHE_HOME;
-const home = join(named && isAbsolute(named) ? named : join(homedir(), '.cache'), 'flamingo-ts', 'onednn');
+const xdgCache = process.env.XDG_CACHE_HOME;
+const home = join(xdgCache && isAbsolute(xdgCache) ? xdgCache : join(homedir(), '.cache'), 'flamingo-ts', 'onednn');
 const lib = join(home, 'lib');
 
 /** The libraries to unpack, under any name that ends in a version. */
 const LIBRARY = /\blib(dnnl|gomp|OpenCL)\.so\.[0-9.]+$/;
 
-/** Loads oneDNN as the backend does, in a process of its own: what was loaded, or the error. */
+/** Loads oneDNN as the backend does, in a separate process. Returns the library or the error. */
 function load() {
   const script = `
     const { nativeLibrary } = await import('@flamingo-ts/backend-native');
@@ -38,7 +38,7 @@ function load() {
   return status === 0 ? { library: stdout.trim() } : { error };
 }
 
-/** The run-time package, named `libdnnl2`, `libdnnl3` or `libdnnl3.6`, and the libraries that it requires. */
+/** Installs the run-time package, named `libdnnl2`, `libdnnl3` or `libdnnl3.6`, and the libraries that it requires. */
 function install() {
   mkdirSync(home, { recursive: true, mode: 0o700 });
   withPackages(home, '^libdnnl[0-9.]+$', ['libgomp1', 'ocl-icd-libopencl1'], (unpacked) => {

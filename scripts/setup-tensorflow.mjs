@@ -5,7 +5,7 @@
 //   npm run setup:tensorflow -- DIR           uses the library in DIR: an unpacked wheel, or lib/ and include/ of libtensorflow
 //   npm run setup:tensorflow -- --download    downloads a wheel with pip (270 MB) and unpacks its library into .cache/
 //
-// Running it again does only what is missing.
+// Running it again only adds what is missing.
 import { spawnSync } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -13,7 +13,7 @@ import path from 'node:path';
 
 const root = path.resolve(import.meta.dirname, '..');
 const cache = path.join(root, '.cache', 'tensorflow');
-// Python imports modules from its working directory: all calls run in the root folder, where only root can place any.
+// Python imports modules from its working directory, so all calls run in /, which only root can write to.
 const python = process.env.PYTHON?.includes('/') ? path.resolve(process.env.PYTHON) : (process.env.PYTHON ?? 'python3');
 const headers = ['tensorflow/c/c_api.h', 'tensorflow/c/eager/c_api.h', 'tensorflow/core/platform/ctstring_internal.h'];
 
@@ -28,7 +28,7 @@ function main() {
   const library = findLibrary(process.argv.slice(2), addon);
   console.log(`TensorFlow library: ${library.main}`);
 
-  const changed = layDown(addon, library);
+  const changed = linkLibrary(addon, library);
   if (changed || !builtAddon(addon)) build(addon);
   else console.log('The addon is built already.');
   check();
@@ -55,11 +55,11 @@ function findLibrary(args, addon) {
     return fail(
       `${path.resolve(arg)} has no TensorFlow library with its headers.`,
       'Expected libtensorflow_cc.so.2 (or libtensorflow.so.2) and libtensorflow_framework.so.2, in it or in its lib/ or',
-      `tensorflow/, and below include/ beside them: ${headers.join(', ')}`,
+      `tensorflow/, and in the include/ folder next to them: ${headers.join(', ')}`,
     );
   }
   const installed = installedTensorFlow();
-  // Or the library of an earlier run.
+  // Falls back to the library of an earlier run.
   const library = (installed && libraryIn(installed)) ?? libraryIn(cache) ?? libraryIn(path.join(addon, 'deps'));
   if (library) return library;
   return fail(
@@ -68,12 +68,12 @@ function findLibrary(args, addon) {
       : `${python} has no TensorFlow installed.`,
     'Choose one:',
     '  pip install tensorflow-cpu              then run this again (tensorflow[and-cuda] for an NVIDIA card)',
-    '  npm run setup:tensorflow -- DIR         with the folder of a libtensorflow that you have',
+    '  npm run setup:tensorflow -- DIR         to use the libtensorflow in a folder',
     '  npm run setup:tensorflow -- --download  to have pip download tensorflow-cpu for this clone only (270 MB)',
   );
 }
 
-/** The two libraries and the headers in one of the layouts that wheels and release archives have. */
+/** Finds the two libraries and the headers in the layout of a wheel or of a release archive. */
 function libraryIn(folder) {
   for (const base of [folder, path.join(folder, 'tensorflow')]) {
     for (const lib of [base, path.join(base, 'lib')]) {
@@ -83,7 +83,7 @@ function libraryIn(folder) {
       const framework = path.join(lib, 'libtensorflow_framework.so.2');
       const include = path.join(base, 'include');
       if (main && existsSync(framework) && headers.every((file) => existsSync(path.join(include, file)))) {
-        // The CUDA libraries of a GPU wheel are found relative to the library, in a sibling of its folder.
+        // The CUDA libraries of a GPU wheel are in the folder nvidia, next to that of the library.
         const nvidia = path.join(base, '..', 'nvidia');
         return { main, framework, include, nvidia: existsSync(nvidia) ? nvidia : undefined };
       }
@@ -105,7 +105,7 @@ function downloaded() {
   const part = `${cache}.part`;
   rmSync(part, { recursive: true, force: true });
   mkdirSync(part, { recursive: true });
-  console.log('Downloading the tensorflow-cpu wheel by pip (270 MB, 850 MB unpacked into .cache/tensorflow)');
+  console.log('Downloading the tensorflow-cpu wheel with pip (270 MB, 850 MB unpacked into .cache/tensorflow)');
   run(
     python,
     ['-m', 'pip', 'download', '--quiet', '--no-deps', '--only-binary=:all:', '--dest', part, 'tensorflow-cpu'],
@@ -122,16 +122,16 @@ function downloaded() {
   run(python, ['-c', unpack, path.join(part, wheel), part], { cwd: '/' });
   rmSync(path.join(part, wheel));
   rmSync(cache, { recursive: true, force: true });
-  renameSync(part, cache); // all or nothing: a broken download leaves no incomplete library
+  renameSync(part, cache); // renamed last, so that an interrupted download leaves no incomplete library
   return cache;
 }
 
-/** Links library and headers to where binding.gyp expects them; returns whether anything changed. */
-function layDown(addon, library) {
+/** Links the library and the headers to where binding.gyp expects them. Returns whether anything changed. */
+function linkLibrary(addon, library) {
   const deps = path.join(addon, 'deps');
   const links = {
     include: library.include,
-    // By the name for the linker, and by the library's own name for the loader.
+    // One name for the linker, and the library's own name for the loader.
     'lib/libtensorflow.so': library.main,
     [`lib/${path.basename(library.main)}`]: library.main,
     'lib/libtensorflow_framework.so': library.framework,
@@ -160,7 +160,7 @@ function build(addon) {
   for (const tool of ['make', 'g++', python]) {
     if (spawnSync(tool, ['--version']).status !== 0) {
       fail(
-        `${tool} is missing; it is needed to compile the addon.`,
+        `${tool} is missing, which is required to compile the addon.`,
         'Debian, Ubuntu: apt-get install build-essential python3',
       );
     }
@@ -176,7 +176,7 @@ function build(addon) {
   run(process.execPath, [preGyp, 'install', '--build-from-source'], { cwd: addon, env });
 }
 
-/** Runs the backend as users do: a product, a gradient, and an operation that needs what Node 23 removed. */
+/** Runs the backend as users do: a product, a gradient, and an operation that depends on an API that Node 23 removed. */
 function check() {
   const script = `
     import * as tf from '@tensorflow/tfjs-core';

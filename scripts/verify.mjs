@@ -1,9 +1,9 @@
-// The whole check, from a fresh clone to the end: installs, sets up backends, builds, checks types, lint and format, runs
-// the tests on every backend, TensorFlow.js' own tests, the reference cases and the packed packages.
+// Checks everything from a fresh clone: installs, sets up backends, builds, checks types, lint and format, and runs the tests
+// on every backend, TensorFlow.js' own tests, the reference cases and the packed packages.
 //
 //   npm run verify -- [--reference DIR]
 //
-// --reference adds a folder of reference data to compare with; without it, the cases that the packages carry are compared.
+// --reference names a folder of reference cases; by default, those in the packages are used.
 // The last line is `N passed, N failed`: it counts tests, cases and package checks, and one for each other step.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
@@ -16,7 +16,7 @@ const work = path.join(root, '.cache', 'verify');
 const source = ['--conditions=@flamingo-ts/source', '--import', 'tsx'];
 const rows = [];
 
-/** Tests of what can differ between versions of Node: native calls, threads, sockets, file mapping, the command itself. */
+/** Tests of features that can differ between versions of Node: native calls, threads, sockets, file mapping, the command. */
 const NODE_DEPENDENT = [
   'packages/backend-native',
   'packages/checkpoint',
@@ -32,7 +32,7 @@ async function main() {
   mkdirSync(work, { recursive: true });
   if (!installed(root) && !(await step('install', 'npm', ['ci']))) return;
 
-  // Most of these steps use one core: two chains of them run at a time.
+  // Most of these steps use one core, so two sequences run in parallel.
   const backends = ['cpu', 'wasm'];
   let node24;
   await Promise.all([
@@ -76,7 +76,7 @@ async function main() {
   ]);
 }
 
-/** Runs test files, all of them by default, with the suites of the models on each of the backends. */
+/** Runs test files (all by default), with model tests on each of the backends. */
 function tests(node, backends, files = []) {
   const version = spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout.trim();
   const report = path.join(work, `vitest-${version}.json`);
@@ -95,13 +95,13 @@ async function step(name, command, args, { env, count, minutes } = {}) {
   const { status, seconds, output } = await run(name, command, args, { env, minutes });
   const ok = status === 0;
   const counted = count?.(output) ?? { passed: ok ? 1 : 0, failed: ok ? 0 : 1 };
-  // A command that fails without a counted failure broke down: that is one more.
+  // A command that fails without reporting a failure counts as one.
   if (!ok && counted.failed === 0) counted.failed = 1;
   rows.push({ name, seconds, ...counted });
   return ok;
 }
 
-/** A step that may be impossible on this machine; unless it is required, that is no failure. */
+/** Runs a step that may be impossible on this machine. Only a required one can fail. */
 async function setUp(name, command, args, { required = false } = {}) {
   if (required) return step(name, command, args);
   // Five minutes leave time for a slow download.
@@ -157,7 +157,7 @@ function countTests(file) {
   return { passed: numPassedTests, failed: failures.length, failures };
 }
 
-/** Folders of reference cases: those below `folder`, or the whole cases that packages carry for their tests. */
+/** Folders of reference cases: those in `folder`, or by default those that packages contain for their tests. */
 function references(folder) {
   if (folder === undefined) {
     return ['data-mixtures', 'evaluation', 'gated-xattn', 'perceiver-resampler'].map((name) =>
@@ -168,7 +168,7 @@ function references(folder) {
   return ['flamingo', 'vision', 'lm/chinchilla', 'lm/decode', ...tokenizers].map((area) => path.resolve(folder, area));
 }
 
-/** A Node 24 from npm's packages, to run tests on as well; undefined where this process runs on Node 24 or later. */
+/** Installs Node 24 from npm for more tests. Returns its path; undefined if this process runs on Node 24 or later. */
 async function otherNode() {
   if (Number(process.versions.node.split('.')[0]) >= 24) return undefined;
   const name = `node-${process.platform}-${process.arch}`;
@@ -192,6 +192,6 @@ for (const { name, seconds, passed = '', failed = '', note } of rows) {
 // Repeats the failures, for readers who see only the end of a long output.
 for (const failure of rows.flatMap((row) => row.failures ?? [])) console.log(`failed: ${failure}\n`);
 const [passed, failed] = ['passed', 'failed'].map((key) => rows.reduce((sum, row) => sum + (row[key] ?? 0), 0));
-console.log(`${((performance.now() - started) / 1000).toFixed(1).padStart(9)}${' '.repeat(20)}in all\n`);
+console.log(`${((performance.now() - started) / 1000).toFixed(1).padStart(9)}${' '.repeat(20)}total\n`);
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);

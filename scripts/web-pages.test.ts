@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** The commands of the block of docs/web-pages.md that begins with `first`. */
+/** The commands of the block of docs/web-pages.md that starts with `first`. */
 function commandsFrom(first: string): string[] {
   const { code } = blocksOf(join(root, 'docs/web-pages.md')).find((block) => block.code.startsWith(first))!;
   return code.trim().split('\n');
@@ -27,16 +27,16 @@ const run = (command: string) => flamingo(folder, ...command.replace('npx flamin
 it('the commands of docs/web-pages.md turn pages into shards', { timeout: 120_000 }, async () => {
   const commands = commandsFrom('npm install').slice(1);
   expect(commands).toHaveLength(6);
-  const said: string[] = [];
+  const outputs: string[] = [];
   for (const command of commands) {
     const { status, stdout, stderr } = await run(command);
     expect(status, `${command}\n${stderr}`).toBe(0);
-    said.push(stdout);
+    outputs.push(stdout);
   }
-  expect(said[0]).toMatch(
+  expect(outputs[0]).toMatch(
     /^20 pages in 2 units; 20 pages of 2 units sampled\.\nA page takes [\d.]+ ms of one core .* yields 1\.00 documents with 1\.00 images/,
   );
-  expect(said[1]).toMatch(/^20 documents from 20 pages: 20 images, \d+ words; 20 pairs of image and text\./);
+  expect(outputs[1]).toMatch(/^20 documents from 20 pages: 20 images, \d+ words; 20 pairs of image and text\./);
   expect(existsSync(join(folder, 'inspect.html')) && existsSync(join(folder, 'stats.svg'))).toBe(true);
   expect(await readManifest(join(folder, 'shards/pages'))).toMatchObject({ documents: 20, images: 20 });
   expect(await readManifest(join(folder, 'shards/pairs'))).toMatchObject({ documents: 20, images: 20 });

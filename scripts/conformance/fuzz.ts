@@ -1,6 +1,6 @@
 /**
- * Random operations on backend native against tfjs' CPU backend: values and gradients, for shapes, types and values that nobody
- * would write down. The same seed gives the same cases.
+ * Compares random operations on backend native with tfjs' CPU backend: values and gradients, for unusual shapes, types and
+ * values. The same seed gives the same cases.
  */
 import { Random, useBackend } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
@@ -15,9 +15,9 @@ interface Case {
   readonly name: string;
   readonly inputs: readonly Values[];
   readonly compute: (...inputs: tf.Tensor[]) => tf.Tensor;
-  /** Whether tfjs' CPU backend has the gradients to all inputs. */
+  /** Whether tfjs' CPU backend has gradients with respect to all inputs. */
   readonly gradient?: boolean;
-  /** Whether 0 and -0 differ. */
+  /** Whether the comparison distinguishes 0 from -0. */
   readonly signedZeros?: boolean;
 }
 
@@ -29,15 +29,15 @@ interface Result {
   readonly values?: readonly number[][];
 }
 
-/** What the numbers of a case look like. */
+/** Kinds of numbers in a case. */
 const MODES = ['plain', 'plain', 'plain', 'special', 'large', 'small', 'zeros'] as const;
 const SPECIAL = [NaN, Infinity, -Infinity, 0, -0, 1e-40, -1e-40, 1e-38];
-/** Most elements of an operand. */
+/** Maximum number of elements of an operand. */
 const LARGEST = 30_000;
 
 const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
 
-/** Makes cases from random numbers. */
+/** Generates random cases. */
 class Cases {
   private mode: (typeof MODES)[number] = 'plain';
 
@@ -93,7 +93,7 @@ class Cases {
     return { shape, dtype, data: Float32Array.from({ length }, () => this.number()) };
   }
 
-  /** A shape of so many axes; small ones are computed by loops, large ones by oneDNN. */
+  /** A shape with `least` to `most` axes. Includes small ones, which native computes in loops, and large ones for oneDNN. */
   private shape(least = 0, most = 5): number[] {
     for (;;) {
       const shape = this.chance(0.2)
@@ -177,7 +177,7 @@ class Cases {
     if (this.chance(0.6)) {
       const compute = (a?: tf.Tensor, b?: tf.Tensor) =>
         tf.conv2d(a as tf.Tensor4D, b as tf.Tensor4D, stride, pad as number, 'NHWC', dilation);
-      // tfjs has no gradient of dilated convolutions.
+      // tfjs has no gradient for dilated convolutions.
       return { name, inputs: [x, filter], compute, gradient: dilation === 1 };
     }
     const activation = this.pick(['linear', 'relu', 'sigmoid', 'elu'] as const);
@@ -323,7 +323,7 @@ function resultOf({ inputs, compute, gradient }: Case): Result {
   }
 }
 
-/** Where two results differ, undefined where they do not. Both backends may fail, each with its own message. */
+/** Describes the first difference; undefined if there is none. Both backends may fail, with different messages. */
 function difference(native: Result, cpu: Result, signedZeros: boolean): string | undefined {
   if (native.error !== undefined || cpu.error !== undefined) {
     if (native.error !== undefined && cpu.error !== undefined) return undefined;
@@ -337,7 +337,7 @@ function difference(native: Result, cpu: Result, signedZeros: boolean): string |
     const least = i === 0 ? 0 : 0.1;
     const scale = expected.reduce((top, v) => (Number.isFinite(v) ? Math.max(top, Math.abs(v)) : top), least);
     const at = expected.findIndex((v, j) => !isClose(actual[j]!, v, scale, signedZeros && i === 0));
-    const what = i === 0 ? 'value' : `gradient to input ${i - 1}`;
+    const what = i === 0 ? 'value' : `gradient of input ${i - 1}`;
     if (at >= 0) return `${what}, element ${at}: native ${show(actual[at]!)}, cpu ${show(expected[at]!)}`;
   }
   return undefined;
@@ -345,14 +345,14 @@ function difference(native: Result, cpu: Result, signedZeros: boolean): string |
 
 const show = (x: number): string => (Object.is(x, -0) ? '-0' : String(x));
 
-/** Sums differ by rounding, relative to what was added; denormal results may be 0. */
+/** Allows rounding differences relative to the largest value, and denormal results as 0. */
 function isClose(x: number, y: number, scale: number, signedZeros: boolean): boolean {
   if (signedZeros && x === 0 && y === 0) return Object.is(x, y);
   if (x === y || (Number.isNaN(x) && Number.isNaN(y))) return true;
   return Math.abs(x - y) <= 3e-5 * scale + 1e-3 * Math.abs(y) + 2 ** -126;
 }
 
-/** Runs so many cases and prints those that differ. */
+/** Runs `count` cases and prints those that differ. */
 export async function fuzz(seed: number, count: number): Promise<{ passed: number; failed: number }> {
   const cases = new Cases(new Random(seed));
   await useBackend('cpu');

@@ -1,8 +1,8 @@
 /**
- * Runs tfjs' own test suite on a backend, and random operations on native against cpu.
+ * Runs tfjs' own test suite on a backend, and compares random operations on native with cpu.
  *
  *     npm run conformance -- native
- *     npm run conformance -- native softmax   only the tests of tfjs whose names contain the text
+ *     npm run conformance -- native softmax   runs only the tfjs tests whose names contain this text
  *     npm run conformance -- cpu
  */
 import { mkdirSync, readdirSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'esbuild';
 import { fuzz } from './fuzz';
 
-/** A few seconds' worth. */
+/** Takes a few seconds. */
 const RANDOM_CASES = 600;
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -32,8 +32,8 @@ interface JasmineEnv {
 }
 
 /**
- * Bundles the suite, tfjs and the backends into one file, so that all of them share one engine. The suite is ES modules in
- * files that Node takes for CommonJS, so it must be bundled in any case.
+ * Bundles the suite, tfjs and the backends into one file, so that they share one engine. Node cannot load the suite directly:
+ * its files contain ES modules, but Node treats them as CommonJS.
  */
 async function bundle(): Promise<string> {
   const suite = join(root, 'node_modules/@tensorflow/tfjs-core/dist');
@@ -58,7 +58,7 @@ async function bundle(): Promise<string> {
     conditions: ['@flamingo-ts/source'],
     mainFields: ['module', 'main'],
     external: ['koffi'],
-    // The package declares its test files free of side effects: esbuild would drop them.
+    // The package declares that its test files have no side effects, so esbuild would drop them.
     ignoreAnnotations: true,
     banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
     logLevel: 'error',
@@ -95,7 +95,7 @@ async function main(): Promise<void> {
   await env.execute();
   if (backend === 'native' && !filter) {
     const random = await fuzz(1, RANDOM_CASES);
-    console.log(`random operations: ${random.passed} as on cpu, ${random.failed} not`);
+    console.log(`random operations: ${random.passed} equal to cpu, ${random.failed} different`);
     passed += random.passed;
     failed += random.failed;
   }

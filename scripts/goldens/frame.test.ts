@@ -9,7 +9,7 @@ import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import type { GoldenHandler } from './case';
 import { runGoldens } from './frame';
 
-/** Handles cases of an invented kind: y = factor * x. */
+/** Handles cases of a made-up kind: y = factor * x. */
 const scaling: GoldenHandler = {
   matches: (c) => c.meta.layer.kind === 'scaling',
   run: async (c) => {
@@ -113,7 +113,7 @@ it('reads other files of a case', async () => {
   expect(lines[0]).toMatch(/^area\/one +3.0e\+0 +pass$/);
 });
 
-it('says if a folder is missing or contains no case', async () => {
+it('throws if a folder is missing or contains no case', async () => {
   await expect(runGoldens([join(root, 'none')], [], () => {})).rejects.toThrow(
     /there is no folder .*none\. Pass folders/,
   );

@@ -62,7 +62,7 @@ interface TextBuilding {
 
 function checkTextBuilding(meta: TextBuilding): GoldenResult {
   const c = new Comparison();
-  // The end-of-text token is the end of the finished texts.
+  // The reference does not name the end-of-text token, but the finished texts end with it.
   const endOfText = /<\|endofchunk\|>((?:(?!<\|endofchunk\|>).)*)$/s.exec(meta.pairs[0]?.text ?? '')?.[1] ?? '</s>';
   const special = ['<image>', '<|endofchunk|>', endOfText].map((token) => token.replace(/[^\w]/g, '\\$&')).join('|');
   const tokenize = (text: string) => text.split(new RegExp(`(${special})|\\s+`)).filter(Boolean);

@@ -3,10 +3,10 @@ import { builtinModules } from 'node:module';
 import path from 'node:path';
 
 /**
- * Which layers a layer may import, by the tag `layer:x` under `nx` in each package.json. Imports point downwards only;
- * packages of one layer do not know each other.
+ * The layers that each layer may import. A package names its layer by the tag `layer:x` under `nx` in its package.json.
+ * Packages of one layer do not import each other.
  */
-export const arrows = {
+export const allowedImports = {
   random: [],
   kernels: ['random'],
   backend: ['kernels'],
@@ -30,9 +30,9 @@ export function workspacePackages() {
         const json = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'));
         const tag = json.nx?.tags?.find((tag) => tag.startsWith('layer:'));
         const layer = tag?.slice('layer:'.length);
-        if (!Object.hasOwn(arrows, layer ?? '')) {
+        if (!Object.hasOwn(allowedImports, layer ?? '')) {
           throw new Error(
-            `${folder}/package.json must have one nx tag of layer:${Object.keys(arrows).join(', layer:')}`,
+            `${folder}/package.json must have one of the nx tags layer:${Object.keys(allowedImports).join(', layer:')}`,
           );
         }
         const declared = Object.keys({ ...json.dependencies, ...json.peerDependencies });
@@ -41,7 +41,7 @@ export function workspacePackages() {
   );
 }
 
-/** Why `specifier` must not be imported by `file`, or undefined where it may. */
+/** The reason why `file` must not import `specifier`, or undefined if it may. */
 export function forbidden(packages, file, specifier) {
   const owner = packages.find(({ folder }) => file.startsWith(folder + path.sep));
   const isTest = /\.test\.ts$/.test(file) || /(^|[\\/])test[\\/]/.test(path.relative(owner?.folder ?? root, file));
@@ -51,13 +51,14 @@ export function forbidden(packages, file, specifier) {
     const other = packages.find(
       ({ folder }) => folder !== owner?.folder && (target + path.sep).startsWith(folder + path.sep),
     );
-    // What a tool shares with a package's tests has no name to import it by.
+    // Scripts may share the test helpers of a package, which have no package name.
     if (other && !owner && isBelow(path.join(other.folder, 'test'), target)) return undefined;
     if (other) return `reaches into another package: import ${other.name} by its name`;
-    if (owner && !isBelow(owner.folder, target)) return 'leaves its package: a published package has nothing beside it';
+    if (owner && !isBelow(owner.folder, target))
+      return 'is outside the package, so it is missing once the package is published';
     return undefined;
   }
-  // A subpath import: the package.json of the file's own package says what it is.
+  // A subpath import, defined in the package.json of the file's own package.
   if (specifier.startsWith('#')) return undefined;
   if (specifier.startsWith('node:') || builtinModules.includes(specifier)) return undefined;
 
@@ -67,11 +68,11 @@ export function forbidden(packages, file, specifier) {
     return `is a deep import: ${name} has one entry`;
   if (!owner || name === owner.name) return undefined;
 
-  // Tests may also lean on what stands beside or above their package: backends to run on, packages to run with.
+  // Tests may import any package, for example backends to run on.
   if (isTest) return undefined;
   if (target?.layer === 'testing') return 'is for tests only';
-  if (target && !arrows[owner.layer].includes(target.layer)) {
-    return `points upwards or sideways: layer '${owner.layer}' may import ${listed(arrows[owner.layer])}, ${name} is '${target.layer}'`;
+  if (target && !allowedImports[owner.layer].includes(target.layer)) {
+    return `must not be imported here: layer '${owner.layer}' may import ${listed(allowedImports[owner.layer])}, but ${name} is '${target.layer}'`;
   }
   if (owner.layer === 'data' && name.startsWith('@tensorflow/'))
     return 'is a tensor library: data packages use plain typed arrays';
@@ -87,7 +88,7 @@ function listed(layers) {
   return layers.length === 0 ? 'no other package' : layers.map((layer) => `'${layer}'`).join(', ');
 }
 
-/** ESLint rule `workspace/layers`: holds the arrows above for every form of import. */
+/** ESLint rule `workspace/layers`: applies the rules above to every form of import. */
 export const layers = {
   meta: { type: 'problem', schema: [], messages: { forbidden: "'{{specifier}}' {{why}}." } },
   create(context) {

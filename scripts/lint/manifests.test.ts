@@ -29,11 +29,11 @@ const packages = ['packages', 'apps'].flatMap((parent) =>
   }),
 );
 
-/** Backends, queues: loaded by name where they are wanted. An application brings those that it wants to be found. */
+/** Optional peers, such as backends and queues, are imported on demand. An application may depend on them without importing them. */
 const optional = packages.flatMap(({ peerDependenciesMeta }) => Object.keys(peerDependenciesMeta ?? {}));
 
 describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies = {}, nx, ...manifest }) => {
-  it('uses every package that it makes its users install', () => {
+  it('uses all of its dependencies', () => {
     const own = Object.keys(manifest.peerDependenciesMeta ?? {});
     const unused = Object.keys({ ...dependencies, ...peerDependencies }).filter(
       (name) =>
@@ -44,7 +44,7 @@ describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies
     expect(unused).toEqual([]);
   });
 
-  it('says where it comes from', () => {
+  it('names its repository and homepage', () => {
     const { repository, homepage, bugs, keywords, folder } = manifest;
     expect(repository).toEqual({ type: 'git', url: expect.stringMatching(/^git\+https:.*\.git$/), directory: folder });
     expect(homepage).toBe(`${repository.url.slice('git+'.length, -'.git'.length)}/tree/main/${folder}#readme`);
@@ -52,12 +52,12 @@ describe.each(packages)('$name', ({ sources, dependencies = {}, peerDependencies
     expect(keywords.length).toBeGreaterThan(3);
   });
 
-  it('leaves the copy of TensorFlow.js to the application', () => {
+  it('lets the application install TensorFlow.js', () => {
     if (!nx.tags.includes('layer:app')) expect(Object.keys(dependencies)).not.toContain('@tensorflow/tfjs-core');
   });
 });
 
-it('packages agree on the version of each thing that several of them need', () => {
+it('all packages require the same version of a shared dependency', () => {
   const wanted = new Map<string, Set<string>>();
   for (const { dependencies } of packages) {
     for (const [name, range] of Object.entries(dependencies ?? {})) {
