@@ -1,9 +1,9 @@
 import { libraryConfig } from '../../tsup.base';
 
-/** The command is an entry of its own, so that importing the package starts nothing. */
+/** The command is a separate entry, so that importing the package does not run it. */
 export default libraryConfig({
   entry: ['src/index.ts', 'src/cli.ts'],
   dts: { entry: 'src/index.ts' },
-  // The command imports what it needs when it needs it.
+  // The command imports its modules on demand.
   splitting: true,
 });

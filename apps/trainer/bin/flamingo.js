@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// Published, this runs the built command. In a clone of the repository it runs the sources, in this same process: a
-// signal to it reaches the training itself, and no child can survive it.
+// The published package runs the built command. A clone of the repository runs the sources, in this process: signals reach
+// the training directly, and no child process can outlive it.
 import { existsSync } from 'node:fs';
 import { register } from 'node:module';
 import { fileURLToPath } from 'node:url';

@@ -26,7 +26,7 @@ beforeAll(() => {
 afterEach(() => void vi.restoreAllMocks());
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Runs a command line in this process; what it writes to both streams, and its exit status. */
+/** Runs a command line in this process. Returns its exit status and the output of both streams. */
 async function command(...args: string[]): Promise<{ status: number; text: string }> {
   let text = '';
   for (const stream of [process.stdout, process.stderr]) {
@@ -40,7 +40,7 @@ async function command(...args: string[]): Promise<{ status: number; text: strin
   return { status, text };
 }
 
-describe('names a wrong argument and what is expected', () => {
+describe('names a wrong argument and the expected ones', () => {
   it.each([
     [['trian', config], /unknown command 'trian'[\s\S]*Did you mean train\?/],
     [['train'], /missing required argument 'config'/],
@@ -50,7 +50,7 @@ describe('names a wrong argument and what is expected', () => {
       ['train', config, '--set', 'lm.bacth=3', '--set', 'telescope=1'],
       /lm\.bacth: unknown key, did you mean batch\?\n.*telescope: unknown key, expected one of: seed/,
     ],
-    [['eval', config, '--split', 'all'], /data has no split all\. Leave --split out/],
+    [['eval', config, '--split', 'all'], /data has no split all\. Remove --split/],
     [['generate', config], /required option '--image <file>' not specified/],
     [
       ['generate', config, '--image', 'a.png', '--example', 'b.png'],
@@ -73,14 +73,14 @@ describe('names a wrong argument and what is expected', () => {
   });
 });
 
-describe('a run folder that does not fit', () => {
-  it('names the stage that must come first', async () => {
+describe('a run folder that does not match', () => {
+  it('names the stage to run first', async () => {
     const { status, text } = await command('train', config);
     expect(text).toMatch(/vision\/model\.safetensors: there is no trained model.*Run first: flamingo pretrain-vision/);
     expect(status).toBe(1);
   });
 
-  it('names a tokenizer that is missing or cut, and how to make it again', async () => {
+  it('names a missing or truncated tokenizer, and how to recreate it', async () => {
     expect(await command('pretrain-lm', config)).toMatchObject({ status: 0 });
     const whole = readFileSync(tokenizer, 'utf8');
     writeFileSync(tokenizer, whole.slice(0, whole.length / 2));
@@ -92,7 +92,7 @@ describe('a run folder that does not fit', () => {
     expect(readFileSync(tokenizer, 'utf8')).toBe(whole);
   }, 60_000);
 
-  it('names a vocabulary size that is not the trained one', async () => {
+  it('names a vocabulary size that differs from the trained one', async () => {
     const { status, text } = await command('pretrain-lm', config, '--set', 'lm.model.vocabSize=260');
     expect(text).toMatch(
       /run\/lm was made with another configuration:\n {2}lm\.model\.vocabSize: 260 now, 320 before\n/,
@@ -109,39 +109,39 @@ describe('a run folder that does not fit', () => {
   });
 });
 
-describe('data that do not fit the configuration', () => {
-  it('name a folder that is not there', async () => {
+describe('data that does not match the configuration', () => {
+  it('names a missing folder', async () => {
     const { status, text } = await command('pretrain-lm', config, '--fresh', '--set', 'data.path=nowhere');
     expect(text).toMatch(/Data folder \S+nowhere: there is no such folder\. Correct data\.path/);
     expect(status).toBe(1);
   });
 
-  it('end a stage of which no image can be read, with the first of them', async () => {
+  it('ends a stage if no image can be read, and names the first', async () => {
     const { status, text } = await command('pretrain-vision', config);
     expect(text).toMatch(/pretrain-vision: none of the 8 images of a step could be read.*\d+\.png: .*no such file/);
     expect(text).toMatch(/[2-8] images could not be read and were skipped:\n/);
     expect(status).toBe(1);
   });
 
-  it('name a dataset that the mixture needs and the folder lacks, before any stage', async () => {
+  it('names a dataset that the mixture requires and the folder lacks, before any stage', async () => {
     const clips = JSON.stringify({ weight: 1, batch: 2, maxTokens: 24 });
     const { status, text } = await command('pretrain-vision', config, '--set', `flamingo.datasets.clips=${clips}`);
-    expect(text).toMatch(/the data have no dataset "clips"\. Add it to the data or remove flamingo\.datasets\.clips/);
+    expect(text).toMatch(/the data has no dataset "clips"\. Add it to the data or remove flamingo\.datasets\.clips/);
     expect(status).toBe(1);
   });
 });
 
-describe('a native library that is not there', () => {
+describe('a missing native library', () => {
   const env = { FLAMINGO_ONEDNN: '/nowhere/libdnnl.so' };
 
-  it('ends a run that requires it, and says where it was searched and how to install it', async () => {
+  it('ends a run that requires it, with the searched paths and how to install it', async () => {
     const { status, stdout, stderr } = await start(folder, ['train', config, '--set', 'backend=native'], env).ended;
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
     expect(stderr).toMatch(/backend 'native' cannot be used: oneDNN was not found\. Looked at: \/nowhere\/libdnnl\.so/);
     expect(stderr).toContain('npm run setup:onednn');
   }, 60_000);
 
-  it('is skipped by auto, which says so', async () => {
+  it('is skipped by auto with a message', async () => {
     const { stderr } = await start(folder, ['train', config, '--set', 'backend=auto'], env).ended;
     expect(stderr).toMatch(/^backend (?!native)\w+ \(the fastest that works here.*not native: oneDNN was not found/m);
   }, 60_000);

@@ -9,7 +9,7 @@ import { afterAll, expect, it } from 'vitest';
 const STEPS = 200;
 const [BATCHES, ROWS, TEXT, MEDIA, PATCHES, WIDTH, VOCAB] = [10, 8, 32, 2, 9, 128, 256];
 
-/** Pages of random text with images of random features: there is something to learn by heart. */
+/** Pages of random text and random image features, which the model can memorise. */
 function batches(): FlamingoBatch[] {
   const random = new Random(5);
   return Array.from({ length: BATCHES }, () => {
@@ -74,7 +74,7 @@ afterAll(async () => {
 });
 
 it.runIf(multiplies)(
-  'two hundred steps in bfloat16 lose as they do in float32, within one percent',
+  'two hundred steps in bfloat16 have the losses of float32 within one percent',
   { timeout: 240_000 },
   async () => {
     const [exact, rounded] = [await losses('float32'), await losses('bfloat16')];

@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** A configuration so small that every stage takes seconds: nothing is learned, everything runs. */
+/** A configuration so small that every stage takes seconds. It learns nothing, but runs everything. */
 export const TINY = {
   seed: 3,
   out: 'run',
@@ -58,20 +58,20 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** The `flamingo` command at work, in a process group of its own. */
+/** A running `flamingo` command in its own process group. */
 export interface Running {
   readonly process: ChildProcess;
   readonly ended: Promise<Outcome>;
 }
 
-/** Starts the real command. @param env variables beside those of this process */
+/** Starts the real command. @param env variables in addition to those of this process */
 export function start(folder: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Running {
   const bin = join(import.meta.dirname, '..', 'bin', 'flamingo.js');
   const child = spawn(process.execPath, [bin, ...args], {
     cwd: folder,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-    // A process group of its own, which can be stopped and killed as a whole.
+    // Its own process group, which can be stopped and killed as a whole.
     detached: true,
   });
   let [stdout, stderr] = ['', ''];
@@ -89,7 +89,7 @@ export function flamingo(folder: string, ...args: string[]): Promise<Outcome> {
   return start(folder, args).ended;
 }
 
-/** Sends a signal to the command and all that it started. */
+/** Sends a signal to the command and all of its child processes. */
 export function signalAll(running: Running, signal: NodeJS.Signals): void {
   process.kill(-running.process.pid!, signal);
 }

@@ -13,7 +13,7 @@ import { addQuickstartCommand } from '../src/quickstart/command';
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-commands-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Runs a command line in this process: its exit status, and what it writes. */
+/** Runs a command line in this process. Returns its exit status and output. */
 async function command(...args: string[]): Promise<{ status: number; text: string }> {
   let text = '';
   for (const stream of [process.stdout, process.stderr]) {
@@ -34,14 +34,14 @@ it('prints its version', async () => {
   expect(await command('--version')).toEqual({ status: 0, text: `${version}\n` });
 });
 
-it('has a help text for each command, without defaults that say nothing', () => {
+it('has a help text for each command, without meaningless defaults', () => {
   const helps = (program: Command): string[] => [program.helpInformation(), ...program.commands.flatMap(helps)];
   const all = helps(createProgram([addQuickstartCommand]));
   expect(all.length).toBeGreaterThan(15);
   for (const help of all) expect(help).not.toMatch(/default: (null|undefined|Infinity)/);
 });
 
-it('init writes a configuration for a folder that every command accepts, and replaces no file', async () => {
+it('init writes a configuration that every command accepts, and overwrites no file', async () => {
   const file = join(folder, 'my.yaml');
   expect(await command('init', file, '--data', 'photos')).toMatchObject({ status: 0 });
   expect(loadConfig(file)).toMatchObject({
@@ -50,11 +50,11 @@ it('init writes a configuration for a folder that every command accepts, and rep
   });
   expect(readFileSync(file, 'utf8')).toMatch(/^# .*\n/);
   const again = await command('init', file);
-  expect(again.text).toMatch(/init: .*my\.yaml exists already/);
+  expect(again.text).toMatch(/init: .*my\.yaml already exists/);
   expect(again.status).toBe(1);
 });
 
-it('info tells steps, losses and sizes, and good checkpoints from damaged ones', async () => {
+it('info shows steps, losses, sizes, and which checkpoints are damaged', async () => {
   const run = join(folder, 'run');
   mkdirSync(join(run, 'lm'), { recursive: true });
   const line = (step: number) => `${JSON.stringify({ step, loss: 4 - step })}\n`;

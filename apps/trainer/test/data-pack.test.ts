@@ -102,7 +102,7 @@ describe('packing', () => {
     expect(await readManifest(at('again'))).toEqual(await readManifest(at('mixed')));
   });
 
-  it('carries over what extraction dropped, for its folder or its pages, not for its pairs', async () => {
+  it('adds what extraction dropped, for its folder or pages but not for its pairs', async () => {
     lines(
       'extracted/pages.jsonl',
       { parts: [{ image: '../my-data/p/red.png' }, { text: 'outside' }] },
@@ -148,7 +148,7 @@ describe('packing', () => {
     rmSync(unreadable);
   });
 
-  it('is a command that counts tokens with a tokenizer without special tokens', async () => {
+  it('counts tokens with a tokenizer without special tokens', async () => {
     lines('texts.jsonl', ...Array.from({ length: 5 }, (_, i) => ({ parts: [{ text: `line ${i}` }] })));
     writeFileSync(at('tokenizer.json'), JSON.stringify(trainByteLevelBPE(['line'], { vocabSize: 300 })));
     const flags = ['--tokenizer', 'tokenizer.json', '--max-documents', '2', '--json'];
@@ -373,7 +373,7 @@ describe('checking', () => {
   });
 });
 
-// The page is run from its first line to its last, in a folder where only its images are.
+// Runs all commands of the page in a folder that contains only its images.
 describe('docs/your-own-data.md', () => {
   const root = join(import.meta.dirname, '..', '..', '..');
   const text = readFileSync(join(root, 'docs', 'your-own-data.md'), 'utf8');
@@ -382,7 +382,7 @@ describe('docs/your-own-data.md', () => {
     code: code!,
   }));
 
-  it('is true, word by word', { timeout: 300_000 }, async () => {
+  it('prints what the page shows', { timeout: 300_000 }, async () => {
     for (const [, file, content] of text.matchAll(/`(my-data\/\w+\.jsonl)`:[^`]+```json\n(.*?)```/gs)) {
       writeFileSync(at(file!), content!);
     }
@@ -399,26 +399,26 @@ describe('docs/your-own-data.md', () => {
       'my.yaml',
     );
 
-    let said = '';
+    let output = '';
     let ran = 0;
     for (const { language, code } of blocks) {
       if (language === 'text') {
-        // Shown once more after the correction, without the command.
-        if (said === '') said = await correctAndCheck();
-        expect(said.trim()).toBe(code.trim());
-        said = '';
+        // The page shows the output after the correction without repeating the command.
+        if (output === '') output = await correctAndCheck();
+        expect(output.trim()).toBe(code.trim());
+        output = '';
       }
       if (language !== 'sh' || code.startsWith('npm install')) continue;
-      said = '';
+      output = '';
       for (const command of code.trim().split('\n')) {
         if (!command.startsWith('npx flamingo ')) {
           execSync(command, { cwd: folder });
           continue;
         }
         const { stdout, stderr, status } = await flamingo(folder, ...command.slice('npx flamingo '.length).split(' '));
-        // The first meets the line that is wrong.
+        // The first command finds the wrong line.
         expect(status, `${command}\n${stderr}`).toBe(ran === 0 ? 1 : 0);
-        said += stdout + stderr;
+        output += stdout + stderr;
         ran++;
       }
     }
@@ -431,7 +431,7 @@ describe('docs/your-own-data.md', () => {
     }
   });
 
-  it('and what it changes in quickstart.yaml fits', () => {
+  it('shows valid changes of quickstart.yaml', () => {
     const yaml = blocks.find((block) => block.language === 'yaml')!.code;
     const shipped = readFileSync(join(root, 'apps/trainer/configs/quickstart.yaml'), 'utf8');
     const [out, data] = yaml.trim().split('\n');

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
-// A user's own images from the first line of JSON to an answer, by the command alone.
+// From a user's own images to an answer, using only the command.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-folder-run-'));
 const data = join(folder, 'my-data');
 const { pages, pairs, clips } = TINY.flamingo.datasets;
@@ -32,7 +32,7 @@ async function draw(file: string, shape: string, colour: string, x = 60): Promis
   return file;
 }
 
-/** A shape that moves to the right. */
+/** Draws the frames of a shape that moves to the right. */
 const moving = (name: string, colour: string, count: number) =>
   Promise.all(
     Array.from({ length: count }, (_, i) => draw(`clips/${name}-${i}.png`, 'square', colour, 20 + (80 * i) / count)),
@@ -65,7 +65,7 @@ beforeAll(async () => {
       return { parts: [...parts, ...(i % 4 === 0 ? [{ image: broken }] : []), ...more] };
     }),
   );
-  // One of fewer frames than the model takes, one of as many, one of more.
+  // Clips with fewer, as many and more frames than the model takes.
   lines('clips', [
     { frames: await moving('short', 'red', 2), text: 'a red square moves to the right' },
     { frames: await moving('even', 'green', 4), text: 'a green square moves to the right' },
@@ -81,7 +81,7 @@ beforeAll(async () => {
   }
 }, 300_000);
 
-describe('a folder of images, by the command alone', () => {
+describe('a folder of images', () => {
   it('trains every stage', () => {
     for (const [command, stage] of [
       ['pretrain-vision', 'vision'],
@@ -105,14 +105,14 @@ describe('a folder of images, by the command alone', () => {
     expect(losses.at(-1)).toBeLessThan(0.8 * losses[0]!);
   });
 
-  it('counts, names and skips the image that cannot be read, once', () => {
+  it('counts, names and skips an unreadable image once', () => {
     for (const command of ['pretrain-vision', 'train', 'eval']) {
       expect(done[command]!.stderr).toMatch(/1 image could not be read and was skipped:\n {2}broken\.png: .+\n$/);
     }
     expect(done['pretrain-lm']!.stderr).not.toContain('broken.png');
   });
 
-  it('asks the questions of eval.jsonl under all conditions, without the one whose image cannot be read', () => {
+  it('asks the questions of eval.jsonl under all conditions, except the one with an unreadable image', () => {
     expect(done['eval']).toMatchObject({ status: 0 });
     const { split, rows } = JSON.parse(done['eval']!.stdout) as { split: string; rows: object[] };
     expect(split).toBe('eval');
@@ -139,13 +139,13 @@ describe('flamingo generate', () => {
     expect(probabilities[answer]).toBe(Math.max(...values));
   }, 60_000);
 
-  it('writes freely', async () => {
+  it('generates text', async () => {
     const { status, stdout } = await generate('--image', 'my-data/blue-circle.png', ...examples, '--json');
     expect(status).toBe(0);
     expect(JSON.parse(stdout)).toEqual({ answer: expect.any(String) });
   }, 60_000);
 
-  it('names an image that is not there and one that is none, its own name first', async () => {
+  it('names a missing image, and a file that is not an image', async () => {
     const gone = await generate('--image', 'gone.png', ...examples);
     expect(gone).toMatchObject({ status: 1, stdout: '' });
     expect(gone.stderr).toMatch(/generate: \S+gone\.png cannot be read \(.*no such file.*\), expected an image\. Give/);
@@ -154,7 +154,7 @@ describe('flamingo generate', () => {
     expect(text.stderr).toMatch(/generate: \S+config\.yaml cannot be read \(.*unsupported image format\)/);
   }, 60_000);
 
-  it('says which stage is to be run where a run folder has no model', async () => {
+  it('names the stage to run if the run folder has no model', async () => {
     const { status, stderr } = await generate('--image', 'my-data/red-circle.png', '--set', 'out=elsewhere');
     expect(status).toBe(1);
     expect(stderr).toMatch(
@@ -162,7 +162,7 @@ describe('flamingo generate', () => {
     );
   }, 60_000);
 
-  it('names a model file that was cut, and how to write it again', async () => {
+  it('names a truncated model file, and how to write it again', async () => {
     const file = join(folder, 'cut', 'flamingo', 'model.safetensors');
     cpSync(join(folder, 'run'), join(folder, 'cut'), { recursive: true });
     truncateSync(file, readFileSync(file).length - 1);

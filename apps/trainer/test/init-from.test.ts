@@ -11,7 +11,7 @@ import { openData } from '../src/data/data-kinds';
 import { pretrainLanguage, pretrainVision, trainJoint, type StageName } from '../src/stages/recipe';
 import { TINY } from './command';
 
-// Starting a run from the weights of another.
+// Starts a run from the weights of another.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-init-from-'));
 const STAGES = { vision: pretrainVision, lm: pretrainLanguage, flamingo: trainJoint };
 
@@ -28,7 +28,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** A configuration whose stages have these steps and a learning rate so low that 1e-9 changes no weight. */
+/** A configuration with this number of steps and learning rate; 1e-9 changes no weight. */
 function configOf(out: string, steps: number, learningRate: number, more: object = {}): Config {
   const train = { steps, learningRate, warmupSteps: 0, weightDecay: 0 };
   return parseConfig('test', {
@@ -79,14 +79,14 @@ it('starts every stage from the weights of another run, and reads frozen models 
   const tokenizers = ['first', 'tuned'].map((out) => readFileSync(join(folder, out, 'lm', 'tokenizer.json'), 'utf8'));
   expect(tokenizers[1]).toBe(tokenizers[0]);
 
-  // The control: without the key, the weights are other ones.
+  // The control: without the key, the weights differ.
   await run(configOf('anew', 1, 1e-9), 'vision', 'lm', 'flamingo');
   for (const stage of ['vision', 'lm', 'flamingo'] as const) {
     expect(await difference(stage, 'first', 'anew')).toBeGreaterThan(0.005);
   }
 }, 120_000);
 
-it('names what does not fit', async () => {
+it('names keys that differ, and a folder without trained models', async () => {
   const initFrom = join(folder, 'first');
   const lm = { ...TINY.lm, model: { ...TINY.lm.model, outputScale: 2 }, train: { steps: 1, learningRate: 1e-9, warmupSteps: 0, weightDecay: 0 } }; // prettier-ignore
   await expect(run(configOf('other', 1, 1e-9, { initFrom, lm }), 'lm')).rejects.toThrow(

@@ -6,7 +6,7 @@ import { readMetrics } from '../src/stages/metrics';
 import { flamingo, signalAll, start, TINY, writeConfig, type Outcome, type Running } from './command';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-killed-'));
-// Steps of the first two stages take milliseconds. There are many, so that a busy machine has time to kill the process.
+// Steps of the first two stages take milliseconds, so there are many, to leave a busy machine time to kill the process.
 const config = {
   ...TINY,
   vision: { ...TINY.vision, train: { ...TINY.vision.train, steps: 80 } },
@@ -36,8 +36,8 @@ function saved(run: string, stage: string): number {
 }
 
 /**
- * Starts a stage and kills it between two checkpoints. It is paused before each look, so that the kill comes at the right
- * moment however slow the machine is.
+ * Starts a stage and kills it between two checkpoints. Pauses it before each check, so that the kill comes at the right
+ * moment on any machine.
  */
 async function killBetweenCheckpoints(command: string, stage: string): Promise<void> {
   const running = start(folder, [command, killed]);
@@ -70,8 +70,8 @@ async function afterFirstStep(command: string, stage: string, act: (running: Run
 }
 
 describe.each(STAGES)('%s, killed between checkpoints and resumed,', (command, stage) => {
-  it('gives the losses and weights of a run never stopped', async () => {
-    // The other stages are those of the whole run; this one starts from nothing.
+  it('gives the losses and weights of a run that was never stopped', async () => {
+    // The other stages are copies of the whole run; this one starts from scratch.
     cpSync(join(folder, 'whole'), join(folder, 'killed'), { recursive: true });
     rmSync(join(folder, 'killed', stage), { recursive: true });
     await killBetweenCheckpoints(command, stage);
@@ -88,11 +88,11 @@ describe.each(STAGES)('%s, killed between checkpoints and resumed,', (command, s
 });
 
 describe.each([
-  // As a terminal does: the signal goes to the whole process group.
+  // As in a terminal, the signal goes to the whole process group.
   ['Ctrl-C', (running: Running) => signalAll(running, 'SIGINT')],
   ['SIGTERM', (running: Running) => running.process.kill('SIGTERM')],
 ])('%s', (_, act) => {
-  it('finishes the step, saves, says how to resume, and changes no loss', async () => {
+  it('finishes the step, saves, explains how to resume, and changes no loss', async () => {
     rmSync(join(folder, 'killed'), { recursive: true, force: true });
     const { status, stderr } = await afterFirstStep('pretrain-lm', 'lm', act);
     expect(status).toBe(130);

@@ -11,11 +11,11 @@ import { pretrainLanguage, pretrainVision, stageMetrics, trainJoint, type StageN
 import { StopSignal } from '../src/cli/stop-signal';
 import { TINY, writeConfig } from './command';
 
-/** Cores that the machine appears to have; all but one decode. */
+/** Apparent number of cores; all but one decode images. */
 const cores = vi.hoisted(() => ({ value: 2 }));
 vi.mock('node:os', async (original) => ({ ...(await original<object>()), availableParallelism: () => cores.value }));
 
-// Training from images that workers decode while this thread computes.
+// Trains on images that workers decode while this thread computes.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-overlap-'));
 const STEPS = 5;
 const short = <T extends { train: object }>(stage: T) => ({ ...stage, train: { ...stage.train, steps: STEPS } });
@@ -41,7 +41,7 @@ beforeAll(async () => {
       .png()
       .toFile(join(folder, 'data', name));
   }
-  // One that cannot be read, so that other samples replace its own.
+  // An unreadable image, whose samples are replaced by others.
   writeFileSync(join(folder, 'data', names[7]!), 'not an image');
   const lines = (name: string, values: object[]) =>
     writeFileSync(join(folder, 'data', `${name}.jsonl`), values.map((v) => JSON.stringify(v)).join('\n'));
@@ -66,10 +66,10 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const TRAIN = { vision: pretrainVision, lm: pretrainLanguage, flamingo: trainJoint };
 
 /**
- * Runs a stage as the command does, on this thread.
+ * Runs a stage on this thread, as the command does.
  *
  * @param onStep called after each step with the number of steps done; true stops the stage
- * @returns the losses, of all runs of the stage together
+ * @returns the losses of all runs of the stage
  */
 async function run(stage: StageName, out: string, onStep: (done: number) => boolean = () => false) {
   vi.spyOn(process.stderr, 'write').mockReturnValue(true);
@@ -85,7 +85,7 @@ async function run(stage: StageName, out: string, onStep: (done: number) => bool
     const workers = [...new Set(mock.contexts)] as Worker[];
     vi.restoreAllMocks();
     expect(workers).toHaveLength(stage === 'lm' ? 0 : cores.value - 1);
-    // Threads that have ended have the number -1.
+    // Ended threads have the id -1.
     expect(workers.map((worker) => worker.threadId)).toEqual(workers.map(() => -1));
   }
   return losses();
@@ -103,8 +103,8 @@ it('gives the same losses with any number of workers', async () => {
 
 describe.each(['vision', 'flamingo'] as const)('%s while images of later steps are decoded', (stage) => {
   it.each([
-    ['asked to stop', () => true, /stopped at step 2.*Run the same command again/],
-    ['at an error', () => { throw new Error('out of memory'); }, /out of memory/], // prettier-ignore
+    ['when stopped', () => true, /stopped at step 2.*Run the same command again/],
+    ['after an error', () => { throw new Error('out of memory'); }, /out of memory/], // prettier-ignore
   ])(
     'ends its workers when it ends early, %s, and resumes with the losses of a whole run',
     async (_, end, message) => {

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig, type Outcome } from './command';
 
-// Replaces the language model by one line of the configuration, for each family; trains and asks by commands only.
+// Replaces the language model with one line of the configuration, for each family. Uses only the command.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-pretrained-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 const STEPS = 20;
@@ -29,7 +29,7 @@ const reference = (name: string) =>
   new URL(`../../../packages/lm-hf/test/reference/${name}/`, import.meta.url).pathname;
 const tokenizer = trainByteLevelBPE(['a red circle and a blue square on a page of text'], { vocabSize: 280 });
 
-/** Writes a model with random weights in its published form, with a vocabulary for real text. */
+/** Writes a model with random weights in its published format, with a vocabulary for real text. */
 async function publish(name: string): Promise<string> {
   const to = join(folder, name);
   mkdirSync(to);
@@ -57,7 +57,7 @@ beforeAll(async () => {
 }, 120_000);
 
 describe('lm.pretrained', () => {
-  it('leaves nothing to pretrain', async () => {
+  it('requires no pretraining', async () => {
     expect(vision.status, vision.stderr).toBe(0);
     const { status, stderr } = await flamingo(folder, 'pretrain-lm', config, '--set', 'lm.pretrained=gpt2');
     expect(status).toBe(1);
@@ -80,7 +80,7 @@ describe('lm.pretrained', () => {
     180_000,
   );
 
-  it('answers with the last of them in int8', async () => {
+  it('answers with the last family in int8', async () => {
     const question = ['--image', image, '--example', `${image}=red`, '--candidates', 'red,blue'];
     const swap = ['--set', `lm.pretrained=${FAMILIES.at(-1)}`, '--set', 'lm.precision=int8'];
     const asked = await flamingo(folder, 'generate', config, ...question, ...swap);

@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, start, TINY, writeConfig, type Outcome } from './command';
 
-// A run folder describes itself: later commands compare their configuration with it.
+// A run folder stores its configuration, and later commands compare theirs with it.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-run-folder-'));
 const STEPS = 3;
 const short = <T extends { train: object }>(stage: T) => ({ ...stage, train: { ...stage.train, steps: STEPS } });
@@ -61,7 +61,7 @@ it('holds the configuration of each stage, and train --json prints its metrics',
   expect(printed).toEqual(readMetrics(join(folder, 'run', 'flamingo', 'metrics.jsonl')));
 });
 
-describe('a later command with other values for what is trained', () => {
+describe('a later command with another configuration', () => {
   it.each([
     ['train --fresh', 'vision.model.activation=scaled-gelu', /vision\.model\.activation: "scaled-gelu" now, "scaled-relu" before/],
     ['eval', 'lm.model.outputScale=2', /lm\.model\.outputScale: 2 now, 1 before/],
@@ -70,14 +70,14 @@ describe('a later command with other values for what is trained', () => {
     ['eval', 'flamingo.framesPerClip=2', /flamingo\.framesPerClip: 2 now, 4 before/],
     ['eval', 'seed=4', /seed: 4 now, 3 before/],
     ['train', 'flamingo.datasets.pages.batch=3', /flamingo\.datasets\.pages\.batch: 3 now, 2 before/],
-  ])('%s --set %s is refused with both values', async (line, set, message) => {
+  ])('%s --set %s is rejected with both values', async (line, set, message) => {
     const [name, ...flags] = line.split(' ');
     const { status, stderr } = await command(name!, ...flags, '--set', set, ...(name === 'generate' ? ask : []));
     expect(stderr).toMatch(message);
     expect(status).toBe(1);
   }, 60_000); // prettier-ignore
 
-  it('may change what changes no weights', async () => {
+  it('may change keys that the weights do not depend on', async () => {
     const { status, stderr } = await command(
       'generate',
       '--set',
@@ -90,7 +90,7 @@ describe('a later command with other values for what is trained', () => {
   }, 60_000);
 });
 
-it('whose frozen models were replaced is refused', async () => {
+it('rejects a run whose frozen models were replaced', async () => {
   const tokenizer = join(folder, 'run', 'lm', 'tokenizer.json');
   const whole = readFileSync(tokenizer, 'utf8');
   writeFileSync(tokenizer, `${whole} `);
@@ -102,11 +102,11 @@ it('whose frozen models were replaced is refused', async () => {
   expect(status).toBe(1);
 }, 60_000);
 
-it('says that a finished stage is finished before it selects a backend or reads data, and adds steps to it', async () => {
+it('reports a finished stage before it selects a backend or reads data, and adds steps to it', async () => {
   const again = await command('pretrain-lm');
   expect(again).toMatchObject({ status: 0, stdout: '' });
   expect(again.stderr).toBe(
-    'pretrain-lm: 3 steps are done already, there is nothing to do. Raise lm.train.steps to add steps, or start over with --fresh.\n',
+    'pretrain-lm: all 3 steps are done. Raise lm.train.steps to add steps, or start over with --fresh.\n',
   );
   const before = losses('run', 'lm');
   const more = await command('pretrain-lm', '--set', 'lm.train.steps=5');
@@ -115,7 +115,7 @@ it('says that a finished stage is finished before it selects a backend or reads 
   expect(losses('run', 'lm')).toHaveLength(5);
 }, 60_000);
 
-it('has the same losses whatever memory the features may use', async () => {
+it('gives the same losses with any featureCacheMiB', async () => {
   const args = ['train', config, '--fresh', '--set', 'out=bounded', '--set', 'flamingo.featureCacheMiB=0'];
   mkdirSync(join(folder, 'bounded'));
   for (const stage of ['vision', 'lm']) symlinkSync(join(folder, 'run', stage), join(folder, 'bounded', stage));
@@ -139,7 +139,7 @@ it('--fresh empties a stage folder that is a link, and keeps the link', async ()
   expect(existsSync(join(disk, 'old'))).toBe(false);
 }, 60_000);
 
-it('is refused to a second process until the first is killed, which leaves no process behind', async () => {
+it('allows one process per stage, until that process is killed', async () => {
   const args = ['pretrain-lm', config, '--set', 'out=two', '--set', 'lm.train.steps=100000'];
   const running = start(folder, args);
   while (losses('two', 'lm').length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
@@ -150,7 +150,7 @@ it('is refused to a second process until the first is killed, which leaves no pr
     ),
   );
   expect(second.status).toBe(1);
-  // The command alone, as a supervisor kills it, not its process group.
+  // Kills only the command, as a supervisor does, not its process group.
   running.process.kill('SIGKILL');
   await running.ended;
   const done = losses('two', 'lm').length;

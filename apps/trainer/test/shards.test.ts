@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig } from './command';
 
-// From shards on disk to losses, by the command alone.
+// From shards on disk to losses, using only the command.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-shards-run-'));
 const short = <T extends { train: object }>(stage: T) => ({ ...stage, train: { ...stage.train, steps: 4 } });
 const { pages, pairs, clips } = TINY.flamingo.datasets;
@@ -50,7 +50,7 @@ beforeAll(async () => {
     kind: 'clip',
     parts: [{ media: { frames: images.slice(0, 2 + (i % 2)) } }, { text: 'it changes' }],
   }));
-  // One damaged image, which training leaves out and names.
+  // One damaged image, which training skips and names.
   const file = join(folder, 'pairs', 'shard-000000.tar');
   const bytes = readFileSync(file);
   bytes[bytes.indexOf(images[2]!) + 50]! ^= 1;
@@ -58,7 +58,7 @@ beforeAll(async () => {
 });
 
 describe('training from shards', () => {
-  it('goes through all three stages, and names what it left out', { timeout: 240_000 }, async () => {
+  it('runs all three stages, and names what it skipped', { timeout: 240_000 }, async () => {
     for (const stage of ['pretrain-vision', 'pretrain-lm', 'train']) {
       const outcome = await flamingo(folder, stage, config);
       expect(outcome.stderr).toContain('shard-000000.tar, document 2');
@@ -73,7 +73,7 @@ describe('training from shards', () => {
     expect(summary).toMatchObject({ measured: epochs });
   });
 
-  it('mixes the sets in the way that is asked for', { timeout: 120_000 }, async () => {
+  it('mixes the datasets by the configured strategy', { timeout: 120_000 }, async () => {
     const train = (...set: string[]) =>
       flamingo(folder, 'train', config, '--fresh', ...set.flatMap((value) => ['--set', `flamingo.${value}`]));
     const names = () =>
@@ -91,7 +91,7 @@ describe('training from shards', () => {
     expect(names()).toEqual(Array(4).fill(['merged']));
   });
 
-  it('says what must be named', async () => {
+  it('names missing datasets', async () => {
     const bad = writeConfig(folder, { ...TINY, out: 'bad', data: { kind: 'shards', pages: 'pages' } }, 'bad.yaml');
     const outcome = await flamingo(folder, 'pretrain-vision', bad);
     expect(outcome.status).toBe(1);
@@ -99,8 +99,8 @@ describe('training from shards', () => {
   });
 });
 
-describe('looking at shards', () => {
-  it('check finds the damage and where it is', async () => {
+describe('inspecting shards', () => {
+  it('check finds damage and its location', async () => {
     const good = await flamingo(folder, 'data', 'check', 'pages');
     expect(good).toMatchObject({
       status: 0,
@@ -127,7 +127,7 @@ describe('looking at shards', () => {
     ]);
   });
 
-  it('inspect writes one page with everything in it, and what pages say cannot run', async () => {
+  it('inspect writes a self-contained page that runs no scripts of the data', async () => {
     const evil = '<script>alert(1)</script><img src=x onerror=alert(2)>';
     const image = await sharp({ create: { width: 9, height: 9, channels: 3, background: 'red' } })
       .png()
@@ -147,7 +147,7 @@ describe('looking at shards', () => {
     );
   });
 
-  it('stats draws what the manifest and the documents say', async () => {
+  it('stats shows counts of the manifest and the documents', async () => {
     const outcome = await flamingo(folder, 'data', 'stats', 'clips', '--out', 'stats.svg', '--json');
     const stats = JSON.parse(outcome.stdout) as { distributions: { bars: unknown; mean?: number }[] };
     expect(stats).toMatchObject({ documents: 6, images: 15, tokens: 12 });
@@ -161,7 +161,7 @@ describe('looking at shards', () => {
       [{ label: 'image too small', count: 2 }],
     ]);
     const svg = readFileSync(join(folder, 'stats.svg'));
-    // Well-formed, or it could not be drawn.
+    // sharp can only draw a well-formed file.
     expect((await sharp(svg).metadata()).width).toBe(560);
   });
 });

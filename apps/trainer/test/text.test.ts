@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { readMetrics } from '../src/stages/metrics';
 import { flamingo, TINY, writeConfig } from './command';
 
-// A language model from shards of text, by the command alone, as large ones are trained.
+// Trains a language model on shards of text as large ones are trained, using only the command.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-text-'));
 const STEPS = 30;
 const train = {
@@ -35,19 +35,19 @@ beforeAll(async () => {
   await writer.close();
 });
 
-it('pretrains on text alone: packed, with <BOS> and <EOS>, and cosine decay', { timeout: 120_000 }, async () => {
+it('pretrains on text only: packed, with <BOS> and <EOS>, and cosine decay', { timeout: 120_000 }, async () => {
   const { status, stderr } = await flamingo(folder, 'pretrain-lm', config);
   expect(status, stderr).toBe(0);
   const metrics = readMetrics(join(folder, 'run', 'lm', 'metrics.jsonl'));
   expect(metrics).toHaveLength(STEPS);
   expect(metrics.at(-1)!.loss).toBeLessThan(0.5 * metrics[0]!.loss);
-  // Half way between the end of the warm-up and that of the run: the mean of top and final rate.
+  // Halfway between warm-up and end of the run, the rate is the mean of the peak and the final rate.
   expect(metrics[5]!.learningRate).toBeCloseTo(0.01, 12);
   expect((metrics[17]!.learningRate + metrics[18]!.learningRate) / 2).toBeCloseTo(0.0055, 5);
   expect(readFileSync(join(folder, 'run', 'lm', 'tokenizer.json'), 'utf8')).toContain('<BOS>');
 });
 
-it('says what the other stages need in addition', { timeout: 60_000 }, async () => {
+it('names the data that other stages require', { timeout: 60_000 }, async () => {
   const { status, stderr } = await flamingo(folder, 'pretrain-vision', config);
   expect(status).toBe(1);
   expect(stderr).toContain(

@@ -43,7 +43,7 @@ describe('flamingo bench', () => {
     return { lines: stdout.trim().split('\n'), stderr, status };
   };
 
-  it('prints one line per workload with the keys of the peer', () => {
+  it('prints a line for each workload with the same keys as the peer', () => {
     const { lines, status, stderr } = run('--json');
     expect(status, stderr).toBe(0);
     const [train, decode] = lines.map((line) => JSON.parse(line));
@@ -73,15 +73,15 @@ describe('flamingo bench', () => {
     expect(run('train-huge').stderr).toMatch(/unknown workload train-huge, expected one of train-tiny, decode-tiny/);
   });
 
-  it('says what is wrong with a file of workloads', () => {
+  it('names the wrong key of a workload file', () => {
     const wrong = join(folder, 'wrong.json');
     writeFileSync(wrong, JSON.stringify({ mine: { ...specs['train-tiny'], batch: 0 } }));
-    expect(() => readSpecs(wrong)).toThrow(/wrong.json is not a valid file of workloads[\s\S]*mine.batch/);
+    expect(() => readSpecs(wrong)).toThrow(/wrong.json is not a valid workload file[\s\S]*mine.batch/);
   });
 });
 
-describe('operations', () => {
-  it('of a step are those of its matrices and its attention', () => {
+describe('counted operations', () => {
+  it('of a step are those of its matrices and attention', () => {
     const spec = { kind: 'train', ...model } as TrainSpec;
     const rows = 24;
     const layer = rows * (2 * 12 * 16 ** 2 + 4 * 6 * 16);
@@ -105,7 +105,7 @@ describe('operations', () => {
     expect(clipFlops(config as never) / 1e9).toBeCloseTo(35.1, 0);
   });
 
-  it('are known for every workload that comes with the trainer', () => {
+  it('exist for every shipped workload', () => {
     const specs = { ...readSpecs(BENCH_SPECS), ...readSpecs(join(dirname(BENCH_SPECS), 'growth.json')) };
     for (const spec of Object.values(specs)) {
       if (spec.kind === 'train') expect(trainFlops(spec)).toBeGreaterThan(1e11);

@@ -46,7 +46,7 @@ export async function benchWorkload(name: string, spec: WorkloadSpec, options: B
     times.push((performance.now() - from) / 1000);
   }
   const step = times.sort((a, b) => a - b)[times.length >> 1]!;
-  // Read before measuring the roof, which allocates memory itself.
+  // Read before measuring the roofline, which allocates memory itself.
   const peak = process.resourceUsage().maxRSS / 1024;
   const gflops = workload.flopsPerStep / step / 1e9;
   // int8 weights are multiplied in float32.

@@ -20,7 +20,7 @@ export interface BenchFlags {
   readonly json?: boolean;
 }
 
-/** Runs the named workloads, or all, and returns the exit status. `given` are the flags as the user wrote them. */
+/** Runs the named workloads (default: all) and returns the exit status. `given` contains the flags as the user wrote them. */
 export async function runBench(asked: string[], flags: BenchFlags, given: readonly string[]): Promise<number> {
   const specs = readSpecs(flags.specs);
   const unknown = asked.find((name) => !Object.hasOwn(specs, name));
@@ -56,7 +56,7 @@ export async function runBench(asked: string[], flags: BenchFlags, given: readon
 async function setThreads(backend: BackendName, threads: number | undefined): Promise<number> {
   if (backend !== 'native') {
     if (threads !== undefined) {
-      throw new Error(`bench: --threads requires the native backend, got ${backend}. Leave it out.`);
+      throw new Error(`bench: --threads requires the native backend, got ${backend}. Remove it.`);
     }
     return backend === 'tensorflow' ? availableParallelism() : 1;
   }

@@ -3,8 +3,8 @@ import { gatedPositions, interleaveShapes, type InterleaveConfig } from '@flamin
 import { resamplerShapes, type ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
 import type { ModelSpec } from './spec';
 
-/** Resampler and gated cross-attention of a workload, as in OpenFlamingo. */
-export function joinOf({ lm, xattn, resampler, vision }: ModelSpec): {
+/** Configuration of the resampler and gated cross-attention of a workload, as in OpenFlamingo. */
+export function jointConfigOf({ lm, xattn, resampler, vision }: ModelSpec): {
   resampler: ResamplerConfig;
   xattn: InterleaveConfig;
 } {
@@ -38,7 +38,8 @@ interface Work {
   readonly lm: number;
   /** The language model above its first gated block, head included. Gradients flow through this part. */
   readonly lmAbove: number;
-  readonly joined: number;
+  /** Resampler and gated cross-attention. */
+  readonly joint: number;
 }
 
 /**
@@ -48,11 +49,11 @@ interface Work {
  */
 function workOf(spec: ModelSpec, text: number, context: number, media: boolean): Work {
   const { lm, xattn, resampler, vision, batch, images } = spec;
-  const join = joinOf(spec);
+  const config = jointConfigOf(spec);
   const rows = batch * text;
   const layer = rows * (2 * 12 * lm.hidden ** 2 + 4 * context * lm.hidden);
   const head = 2 * rows * lm.hidden * lm.vocab;
-  const first = gatedPositions(lm.layers, join.xattn)[0] ?? lm.layers;
+  const first = gatedPositions(lm.layers, config.xattn)[0] ?? lm.layers;
 
   const latents = batch * images * resampler.latents;
   const features = batch * images * vision.frames * vision.positions;
@@ -62,23 +63,23 @@ function workOf(spec: ModelSpec, text: number, context: number, media: boolean):
       .reduce((sum, [name, [out, inputs]]) => sum + 2 * out! * inputs! * rowsOf(name), 0);
   const reads = (name: string) => /(^|\.)(key|value)\.weight$/.test(name);
 
-  let joined = matrices(interleaveShapes(join.xattn, lm.layers), (name) =>
+  let joint = matrices(interleaveShapes(config.xattn, lm.layers), (name) =>
     reads(name) ? (media ? latents : 0) : rows,
   );
-  const gated = gatedPositions(lm.layers, join.xattn).length;
-  joined += gated * rows * 4 * resampler.latents * xattn.heads * xattn.head_dim;
+  const gated = gatedPositions(lm.layers, config.xattn).length;
+  joint += gated * rows * 4 * resampler.latents * xattn.heads * xattn.head_dim;
   if (media) {
-    joined += matrices(resamplerShapes(join.resampler), (name) => (reads(name) ? features + latents : latents));
+    joint += matrices(resamplerShapes(config.resampler), (name) => (reads(name) ? features + latents : latents));
     const keys = vision.frames * vision.positions + resampler.latents;
-    joined += resampler.depth * latents * 4 * keys * resampler.heads * resampler.head_dim;
+    joint += resampler.depth * latents * 4 * keys * resampler.heads * resampler.head_dim;
   }
-  return { lm: lm.layers * layer + head, lmAbove: (lm.layers - first) * layer + head, joined };
+  return { lm: lm.layers * layer + head, lmAbove: (lm.layers - first) * layer + head, joint };
 }
 
 /** Operations of one training step. Trained parts cost three passes, parts that gradients only flow through two. */
 export function trainFlops(spec: ModelSpec): number {
-  const { lm, lmAbove, joined } = workOf(spec, spec.tokens, spec.tokens / 2, true);
-  return lm + lmAbove + 3 * joined;
+  const { lm, lmAbove, joint } = workOf(spec, spec.tokens, spec.tokens / 2, true);
+  return lm + lmAbove + 3 * joint;
 }
 
 /** Operations of the prompt and of each further token. Only one position per row needs the head. */
@@ -87,7 +88,7 @@ export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readon
   const prompt = workOf(spec, tokens, tokens / 2, true);
   const token = workOf(spec, 1, tokens, false);
   const skippedHead = 2 * batch * (tokens - 1) * lm.hidden * lm.vocab;
-  return { prefill: prompt.lm + prompt.joined - skippedHead, token: token.lm + token.joined };
+  return { prefill: prompt.lm + prompt.joint - skippedHead, token: token.lm + token.joint };
 }
 
 /** Operations of the CLIP vision transformer for one image. */

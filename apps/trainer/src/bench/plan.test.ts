@@ -12,7 +12,7 @@ describe('plan', () => {
     const near = (got: number, printed: string) => {
       const [, digits, unit] = /^([\d.]+)([BM])$/.exec(printed)!;
       const want = Number(digits) * (unit === 'B' ? 1e9 : 1e6);
-      // Half a unit of the last printed digit, and a little for norms and gates that such tables leave out.
+      // Half a unit of the last printed digit, plus a little for norms and gates, which the table omits.
       const decimals = digits!.split('.')[1]?.length ?? 0;
       const half = (0.5 * (unit === 'B' ? 1e9 : 1e6)) / 10 ** decimals;
       expect(Math.abs(got - want)).toBeLessThanOrEqual(half + 0.005 * want);
@@ -25,7 +25,7 @@ describe('plan', () => {
     expect(p.total).toBe(p.lm + p.vision + p.xattn + p.resampler);
   });
 
-  it('shards the optimizer over devices and nothing else', () => {
+  it('shards only the optimizer over devices', () => {
     const one = planTraining('3b', 1).memoryPerDevice;
     const eight = planTraining('3b', 8).memoryPerDevice;
     expect(eight.optimizer).toBe(one.optimizer / 8);
@@ -34,7 +34,7 @@ describe('plan', () => {
     expect(one.total).toBe(one.frozen + one.trained + one.gradients + one.optimizer + one.activations);
   });
 
-  it('gives more work to larger models, and none of it depends on the devices', () => {
+  it('counts more work for larger models, whatever the number of devices', () => {
     const [small, large] = [planTraining('3b', 1), planTraining('80b', 64)];
     expect(large.flopsPerStep.lm).toBeGreaterThan(20 * small.flopsPerStep.lm);
     expect(large.flopsPerStep.vision).toBe(small.flopsPerStep.vision);
@@ -45,7 +45,7 @@ describe('plan', () => {
     expect(formatPlan(planTraining('9b', 16))).toMatch(/9b on 16 devices[\s\S]*lm +7\.11B[\s\S]*resampler +193\.\dM/);
   });
 
-  it('refuses what it does not know', () => {
+  it('rejects unknown presets and numbers of devices', () => {
     expect(() => planTraining('4b', 1)).toThrow(/expected one of 3b, 9b, 80b, got 4b/);
     expect(() => planTraining('3b', 0)).toThrow(/--devices must be a whole number from 1, got 0/);
   });

@@ -42,11 +42,11 @@ export type ModelSpec = TrainSpec | DecodeSpec;
 
 const file = z.object({ about: z.string().optional() }).catchall(workload);
 
-/** Workloads by name from a JSON file. */
+/** Reads workloads by name from a JSON file. */
 export function readSpecs(path: string): Record<string, WorkloadSpec> {
   const parsed = file.safeParse(JSON.parse(readFileSync(path, 'utf8')));
   if (!parsed.success) {
-    throw new Error(`bench: ${path} is not a valid file of workloads:\n${z.prettifyError(parsed.error)}`);
+    throw new Error(`bench: ${path} is not a valid workload file:\n${z.prettifyError(parsed.error)}`);
   }
   const { about: _, ...workloads } = parsed.data;
   return workloads as Record<string, WorkloadSpec>;

@@ -13,7 +13,7 @@ import { initFrozenCausalLM } from '@flamingo-ts/lm-hf';
 import { NFNet, nfnetConfig, nfnetFlops, nfnetShapes } from '@flamingo-ts/nfnet';
 import { adamW } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
-import { clipFlops, decodeFlops, joinOf, trainFlops } from './flops';
+import { clipFlops, decodeFlops, jointConfigOf, trainFlops } from './flops';
 import type { DecodeSpec, ModelSpec, TrainSpec, VisionSpec, WorkloadSpec } from './spec';
 
 /** Work that is repeated to measure its speed. */
@@ -47,9 +47,9 @@ async function createModel(spec: ModelSpec, precision: FrozenPrecision): Promise
     n_positions: positions,
   };
   const lm = await initFrozenCausalLM(gpt2, new Random(0), precision);
-  const config = { ...joinOf(spec), tokens: { image: 0, endOfChunk: 1 } };
+  const config = { ...jointConfigOf(spec), tokens: { image: 0, endOfChunk: 1 } };
   const params = initFlamingo(config, layers, new Random(1));
-  // With gates at 0 the first step would pass no gradient to the layers behind them.
+  // With gates at 0, no gradient would reach the gated layers in the first step.
   for (const block of params.xattn.blocks) {
     for (const gate of [block.attnGate, block.mlpGate]) tf.tidy(() => gate.assign(tf.fill(gate.shape, 0.5)));
   }

@@ -11,12 +11,12 @@ import type { RunOptions, StageName } from '../stages/recipe';
 import { Interrupted, StopSignal } from './stop-signal';
 import type { TrainingData } from '../data/training-data';
 
-// Each command imports what it runs, so that the others cost it neither time nor memory.
+// Each command imports its modules only when it runs, to save time and memory.
 const recipe = () => import('../stages/recipe');
 
-/** Exit status of a run that was stopped by Ctrl-C and can be resumed. */
+/** Exit status of a run that Ctrl-C stopped and that can be resumed. */
 const INTERRUPTED = 130;
-/** Unreadable images that are named at the end of a command. */
+/** Maximum number of unreadable images to name at the end of a command. */
 const SKIPPED_NAMED = 10;
 
 export const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
@@ -25,10 +25,10 @@ export const FRESH = ['--fresh', 'start over instead of resuming from a checkpoi
 
 /** Shown below the list of commands. */
 const OVERVIEW = `
-To see everything at work, without preparing anything:
+Try everything, without preparing data:
   flamingo quickstart
 
-With your own images:
+Train on your own images:
   flamingo init my.yaml
   flamingo data check my-data
   flamingo pretrain-vision my.yaml
@@ -37,7 +37,7 @@ With your own images:
   flamingo eval my.yaml
   flamingo generate my.yaml --image sky.jpg --example grass.jpg=green
 
-To resume a training that was stopped, run the same command again.`;
+To resume a stopped training run, run the same command again.`;
 
 /** Options of commands that read a configuration. */
 interface RunFlags {
@@ -66,14 +66,14 @@ export async function main(argv: readonly string[], more: readonly AddCommands[]
 /** The `flamingo` command with all its sub-commands. */
 export function createProgram(more: readonly AddCommands[] = []): Command {
   const program = new Command('flamingo')
-    .description('Trains Flamingo from images and text, and answers few-shot prompts.')
+    .description('Train Flamingo on images and text, and answer few-shot prompts.')
     .version(packageVersion(), '--version', 'print the version')
     .addHelpText('after', OVERVIEW)
     .exitOverride();
 
   program
     .command('doctor')
-    .description('check what training needs on this machine')
+    .description('Check what training requires on this machine')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const findings = await (await import('./doctor')).examine();
@@ -83,7 +83,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('init')
-    .description('write a commented configuration for your own data')
+    .description('Write a commented configuration for your own data')
     .argument('<file>', 'YAML file to write')
     .option('--data <folder>', 'folder with your data, relative to the file', 'my-data')
     .action(async (file: string, { data }: { data: string }) => {
@@ -93,8 +93,8 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('info')
-    .description('show what a run folder holds: steps, losses, sizes, and which checkpoints are good or damaged')
-    .argument('<run>', 'the out folder of a configuration')
+    .description('Show the steps, losses and sizes of a run, and which checkpoints are damaged')
+    .argument('<run>', 'out folder of a configuration')
     .option('--json', 'print JSON')
     .action(async (run: string, { json }: { json?: boolean }) => {
       const { formatRun, inspectRun } = await import('./info');
@@ -106,22 +106,22 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     program,
     'vision',
     'pretrain-vision',
-    'stage 1: train the vision encoder on images and their alt texts',
+    'Train the vision encoder on images and their alt texts (stage 1)',
     (options) => recipe().then(({ pretrainVision }) => pretrainVision(options)),
   );
-  onStage(program, 'lm', 'pretrain-lm', 'stage 2: train the tokenizer and the language model on text', (options) =>
+  onStage(program, 'lm', 'pretrain-lm', 'Train the tokenizer and the language model on text (stage 2)', (options) =>
     recipe().then(({ pretrainLanguage }) => pretrainLanguage(options)),
   );
   onStage(
     program,
     'flamingo',
     'train',
-    'stage 3: train the resampler and gated cross-attention (both models frozen)',
+    'Train the resampler and gated cross-attention, with both models frozen (stage 3)',
     (options) => recipe().then(({ trainJoint }) => trainJoint(options)),
   );
 
-  onConfig(program, 'eval', 'ask the trained model few-shot questions, also with blank and swapped images')
-    .option('--split <name>', 'which set of questions to ask, for data with several')
+  onConfig(program, 'eval', 'Ask the trained model few-shot questions with real, blank and swapped images')
+    .option('--split <name>', 'set of questions to ask, for data with several')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
       const { config } = await start('eval', file, flags);
@@ -140,14 +140,14 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
       }
     });
 
-  onConfig(program, 'generate', 'ask the trained model about one of your images, after a few examples')
-    .requiredOption('--image <file>', 'the image to ask about (required)')
-    .option('--example <file=answer>', 'an image with its answer, which show what is asked; repeatable', collect)
-    .option('--candidates <a,b,...>', 'choose one of these answers instead of generating text', list)
+  onConfig(program, 'generate', 'Answer a question about an image, given a few examples')
+    .requiredOption('--image <file>', 'image to ask about (required)')
+    .option('--example <file=answer>', 'example image with its answer, which shows what is asked; repeatable', collect)
+    .option('--candidates <a,b,...>', 'answers to choose from instead of generating text', list)
     .option('--json', 'print JSON, with the probability of each candidate')
     .addHelpText(
       'after',
-      '\nflamingo generate my.yaml --image sky.jpg --example grass.jpg=green --example rose.jpg=red --candidates red,green,blue',
+      '\nExample:\n  flamingo generate my.yaml --image sky.jpg --example grass.jpg=green --example rose.jpg=red --candidates red,green,blue',
     )
     .action(async (file: string, flags: RunFlags & { image: string; example?: string[]; candidates?: string[] }) => {
       const { config } = await start('generate', file, flags);
@@ -159,8 +159,8 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('bench')
-    .description('time training, decoding and vision encoders; workloads are defined in configs/bench.json')
-    .argument('[workload...]', 'names of workloads; all by default')
+    .description('Time training, decoding and vision encoders')
+    .argument('[workload...]', 'names of workloads (default: all)')
     .option('--specs <file>', 'JSON file that defines workloads', BENCH_SPECS)
     .addOption(
       new Option(
@@ -170,13 +170,17 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
         .choices(['fp32', 'bf16', 'int8'])
         .default('fp32'),
     )
-    .option('--threads <n>', 'threads of the native backend', wholeNumberFrom(1))
-    .option('--seconds <s>', 'seconds to time each workload, at least three steps', wholeNumberFrom(0), 10)
+    .option(
+      '--threads <n>',
+      'threads of the native backend (default: OMP_NUM_THREADS, or all cores)',
+      wholeNumberFrom(1),
+    )
+    .option('--seconds <s>', 'seconds to time each workload; times at least three steps', wholeNumberFrom(0), 10)
     .addOption(
       new Option('--backend <name>', 'backend; auto selects the fastest that works').choices(BACKENDS).default('auto'),
     )
-    .option('--roofline', 'measure the peak of this machine: matrix products and memory')
-    .option('--profile', 'show time and calls by kernel, and which ran in JavaScript')
+    .option('--roofline', 'measure the limits of this machine: matrix products and memory')
+    .option('--profile', 'show time and calls by kernel, and which calls fell back to JavaScript')
     .option('--json', 'print a line of JSON for each workload')
     .action(async (asked: string[], flags: BenchFlags, command: Command) => {
       const given = command.parent!.args.filter((arg) => arg !== 'bench' && !asked.includes(arg));
@@ -185,7 +189,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('plan')
-    .description("print parameters, memory and compute of the paper's models")
+    .description("Print the parameters, memory and compute of the paper's models")
     .argument('<preset>', '3b, 9b or 80b')
     .option('--devices <n>', 'number of accelerators that share an update', wholeNumberFrom(1), 1)
     .option('--json', 'print JSON')
@@ -196,14 +200,14 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     });
 
   for (const add of more) add(program);
-  const data = program.command('data').description('make, check and show training data');
+  const data = program.command('data').description('Create, check and inspect training data');
   addDatasetCommands(data);
   addExtractCommands(data);
 
   return program;
 }
 
-/** A command that reads a configuration. */
+/** Adds a command that reads a configuration. */
 function onConfig(program: Command, name: string, description: string): Command {
   return program
     .command(name)
@@ -212,7 +216,7 @@ function onConfig(program: Command, name: string, description: string): Command 
     .option(...SET);
 }
 
-/** A stage of training. */
+/** Adds the command of a training stage. */
 function onStage(
   program: Command,
   name: StageName,
@@ -229,7 +233,7 @@ function onStage(
       const summary = flags.fresh ? undefined : checkStage(config, name);
       if (summary) {
         process.stderr.write(
-          `${command}: ${summary.steps} steps are done already, there is nothing to do. ` +
+          `${command}: all ${summary.steps} steps are done. ` +
             `Raise ${name}.train.steps to add steps, or start over with --fresh.\n`,
         );
         return;
@@ -255,7 +259,7 @@ async function readConfig(command: ConfigCommand, file: string, flags: Pick<RunF
   return (await import('../config/config')).loadConfig(file, flags.set, command);
 }
 
-/** Selects the backend and the precision that a configuration names. */
+/** Selects the backend and the precision of a configuration. */
 async function useConfigured(config: Config): Promise<BackendChoice> {
   const backend = await useBackend(config.backend);
   process.stderr.write(`${backend.summary}\n`);
@@ -270,7 +274,7 @@ async function start(command: ConfigCommand, file: string, flags: Pick<RunFlags,
   return { config };
 }
 
-/** Says how many images could not be read, and names the first of them. */
+/** Reports how many images could not be read, and names the first ones. */
 function reportSkipped({ skipped }: TrainingData): void {
   if (skipped.length === 0) return;
   const named = skipped.slice(0, SKIPPED_NAMED).map((line) => `  ${line}\n`);
@@ -304,7 +308,7 @@ function setKey(value: string, before: Record<string, unknown> = {}): Record<str
   try {
     parsed = JSON.parse(text);
   } catch {
-    // Not JSON: the text itself.
+    // Not JSON: the value is the text itself.
   }
   return { ...before, [value.slice(0, at)]: parsed };
 }

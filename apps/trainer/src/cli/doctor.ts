@@ -4,21 +4,21 @@ import { useBackend, type BackendName } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import sharp from 'sharp';
 
-/** One thing looked at. */
+/** Result of one check. */
 export interface Finding {
   readonly what: string;
   readonly ok: boolean;
   readonly detail: string;
 }
 
-/** What a machine shows in reports: enough to read timings by. */
+/** Describes this machine in reports, to put timings into context. */
 export function machineSummary(): string {
   const cores = cpus();
   const memory = (totalmem() / 2 ** 30).toFixed(0);
   return `${cores[0]?.model.trim() ?? 'unknown processor'}, ${cores.length} cores, ${memory} GiB, Node ${process.version}`;
 }
 
-/** Looks at everything a training run needs on this machine; each backend is loaded and made to multiply. */
+/** Checks everything that training requires on this machine. Loads each backend and computes a product. */
 export async function examine(): Promise<Finding[]> {
   const findings: Finding[] = [{ what: 'machine', ok: true, detail: machineSummary() }];
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
@@ -26,7 +26,7 @@ export async function examine(): Promise<Finding[]> {
   findings.push({
     what: 'node',
     ok: nodeFits,
-    detail: nodeFits ? process.version : `${process.version}, needs 20.19 or later: install a newer Node`,
+    detail: nodeFits ? process.version : `${process.version}, but 20.19 or later is required: install a newer Node`,
   });
   const names: BackendName[] = ['native', 'tensorflow', 'wasm', 'cpu'];
   let fastest: BackendName | undefined;
@@ -35,7 +35,11 @@ export async function examine(): Promise<Finding[]> {
     if (finding.ok) fastest ??= name;
     findings.push(finding);
   }
-  findings.push({ what: 'chosen by auto', ok: fastest !== undefined, detail: fastest ?? 'no backend works here' });
+  findings.push({
+    what: 'selected by auto',
+    ok: fastest !== undefined,
+    detail: fastest ?? 'no backend works on this machine',
+  });
   findings.push({
     what: 'images',
     ok: true,
@@ -45,7 +49,7 @@ export async function examine(): Promise<Finding[]> {
   findings.push({
     what: 'ffmpeg',
     ok: ffmpeg.status === 0,
-    detail: ffmpeg.status === 0 ? ffmpeg.stdout.split('\n')[0]! : 'not found; only video files need it: install ffmpeg',
+    detail: ffmpeg.status === 0 ? ffmpeg.stdout.split('\n')[0]! : 'not found: install ffmpeg to read video files',
   });
   return findings;
 }
@@ -56,7 +60,7 @@ async function examineBackend(name: BackendName): Promise<Finding> {
     const { reason } = await useBackend(name);
     const [product] = tf.tidy(() => tf.matMul(tf.tensor2d([[2]]), tf.tensor2d([[3]])).dataSync());
     if (product !== 6) return { what, ok: false, detail: `computes 2 x 3 = ${product}` };
-    return { what, ok: true, detail: reason.replace('asked for by name; ', '') };
+    return { what, ok: true, detail: reason.replace(/^[^;]*; /, '') };
   } catch (error) {
     return { what, ok: false, detail: (error as Error).message };
   }

@@ -5,28 +5,28 @@ import { readMetrics } from '../stages/metrics';
 import { CONFIG_FILE, MODEL_FILE, STAGES, SUMMARY_FILE, type StageName, type StageSummary } from '../stages/recipe';
 import { CHECKPOINTS, METRICS_FILE } from '../stages/stage';
 
-/** What one stage of a run folder holds. */
+/** State of one stage in a run folder. */
 export interface StageInfo {
   readonly stage: StageName;
   readonly isFinished: boolean;
-  /** Steps done, as the metrics say. */
+  /** Number of steps in the metrics. */
   readonly steps: number;
   /** Loss of the first and of the last step. */
   readonly losses?: readonly [number, number];
-  /** Trained scalars; known once the stage is finished. */
+  /** Number of trained scalars, once the stage is finished. */
   readonly trained?: number;
   /** The file with the configuration that the stage ran with. */
   readonly config?: string;
-  /** Bytes of all files of the stage. */
+  /** Total size of the stage's files. */
   readonly bytes: number;
-  /** Checkpoints, newest first; damaged ones with what is wrong. */
+  /** Checkpoints, newest first. `damage` describes what is wrong with one. */
   readonly checkpoints: readonly { readonly name: string; readonly damage?: string }[];
-  /** What is wrong with the metrics, if they cannot be read. */
+  /** Why the metrics cannot be read, if they are damaged. */
   readonly metricsDamage?: string;
 }
 
 /**
- * Looks at every stage in a run folder. Each checkpoint is read and compared with its hashes.
+ * Inspects every stage in a run folder. Reads each checkpoint and verifies its hashes.
  *
  * @throws Error if the folder holds no stage
  */
@@ -34,7 +34,7 @@ export async function inspectRun(folder: string): Promise<StageInfo[]> {
   const stages = (Object.keys(STAGES) as StageName[]).filter((stage) => existsSync(join(folder, stage)));
   if (stages.length === 0) {
     throw new Error(
-      `info: ${folder} holds none of ${Object.keys(STAGES).join(', ')}. Give the out folder of a configuration.`,
+      `info: ${folder} holds none of ${Object.keys(STAGES).join(', ')}. Pass the out folder of a configuration.`,
     );
   }
   return Promise.all(stages.map((stage) => inspectStage(join(folder, stage), stage)));
@@ -72,7 +72,7 @@ function bytesOf(folder: string): number {
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
 }
 
-/** The same for people. */
+/** Formats the stages of a run as text. */
 export function formatRun(stages: readonly StageInfo[]): string {
   return stages
     .map((s) => {

@@ -4,12 +4,12 @@ import { CONFIGS } from '../configs';
 import { writeError } from '../stages/files';
 
 /**
- * Writes the commented configuration of the quickstart, changed to train on a folder of your own.
+ * Writes a copy of the commented quickstart configuration that trains on the user's own folder.
  *
- * @throws Error if the file is there already
+ * @throws Error if the file already exists
  */
 export function initConfig(file: string, dataFolder: string): void {
-  if (existsSync(file)) throw new Error(`init: ${file} exists already. Choose another name, or remove it.`);
+  if (existsSync(file)) throw new Error(`init: ${file} already exists. Choose another name, or remove the file.`);
   const text = readFileSync(join(CONFIGS, 'quickstart.yaml'), 'utf8');
   const own = replaceOnce(
     replaceOnce(text, /^out: .*$/m, 'out: runs/my-model'),

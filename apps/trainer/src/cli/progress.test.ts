@@ -6,7 +6,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** What the work writes, with the clock held. */
+/** Records what is written to stderr, with a fake clock. */
 function record(): string[] {
   vi.useFakeTimers({ toFake: ['Date'] });
   const lines: string[] = [];
@@ -14,11 +14,11 @@ function record(): string[] {
   return lines;
 }
 
-it('writes plain lines with rate and time left where there is no terminal', () => {
+it('writes plain lines with rate and time left without a terminal', () => {
   const lines = record();
   const progress = startProgress('train', 100, 'steps');
   vi.advanceTimersByTime(400);
-  progress.update(3, 'too early to tell a rate');
+  progress.update(3, 'too early for a rate');
   vi.advanceTimersByTime(600);
   progress.update(10, 'loss 2');
   vi.advanceTimersByTime(1000);
@@ -33,7 +33,7 @@ it('writes plain lines with rate and time left where there is no terminal', () =
   ]);
 });
 
-it('counts what an earlier run did, but not into the rate', () => {
+it('counts units of an earlier run, but not towards the rate', () => {
   const lines = record();
   const progress = startProgress('train', 100, 'steps', 80);
   vi.advanceTimersByTime(2000);

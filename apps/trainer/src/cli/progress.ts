@@ -11,7 +11,7 @@ export interface Progress {
   stop(note?: string): void;
 }
 
-/** Seconds before the first plain line, so that a rate is known, and between lines. */
+/** Seconds before the first plain line, so that the rate is known, and between two lines. */
 const FIRST_LINE = 1;
 const LINE_EVERY = 10;
 

@@ -3,29 +3,29 @@
  * ends the process at once. A second SIGTERM does not: a process manager may send it to every process of a group.
  */
 export class StopSignal {
-  private asked = false;
-  private readonly ask = () => {
-    if (this.asked) return;
-    this.asked = true;
+  private isRequested = false;
+  private readonly request = () => {
+    if (this.isRequested) return;
+    this.isRequested = true;
     process.stderr.write('\nStopping after this step and saving; press Ctrl-C again to stop at once.\n');
   };
   private readonly onInterrupt = () => {
-    if (this.asked) process.exit(130);
-    this.ask();
+    if (this.isRequested) process.exit(130);
+    this.request();
   };
 
   constructor() {
     process.on('SIGINT', this.onInterrupt);
-    process.on('SIGTERM', this.ask);
+    process.on('SIGTERM', this.request);
   }
 
   get requested(): boolean {
-    return this.asked;
+    return this.isRequested;
   }
 
   dispose(): void {
     process.off('SIGINT', this.onInterrupt);
-    process.off('SIGTERM', this.ask);
+    process.off('SIGTERM', this.request);
   }
 }
 

@@ -24,7 +24,7 @@ describe('configuration', () => {
     expect(loadConfig(shipped(name)).data.kind).toBe('emoji');
   });
 
-  it('names an unknown key and the one that was probably meant', () => {
+  it('names an unknown key and suggests a similar one', () => {
     const value = changed((c) =>
       Object.assign((c as never as { vision: { train: object } }).vision.train, { stepz: 3 }),
     );
@@ -33,7 +33,7 @@ describe('configuration', () => {
     );
   });
 
-  it('lists what is known where nothing is near', () => {
+  it('lists the known keys if none is similar', () => {
     const value = changed((c) => Object.assign(c, { telescope: 1 }));
     expect(() => parseConfig('my.yaml', value)).toThrow(
       /telescope: unknown key, expected one of: seed, backend, precision, out/,
@@ -42,7 +42,7 @@ describe('configuration', () => {
     expect(() => parseConfig('my.yaml', short)).toThrow(/nope: unknown key, expected one of: seed/);
   });
 
-  it('says what was expected and what came', () => {
+  it('reports the expected and the actual value', () => {
     const value = changed((c) => Object.assign((c as never as { lm: object }).lm, { batch: 'many' }));
     expect(() => parseConfig('my.yaml', value)).toThrow(/lm\.batch: expected number, got "many"/);
     const unknown = changed((c) => Object.assign(c, { data: { kind: 'emoji', unseenStyle: 'round' }, backend: 'gpu' }));
@@ -53,7 +53,7 @@ describe('configuration', () => {
     expect(() => parseConfig('my.yaml', pathless)).toThrow(/data\.path: expected string, got nothing/);
   });
 
-  it('names every bad key at once', () => {
+  it('names all wrong keys', () => {
     const value = changed((c) => {
       Object.assign((c as never as { lm: object }).lm, { batch: 0 });
       Object.assign((c as never as { eval: object }).eval, { shots: [] });
@@ -61,14 +61,14 @@ describe('configuration', () => {
     expect(() => parseConfig('my.yaml', value)).toThrow(/lm\.batch[\s\S]*eval\.shots/);
   });
 
-  it('checks sizes that belong together', () => {
+  it('checks lists that must have the same length', () => {
     const value = changed((c) =>
       Object.assign((c as never as { vision: { model: object } }).vision.model, { depths: [1, 2] }),
     );
     expect(() => parseConfig('my.yaml', value)).toThrow(/widths and depths must have one entry each, got 3 and 2/);
   });
 
-  it('knows the side of the emoji images', () => {
+  it('requires the size of the emoji images', () => {
     const sized = (imageSize: number, data: object) =>
       changed((c) => {
         Object.assign((c as never as { vision: { model: object } }).vision.model, { imageSize });
@@ -80,7 +80,7 @@ describe('configuration', () => {
     expect(parseConfig('my.yaml', sized(64, { kind: 'folder', path: 'x' })).vision.model.imageSize).toBe(64);
   });
 
-  it('needs at least one data set', () => {
+  it('requires at least one dataset', () => {
     const value = changed((c) => Object.assign((c as never as { flamingo: object }).flamingo, { datasets: {} }));
     expect(() => parseConfig('my.yaml', value)).toThrow(/at least one of pages, pairs, descriptions, clips/);
   });
@@ -92,7 +92,7 @@ describe('configuration', () => {
     });
   });
 
-  it('tells a missing file from a broken one', () => {
+  it('distinguishes a missing file from an invalid one', () => {
     expect(() => loadConfig(join(folder, 'none.yaml'))).toThrow(/none\.yaml: there is no such file/);
     const broken = join(folder, 'broken.yaml');
     writeFileSync(broken, 'out: [1,\nseed: }');
@@ -100,21 +100,21 @@ describe('configuration', () => {
   });
 
   it.each(['__proto__.polluted', 'constructor.prototype.polluted', '__proto__', 'a..b', ''])(
-    'refuses --set %s',
+    'rejects --set %s',
     (key) => {
       expect(() => loadConfig(shipped('quickstart'), { [key]: 1 })).toThrow(
-        /quickstart\.yaml: --set .*names no key of a configuration/,
+        /quickstart\.yaml: --set .*is not a key of a configuration/,
       );
       expect(({} as { polluted?: number }).polluted).toBeUndefined();
     },
   );
 
-  it('refuses --set below a value, and beyond the end of a list', () => {
+  it('rejects --set below a value, and beyond the end of a list', () => {
     expect(() => loadConfig(shipped('quickstart'), { 'lm.batch.size': 1 })).toThrow(
       /--set lm\.batch\.size cannot be set: lm\.batch is 20, not a section/,
     );
     expect(() => loadConfig(shipped('quickstart'), { 'vision.model.widths.3': 1 })).toThrow(
-      /--set vision\.model\.widths\.3 needs the position of an entry, 0 to 2, after vision\.model\.widths/,
+      /--set vision\.model\.widths\.3 requires the index of an entry, 0 to 2, after vision\.model\.widths/,
     );
     expect(loadConfig(shipped('quickstart'), { 'vision.model.widths.1': 64 }).vision.model.widths).toEqual([
       48, 64, 192,
@@ -131,8 +131,8 @@ describe('configuration', () => {
     ['a number', '5', /expected keys with values, for example "seed: 0", got 5/],
     ['a text', 'a string', /expected keys with values.*got "a string"/],
     ['a list', '- a', /expected keys with values.*got \[ 'a' \]/],
-    ['a list in itself', '&a [*a]', /expected keys with values/],
-    ['a mapping in itself', 'lm: &a { model: *a }', /lm\.model\.model: unknown key/],
+    ['a list that contains itself', '&a [*a]', /expected keys with values/],
+    ['a mapping that contains itself', 'lm: &a { model: *a }', /lm\.model\.model: unknown key/],
     ['aliases of aliases', bomb, /not valid YAML.*alias.*Write the values out/],
     ['an unknown alias', 'a: *nope', /not valid YAML/],
     ['two documents', 'a: 1\n---\nb: 2', /not valid YAML/],
@@ -143,7 +143,7 @@ describe('configuration', () => {
     ['a large file', '#'.repeat(2 ** 20 + 1), /larger than 1048576 bytes/],
     ['a prototype', '__proto__: { polluted: 1 }', /__proto__: unknown key/],
     ['infinity', 'seed: 1e999', /seed: .*got null|seed: expected .*got/],
-  ])('refuses a file with %s', (_, text, message) => {
+  ])('rejects a file with %s', (_, text, message) => {
     const file = join(folder, 'odd.yaml');
     writeFileSync(file, text);
     expect(() => loadConfig(file, { out: 'x' })).toThrow(message);
@@ -167,11 +167,11 @@ describe('configuration', () => {
     expect(() => loadConfig(shipped('quickstart'), { [key]: value })).toThrow(message);
   });
 
-  describe('with only the keys that a command needs', () => {
+  describe('with only the keys that a command requires', () => {
     const { out, data, vision, lm, flamingo } = changed(() => undefined) as Record<string, Record<string, unknown>>;
     const own = { out, data: { kind: 'folder', path: 'my-data' } };
 
-    it('is enough', () => {
+    it('is valid', () => {
       expect(data).toEqual({ kind: 'emoji' });
       expect(parseConfig('my.yaml', { ...own, lm }, 'pretrain-lm').lm.batch).toBe(20);
       expect(parseConfig('my.yaml', { ...own, vision }, 'pretrain-vision').flamingo.framesPerClip).toBe(4);
@@ -186,7 +186,7 @@ describe('configuration', () => {
       expect(parseConfig('my.yaml', asked, 'generate').vision.jointSize).toBe(128);
     });
 
-    it('names those that it needs and does not find', () => {
+    it('names the missing ones', () => {
       expect(() => parseConfig('my.yaml', { ...own, vision, flamingo }, 'train')).toThrow(
         /lm\.model: required by train, got nothing\n/,
       );
@@ -198,7 +198,7 @@ describe('configuration', () => {
       );
     });
 
-    it('still names an unknown key in a section that it does not need', () => {
+    it('names an unknown key even in a section that is not required', () => {
       expect(() => parseConfig('my.yaml', { ...own, lm, flamingo: { strategi: 'merged' } }, 'pretrain-lm')).toThrow(
         /flamingo\.strategi: unknown key, did you mean strategy\?/,
       );

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { dataKindOf, dataSchema, type DataConfig } from '../data/data-kinds';
 import { datasetNames } from '../data/training-data';
 
-/** Far above every model there is: a size beyond it is a typing error, not a wish. */
+/** Far above the size of any model, so a larger value is a typing error. */
 const size = z
   .number()
   .int()
@@ -22,7 +22,7 @@ const path = z
 
 /** AdamW and its learning rate over a stage: linear warm-up, constant, then decay to `finalShare` of the peak. */
 const optimizer = z.strictObject({
-  /** Peak learning rate. Adam moves a weight by about this much a step, so above 1 nothing is learned. */
+  /** Peak learning rate. Adam changes a weight by about this much per step, so nothing is learned above 1. */
   learningRate: z.number().positive().max(1),
   warmupSteps: z.number().int().min(0),
   /** Shape of the decay. */
@@ -36,7 +36,7 @@ const optimizer = z.strictObject({
   beta2: z.number().min(0).lt(1).default(0.95),
   /** Below `1 / learningRate`: beyond it a step reverses the sign of a weight. */
   weightDecay: z.number().min(0),
-  /** Gradients whose norm is larger are scaled down to it. */
+  /** Gradients with a larger norm are scaled down to it. */
   clipNorm: z.number().positive().default(1),
   steps: count,
   checkpointEvery: count.default(100),
@@ -68,13 +68,13 @@ const lmModel = z.strictObject({
 });
 
 const dataset = z.strictObject({
-  /** Factor of this dataset's loss in the sum (lambda in the paper). */
+  /** Weight of this dataset's loss in the sum (lambda in the paper). */
   weight: z.number().min(1e-6).max(1e6),
   /** Documents per step. */
   batch: size,
   /** Samples are truncated to this many tokens. */
   maxTokens: size,
-  /** Images of a page that are used; further ones are dropped. */
+  /** Maximum number of images of a page; further ones are dropped. */
   maxMedia: size.default(5),
   /** Probability that the text of a page attends to the next image instead of the previous one (Flamingo, appendix A.3.2). */
   pNext: share.default(0.5),
@@ -92,7 +92,7 @@ const vision = z.strictObject({
 });
 
 const lm = z.strictObject({
-  /** Folder of a published language model to use instead of training one; relative to the configuration. */
+  /** Folder of a published language model to use instead of training one; relative to the configuration file. */
   pretrained: path.optional(),
   /** How the weights are stored once they are frozen. */
   precision: z.enum(['float32', 'bfloat16', 'int8']).default('float32'),
@@ -117,7 +117,7 @@ const flamingo = z.strictObject({
     .default({ steps: 0, by: 0 }),
   /** How the datasets make up an update (Flamingo, section 2.4); see `MixingStrategy`. */
   strategy: z.enum(['accumulate', 'round-robin', 'merged']).default('accumulate'),
-  /** Memory for the features of images that were encoded already. Less of it costs time and changes no result. */
+  /** Memory limit of cached image features. A lower limit is slower but changes no result. */
   featureCacheMiB: z.number().min(0).default(1024),
   datasets: z.strictObject({
     pages: dataset.optional(),
@@ -138,13 +138,13 @@ const evaluation = z.strictObject({
 const fullSchema = z.strictObject({
   seed: z.number().int().min(0).default(0),
   backend: z.enum(['auto', 'tensorflow', 'native', 'wasm', 'webgpu', 'cpu']).default('auto'),
-  /** What the factors of large matrix products are rounded to. Sums and trained weights are float32 either way. */
+  /** Type that the factors of large matrix products are rounded to. Sums and trained weights are always float32. */
   precision: z.enum(['float32', 'bfloat16']).default('float32'),
   /** Folder for checkpoints, metrics and the report; relative to the working directory. */
   out: path,
   /**
-   * Folder of another run, relative to the working directory. Stages start from its weights; a frozen model that `out`
-   * does not have is read from it.
+   * Folder of another run, relative to the working directory. Stages start from its weights, and frozen models that `out`
+   * lacks are read from it.
    */
   initFrom: path.optional(),
   data: dataSchema,
@@ -154,7 +154,7 @@ const fullSchema = z.strictObject({
   eval: evaluation.prefault({}),
 });
 
-/** What every command accepts: keys that some commands do not need may be missing, see `requiredKeys`. */
+/** Schema for every command. Keys that a command does not require may be missing, see `requiredKeys`. */
 const schema = fullSchema.extend({
   vision: vision.partial().prefault({}),
   lm: lm.partial().prefault({}),
@@ -162,8 +162,8 @@ const schema = fullSchema.extend({
 });
 
 /**
- * A configuration. Keys that the command at hand does not need may be missing, although their types do not say so:
- * `loadConfig` has checked those that it needs.
+ * A configuration. `loadConfig` checks the keys that the command requires. Others may be missing, although their types do
+ * not say so.
  */
 export type Config = z.infer<typeof fullSchema>;
 export type OptimizerConfig = z.infer<typeof optimizer>;
@@ -173,7 +173,7 @@ export type ConfigCommand = 'pretrain-vision' | 'pretrain-lm' | 'train' | 'eval'
 
 const COMMANDS: readonly ConfigCommand[] = ['pretrain-vision', 'pretrain-lm', 'train', 'eval', 'generate'];
 
-/** Keys that a command needs. With `lm.pretrained`, those of a language model to be trained here are not needed. */
+/** Keys that a command requires. With `lm.pretrained`, the keys for training a language model are not required. */
 function requiredKeys(command: ConfigCommand, pretrained: boolean): string[] {
   const model = ['vision.model', 'vision.jointSize', ...(pretrained ? [] : ['lm.model'])];
   const joint = ['flamingo.resampler', 'flamingo.xattn'];
@@ -189,16 +189,16 @@ function requiredKeys(command: ConfigCommand, pretrained: boolean): string[] {
   }
 }
 
-/** YAML files beyond these limits are refused before they are parsed: the parser takes minutes for some of them. */
+/** YAML files beyond these limits are rejected before parsing, because the parser takes minutes for some of them. */
 const MAX_BYTES = 2 ** 20;
 const MAX_DEPTH = 64;
 
 /**
  * Reads and checks a YAML configuration.
  *
- * @param overrides values by dotted key, as `--set` gives them
- * @param command   checks that the keys this command needs are there; by default those of every command
- * @throws Error naming the file, each key at fault, what was expected and what was found
+ * @param overrides values by dotted key, from `--set`
+ * @param command   checks the keys that this command requires; by default those of every command
+ * @throws Error naming the file and each wrong key, with expected and actual value
  */
 export function loadConfig(
   file: string,
@@ -231,7 +231,7 @@ function readYaml(file: string): Record<string, unknown> {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const reason = code === 'ENOENT' ? 'there is no such file' : `it cannot be read (${message})`;
-    throw new Error(`Config ${file}: ${reason}. Give the path of a YAML configuration.`, { cause: error });
+    throw new Error(`Config ${file}: ${reason}. Pass the path of a YAML configuration.`, { cause: error });
   }
   const tooMuch =
     text.length > MAX_BYTES
@@ -257,7 +257,7 @@ function readYaml(file: string): Record<string, unknown> {
   return value;
 }
 
-/** An upper bound of how deep a YAML text is nested: by its indentation, its brackets, and its `- ? :` on one line. */
+/** An upper bound of the nesting depth of a YAML text, from its indentation, its brackets, and its `- ? :` on one line. */
 function depthOf(text: string): number {
   let [deepest, brackets] = [0, 0];
   for (const line of text.split('\n')) {
@@ -271,24 +271,24 @@ function depthOf(text: string): number {
   return deepest;
 }
 
-/** Checks a configuration that is an object already; `where` names it in errors. For `command` see `loadConfig`. */
+/** Checks a configuration object. `where` names it in errors; for `command` see `loadConfig`. */
 export function parseConfig(where: string, value: unknown, command?: ConfigCommand): Config {
   const result = schema.safeParse(value);
   const lines = result.success ? [] : result.error.issues.map((issue) => explain(issue, value));
   lines.push(...missingKeys(value, command));
-  if (result.success && lines.length === 0) return checkFit(where, result.data as Config);
+  if (result.success && lines.length === 0) return checkAgreement(where, result.data as Config);
   const list = lines.map((line) => `  ${line}`).join('\n');
-  throw new Error(`Config ${where} does not fit:\n${list}\nCorrect these keys and run the command again.`);
+  throw new Error(`Config ${where} is not valid:\n${list}\nCorrect these keys and run the command again.`);
 }
 
-/** A line for each key that is missing and needed. */
+/** Returns a line for each missing key that is required. */
 function missingKeys(value: unknown, command?: ConfigCommand): string[] {
   const pretrained = valueAt(value, ['lm', 'pretrained']) !== undefined;
-  const needed = new Map<string, string[]>();
+  const required = new Map<string, string[]>();
   for (const by of command ? [command] : COMMANDS) {
-    for (const key of requiredKeys(by, pretrained)) needed.set(key, [...(needed.get(key) ?? []), by]);
+    for (const key of requiredKeys(by, pretrained)) required.set(key, [...(required.get(key) ?? []), by]);
   }
-  return Array.from(needed)
+  return Array.from(required)
     .filter(([key]) => valueAt(value, key.split('.')) === undefined)
     .map(([key, by]) => `${key}: required by ${by.join(', ')}, got nothing`);
 }
@@ -311,7 +311,7 @@ function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>((at, key) => (isObject(at) && Object.hasOwn(at, key) ? at[key] : undefined), value);
 }
 
-/** A value of any form in a line: deep and circular ones are cut. */
+/** Formats a value on one line. Cuts off deep and circular ones. */
 function show(value: unknown): string {
   const text = isObject(value) ? inspect(value, { depth: 1, breakLength: Infinity }) : JSON.stringify(value);
   return text.length > 100 ? `${text.slice(0, 100)}...` : text;
@@ -325,7 +325,7 @@ function isMapping(value: unknown): value is Record<string, unknown> {
   return isObject(value) && !Array.isArray(value);
 }
 
-/** "did you mean" for a misspelt key, from the keys that the schema has there. */
+/** Suggests the most similar key of the schema for an unknown key, or lists all keys. */
 function nearest(key: string, path: string): string {
   let at: unknown = schema;
   for (const part of path ? path.split('.') : []) at = valueAt(shapeOf(at), [part]);
@@ -335,7 +335,7 @@ function nearest(key: string, path: string): string {
   return known.length ? `, expected one of: ${known.join(', ')}` : '';
 }
 
-/** The fields of an object's schema, inside defaults and optional parts. */
+/** The fields of an object schema, unwrapped from defaults and optionals. */
 function shapeOf(part: unknown): Record<string, unknown> | undefined {
   let s = part as { shape?: Record<string, unknown>; unwrap?: () => unknown } | undefined;
   while (s && !s.shape && s.unwrap) s = s.unwrap() as typeof s;
@@ -354,8 +354,8 @@ function editDistance(a: string, b: string): number {
   return row[b.length]!;
 }
 
-/** Values that must agree with one another; the schema checks each key alone. Missing keys are passed over. */
-function checkFit(where: string, config: Config): Config {
+/** Checks values that must agree with each other; the schema checks each key by itself. Skips missing keys. */
+function checkAgreement(where: string, config: Config): Config {
   const fail = (problem: string) => {
     throw new Error(`Config ${where}: ${problem}`);
   };
@@ -371,7 +371,7 @@ function checkFit(where: string, config: Config): Config {
     const fixedSize = dataKindOf(config.data).imageSize;
     if (fixedSize !== undefined && model.imageSize !== fixedSize) {
       fail(
-        `vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${model.imageSize}. Correct it.`,
+        `vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${model.imageSize}.`,
       );
     }
   }
@@ -405,12 +405,12 @@ function applyOverrides(
       throw new Error(`Config ${file}: --set ${path} ${reason}`);
     };
     if (keys.some((key) => key === '' || key in Object.prototype)) {
-      refuse('names no key of a configuration. Give keys with dots between, for example lm.train.steps.');
+      refuse('is not a key of a configuration. Separate nested keys by dots, for example lm.train.steps.');
     }
     let at = value;
     for (const [i, key] of keys.entries()) {
       if (Array.isArray(at) && !(key in at && /^\d+$/.test(key))) {
-        refuse(`needs the position of an entry, 0 to ${at.length - 1}, after ${keys.slice(0, i).join('.')}.`);
+        refuse(`requires the index of an entry, 0 to ${at.length - 1}, after ${keys.slice(0, i).join('.')}.`);
       }
       if (i === keys.length - 1) {
         at[key] = to;

@@ -11,7 +11,7 @@ export async function usePrecision(precision: Config['precision'], backend: Back
     if (precision === 'float32') return;
     throw new Error(
       `Config: precision bfloat16 requires backend native, got ${backend}. ` +
-        'Remove precision, or run flamingo doctor to see how to get native.',
+        'Remove precision, or run flamingo doctor to see how to install native.',
     );
   }
   const { setNativePrecision } = await import('@flamingo-ts/backend-native');

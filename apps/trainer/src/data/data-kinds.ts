@@ -41,7 +41,7 @@ const folder: DataKind<{ kind: 'folder'; path: string }> = {
 
 const shardsSchema = z.strictObject({
   kind: z.literal('shards'),
-  /** What the language model learns from, instead of the texts of the other datasets. */
+  /** Dataset that the language model learns from, instead of the texts of the other datasets. */
   text: path.optional(),
   pages: path.optional(),
   pairs: path.optional(),
@@ -63,7 +63,7 @@ const shards: DataKind<ShardsConfig> = {
 };
 
 const optionsOf = ({ vision, flamingo, seed }: Config) => ({
-  // A configuration for `pretrain-lm` may have no vision encoder: its data are read for the text alone.
+  // A configuration for `pretrain-lm` may have no vision encoder, because only the text of its data is used.
   imageSize: (vision as Partial<Config['vision']>).model?.imageSize ?? 1,
   framesPerClip: flamingo.framesPerClip,
   seed,

@@ -150,7 +150,7 @@ export function formatPacked(packed: PackedData): string {
 const sizeOf = (bytes: number) =>
   bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
-/** Prevents overwriting files and mixing them with those of an earlier run. */
+/** @throws Error if `out` has files, which would be overwritten or mixed with the new ones */
 async function expectEmpty(out: string): Promise<void> {
   let names: string[];
   try {
@@ -169,7 +169,7 @@ async function expectEmpty(out: string): Promise<void> {
   );
 }
 
-/** Includes the folder in the name, because every tokenizer's file is called tokenizer.json. */
+/** Counts tokens with a tokenizer. Its name includes the folder, because every file is called tokenizer.json. */
 async function countedBy(file: string): Promise<TokenCounter> {
   const tokenizer = loadTokenizer(JSON.parse(new TextDecoder().decode(await readFile(file))) as TokenizerJson);
   const name = resolve(file).split(sep).slice(-2).join('/');

@@ -15,16 +15,16 @@ import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey }
 const FILE = 'file:';
 
 /**
- * Reads documents of datasets on disk and decodes their images when they are asked for. The key of an image in a file
- * is its path, so that documents share it; the key of any other medium names its document and its position there.
+ * Reads documents of datasets on disk and decodes their images on demand. The key of an image file is its path, so that
+ * documents share it. The key of any other image or clip names its document and its position there.
  * Unreadable images are recorded and not decoded again.
  */
 export class MediaReader implements ImageSource {
   private readonly decoder: ImageDecoder;
   private readonly reads = new PendingReads();
-  /** Documents being read or just read, because their images are asked for right after them. */
+  /** Documents being read or just read, because their images are requested next. */
   private readonly recent = new Map<string, Promise<Document | BrokenDocument>>();
-  /** Names of image files as the data spells them, by path. */
+  /** Names of image files in the data, by path. */
   private readonly fileNames = new Map<string, string>();
   /** Reasons by name of the image. */
   private readonly unreadable = new Map<string, string>();
@@ -48,7 +48,7 @@ export class MediaReader implements ImageSource {
     return 'rejected' in document ? document : this.withKeys(document, dataset, index);
   }
 
-  /** The document with keys as media. `dataset` and `index` are not needed where all images are files. */
+  /** The document with keys as media. `dataset` and `index` are not used if all images are files. */
   withKeys({ kind, parts }: Document, dataset: DatasetName | 'eval', index: number): Document {
     let number = 0;
     return {

@@ -59,7 +59,7 @@ describe('a folder of data', () => {
     await data.close();
   });
 
-  it('gives every clip the same number of frames: evenly spaced of more, the last repeated of fewer', async () => {
+  it('gives every clip the same number of frames: samples longer ones evenly, repeats the last frame of shorter ones', async () => {
     const clip = (count: number) => ({ frames: Array.from({ length: count }, (_, i) => `${i}.png`), text: 'x' });
     lines('clips', clip(1), clip(3), clip(4), clip(7), clip(100));
     const chosen = async (framesPerClip: number) => {
@@ -81,7 +81,7 @@ describe('a folder of data', () => {
     remove('clips');
   });
 
-  it('keeps given text out of the loss', async () => {
+  it('keeps text with learn: false out of the loss', async () => {
     const parts = [{ image: '1.png' }, { text: 'Output:', learn: false }, { text: ' red' }];
     lines('pages', { parts });
     const data = await open();
@@ -97,7 +97,7 @@ describe('a folder of data', () => {
     await expect(open()).rejects.toThrow(/pairs\.jsonl, line 1: not JSON/);
   });
 
-  it('says what a folder must hold', async () => {
+  it('names the files that a folder lacks', async () => {
     remove('pairs');
     await expect(open()).rejects.toThrow(/expected text in pages\.jsonl, .*got none\. Write one line/);
     lines('pages', { parts: [{ text: 'Text alone.' }] });
@@ -115,7 +115,7 @@ describe('a folder of data', () => {
 describe('questions', () => {
   const questions = ['red', 'green', 'red'].map((answer, i) => ({ image: `${i}.png`, answer }));
 
-  it('leave out unreadable images and warn about images that training saw', async () => {
+  it('skip unreadable images and warn about training images', async () => {
     lines('pairs', { image: '0.png', text: 'x' });
     lines('eval', ...questions, { image: 'broken.png', answer: 'blue' });
     const data = await open();
@@ -130,7 +130,7 @@ describe('questions', () => {
     await data.close();
   });
 
-  it('come with shards too, from a file of their own', async () => {
+  it('come from a separate file if the data is shards', async () => {
     const writer = await ShardWriter.create(at('shards'));
     await writer.add({ kind: 'pair', parts: [{ media: { image: await png(9).toBuffer() } }, { text: 'nine' }] });
     await writer.close();

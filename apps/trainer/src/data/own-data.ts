@@ -7,8 +7,8 @@ import { MediaReader } from './media-reader';
 import { ownQuestions, type Question } from './questions';
 import {
   datasetNames,
-  textInTurn,
-  turnKeys,
+  roundKeys,
+  textIndexAt,
   type DatasetName,
   type Frames,
   type MediaKey,
@@ -23,10 +23,10 @@ import {
  */
 const KEPT_TEXTS = 20_000;
 
-/** Where a user's data is, and what to say about missing parts. */
+/** Paths of a user's data, and error messages for missing parts. */
 interface Sources {
   readonly datasets: Readonly<Partial<Record<DatasetName, string>>>;
-  /** What the language model learns from, instead of the texts of the datasets. */
+  /** Dataset that the language model learns from, instead of the texts of the others. */
   readonly text?: string | undefined;
   /** Questions for few-shot evaluation. */
   readonly eval?: string | undefined;
@@ -40,11 +40,11 @@ export interface OwnDataOptions {
   readonly imageSize: number;
   /** Frames of every clip: a longer one is sampled evenly, a shorter one repeats its last frame. */
   readonly framesPerClip: number;
-  /** Seed of which documents the first stages draw from. */
+  /** Seed for selecting the documents of the first two stages. */
   readonly seed: number;
 }
 
-/** A user's own data on disk: files of lines, shards, or anything else that `openDataset` reads. */
+/** A user's own data on disk: JSONL files, shards, or any other format that `openDataset` reads. */
 export class OwnData implements TrainingData {
   private readonly reader: MediaReader;
 
@@ -105,7 +105,7 @@ export class OwnData implements TrainingData {
         isStrict: false,
         missing: {
           text:
-            `Config: data of kind shards gave no text (text: ${config.text ?? 'not set'}), expected at least one document. ` +
+            `Config: data of kind shards has no text (text: ${config.text ?? 'not set'}), expected at least one document. ` +
             'Set a dataset, for example text: my-data/text, and check it with: flamingo data check PATH.',
           pairs:
             'Config: data must name pairs or descriptions with at least one pair (the vision encoder learns from pairs), got none. ' +
@@ -170,9 +170,10 @@ export class OwnData implements TrainingData {
 
   async textAt(place: number, seed: number): Promise<string> {
     const { text } = this;
-    if (!text) return this.texts[textInTurn(place, this.texts.length, seed)]!;
+    if (!text) return this.texts[textIndexAt(place, this.texts.length, seed)]!;
     const { length } = text;
-    const index = text.shuffled?.(place % length, ...turnKeys(place, length, seed)) ?? textInTurn(place, length, seed);
+    const index =
+      text.shuffled?.(place % length, ...roundKeys(place, length, seed)) ?? textIndexAt(place, length, seed);
     const document = await text.get(index);
     return 'rejected' in document ? '' : textOf(document);
   }
@@ -193,7 +194,7 @@ export class OwnData implements TrainingData {
 
   async questions(options: QuestionOptions): Promise<Questions> {
     if (options.split !== undefined) {
-      throw new Error(`eval: this data has no split ${options.split}. Leave --split out.`);
+      throw new Error(`eval: this data has no split ${options.split}. Remove --split.`);
     }
     const path = this.sources.eval;
     if (path === undefined) throw new Error(this.sources.missing.questions);

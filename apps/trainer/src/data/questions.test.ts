@@ -22,24 +22,24 @@ describe('questions about own images', () => {
     expect(ownQuestions('eval.jsonl', questions, options).tasks[2]).toEqual(tasks[2]);
   });
 
-  it('never take the image of the query as a shot, however many lines it has', () => {
+  it('never use the image of the query as a shot, even if several lines have it', () => {
     const twice = [...questions, { image: '0.png', answer: 'round' }];
     const { task } = ownQuestions('eval.jsonl', twice, options).tasks[0]!;
     const ids = task.queries.map(({ id }) => id);
     expect(ids.filter((id) => id === ids[0])).toHaveLength(2);
     expect(() => ownQuestions('eval.jsonl', twice, { shots: [6], seed: 7 })).toThrow(
-      'eval: 6 shots need questions about 7 readable images in eval.jsonl, got 6. Add lines to it or lower eval.shots.',
+      'eval: 6 shots require questions about 7 readable images in eval.jsonl, got 6. Add lines to it or lower eval.shots.',
     );
   });
 
-  it('warn about a single answer, and leave out the swap that it makes impossible', () => {
+  it('warn about a single answer, and skip the impossible swap', () => {
     const same = questions.map(({ image }) => ({ image, answer: 'red' }));
     const { tasks, warnings } = ownQuestions('eval.jsonl', same, options);
     expect(tasks.map(({ condition }) => condition)).toEqual(['real', 'blank']);
     expect(warnings).toEqual([expect.stringMatching(/eval\.jsonl have the answer "red", so every score is 1\. Add/)]);
   });
 
-  it('need at least one', () => {
+  it('require at least one line', () => {
     expect(() => ownQuestions('eval.jsonl', [], { shots: [0], seed: 7 })).toThrow(/got 0/);
   });
 });

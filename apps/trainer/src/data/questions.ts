@@ -33,7 +33,7 @@ export function ownQuestions(
   // Shots never show the image of the query.
   if (questions.length - Math.max(0, ...linesOf.values()) < Math.max(1, mostShots)) {
     throw new Error(
-      `eval: ${mostShots} shots need questions about ${mostShots + 1} readable images in ${where}, got ${linesOf.size}. ` +
+      `eval: ${mostShots} shots require questions about ${mostShots + 1} readable images in ${where}, got ${linesOf.size}. ` +
         'Add lines to it or lower eval.shots.',
     );
   }

@@ -38,9 +38,9 @@ export type Condition = (typeof CONDITIONS)[number];
 
 /** Which few-shot questions to ask. */
 export interface QuestionOptions {
-  /** Name of a set of questions, for data with several. Default: the first. */
+  /** Name of a set of questions, for data with several. Defaults to the first. */
   readonly split?: string | undefined;
-  /** Numbers of shots that will be asked. */
+  /** Numbers of shots to ask with. */
   readonly shots: readonly number[];
   /** Prompts per task, for data that generates its questions. */
   readonly prompts: number;
@@ -64,7 +64,7 @@ export interface TrainingData extends ImageSource {
   altTextPair(random: Random): { readonly key: MediaKey; readonly words: readonly string[] };
   /** A random page of text for the language model. */
   textPage(random: Random): string;
-  /** The text at a place of an endless order in which every text comes once per round; empty for a broken document. */
+  /** The text at a place of an endless order that contains every text once per round; empty for a broken document. */
   textAt(place: number, seed: number): Promise<string>;
   /** Documents of one dataset of the mixture, or undefined if the data has no such dataset. */
   documents(dataset: DatasetName, seed: number, batch: number): DocumentSource | undefined;
@@ -76,7 +76,7 @@ export interface TrainingData extends ImageSource {
    * @throws Error if there are none, or too few for the number of shots
    */
   questions(options: QuestionOptions): Promise<Questions>;
-  /** Resolves once all pending requests wait for worker threads only, so that this thread may compute. */
+  /** Resolves once all pending requests wait only for worker threads, so that this thread may compute. */
   settled(): Promise<void>;
   /** Images that could not be read so far, and why. */
   readonly skipped: readonly string[];
@@ -84,12 +84,12 @@ export interface TrainingData extends ImageSource {
   close(): Promise<void>;
 }
 
-/** Which of `count` texts is at a place of the endless order of `textAt`. */
-export function textInTurn(place: number, count: number, seed: number): number {
-  return shuffledIndex(place % count, count, ...turnKeys(place, count, seed));
+/** Index among `count` texts of the one at a place of the order of `textAt`. */
+export function textIndexAt(place: number, count: number, seed: number): number {
+  return shuffledIndex(place % count, count, ...roundKeys(place, count, seed));
 }
 
 /** Keys that seed the order of one round through `count` texts. */
-export function turnKeys(place: number, count: number, seed: number): (number | string)[] {
+export function roundKeys(place: number, count: number, seed: number): (number | string)[] {
   return [seed, 'text', Math.floor(place / count)];
 }

@@ -24,18 +24,13 @@ interface QuickstartFlags {
 export function addQuickstartCommand(program: Command): void {
   program
     .command('quickstart')
-    .description('runs the whole recipe in miniature on emoji images: data, three trainings, evaluation, report')
-    .option('--config <file>', 'configuration file (default: the shipped one that suits the backend)')
+    .description('Run the whole recipe in miniature on emoji images: data, three stages, evaluation, report')
+    .option('--config <file>', 'YAML file (default: the shipped configuration for the backend)')
     .option(...SET)
     .option('--seed <n>', 'seed of the splits, the images and the weights', wholeNumberFrom(0))
-    .option(
-      '--seeds <n>',
-      'number of runs, with seeds counted up from --seed; reports their spread',
-      wholeNumberFrom(1),
-      1,
-    )
+    .option('--seeds <n>', 'number of runs with consecutive seeds, whose spread is reported', wholeNumberFrom(1), 1)
     .addOption(
-      new Option('--unseen-style <name>', 'keep one style out of training and evaluate on it separately').choices(
+      new Option('--unseen-style <name>', 'exclude one style from training and evaluate on it separately').choices(
         STYLES,
       ),
     )
@@ -43,7 +38,9 @@ export function addQuickstartCommand(program: Command): void {
       new Option('--backend <name>', 'backend; auto selects the fastest that works').choices(BACKENDS).default('auto'),
     )
     .option(...FRESH)
-    .addOption(new Option('--started <ms>', 'when set-up began, milliseconds since 1970').argParser(Number).hideHelp())
+    .addOption(
+      new Option('--started <ms>', 'start of the set-up, in milliseconds since 1970').argParser(Number).hideHelp(),
+    )
     .action(runQuickstart);
 }
 
@@ -56,8 +53,8 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   const isSlow = backend.name === 'wasm' || backend.name === 'cpu';
   if (isSlow && !flags.config) {
     process.stderr.write(
-      `The ${backend.name} backend is much slower than oneDNN, so the quickstart runs a smaller recipe: fewer concepts, smaller ` +
-        'models and fewer steps. It shows that everything works, not how well. For the full recipe, run: npm run setup:onednn.\n',
+      `The ${backend.name} backend is much slower than native, so the quickstart runs a smaller recipe: fewer concepts, smaller ` +
+        'models and fewer steps. It shows that everything works, not how well. For the full recipe, install oneDNN: npm run setup:onednn.\n',
     );
   }
   const file = flags.config ?? join(CONFIGS, isSlow ? 'quickstart-small.yaml' : 'quickstart.yaml');

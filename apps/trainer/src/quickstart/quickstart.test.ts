@@ -16,8 +16,8 @@ let config: Config;
 let results: QuickstartResults;
 let report: string;
 
-// The recipe on a few real images, cut down to half a minute, to one and a half on wasm: enough to see that every part
-// learns. Seeds 0 to 3 gave loss ratios of at most 0.66, gates of at least 0.44 and margins of 0.59 to 0.68.
+// The recipe on a few real images, shortened to half a minute (one and a half on wasm), which is enough for every part to
+// learn. Seeds 0 to 3 gave loss ratios of at most 0.66, gates of at least 0.44 and margins of 0.59 to 0.68.
 beforeAll(async () => {
   registerDataKind(emojiDataKind);
   const backend = await useBackend('auto');
@@ -43,14 +43,14 @@ afterAll(() => rmSync(out, { recursive: true }));
 
 const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
 
-describe('the quickstart, cut down', () => {
+describe('a shortened quickstart', () => {
   it.each(['vision', 'lm', 'flamingo'] as StageName[])('lowers the loss of %s', (stage) => {
     const losses = stageMetrics(config, stage).map((m) => m.loss);
     expect(losses).toHaveLength(config[stage].train.steps);
     expect(mean(losses.slice(-10))).toBeLessThan(0.85 * mean(losses.slice(0, 10)));
   });
 
-  it('leaves the language model as it was while the gates are 0', () => {
+  it('equals the language model while the gates are 0', () => {
     expect(results.closedGatesExact).toBe(true);
   });
 
@@ -60,16 +60,16 @@ describe('the quickstart, cut down', () => {
     expect(Math.max(...gates.map(Math.abs))).toBeGreaterThan(0.3);
   });
 
-  it('looks at the images: the same prompts with another image get other answers', async () => {
+  it('uses the images: the same prompts with another image get other answers', async () => {
     const data = await openData(config);
     const model = await openJoint(config, data);
-    // About concepts it was trained on: so short a run tells little about others.
+    // Asks about training concepts, because such a short run does not generalise to others.
     const evaluation = await evaluate(model, await data.questions({ ...config.eval, split: 'train' }), config.eval);
     const [real, swapped] = (['real', 'swapped'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
     expect(real! - swapped!).toBeGreaterThan(0.35);
   }, 300_000);
 
-  it('writes a report that stands alone, with images, curves and attribution', () => {
+  it('writes a self-contained report with images, curves and attribution', () => {
     expect(report.match(/data:image\/png;base64,/g)!.length).toBeGreaterThan(20);
     expect(report.match(/<svg/g)!.length).toBeGreaterThanOrEqual(6);
     expect(report).toMatch(/OpenMoji.*CC BY-SA 4\.0[\s\S]*Twemoji.*CC BY 4\.0[\s\S]*emojibase-data \(MIT\)/);

@@ -22,7 +22,7 @@ export interface QuickstartResults {
   readonly unseenStyle?: string;
   /** Seconds by part of the run. */
   readonly seconds: Readonly<Record<string, number>>;
-  /** Whether the logits with gates at 0 are those of the bare language model, bit for bit. */
+  /** Whether the logits with gates at 0 equal those of the language model bit for bit. */
   readonly closedGatesExact: boolean;
   readonly evaluation: Evaluation;
   readonly words: WordResults;
@@ -89,7 +89,7 @@ export async function quickstart(options: QuickstartOptions): Promise<{ results:
   return { results, report };
 }
 
-/** Whether closed gates leave the logits of the bare language model, bit for bit, for a prompt with an image. */
+/** Whether, with closed gates, the logits of a prompt with an image equal those of the language model bit for bit. */
 export async function closedGatesAreExact(model: JointModel, data: EmojiData): Promise<boolean> {
   const { flamingo, language, features, tower } = model;
   const [feature] = await features.get([data.world.images('heldOut')[0]!]);

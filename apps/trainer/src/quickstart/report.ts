@@ -55,7 +55,7 @@ export async function reportPage(
     `<p>A vision encoder, a language model and the layers that connect them, trained from scratch in ${results.seconds['total']!.toFixed(0)} seconds on ` +
       `${results.machine}, backend ${results.backend}. Seed ${results.seed}. This run measured every number on this page.</p>`,
     '<h2>Goals</h2>',
-    `<p class="note">Questions about ${conceptCount('heldOut')} concepts that no stage has seen. The prompt never states the question: only its shots show it. ` +
+    `<p class="note">Questions about ${conceptCount('heldOut')} concepts that no stage has seen. The prompt does not state the question: only its shots show it. ` +
       `The model chooses among all ${ALL_ANSWERS.length} answers of all four questions.</p>`,
     table([['', 'goal', 'measured', ''], ...goals(evaluation, results.closedGatesExact)], { className: 'goals' }),
     '<h2>Accuracy by number of shots</h2>',
@@ -110,7 +110,7 @@ export async function reportPage(
   return htmlPage({ title: 'Flamingo quickstart', body, style: STYLE });
 }
 
-/** Rows of the table of goals: what, the goal, the measured value, whether it is met. */
+/** Rows of the table of goals: measure, goal, measured value, whether it is met. */
 function goals(evaluation: Evaluation, closedGatesExact: boolean): [string, string, string, string][] {
   const at = (condition: 'real' | 'blank' | 'swapped', shots: number) =>
     findRow(evaluation, condition, shots)?.mean ?? NaN;
@@ -271,7 +271,9 @@ async function namingSection({ naming }: WordResults, data: EmojiData): Promise<
   const cards = await Promise.all(
     naming.samples
       .slice(0, 16)
-      .map(async ({ key, said, label }) => answerHtml(await dataUri(data, key as number), said || '(nothing)', label)),
+      .map(async ({ key, prediction, label }) =>
+        answerHtml(await dataUri(data, key as number), prediction || '(nothing)', label),
+      ),
   );
   const note = `Exact: ${naming.exact.toFixed(3)} of ${naming.count}. Counting an answer that shares a word with the label or tags as half: ${naming.score.toFixed(3)}.`;
   return `<p>${note}</p><div class="row">${cards.join('')}</div>`;

@@ -30,7 +30,7 @@ describe('lineChart', () => {
     expect(textsOf(lineChart([{ name: 'a', points }], { ...axes, xTicks: [] })).slice(1, -2)).toEqual(ticks);
   });
 
-  it('draws a constant line and no data without broken numbers', () => {
+  it('draws a constant line and an empty chart without NaN or Infinity', () => {
     expect(lineChart([{ name: 'a', points: [[3, 2]] }], axes)).not.toMatch(/NaN|Infinity/);
     expect(lineChart([{ name: 'a', points: [] }], axes)).toContain('T: no data');
   });
@@ -46,7 +46,7 @@ describe('barCharts', () => {
     expect(textsOf(svg)).toEqual(texts);
     const [first, second] = Array.from(svg.matchAll(/width="([\d.]+)" height="13"/g), (match) => Number(match[1]));
     expect(first).toBe(2 * second!);
-    // Well-formed, or sharp could not draw it.
+    // sharp can only draw a well-formed file.
     expect((await sharp(Buffer.from(svg)).metadata()).width).toBe(560);
   });
 });

@@ -1,4 +1,4 @@
-/** Loads and runs nothing, whatever the page shows: images are data URIs, styles are inline. */
+/** Forbids scripts and network access, whatever the page contains: images are data URIs, and styles are inline. */
 const POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 const STYLE = `

@@ -3,7 +3,7 @@ import { FeatureStore } from './features';
 import type { MediaKey } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** Images of one pixel whose features are its red value; keys that are text are clips, and `broken` cannot be read. */
+/** A store of one-pixel images whose feature is their red value. Text keys are clips; `broken` cannot be read. */
 function world(cacheBytes?: number) {
   const [asked, encoded] = [[] as MediaKey[], [] as number[][]];
   const tower = {
@@ -30,7 +30,7 @@ function world(cacheBytes?: number) {
 }
 
 describe('features', () => {
-  it('are computed when they are needed, of many images together, once', async () => {
+  it('are computed on demand, once, for many images together', async () => {
     const { store, asked, encoded } = world();
     const numbers = await Promise.all([7, '8 9', 7, 5].map((key) => store.fetch(key)));
     expect(numbers).toEqual([1, 2, 1, 3]);
@@ -41,14 +41,14 @@ describe('features', () => {
     expect([1, 2, 3].map((number) => Array.from(store.features(number)))).toEqual([[7], [8, 9], [5]]);
   });
 
-  it('of an image that cannot be read are undefined', async () => {
+  it('of an unreadable image are undefined', async () => {
     const { store, asked } = world();
     expect(await store.fetch('broken')).toBeUndefined();
     expect(await store.get(['broken', 4])).toEqual([undefined, Float32Array.of(4)]);
     expect(asked).toEqual(['broken', 4]);
   });
 
-  it('are kept within a limit of bytes, least recently used first to go', async () => {
+  it('are cached within a limit of bytes, evicting the least recently used', async () => {
     const { store, asked } = world(8);
     await store.get([1, 2]);
     await store.get([1]);
@@ -57,7 +57,7 @@ describe('features', () => {
     expect(asked).toEqual([1, 2, 3, 2]);
   });
 
-  it('stay for the steps in preparation whatever the limit, and no longer', async () => {
+  it('stay while their steps are prepared, whatever the limit, but no longer', async () => {
     const { store, asked } = world(0);
     const seen = async (step: number, keys: readonly number[]) => {
       store.beginStep(step);
@@ -71,7 +71,7 @@ describe('features', () => {
       store.endStep(step);
     }
     expect(asked).toEqual([1, 2, 3, 4]);
-    // All numbers are free again, and the images have to be read again.
+    // All numbers are free, and the images must be read again.
     expect((await seen(3, [2, 1, 5, 6])).sort()).toEqual([1, 2, 3, 4]);
     expect(asked).toEqual([1, 2, 3, 4, 2, 1, 5, 6]);
   });

@@ -14,15 +14,15 @@ interface Held {
   readonly number: number;
   /** Undefined if it cannot be read. */
   readonly image: Promise<Image | undefined>;
-  /** The last step whose preparation may have asked for it. */
+  /** The last step whose preparation may have requested it. */
   step: number;
 }
 
 /**
- * Features by key, in two parts: pixels are read ahead of time, by workers where they must be decoded; encoding is the
- * model's work, done when a step needs it and for many images together. Features that were computed are kept as long as
- * they fit in memory, least recently used first to go; those of the steps in preparation always are. An image has the
- * same features each time it is encoded, so the limit changes no result.
+ * Computes and caches image features by key. Pixels are read in advance, by workers if they must be decoded. Images are
+ * encoded when a step requires their features, many at a time. The cache evicts the least recently used features, but
+ * always keeps those of the steps in preparation. An image has the same features each time it is encoded, so the size of
+ * the cache changes no result.
  */
 export class FeatureStore {
   private readonly cache: LRUCache<MediaKey, Float32Array> | undefined;
@@ -31,7 +31,7 @@ export class FeatureStore {
   private readonly freeNumbers: number[] = [];
   private step = 0;
 
-  /** @param cacheBytes limit of the features that are kept */
+  /** @param cacheBytes maximum size of the cached features */
   constructor(
     readonly tower: VisionTower,
     readonly source: ImageSource,
@@ -45,7 +45,7 @@ export class FeatureStore {
     }
   }
 
-  /** Called when the preparation of a step begins: what is fetched from now on may be for it. */
+  /** Called when the preparation of a step begins. Images that are fetched from now on may belong to it. */
   beginStep(step: number): void {
     this.step = step;
   }

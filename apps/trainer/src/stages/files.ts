@@ -20,13 +20,13 @@ const REASONS: Readonly<Record<string, string>> = {
   EACCES: 'permission is denied',
   EPERM: 'permission is denied',
   ENOTDIR: 'a part of the path is not a folder',
-  EEXIST: 'something else has that name, perhaps a link to nothing',
+  EEXIST: 'the name is already taken, perhaps by a broken link',
   EIO: 'the device failed',
 };
 
 /**
- * The error of a failed write, with the file and what is lost: Node's own errors do not always name the file. Other
- * errors are returned as they are.
+ * Describes a failed write with its file and what is lost, because Node's own errors do not always name the file. Returns
+ * other errors unchanged.
  */
 export function writeError(error: unknown, file: string, lost: string): unknown {
   const { code = '', message } = error as NodeJS.ErrnoException;
@@ -34,7 +34,7 @@ export function writeError(error: unknown, file: string, lost: string): unknown 
   return reason ? new Error(`${file}: cannot be written, ${reason} (${message}). ${lost}`, { cause: error }) : error;
 }
 
-/** Writes a file beside its place and renames it: after a kill at any moment the file is the old one or the new one. */
+/** Writes a temporary file and renames it, so that a kill at any moment leaves the old or the new file. */
 export function replaceFile(file: string, text: string, lost = 'Free some space, or correct the path.'): void {
   const temporary = `${file}.tmp`;
   try {
@@ -53,18 +53,18 @@ export function makeFolder(folder: string): void {
   }
 }
 
-/** Removes what is in a folder, but not the folder, which may be a link, and not `keep`. */
+/** Removes the contents of a folder except `keep`. Keeps the folder itself, which may be a link. */
 export function emptyFolder(folder: string, keep: string): void {
   for (const name of readdirSync(folder)) {
     if (name === keep) continue;
     const path = join(folder, name);
     try {
       const target = lstatSync(path);
-      // A link to a folder, for checkpoints on another disk, is kept too.
+      // Also keeps links to folders, such as checkpoints on another disk.
       if (target.isSymbolicLink() && isFolder(path)) emptyFolder(path, keep);
       else rmSync(path, { recursive: true, force: true });
     } catch (error) {
-      throw writeError(error, path, 'It was to be removed by --fresh.');
+      throw writeError(error, path, '--fresh must remove it to start over.');
     }
   }
 }
@@ -78,11 +78,14 @@ function isFolder(path: string): boolean {
   }
 }
 
-/** Of larger files only this many bytes are hashed, in parts spread over the file. */
+/** Of larger files, only this many bytes are hashed, in parts spread over the file. */
 const HASHED_WHOLE = 256 * 2 ** 20;
 const PART = 2 ** 20;
 
-/** The first half of the SHA-256 of a file with its size. Of files above 256 MiB one part in each 256th: enough to tell two models apart. */
+/**
+ * The first half of the SHA-256 of a file's size and content. Files above 256 MiB are hashed in 256 parts of 1 MiB, which is
+ * enough to distinguish two models.
+ */
 export function hashFile(file: string): string {
   const hash = createHash('sha256');
   const handle = openSync(file, 'r');

@@ -33,7 +33,7 @@ export class JointModel {
     this.features = new FeatureStore(tower, images, config.flamingo.featureCacheMiB * 2 ** 20);
   }
 
-  /** The tokenizer in the form that data and prompts take. */
+  /** The tokenizer in the form that data and prompts require. */
   get tokenizer(): TextTokenizer {
     const { tokenizer, special } = this.language;
     return { encode: (text) => tokenizer.encode(text), special };
@@ -50,7 +50,7 @@ export class JointModel {
   }
 }
 
-/** The paper's Flamingo at the configured sizes, with a final norm in the resampler, which the paper's figure does not show. */
+/** The paper's Flamingo at the configured sizes, plus a final norm in the resampler, which the paper's figure does not show. */
 export function flamingoConfig(config: Config, language: LanguageModel): FlamingoConfig {
   const { resampler, xattn } = config.flamingo;
   const { hiddenSize } = language.lm;
@@ -147,13 +147,13 @@ export function jointObjective(model: JointModel, config: Config, data: Training
     },
     figures: () => model.gates(),
     measure: () => {
-      const sets = Object.entries(mixture.report()).filter(([, { epochs }]) => epochs > 0);
-      return Promise.resolve(Object.fromEntries(sets.map(([name, { epochs }]) => [`epochs of ${name}`, epochs])));
+      const used = Object.entries(mixture.report()).filter(([, { epochs }]) => epochs > 0);
+      return Promise.resolve(Object.fromEntries(used.map(([name, { epochs }]) => [`epochs of ${name}`, epochs])));
     },
   };
 }
 
-/** @throws Error naming a dataset of the mixture that the data do not have, or that cannot be merged with the others */
+/** @throws Error naming a dataset of the mixture that the data lacks, or that cannot be merged with the others */
 export function expectDatasets(config: Config, data: TrainingData): void {
   const { datasets, framesPerClip, strategy } = config.flamingo;
   const name = datasetNames.find((n) => datasets[n] && !data.documents(n, config.seed, datasets[n].batch));
@@ -168,5 +168,5 @@ export function expectDatasets(config: Config, data: TrainingData): void {
 }
 
 function missing(name: DatasetName): string {
-  return `train: the data have no dataset "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
+  return `train: the data has no dataset "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
 }

@@ -12,7 +12,7 @@ import { pretrainLanguage, stageMetrics } from './recipe';
 import { Interrupted, StopSignal } from '../cli/stop-signal';
 import type { TrainingData } from '../data/training-data';
 
-// Text alone, as lines of JSON.
+// Data without images, as lines of JSON.
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-lm-'));
 beforeAll(async () => {
   await useBackend('wasm');
@@ -30,7 +30,7 @@ const configOf = (out: string, lm: object = {}): Config =>
     lm: { ...TINY.lm, batch: 2, maxTokens: 16, train: { ...TINY.lm.train, steps: 10, checkpointEvery: 4 }, ...lm },
   });
 
-/** Runs the stage. @param stopAt the document at which Ctrl-C arrives */
+/** Runs the stage. @param stopAt the document at which Ctrl-C is pressed */
 async function losses(config: Config, stopAt?: number): Promise<number[]> {
   const stop = new StopSignal();
   const data = await openData(config);

@@ -80,7 +80,7 @@ export class LanguageModel<M extends DisposableLM = DisposableLM> {
     const image = requireToken(tokenizer!, IMAGE);
     const endOfChunk = requireToken(tokenizer!, END_OF_CHUNK);
     const [[plain], [first]] = [tokenizer!.encode('a'), tokenizer!.encode('a', { addSpecialTokens: true })];
-    // What its template puts before a text, if anything. For OPT that is also its end-of-text token.
+    // The token that its template puts before a text, if any. For OPT this is also the end-of-text token.
     const bos = first === plain ? {} : { bos: first };
     return new LanguageModel(lm, tokenizer!, { image, endOfChunk, eos, pad: eos, ...bos });
   }
@@ -122,7 +122,7 @@ export function languageObjective(model: LanguageModel<Chinchilla>, config: Conf
         const { rows, cursor } = await stream.next(batch, maxTokens + 1);
         return { losses: losses(rows), cursor };
       },
-      // Rows are made on this thread, so they must be complete before a step computes.
+      // Rows are built on this thread, so they must be complete before a step computes.
       settled: () => stream.settled(),
     };
   }

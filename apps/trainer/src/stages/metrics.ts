@@ -9,28 +9,28 @@ export interface StepMetrics {
   readonly gradientNorm: number;
   /** Seconds since the stage began, over all its runs. */
   readonly seconds: number;
-  /** Seconds of them that were spent waiting for data. */
+  /** Part of `seconds` spent waiting for data. */
   readonly waited: number;
-  /** The same as a share of all seconds. */
+  /** `waited` divided by `seconds`. */
   readonly waitedShare: number;
   readonly figures?: Readonly<Record<string, number>>;
 }
 
 /**
- * Lines of a metrics file. A last line that a kill has cut is left out.
+ * Reads the lines of a metrics file. Skips a last line that a kill has truncated.
  *
  * @throws Error naming any other line that is not a step's metrics
  */
 export function readMetrics(file: string): StepMetrics[] {
   if (!existsSync(file)) return [];
   const lines = readFileSync(file, 'utf8').split('\n');
-  // Every whole line ends with a newline, so what follows the last newline is nothing or was cut.
-  const cut = lines.length - 1;
+  // Every complete line ends with a newline, so text after the last newline was truncated.
+  const truncated = lines.length - 1;
   return lines.flatMap((line, i) => {
     if (line === '') return [];
     const metrics = parseLine(line);
     if (metrics) return [metrics];
-    if (i === cut) return [];
+    if (i === truncated) return [];
     throw new Error(
       `${file}, line ${i + 1}: expected the metrics of a step, got ${JSON.stringify(line.slice(0, 60))}. ` +
         'Correct or remove that line.',

@@ -17,7 +17,7 @@ export function learningRateOf(config: OptimizerConfig): Schedule {
   const decaySchedule = config.schedule === 'cosine' ? cosineSchedule : linearSchedule;
   const decay = decaySchedule(learningRate, learningRate * finalShare, Math.max(1, steps - decayStart));
   const level = switchAt(decayStart - warmupSteps, () => learningRate, decay);
-  // The first step has a rate above 0: in a run of a few hundred steps none should be wasted.
+  // The first step has a rate above 0, because short runs should not waste a step.
   return (step) => warmUp(warmupSteps, level)(step + (step < warmupSteps ? 1 : 0));
 }
 

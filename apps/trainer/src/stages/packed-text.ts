@@ -11,13 +11,13 @@ export interface PackedRows {
 }
 
 /**
- * Cuts a stream of documents into rows of equal length, without padding: the rest of a document begins the next row. No
- * token is lost or repeated. Text in a row can attend to the document before it.
+ * Cuts a stream of documents into rows of equal length, without padding: the next row begins with the rest of a document.
+ * No token is lost or repeated. Text in a row can attend to the previous document.
  */
 export class PackedText {
   private place: number;
   private used: number;
-  /** Tokens of the document at `place`, once they are read. */
+  /** Tokens of the document at `place`, once read. */
   private tokens: readonly number[] | undefined;
   /** The rows requested last; the next ones begin where they end. */
   private last: Promise<unknown> = Promise.resolve();

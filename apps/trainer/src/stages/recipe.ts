@@ -21,27 +21,27 @@ import { contrastiveObjective, VisionTower } from './vision';
 export const STAGES = { vision: 'pretrain-vision', lm: 'pretrain-lm', flamingo: 'train' } as const;
 export type StageName = keyof typeof STAGES;
 
-/** What a finished stage leaves besides its weights. */
+/** Summary of a finished stage, stored next to its weights. */
 export interface StageSummary {
   readonly steps: number;
   readonly seconds: number;
   /** Share of the seconds spent waiting for data. */
   readonly waitedShare: number;
-  /** Trained scalars. */
+  /** Number of trained scalars. */
   readonly trained: number;
   readonly measured: Readonly<Record<string, number>>;
   /** Hash of the file with the weights. */
   readonly model: string;
-  /** What the weights were made with and from. */
+  /** What the weights depend on. */
   readonly fingerprint: Fingerprint;
 }
 
-/** What every stage takes. */
+/** Options of every stage. */
 export interface RunOptions {
   readonly config: Config;
   readonly data: TrainingData;
   readonly stop: StopSignal;
-  /** Starts over, whatever is in the folder. */
+  /** Removes the contents of the stage's folder and starts over. */
   readonly fresh?: boolean | undefined;
   /** Called with the metrics of each step. */
   readonly onStep?: ((metrics: StepMetrics) => void) | undefined;
@@ -62,21 +62,21 @@ export async function pretrainVision(options: RunOptions): Promise<VisionTower> 
     const initial = await initialWeights(config, 'vision');
     if (initial) tower.load(...initial);
     const objective = contrastiveObjective(tower, config, data);
-    // The last stage needs these datasets. Reporting it now saves a useless stage.
+    // The last stage requires these datasets. Checking now avoids a useless run.
     expectDatasets(config, data);
     await train('vision', options, objective, tower.params, () => tower.measureStatistics(data, config.seed));
     return tower;
   });
 }
 
-/** Makes the tokenizer and trains the language model on text alone; data without images suffice. */
+/** Trains the tokenizer and the language model on text only. Works on data without images. */
 export async function pretrainLanguage(options: RunOptions): Promise<LanguageModel> {
   const { config, data, fresh } = options;
   expectNotPretrained(config);
   if (!fresh && finished(config, 'lm')) return openLanguage(config);
   return inStageFolder('lm', options, async (folder) => {
     const file = join(folder, TOKENIZER_FILE);
-    // Without a checkpoint nothing depends on a tokenizer that is there, and it may be that of another configuration.
+    // Without a checkpoint, nothing depends on an existing tokenizer, and it may belong to another configuration.
     const begun = existsSync(join(folder, CHECKPOINTS));
     const initial = await initialWeights(config, 'lm');
     if (!begun || !existsSync(file)) {
@@ -104,7 +104,7 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
   const { config, data, fresh } = options;
   expectDatasets(config, data);
   if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
-  // Before --fresh empties the folder: what the training starts from may not fit the configuration.
+  // Before --fresh empties the folder, because the initial weights may not match the configuration.
   const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
   const initial = await initialWeights(config, 'flamingo');
   if (initial) model.flamingo.load(...initial);
@@ -155,7 +155,7 @@ export function stageFolder(config: Config, stage: StageName): string {
   return join(config.out, stage);
 }
 
-/** Where the trained model of a stage is: in this run, or else in the run that it starts from. */
+/** Folder with the trained model of a stage: in this run, or else in the run of `initFrom`. */
 function modelFolder(config: Config, stage: StageName): string {
   const own = stageFolder(config, stage);
   if (config.initFrom === undefined || stage === 'flamingo' || existsSync(join(own, MODEL_FILE))) return own;
@@ -195,8 +195,8 @@ export function stageMetrics(config: Config, stage: StageName): StepMetrics[] {
 /**
  * Checks a stage before anything is loaded for it.
  *
- * @returns its summary if it has done all of its steps already; undefined if there is something to train
- * @throws Error naming the keys with which a finished stage was made otherwise
+ * @returns the summary if all of its steps are done; undefined if there is something to train
+ * @throws Error naming the keys that differ from those of the finished stage
  */
 export function checkStage(config: Config, stage: StageName): StageSummary | undefined {
   if (stage === 'lm') expectNotPretrained(config);
@@ -208,7 +208,7 @@ function finished(config: Config, stage: StageName): StageSummary | undefined {
   if (![SUMMARY_FILE, MODEL_FILE].every((file) => existsSync(join(folder, file)))) return undefined;
   if (stage === 'lm') {
     const tokenizer = join(folder, TOKENIZER_FILE);
-    // A missing one is made again, from the same data.
+    // A missing one is trained again on the same data.
     if (!existsSync(tokenizer)) return undefined;
     readTokenizer(tokenizer);
   }
@@ -230,7 +230,7 @@ function createLanguage(config: Config, folder = modelFolder(config, 'lm')): Lan
   try {
     return LanguageModel.create(config.lm.model, tokenizer, new Random(config.seed).fork('lm'));
   } catch (error) {
-    throw new Error(`${file} and lm.model of the configuration do not fit: ${(error as Error).message}`, {
+    throw new Error(`${file} does not match lm.model of the configuration: ${(error as Error).message}`, {
       cause: error,
     });
   }
@@ -242,13 +242,13 @@ function readTokenizer(file: string): TokenizerJson {
   } catch (error) {
     throw new Error(
       `${file}: expected the tokenizer that ${STAGES.lm} wrote, got an error: ${(error as Error).message}. ` +
-        `Remove the file if it is there, and run: flamingo ${STAGES.lm} CONFIG. It makes the same one again.`,
+        `Remove the file if it exists, and run: flamingo ${STAGES.lm} CONFIG. This creates the same tokenizer again.`,
       { cause: error },
     );
   }
 }
 
-/** Runs something in a stage's folder, which no other process may write to meanwhile. */
+/** Runs something in a stage's folder while no other process may write to it. */
 async function inStageFolder<T>(
   stage: StageName,
   { config, fresh }: RunOptions,
@@ -316,8 +316,8 @@ function configText(config: Config, stage: StageName): string {
 }
 
 /**
- * What the weights of a stage depend on: part of the configuration, and the content of the files it builds on. How it is
- * trained (`train`) may change between two runs, and so may what changes no result.
+ * What the weights of a stage depend on: part of the configuration, and the contents of the files that it starts from.
+ * Excludes `train`, which may change between runs, and keys that change no result.
  */
 function fingerprintOf(config: Config, stage: StageName): Fingerprint {
   const { data, vision, lm, flamingo } = config;
@@ -357,7 +357,7 @@ function hashes(config: Config, files: readonly (readonly [StageName, string])[]
   );
 }
 
-/** Keys of a configuration that the weights of a stage fit only as they were trained. */
+/** Configuration keys that must be the same when the weights of a stage are used as when they were trained. */
 const MODEL_KEYS = {
   vision: ({ vision }: Config) => ({ vision: { model: vision.model, jointSize: vision.jointSize } }),
   lm: ({ lm }: Config) => ({ lm: { model: lm.model, bos: lm.bos } }),
@@ -366,14 +366,14 @@ const MODEL_KEYS = {
   }),
 } as const;
 
-/** @throws Error naming the keys with which the weights of a stage would compute something else than they were trained for */
+/** @throws Error naming the keys of `MODEL_KEYS` that differ from those of the training */
 function expectTrainedAs(config: Config, stage: StageName, folder = modelFolder(config, stage)): void {
   const file = join(folder, CONFIG_FILE);
-  // Weights that were copied without it are checked by their shapes alone.
+  // Weights that were copied without it are only checked by their shapes.
   if (!existsSync(file)) return;
   const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
   const changed = differences(MODEL_KEYS[stage](config), MODEL_KEYS[stage](trained));
-  // The same data are split by the seed: with another one, what was held out has been trained on.
+  // The seed determines the split of the data. With another seed, held-out images may have been trained on.
   if (stage === 'flamingo' && differences(config.data, trained.data).length === 0) {
     changed.push(...differences({ seed: config.seed }, { seed: trained.seed }));
   }
@@ -410,7 +410,7 @@ async function loadModel(config: Config, stage: StageName) {
   try {
     return [await readState(file), file] as const;
   } catch (error) {
-    throw new Error(`${(error as Error).message} From its checkpoints: flamingo ${STAGES[stage]} CONFIG.`, {
+    throw new Error(`${(error as Error).message} To write it from its checkpoints: flamingo ${STAGES[stage]} CONFIG.`, {
       cause: error,
     });
   }

@@ -19,7 +19,7 @@ async function other(): Promise<ChildProcess> {
   return child;
 }
 
-it('names this process while something runs, and is removed afterwards, also after an error', async () => {
+it('names this process while something runs, and is removed afterwards, even after an error', async () => {
   await lock(async () => {
     expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ pid: process.pid, host: hostname() });
     await expect(lock(() => Promise.resolve())).rejects.toThrow(
@@ -31,7 +31,7 @@ it('names this process while something runs, and is removed afterwards, also aft
   expect(readdirSync(folder)).toEqual([]);
 });
 
-it('refuses while another process holds it, and takes over when that one was killed', async () => {
+it('throws while another process holds it, and takes over when that process was killed', async () => {
   const child = await other();
   holder({ pid: child.pid });
   const message = new RegExp(`process ${child.pid} on this host.*run\\.lock says\\. Wait until it ends, stop it`);
@@ -42,29 +42,29 @@ it('refuses while another process holds it, and takes over when that one was kil
   expect(await lock(() => Promise.resolve('ran'))).toBe('ran');
 });
 
-it.runIf(process.platform === 'linux')('takes over when the number belongs to a later process', async () => {
+it.runIf(process.platform === 'linux')('takes over when the process id was reused', async () => {
   holder({ pid: process.ppid, began: '1' });
   expect(await lock(() => Promise.resolve('ran'))).toBe('ran');
 });
 
-it('takes over its own number, as a container that was restarted finds it', async () => {
+it('takes over a lock with its own process id, as after a restart of a container', async () => {
   holder({ pid: process.pid });
   expect(await lock(() => Promise.resolve('ran'))).toBe('ran');
 });
 
-it('does not judge a process on another host, and says how to remove its lock', async () => {
+it('throws if a process on another host holds it, and explains how to remove the lock', async () => {
   holder({ pid: 1, host: 'far-away' });
   await expect(lock(() => Promise.resolve())).rejects.toThrow(
     /process 1 on host far-away writes to this folder.*cannot see whether it still runs\. If it has ended, remove that file/,
   );
 });
 
-it.each(['', '{"pid":', '5'])('takes over a lock that a kill has cut: %j', async (text) => {
+it.each(['', '{"pid":', '5'])('takes over a lock that a kill has truncated: %j', async (text) => {
   writeFileSync(file, text);
   expect(await lock(() => Promise.resolve('ran'))).toBe('ran');
 });
 
-it('is held by one of several processes that start together over the lock of a dead one', async () => {
+it('is held by only one of several processes that take over a lock at the same time', async () => {
   const script = `
     import { withLock } from ${JSON.stringify(join(import.meta.dirname, 'run-lock.ts'))};
     process.once('message', () =>
@@ -80,9 +80,9 @@ it('is held by one of several processes that start together over the lock of a d
   const children = Array.from({ length: 4 }, () => fork(at, [], { execArgv: ['--import', 'tsx'] }));
   const next = (child: ChildProcess) => new Promise<unknown>((resolve) => child.once('message', resolve));
   await Promise.all(children.map(next));
-  const said = children.map(next);
+  const messages = children.map(next);
   for (const child of children) child.send('start');
-  const outcomes = await Promise.all(said);
+  const outcomes = await Promise.all(messages);
   expect([...outcomes].sort()).toEqual(['holds', 'refused', 'refused', 'refused']);
   children[outcomes.indexOf('holds')]!.send('end');
   await Promise.all(children.map((child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve))));

@@ -3,15 +3,15 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { writeError } from './files';
 
-/** The file in a stage's folder that names the process that writes there. */
+/** The file in a stage's folder that names the process that writes to it. */
 export const LOCK_FILE = 'run.lock';
-/** Milliseconds that a lock without content is given: its process has just created it, or was killed right then. */
+/** Milliseconds to wait for the content of an empty lock, which was just created or whose process was killed. */
 const EMPTY_LOCK_WAIT = 1000;
 
 interface Holder {
   readonly pid: number;
   readonly host: string;
-  /** When that process began, as the system counts it; tells it from a later one with the same number. Linux only. */
+  /** Start time of the process in system ticks, to distinguish it from a later one with the same id. Linux only. */
   readonly began?: string;
 }
 
@@ -21,7 +21,7 @@ const held = new Set<string>();
  * Runs something while no other process may write to a folder. The lock of a process that has ended is taken over.
  *
  * @param name named in errors
- * @throws Error if another process holds the lock, with its number and host
+ * @throws Error naming the process and host that hold the lock
  */
 export async function withLock<T>(name: string, folder: string, run: () => Promise<T>): Promise<T> {
   const file = join(folder, LOCK_FILE);
@@ -48,7 +48,7 @@ function take(name: string, file: string): void {
     if (text === undefined) continue;
     const holder = parse(text);
     if (holder) refuse(name, file, holder, own);
-    // Another process may take over the same lock at this moment: only the one that renames it may remove it.
+    // Another process may take over the same lock now: only the one that renames it may remove it.
     const stale = `${file}.${process.pid}`;
     try {
       renameSync(file, stale);
@@ -87,13 +87,13 @@ function isRunning({ pid, began }: Holder): boolean {
   return began === undefined || now === undefined || began === now;
 }
 
-/** When a process began: field 22 of /proc/PID/stat, behind the name in brackets, which may hold spaces. */
+/** Start time of a process: field 22 of /proc/PID/stat. The name in brackets before it may contain spaces. */
 function beganAt(pid: number): { began?: string } {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
       .replace(/^.*\) /s, '')
       .split(' ');
-    // A process that has ended but that its parent has not asked about is no longer running.
+    // A zombie process has ended, but its parent has not waited for it yet.
     return { began: fields[0] === 'Z' ? 'ended' : fields[19]! };
   } catch {
     return {};
@@ -109,7 +109,7 @@ function parse(text: string): Holder | undefined {
   }
 }
 
-/** The text of a lock; undefined if it is gone. Waits a moment for the text of one that was just created. */
+/** Reads the text of a lock; undefined if it is gone. Waits for the text of one that was just created. */
 function read(file: string): string | undefined {
   const until = Date.now() + EMPTY_LOCK_WAIT;
   for (;;) {

@@ -37,7 +37,7 @@ const config: OptimizerConfig = {
   checkpointEvery: 5,
 };
 
-/** A line through noisy points. The data come from a stream that has to be resumed. */
+/** Fits a line to noisy points. The data comes from a stream that must be resumed. */
 function lineObjective(onStep?: (step: number) => void, failAt?: number): Objective & { dispose(): void } {
   const w = constantVariable([2], 0);
   let taken = 0;
@@ -109,7 +109,7 @@ describe('a stage', () => {
 
   it('killed between checkpoints repeats the lost steps and gives the same losses', async () => {
     await expect(run('killed', { stopAt: 7 })).rejects.toThrow(Interrupted);
-    // As a kill leaves it: the newest checkpoint half written, metrics ahead of the one before.
+    // As after a kill: the newest checkpoint is incomplete, and the metrics are ahead of the previous one.
     const checkpoints = join(root, 'killed', 'checkpoints');
     truncateSync(join(checkpoints, 'step-000008', 'model.safetensors'), 10);
     await run('killed');
@@ -123,7 +123,7 @@ describe('a stage', () => {
     expect(losses('whole')).toEqual(before);
   });
 
-  it('does not resume what was made with another configuration, and names the keys with both values', async () => {
+  it('does not resume with another configuration, and names the keys with both values', async () => {
     const fingerprint = (batch: number) => ({ lm: { batch, model: { widths: [1, batch] } }, seed: 0 });
     await run('fingerprint', { steps: 2, fingerprint: fingerprint(2) });
     await expect(run('fingerprint', { steps: 2, fingerprint: fingerprint(4) })).rejects.toThrow(
@@ -142,7 +142,7 @@ describe('a stage', () => {
     );
   });
 
-  it('resumes with another learning rate and says so', async () => {
+  it('resumes with another learning rate and reports it', async () => {
     await run('rates', { steps: 3 });
     const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
     const { metrics } = await run('rates', { steps: 6, train: { learningRate: 0.01 } });
@@ -154,7 +154,7 @@ describe('a stage', () => {
     expect(metrics[3]!.learningRate).toBeLessThanOrEqual(0.01);
   });
 
-  it('ends at a loss that is not finite, and says which', async () => {
+  it('ends at a loss that is not finite, and names it', async () => {
     const w = constantVariable([], 0);
     const stop = new StopSignal();
     const objective: Objective = {
@@ -169,7 +169,7 @@ describe('a stage', () => {
     expect(existsSync(join(root, 'bad', 'checkpoints', 'step-000001'))).toBe(false);
   });
 
-  describe('whose numbers are no longer finite', () => {
+  describe('with values that are not finite', () => {
     /** Runs a stage that trains two weights with a loss. @param spoil changes them after each update */
     async function broken(
       folder: string,
@@ -218,7 +218,7 @@ describe('a stage', () => {
       return (await Promise.all(states)).map((state) => Array.from(state['w']!.data));
     };
 
-    it('refuses a gradient that is not a number before the update, and names its tensor and the good checkpoint', async () => {
+    it('stops before an update with a NaN gradient, and names its tensor and the newest good checkpoint', async () => {
       const run = () => broken('nan gradient', nanGradientAt(6));
       const message =
         /line: the gradient norm at step 6 is NaN, because of the gradient of w, expected a finite number\. The newest good checkpoint is .+step-000005\. Lower/;
@@ -229,26 +229,23 @@ describe('a stage', () => {
       await expect(run()).rejects.toThrow(message);
     });
 
-    it('does so at the last step too', async () => {
+    it('also stops at the last step', async () => {
       await expect(broken('nan last', nanGradientAt(11), { checkpointEvery: 100 })).rejects.toThrow(
         /at step 11 is NaN, because of the gradient of w.*There is no checkpoint yet/,
       );
       expect(await weights('nan last')).toEqual([]);
     });
 
-    it.each([1, 3])(
-      'saves nothing of weights that were thrown so far that no loss can be computed, in %i steps',
-      async (steps) => {
-        const far = (w: tf.Variable) => tf.sub(tf.exp(tf.sum(tf.square(w))), tf.exp(tf.sum(tf.square(w)))) as tf.Scalar;
-        const loss = (w: tf.Variable, step: number) =>
-          (step === 0 ? distance(w) : tf.add(distance(w), far(w))) as tf.Scalar;
-        const train = { steps, learningRate: 1e20, warmupSteps: 0, checkpointEvery: 1 };
-        await expect(broken(`far ${steps}`, loss, train)).rejects.toThrow(/after the update of step 0|at step 1/);
-        expect(await weights(`far ${steps}`)).toEqual([]);
-      },
-    );
+    it.each([1, 3])('saves no weights that are too large to compute a loss, in %i steps', async (steps) => {
+      const far = (w: tf.Variable) => tf.sub(tf.exp(tf.sum(tf.square(w))), tf.exp(tf.sum(tf.square(w)))) as tf.Scalar;
+      const loss = (w: tf.Variable, step: number) =>
+        (step === 0 ? distance(w) : tf.add(distance(w), far(w))) as tf.Scalar;
+      const train = { steps, learningRate: 1e20, warmupSteps: 0, checkpointEvery: 1 };
+      await expect(broken(`far ${steps}`, loss, train)).rejects.toThrow(/after the update of step 0|at step 1/);
+      expect(await weights(`far ${steps}`)).toEqual([]);
+    });
 
-    it('saves nothing of weights that an update made NaN', async () => {
+    it('saves no weights that an update made NaN', async () => {
       await expect(broken('spoiled', distance, { steps: 1 }, (w) => w.assign(tf.mul(w, NaN)))).rejects.toThrow(
         /line: the loss after the update of step 0 is NaN/,
       );
@@ -256,19 +253,22 @@ describe('a stage', () => {
     });
   });
 
-  describe('with a metrics file that is damaged', () => {
-    it('repairs a last line that a kill has cut', async () => {
+  describe('with a damaged metrics file', () => {
+    it('repairs a last line that a kill has truncated', async () => {
       await expect(run('cut', { stopAt: 6 })).rejects.toThrow(Interrupted);
       writeFileSync(join(root, 'cut', 'metrics.jsonl'), '{"step":7,"lo', { flag: 'a' });
       await run('cut');
       expect(losses('cut')).toEqual(losses('whole'));
     });
 
-    it.each(['{"step":2,"lo', 'nonsense', '5', '{"loss":1}'])('names the line %j before the last', async (line) => {
-      const file = join(root, 'line.jsonl');
-      writeFileSync(file, `{"step":0,"loss":1}\n${line}\n{"step":2,"loss":1}\n`);
-      expect(() => readMetrics(file)).toThrow(/line\.jsonl, line 2: expected the metrics of a step, got/);
-    });
+    it.each(['{"step":2,"lo', 'nonsense', '5', '{"loss":1}'])(
+      'names a damaged line before the last: %j',
+      async (line) => {
+        const file = join(root, 'line.jsonl');
+        writeFileSync(file, `{"step":0,"loss":1}\n${line}\n{"step":2,"loss":1}\n`);
+        expect(() => readMetrics(file)).toThrow(/line\.jsonl, line 2: expected the metrics of a step, got/);
+      },
+    );
   });
 
   it.runIf(existsSync('/dev/full'))('names the file and what is lost when the disk is full', async () => {
@@ -280,7 +280,7 @@ describe('a stage', () => {
     );
   });
 
-  it('stops its progress bar on a terminal when it fails: its timer would keep the process alive', async () => {
+  it('stops its progress bar when it fails, because the timer would keep the process alive', async () => {
     const { isTTY } = process.stderr;
     process.stderr.isTTY = true;
     vi.spyOn(process.stderr, 'write').mockReturnValue(true);
@@ -289,13 +289,13 @@ describe('a stage', () => {
     for (let i = 0; i < 5; i++) {
       await expect(run(`terminal ${i}`, { failAt: 3 })).rejects.toThrow('no data for step 3');
     }
-    // Timers of others may come and go meanwhile; five bars would stay.
+    // Other timers may come and go meanwhile, but five bars would remain.
     expect(timers()).toBeLessThan(before + 3);
     process.stderr.isTTY = isTTY;
     vi.restoreAllMocks();
   });
 
-  it('reports data that fail while the step before computes', async () => {
+  it('reports data that fails while the previous step computes', async () => {
     const unhandled = vi.fn();
     process.on('unhandledRejection', unhandled);
     await expect(run('failing', { failAt: 3 })).rejects.toThrow('no data for step 3');
@@ -309,10 +309,10 @@ describe('a stage', () => {
     afterEach(() => void vi.restoreAllMocks());
 
     /**
-     * Runs with a clock of its own, which only computing and the source of the data move on: what the machine does
-     * meanwhile cannot change a figure.
+     * Runs with a fake clock that only computing and the data source advance, so that the load of the machine cannot
+     * change the figures.
      *
-     * @param preparing milliseconds for the data of a step, spent while the loop awaits them; 0: made by workers meanwhile
+     * @param preparing milliseconds that the loop waits for the data of a step; 0 if workers prepare it meanwhile
      */
     async function timed(folder: string, preparing: number, stopAt?: number) {
       let clock = 0;
@@ -333,11 +333,11 @@ describe('a stage', () => {
         },
       };
       const stop = new StopSignal();
-      // No checkpoints on the way: what is prepared while one is written is not waited for.
+      // No checkpoints in between, because data that is prepared while one is written causes no waiting.
       const settings = { ...config, checkpointEvery: config.steps };
       const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: {}, objective, stop };
       try {
-        return { ...(await runStage(options)), said: lines.at(-1) };
+        return { ...(await runStage(options)), lastLine: lines.at(-1) };
       } finally {
         stop.dispose();
         line.dispose();
@@ -345,20 +345,20 @@ describe('a stage', () => {
     }
 
     it('with a slow source: in the metrics, the result and the last line', async () => {
-      const { metrics, seconds, waitedShare, said } = await timed('slow source', 3000);
+      const { metrics, seconds, waitedShare, lastLine } = await timed('slow source', 3000);
       expect(metrics.at(-1)).toMatchObject({ seconds: 12 * 4, waited: 12 * 3, waitedShare: 0.75 });
       expect(readMetrics(join(root, 'slow source', 'metrics.jsonl'))).toEqual(metrics);
       expect({ seconds, waitedShare }).toEqual({ seconds: 48, waitedShare: 0.75 });
-      expect(said).toMatch(/^line: 12 steps, loss \d+\.\d+, 75\.0% of the time waiting for data/);
+      expect(lastLine).toMatch(/^line: 12 steps, loss \d+\.\d+, 75\.0% of the time waiting for data/);
     });
 
-    it('with data that are ready in time: nothing', async () => {
-      const { metrics, said } = await timed('quick source', 0);
+    it('with data that is ready in time: no time', async () => {
+      const { metrics, lastLine } = await timed('quick source', 0);
       expect(metrics.at(-1)).toMatchObject({ seconds: 12, waited: 0, waitedShare: 0 });
-      expect(said).toContain(', 0.0% of the time waiting for data');
+      expect(lastLine).toContain(', 0.0% of the time waiting for data');
     });
 
-    it('over all runs of a stage that was stopped', async () => {
+    it('over all runs of a stopped stage', async () => {
       await expect(timed('slow and stopped', 3000, 5)).rejects.toThrow(Interrupted);
       const first = readMetrics(join(root, 'slow and stopped', 'metrics.jsonl')).at(-1)!;
       const { metrics } = await timed('slow and stopped', 0);

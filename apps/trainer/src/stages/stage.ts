@@ -13,7 +13,7 @@ import { differences, type Fingerprint } from './fingerprint';
 import { readMetrics, type StepMetrics } from './metrics';
 import { createOptimizer, learningRateOf } from './optimizer';
 
-/** The folder of a stage's checkpoints, in the stage's own. */
+/** Folder of the checkpoints in a stage's folder. */
 export const CHECKPOINTS = 'checkpoints';
 export const METRICS_FILE = 'metrics.jsonl';
 
@@ -22,7 +22,7 @@ export interface Loss {
   /** Named in the metrics. */
   readonly name: string;
   readonly weight: number;
-  /** Computes the loss from data that are in memory; may be called more than once. */
+  /** Computes the loss from data in memory; may be called more than once. */
   readonly loss: () => tf.Scalar;
 }
 
@@ -34,7 +34,7 @@ export interface PreparedStep {
   readonly cursor?: unknown;
 }
 
-/** What a stage of training learns, and from what. */
+/** What a training stage learns, and the data it learns from. */
 export interface Objective {
   /** Trained parameters by name. */
   readonly params: Readonly<Record<string, tf.Variable>>;
@@ -42,13 +42,13 @@ export interface Objective {
   decays(name: string, shape: readonly number[]): boolean;
   /** Prepares the data of a step. Called once for each step, in order, up to `AHEAD` steps before the step begins. */
   prepare(step: number): Promise<PreparedStep>;
-  /** Resolves once everything in preparation waits for workers only. By default it resolves at once. */
+  /** Resolves once everything in preparation waits only for workers. By default, resolves immediately. */
   settled?(): Promise<void>;
-  /** Continues after the step that returned this cursor. Required if what `prepare` returns depends on more than the step. */
+  /** Resumes after the step that returned this cursor. Required if the result of `prepare` depends on more than the step. */
   resume?(cursor: unknown): void;
   /** Called after the update of a step. */
   afterUpdate?(step: number): void;
-  /** More figures of a step for the metrics. */
+  /** Additional figures of a step for the metrics. */
   figures?(): Record<string, number>;
   /** Measured once, after the last step. */
   measure?(): Promise<Record<string, number>>;
@@ -63,7 +63,7 @@ export interface StageOptions {
   readonly fingerprint: Fingerprint;
   readonly objective: Objective;
   readonly stop: StopSignal;
-  /** Called before the first step of this run, once the checkpoint to resume from was accepted. */
+  /** Called before the first step of this run, once the checkpoint to resume from is accepted. */
   readonly begin?: (() => void) | undefined;
   /** Called with the metrics of each step of this run. */
   readonly onStep?: ((metrics: StepMetrics) => void) | undefined;
@@ -77,14 +77,14 @@ export interface StageResult {
   readonly waitedShare: number;
 }
 
-/** What a checkpoint holds besides tensors. */
+/** Contents of a checkpoint besides tensors. */
 interface CheckpointState {
   readonly fingerprint: Fingerprint;
   readonly train: OptimizerConfig;
   readonly cursor?: unknown;
 }
 
-/** Steps that are prepared while one computes. With one, workers that finish early would idle until the next step begins. */
+/** Steps to prepare while one computes. With only one, workers that finish early would wait for the next step. */
 const AHEAD = 2;
 
 /**
@@ -118,7 +118,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const fail = (problem: string) =>
     new Error(
       `${name}: ${problem}, expected a finite number. ${newest}. ` +
-        'Lower train.learningRate or train.clipNorm and run the command again, or look for damaged data.',
+        'Lower train.learningRate or train.clipNorm and run the command again, or check the data.',
     );
   const expectFiniteNorm = (norm: number, when: string) => {
     if (!Number.isFinite(norm)) {
@@ -158,7 +158,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   };
 
   const save = async (parts: readonly Loss[], cursor: unknown) => {
-    // Weights may be finite and yet so large that nothing can be computed with them.
+    // Finite weights may still be too large to compute with.
     const when = `after the update of step ${step - 1}`;
     differentiate(parts, when);
     expectFiniteNorm(
@@ -181,7 +181,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   const seconds = () => secondsBefore + (performance.now() - began) / 1000;
   const waitedShare = () => waited / Math.max(seconds(), 1e-9);
   try {
-    // From here until the data of a step arrive is waiting time; signals and messages of workers are handled in it.
+    // Waiting time lasts until the data of the next step arrives. Signals and messages of workers are handled meanwhile.
     let idleSince = performance.now();
     for await (const { losses, cursor } of prefetch(dataOf(objective, from, config.steps), AHEAD)) {
       waited += (performance.now() - idleSince) / 1000;
@@ -254,7 +254,7 @@ function expectSame(
   if (retrained.length > 0) process.stderr.write(`${name}: resumes at step ${step} with ${retrained.join('; ')}\n`);
 }
 
-/** The message for something that was made with a configuration other than this run's. */
+/** The error message for a checkpoint or model with another configuration than this run. */
 export function anotherConfiguration(name: string, what: string, changed: readonly string[]): string {
   return (
     `${name}: ${what} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
@@ -262,7 +262,7 @@ export function anotherConfiguration(name: string, what: string, changed: readon
   );
 }
 
-/** The data of the remaining steps. Each is requested without waiting for the one before. */
+/** The data of the remaining steps. Each is requested without waiting for the previous one. */
 function dataOf(objective: Objective, from: number, steps: number): Prefetchable<PreparedStep> {
   let step = from;
   return {

@@ -29,7 +29,7 @@ describe('the artwork', () => {
     expect(existsSync(artworkCache())).toBe(false);
   });
 
-  it('comes from the cache of the user where it is not installed', async () => {
+  it("comes from the user's cache if it is not installed", async () => {
     const modules = join(artworkCache(), 'node_modules');
     mkdirSync(join(modules, '@twemoji'), { recursive: true });
     const { openmoji, twemoji, annotations } = await findArtwork();
@@ -45,7 +45,7 @@ describe('the artwork', () => {
     });
   });
 
-  it('cannot be downloaded offline, which leaves nothing behind and says what to install', async () => {
+  it('reports a failed download with the packages to install, and leaves no files', async () => {
     vi.spyOn(process.stderr, 'write').mockReturnValue(true);
     // Nothing listens on this port, and npm has nothing cached.
     vi.stubEnv('npm_config_registry', 'http://127.0.0.1:9');

@@ -31,11 +31,11 @@ export interface Artwork {
 }
 
 /**
- * Finds the artwork among the installed packages (in a clone of the repository) or in the cache of this user, and
- * downloads it into that cache with npm if it is in neither.
+ * Finds the artwork among the installed packages (in a clone of the repository) or in the user's cache. If it is in
+ * neither, downloads it to that cache with npm.
  *
  * @param from a module: its packages are searched
- * @throws Error if the download fails, with the packages to install by hand
+ * @throws Error if the download fails, naming the packages to install
  */
 export async function findArtwork(from: string | URL = import.meta.url): Promise<Artwork> {
   const installed = artworkFrom(from);
@@ -48,7 +48,7 @@ export async function findArtwork(from: string | URL = import.meta.url): Promise
   return cached;
 }
 
-/** The artwork as a module at this place would import it. */
+/** The artwork that a module at this place would import. */
 function artworkFrom(place: string | URL): Artwork | undefined {
   const require = createRequire(place);
   try {
@@ -62,15 +62,15 @@ function artworkFrom(place: string | URL): Artwork | undefined {
   }
 }
 
-/** A folder of this user, never one relative to the working directory. Its name changes with the versions. */
+/** Cache folder of the user, never relative to the working directory. Its name contains the versions of the packages. */
 export function artworkCache(): string {
-  const named = process.env['XDG_CACHE_HOME'];
-  const cache = named && isAbsolute(named) ? named : join(homedir(), '.cache');
+  const xdgCache = process.env['XDG_CACHE_HOME'];
+  const cache = xdgCache && isAbsolute(xdgCache) ? xdgCache : join(homedir(), '.cache');
   const versions = Object.values(PACKAGES).map(({ version }) => version);
   return join(cache, 'flamingo-ts', `artwork-${versions.join('-')}`);
 }
 
-/** Installs the packages in a new folder and renames it, so that an interrupted download leaves no half of it. */
+/** Installs the packages in a new folder and renames it, so that an interrupted download leaves no incomplete cache. */
 async function download(folder: string): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true });
   const temporary = mkdtempSync(`${folder}-`);
@@ -95,7 +95,7 @@ async function download(folder: string): Promise<void> {
   }
 }
 
-/** `npm ci` checks the packages against the checksums and runs none of their scripts. */
+/** Runs `npm ci`, which verifies the checksums, without install scripts. */
 function npmInstall(folder: string): Promise<void> {
   const args = ['ci', '--ignore-scripts', '--legacy-peer-deps', '--no-audit', '--no-fund', '--loglevel=error'];
   return new Promise((resolve, reject) => {

@@ -50,7 +50,7 @@ interface Annotation {
 const GROUP_OF: Readonly<Record<number, number>> = { 0: 0, 1: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8 };
 const HELD_OUT_SHARE = 0.15;
 const CHOOSING_SHARE = 0.05;
-/** Larger families are always in the training split. Held out, one would make up half of the questions of its group. */
+/** Larger families are always in the training split: a held-out one would make up half of the questions of its group. */
 const LARGEST_SPLIT_FAMILY = 10;
 
 /**

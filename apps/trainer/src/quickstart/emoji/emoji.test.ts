@@ -18,7 +18,7 @@ beforeAll(async () => {
 }, 120_000);
 
 describe('concepts', () => {
-  it('are those that all three drawings and the annotations know', () => {
+  it('have all three drawings and annotations', () => {
     expect(concepts).toHaveLength(1856);
     expect(new Set(concepts.map((c) => c.hexcode)).size).toBe(1856);
     expect(GROUPS.map((_, g) => concepts.filter((c) => c.group === g).length)).toEqual([
@@ -26,7 +26,7 @@ describe('concepts', () => {
     ]);
   });
 
-  it('never part a family', () => {
+  it('keep families in one split', () => {
     const splits = new Map<string, Set<Split>>();
     for (const c of concepts) splits.set(c.family, (splits.get(c.family) ?? new Set()).add(c.split));
     expect([...splits.values()].every((s) => s.size === 1)).toBe(true);
@@ -36,7 +36,7 @@ describe('concepts', () => {
     expect(family('person running')).toBe(family('woman running'));
   });
 
-  it('are held out in every group, about 15 in 100, and 5 in 100 for choosing', () => {
+  it('are held out in every group, about 15%, and 5% for choosing', () => {
     for (let g = 0; g < GROUPS.length; g++) {
       const of = concepts.filter((c) => c.group === g);
       const share = (split: Split) => of.filter((c) => c.split === split).length / of.length;
@@ -47,7 +47,7 @@ describe('concepts', () => {
     }
   });
 
-  it('are split otherwise by another seed, and alike by the same', () => {
+  it('are split differently by another seed, and equally by the same', () => {
     const held = (seed: number) =>
       loadConcepts(artwork, seed).flatMap((c) => (c.split === 'heldOut' ? [c.hexcode] : []));
     expect(held(0)).toEqual(held(0));
@@ -60,17 +60,17 @@ describe('colours', () => {
     Uint8Array.from(parts.flatMap(([r, g, b, n]) => Array.from({ length: n }, () => [r, g, b, 255]).flat()));
   const name = (pixels: Uint8Array) => COLOURS[dominantColour(pixels)];
 
-  it('are told by what covers half of the drawing', () => {
+  it('are those that cover half of the drawing', () => {
     expect(name(filled([252, 234, 43, 60], [234, 90, 71, 40]))).toBe('yellow');
     expect(name(filled([91, 145, 59, 40], [146, 211, 245, 30], [234, 90, 71, 30]))).toBeUndefined();
   });
 
-  it('look past outlines, and leave black drawings without a colour', () => {
+  it('ignore outlines, and are undefined for black drawings', () => {
     expect(name(filled([0, 0, 0, 60], [92, 158, 191, 40]))).toBe('blue');
     expect(name(filled([0, 0, 0, 75], [92, 158, 191, 25]))).toBeUndefined();
   });
 
-  it('do not count what is transparent', () => {
+  it('ignore transparent pixels', () => {
     const pixels = filled([255, 0, 0, 10], [0, 0, 255, 90]);
     for (let i = 10; i < 100; i++) pixels[4 * i + 3] = 0;
     expect(name(pixels)).toBe('red');
@@ -78,7 +78,7 @@ describe('colours', () => {
 });
 
 describe('images', () => {
-  it('are there for every concept, style and view', () => {
+  it('exist for every concept, style and view', () => {
     expect(world.imageCount).toBe(world.concepts.length * STYLES.length * VARIANTS);
     for (let p = 0; p < world.imageCount; p += 37) {
       const pixels = world.image(p);
@@ -86,17 +86,17 @@ describe('images', () => {
     }
   });
 
-  it('show as many copies as their answer says', () => {
+  it('have a number of copies as their answer', () => {
     expect([0, 5, 6, 7].map((v) => world.answer(v, 'count'))).toEqual([COUNTS[0], COUNTS[0], COUNTS[1], COUNTS[2]]);
   });
 
-  it('of one seed are the same on every run', async () => {
+  it('of one seed are the same in every run', async () => {
     const again = await EmojiWorld.create({ seed: 0, maxConcepts: 20 });
     const twice = await EmojiWorld.create({ seed: 0, maxConcepts: 20 });
     expect(Buffer.compare(again.pixels, twice.pixels)).toBe(0);
   }, 60_000);
 
-  it('say how many are drawn, to the last', async () => {
+  it('report progress up to the last one', async () => {
     const seen: [number, number][] = [];
     await EmojiWorld.create({ seed: 0, maxConcepts: 20, onDrawn: (...counts) => seen.push(counts) });
     const drawings = 20 * STYLES.length;
@@ -121,11 +121,11 @@ describe('images', () => {
 });
 
 describe('training data', () => {
-  it('show training concepts alone', () => {
+  it('shows only training concepts', () => {
     const held = world.concepts.filter((c) => c.split !== 'train');
     expect(held.length).toBeGreaterThan(10);
-    for (const set of ['pages', 'pairs', 'descriptions', 'clips'] as const) {
-      const source = emojiDocuments(world, set, 0, 4);
+    for (const dataset of ['pages', 'pairs', 'descriptions', 'clips'] as const) {
+      const source = emojiDocuments(world, dataset, 0, 4);
       for (let i = 0; i < 60; i++) {
         for (const part of (source.get(i) as unknown as { parts: object[] }).parts) {
           if (!('media' in part)) continue;
@@ -137,7 +137,7 @@ describe('training data', () => {
     }
   });
 
-  it('ask one question a page, and give right answers', () => {
+  it('asks one question per page, with correct answers', () => {
     const source = emojiDocuments(world, 'pages', 0, 6);
     for (let i = 0; i < 30; i++) {
       const { parts } = source.get(i) as unknown as {
@@ -151,21 +151,21 @@ describe('training data', () => {
     }
   });
 
-  it('depend on seed and index alone', () => {
+  it('depends only on the seed and the index', () => {
     const [a, b] = [emojiDocuments(world, 'pages', 3, 4), emojiDocuments(world, 'pages', 3, 4)];
     b.get(0);
     expect(a.get(17)).toEqual(b.get(17));
     expect(emojiDocuments(world, 'pages', 4, 4).get(17)).not.toEqual(a.get(17));
   });
 
-  it('never show a style that is kept out', async () => {
+  it('never shows an unseen style', async () => {
     const without = await EmojiWorld.create({ seed: 0, maxConcepts: 40, unseenStyle: 'flat' });
     const seen = without.images('train');
     expect(seen.some((p) => STYLES[without.styleOf(p)] === 'flat')).toBe(false);
     expect(without.images('train', 'unseen').length).toBe(seen.length / 2);
   }, 60_000);
 
-  it('never name the marks in text', () => {
+  it('never contains special tokens in text', () => {
     const random = new Random(5);
     for (let i = 0; i < 300; i++) expect(textPage(world, random)).not.toMatch(/<|>/);
   });
@@ -191,7 +191,7 @@ describe('tasks', () => {
     }
   });
 
-  it('differ between conditions in their images alone', () => {
+  it('differ between conditions only in their images', () => {
     const [real, blank, swapped] = CONDITIONS.map((c) => attributeTask(world, 'style', c, options));
     const answers = (t: typeof real) => t!.queries.map((q) => q.answer);
     expect(answers(blank)).toEqual(answers(real));
@@ -223,7 +223,7 @@ describe('tasks', () => {
     );
   }, 60_000);
 
-  it('of binding ask in another style than they showed', () => {
+  it('of binding show the query in another style than the shots', () => {
     const task = bindingTask(world, 2, options);
     task.queries.forEach((query, i) => {
       const examples = (task.support as never as (...a: unknown[]) => { image: number; answer: string }[])(

@@ -27,10 +27,10 @@ export interface Drawings {
 }
 
 /**
- * Renders every concept in every style with sharp, some ahead of the one that this thread is working on.
+ * Renders every concept in every style with sharp, some of them ahead while this thread processes another.
  *
- * OpenMoji has a margin in its 72 units and Twemoji fills its box. The first is cropped and the second padded, so that both
- * appear in the same size.
+ * OpenMoji has a margin within its 72 units, and Twemoji fills its box. The first is cropped and the second padded, so that
+ * both have the same size.
  *
  * @param onDrawn called with each drawing in order: its number and its pixels, uint8 [64, 64, 4]
  */

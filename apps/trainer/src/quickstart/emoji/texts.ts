@@ -47,7 +47,7 @@ export function describe(world: EmojiWorld, image: number, random: Random): stri
 
 /**
  * One page of text for the language model, from training concepts only: lists of answers to one question, names bound to
- * made-up words, or descriptions. A newline takes the place that `<EOC>` has in pages with images.
+ * made-up words, or descriptions. A newline replaces the `<EOC>` of pages with images.
  */
 export function textPage(world: EmojiWorld, random: Random): string {
   const images = world.images('train');
@@ -60,7 +60,7 @@ export function textPage(world: EmojiWorld, random: Random): string {
   return random.uniform() < 0.5 ? `${text}\n` : `${text}\nOutput: ${nameOf(world.conceptOf(image))}\n`;
 }
 
-/** "flat grinning face yellow smileys one Output: yellow", a few times with one question. */
+/** A few lines like "flat grinning face yellow smileys one Output: yellow", all about one question. */
 function attributePage(world: EmojiWorld, images: Int32Array, random: Random): string {
   const attribute = pick(ATTRIBUTES, random);
   const lines: string[] = [];
@@ -78,7 +78,7 @@ function attributePage(world: EmojiWorld, images: Int32Array, random: Random): s
   return lines.join('');
 }
 
-/** Only answers: to one question, or two made-up words. */
+/** Only answers, either to one question or two made-up words. */
 function answersPage(random: Random): string {
   const answers = random.uniform() < 0.25 ? pickSeveral(MADE_UP_WORDS, 2, random) : ANSWERS[pick(ATTRIBUTES, random)];
   return Array.from({ length: 4 + random.int(6) }, () => `Output: ${pick(answers, random)}\n`).join('');

@@ -18,7 +18,7 @@ export interface WordResults {
     readonly score: number;
     readonly exact: number;
     readonly count: number;
-    readonly samples: readonly { readonly key: MediaKey; readonly said: string; readonly label: string }[];
+    readonly samples: readonly { readonly key: MediaKey; readonly prediction: string; readonly label: string }[];
   };
 }
 
@@ -43,7 +43,7 @@ export async function evaluateWords(
     count,
     samples: predictions.map(({ prediction }, i) => ({
       key: task.queries[i]!.image!,
-      said: prediction,
+      prediction,
       label: task.queries[i]!.answer,
     })),
   };
