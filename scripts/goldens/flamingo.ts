@@ -215,8 +215,8 @@ function attentionPerImage(entry: any): number[] {
   const config = xattnConfig(hp, locations !== null);
   const { norm } = initGatedXAttn(config, new Random(0)).attn;
   const eye = { weight: tf.variable(tf.eye(n)) };
-  const nothing = { weight: tf.variable(tf.zeros([n, n]) as tf.Tensor2D) };
-  const module = new CrossAttention(config, { norm, query: nothing, key: nothing, value: eye, output: eye });
+  const zero = { weight: tf.variable(tf.zeros([n, n]) as tf.Tensor2D) };
+  const module = new CrossAttention(config, { norm, query: zero, key: zero, value: eye, output: eye });
   const index = mediaIndex(locations?.flat() ?? [], rows, text, entry.use_cached_media);
   const media = tf.tile(tf.reshape(tf.eye(n), [1, n, 1, n]), [rows, 1, 1, 1]) as tf.Tensor4D;
   const weights = module.apply(
