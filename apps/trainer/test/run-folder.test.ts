@@ -146,7 +146,7 @@ it('allows one process per stage, until that process is killed', async () => {
   const second = await flamingo(folder, ...args);
   expect(second.stderr).toMatch(
     new RegExp(
-      `pretrain-lm: process ${running.process.pid} on this host writes to this folder already, as two/lm/run\\.lock`,
+      `pretrain-lm: process ${running.process.pid} on this host already writes to this folder, see two/lm/run\\.lock`,
     ),
   );
   expect(second.status).toBe(1);

@@ -4,7 +4,7 @@ import type { MediaKey } from '../data/training-data';
 import type { VisionTower } from './vision';
 
 /** A store of one-pixel images whose feature is their red value. Text keys are clips; `broken` cannot be read. */
-function world(cacheBytes?: number) {
+function createStore(cacheBytes?: number) {
   const [asked, encoded] = [[] as MediaKey[], [] as number[][]];
   const tower = {
     features(images: readonly Uint8Array[]) {
@@ -31,7 +31,7 @@ function world(cacheBytes?: number) {
 
 describe('features', () => {
   it('are computed on demand, once, for many images together', async () => {
-    const { store, asked, encoded } = world();
+    const { store, asked, encoded } = createStore();
     const numbers = await Promise.all([7, '8 9', 7, 5].map((key) => store.fetch(key)));
     expect(numbers).toEqual([1, 2, 1, 3]);
     expect([asked, encoded]).toEqual([[7, '8 9', 5], []]);
@@ -42,14 +42,14 @@ describe('features', () => {
   });
 
   it('of an unreadable image are undefined', async () => {
-    const { store, asked } = world();
+    const { store, asked } = createStore();
     expect(await store.fetch('broken')).toBeUndefined();
     expect(await store.get(['broken', 4])).toEqual([undefined, Float32Array.of(4)]);
     expect(asked).toEqual(['broken', 4]);
   });
 
   it('are cached within a limit of bytes, evicting the least recently used', async () => {
-    const { store, asked } = world(8);
+    const { store, asked } = createStore(8);
     await store.get([1, 2]);
     await store.get([1]);
     await store.get([3]);
@@ -58,7 +58,7 @@ describe('features', () => {
   });
 
   it('stay while their steps are prepared, whatever the limit, but no longer', async () => {
-    const { store, asked } = world(0);
+    const { store, asked } = createStore(0);
     const seen = async (step: number, keys: readonly number[]) => {
       store.beginStep(step);
       return Promise.all(keys.map((key) => store.fetch(key)));

@@ -77,9 +77,9 @@ export async function pretrainLanguage(options: RunOptions): Promise<LanguageMod
   return inStageFolder('lm', options, async (folder) => {
     const file = join(folder, TOKENIZER_FILE);
     // Without a checkpoint, nothing depends on an existing tokenizer, and it may belong to another configuration.
-    const begun = existsSync(join(folder, CHECKPOINTS));
+    const hasCheckpoints = existsSync(join(folder, CHECKPOINTS));
     const initial = await initialWeights(config, 'lm');
-    if (!begun || !existsSync(file)) {
+    if (!hasCheckpoints || !existsSync(file)) {
       const source = join(config.initFrom ?? '', 'lm', TOKENIZER_FILE);
       replaceFile(file, JSON.stringify(initial ? readTokenizer(source) : trainTokenizer(config, data)));
     }
@@ -351,9 +351,9 @@ function frozenFiles(config: Config): Record<string, string> {
 }
 
 function hashes(config: Config, files: readonly (readonly [StageName, string])[]): Record<string, string> {
-  const there = files.filter(([stage, name]) => existsSync(join(modelFolder(config, stage), name)));
+  const existing = files.filter(([stage, name]) => existsSync(join(modelFolder(config, stage), name)));
   return Object.fromEntries(
-    there.map(([stage, name]) => [`${stage}/${name}`, hashFile(join(modelFolder(config, stage), name))]),
+    existing.map(([stage, name]) => [`${stage}/${name}`, hashFile(join(modelFolder(config, stage), name))]),
   );
 }
 

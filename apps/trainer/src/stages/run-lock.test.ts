@@ -23,7 +23,7 @@ it('names this process while something runs, and is removed afterwards, even aft
   await lock(async () => {
     expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ pid: process.pid, host: hostname() });
     await expect(lock(() => Promise.resolve())).rejects.toThrow(
-      /train: process \d+ on this host writes to this folder/,
+      /train: process \d+ on this host already writes to this folder/,
     );
   });
   expect(existsSync(file)).toBe(false);
@@ -34,7 +34,7 @@ it('names this process while something runs, and is removed afterwards, even aft
 it('throws while another process holds it, and takes over when that process was killed', async () => {
   const child = await other();
   holder({ pid: child.pid });
-  const message = new RegExp(`process ${child.pid} on this host.*run\\.lock says\\. Wait until it ends, stop it`);
+  const message = new RegExp(`process ${child.pid} on this host.*run\\.lock\\. Wait until it ends, stop it`);
   await expect(lock(() => Promise.resolve())).rejects.toThrow(message);
   const ended = new Promise((resolve) => child.once('exit', resolve));
   child.kill('SIGKILL');
@@ -55,7 +55,7 @@ it('takes over a lock with its own process id, as after a restart of a container
 it('throws if a process on another host holds it, and explains how to remove the lock', async () => {
   holder({ pid: 1, host: 'far-away' });
   await expect(lock(() => Promise.resolve())).rejects.toThrow(
-    /process 1 on host far-away writes to this folder.*cannot see whether it still runs\. If it has ended, remove that file/,
+    /process 1 on host far-away writes to this folder.*cannot check whether it still runs\. If it has ended, remove that file/,
   );
 });
 

@@ -64,14 +64,14 @@ function take(name: string, file: string): void {
 function refuse(name: string, file: string, holder: Holder, own: Holder): void {
   if (holder.host !== own.host) {
     throw new Error(
-      `${name}: process ${holder.pid} on host ${holder.host} writes to this folder, as ${file} says. ` +
-        `This host, ${own.host}, cannot see whether it still runs. If it has ended, remove that file.`,
+      `${name}: process ${holder.pid} on host ${holder.host} writes to this folder, see ${file}. ` +
+        `This host, ${own.host}, cannot check whether it still runs. If it has ended, remove that file.`,
     );
   }
   const runs = holder.pid === own.pid ? held.has(file) : isRunning(holder);
   if (!runs) return;
   throw new Error(
-    `${name}: process ${holder.pid} on this host writes to this folder already, as ${file} says. ` +
+    `${name}: process ${holder.pid} on this host already writes to this folder, see ${file}. ` +
       'Wait until it ends, stop it, or choose another out folder.',
   );
 }

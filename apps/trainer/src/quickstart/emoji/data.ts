@@ -67,7 +67,7 @@ export class EmojiData implements TrainingData {
       const known = Object.keys(SPLITS).join(', ');
       return Promise.reject(
         new Error(
-          `eval: the emoji questions have no split ${split}. Use one of ${known} (which needs data.unseenStyle).`,
+          `eval: the emoji questions have no split ${split}. Use one of ${known} (the last requires data.unseenStyle).`,
         ),
       );
     }
