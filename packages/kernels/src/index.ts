@@ -79,5 +79,5 @@ export {
   type WeightStandardisedConv2dOptions,
   type WeightStandardisedConv2dParams,
 } from './standardise-weight';
-export { lentValues, type LentValues, type WeightSource } from './weight-source';
+export { borrowValues, type BorrowedValues, type WeightSource } from './weight-source';
 export { writeRows } from './write-rows';

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import {
   ACTIVATIONS,
   attention,
+  borrowValues,
   checkConfig,
   constantSpec,
   disposeParams,
@@ -12,7 +13,6 @@ import {
   freshParams,
   FrozenMatrix,
   FrozenTable,
-  lentValues,
   linear,
   linearAdd,
   mlp,
@@ -472,9 +472,9 @@ export async function loadFrozenChinchilla(
   const collected = new ParameterCollector(precision, { isMatrix, tiedHead: true });
   try {
     for (const [name, shape] of Object.entries(shapes)) {
-      const lent = await lentValues(source, name);
-      const { data = [] } = lent ? {} : await source.read(name);
-      if (!collected.add(name, lent?.values ?? widened(data), shape, lent?.close)) lent?.close();
+      const borrowed = await borrowValues(source, name);
+      const { data = [] } = borrowed ? {} : await source.read(name);
+      if (!collected.add(name, borrowed?.values ?? widened(data), shape, borrowed?.close)) borrowed?.close();
     }
   } catch (error) {
     collected.dispose();

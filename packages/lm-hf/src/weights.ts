@@ -1,4 +1,10 @@
-import { lentValues, widened, type FrozenPrecision, type FrozenValues, type WeightSource } from '@flamingo-ts/kernels';
+import {
+  borrowValues,
+  widened,
+  type FrozenPrecision,
+  type FrozenValues,
+  type WeightSource,
+} from '@flamingo-ts/kernels';
 import { ParameterCollector } from '@flamingo-ts/lm-core';
 import type { ModuleName, Names, Source } from './family';
 import { gathered, isMatrix, Transformer, transformerShapes, type TransformerConfig } from './transformer';
@@ -50,21 +56,21 @@ export async function readTransformer(
   const collected = new ParameterCollector(freeze, { isMatrix, tiedHead: config.tiedHead });
   try {
     for (const [stored, parts] of locate(config, names, weights, what)) {
-      const lent = freeze && (await lentValues(weights, stored));
-      const data = lent?.values ?? (await weights.read(stored)).data;
+      const borrowed = freeze && (await borrowValues(weights, stored));
+      const data = borrowed?.values ?? (await weights.read(stored)).data;
       let keeps = false;
       try {
         for (const { name, shape, source } of parts) {
           const want = shapes[name]! as [number, number];
           const values = withRows(take(data, shape, source), shape, want);
-          const isLent = values === lent?.values;
-          // Packed matrices may keep values: lent ones until they are released, and those that were computed here.
-          const release = isLent ? lent.close : values === data || !freeze ? undefined : () => undefined;
+          const isBorrowed = values === borrowed?.values;
+          // Packed matrices may keep borrowed values until they release them, and values that were computed here.
+          const release = isBorrowed ? borrowed.close : values === data || !freeze ? undefined : () => undefined;
           const isKept = collected.add(name, values, want, release);
-          keeps ||= isKept && isLent;
+          keeps ||= isKept && isBorrowed;
         }
       } finally {
-        if (!keeps) lent?.close();
+        if (!keeps) borrowed?.close();
       }
     }
   } catch (error) {
