@@ -5,8 +5,8 @@ import type { Plugin } from 'esbuild';
 import { libraryConfig } from '../../tsup.base';
 
 /**
- * tfjs-core registers its gradients only in a file that Node cannot import. This bundles that file, and takes from tfjs-core
- * itself whatever it exports: a bundle of everything that the gradients import would be four times as large.
+ * tfjs-core registers its gradients only in a file that Node cannot import. This bundles that file, and imports from
+ * tfjs-core itself whatever it exports: a bundle of everything that the gradients import would be four times as large.
  */
 const gradients: Plugin = {
   name: 'gradients',
@@ -30,7 +30,7 @@ const gradients: Plugin = {
   },
 };
 
-/** A module with the exports of a file of tfjs-core, taken from tfjs-core's entry where they are there. */
+/** A module with the exports of a file of tfjs-core, re-exported from tfjs-core's entry where it has them. */
 function throughCore(name: string, file: string): string {
   if (file.endsWith('engine.js')) {
     return "import { engine } from '@tensorflow/tfjs-core'; export const ENGINE = engine();";

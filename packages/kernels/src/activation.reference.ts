@@ -1,6 +1,6 @@
 import type { Activation } from './activation';
 
-/** One number through an activation. */
+/** Applies an activation to one number. */
 export function activationReference(x: number, kind: Activation): number {
   switch (kind) {
     case 'relu':
@@ -24,7 +24,7 @@ export function activationReference(x: number, kind: Activation): number {
   }
 }
 
-/** The error function to full precision: a series whose terms all have one sign. */
+/** The error function to full precision: a series whose terms all have the same sign, so that nothing cancels. */
 export function erf(x: number): number {
   if (Math.abs(x) > 6) return Math.sign(x);
   let term = x;

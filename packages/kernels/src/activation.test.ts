@@ -18,7 +18,7 @@ const KINDS: Activation[] = [
 ];
 
 describe('activationReference', () => {
-  it('has the error function of the tables', () => {
+  it('uses an error function that matches published tables', () => {
     expectClose(
       [erf(0.5), erf(1), erf(2), erf(-3), erf(5)],
       [0.5204998778, 0.8427007929, 0.995322265, -0.9999779095, 1],
@@ -28,14 +28,14 @@ describe('activationReference', () => {
     );
   });
 
-  it.each(['scaled-gelu', 'scaled-relu'] as const)('%s keeps the variance of normal numbers', (kind) => {
+  it.each(['scaled-gelu', 'scaled-relu'] as const)('%s preserves the variance of normal input', (kind) => {
     let [mean, square, mass] = [0, 0, 0];
     for (let x = -10; x <= 10; x += 1e-3) {
       const density = Math.exp((-x * x) / 2);
       const y = activationReference(x, kind);
       [mean, square, mass] = [mean + y * density, square + y * y * density, mass + density];
     }
-    expect(square / mass - (mean / mass) ** 2).toBeCloseTo(1, 2); // the published constants were sampled
+    expect(square / mass - (mean / mass) ** 2).toBeCloseTo(1, 2); // the published constants come from sampling
   });
 });
 

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { checkValue, rule } from './check-config';
 import { fusedOp } from './fused-op';
 
-/** `scaled-*` are NFNet's: multiplied by the constant that makes the output's variance 1 for normal input. */
+/** `scaled-*` are NFNet's: scaled so that the output of standard normal input has variance 1. */
 export const ACTIVATIONS = [
   'relu',
   'gelu',
@@ -29,7 +29,7 @@ const TANH_CUBIC = 0.044715;
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 const QUICK = 1.702;
 
-/** Value of an activation without its scale. */
+/** An activation's value, before scaling. */
 function value(x: tf.Tensor, kind: Activation): tf.Tensor {
   switch (kind) {
     case 'relu':
@@ -50,7 +50,7 @@ function value(x: tf.Tensor, kind: Activation): tf.Tensor {
   }
 }
 
-/** Derivative of an activation without its scale. */
+/** An activation's derivative, before scaling. */
 function derivative(x: tf.Tensor, kind: Activation): tf.Tensor {
   switch (kind) {
     case 'relu':
@@ -115,7 +115,7 @@ const activationOp = fusedOp<ActivationAttrs>({
   gradient: ([dy], { x }, { kind }) => ({ x: () => activationGrad(dy!, x!, kind) }),
 });
 
-/** Gradient of `activation` to its input. */
+/** Gradient of `activation` with respect to its input. */
 export function activationGrad(dy: tf.Tensor, x: tf.Tensor, kind: Activation): tf.Tensor {
   return activationGradOp({ dy, x }, { kind })[0]!;
 }
@@ -123,12 +123,12 @@ export function activationGrad(dy: tf.Tensor, x: tf.Tensor, kind: Activation): t
 const KIND = rule.oneOf(ACTIVATIONS);
 const KIND_OR_NONE = rule.optional(KIND);
 
-/** @throws Error unless this is an activation or undefined */
+/** @throws Error unless `kind` is an activation or undefined */
 export function expectActivation(what: string, kind: Activation | undefined): void {
   checkValue(what, 'activation', kind, KIND_OR_NONE);
 }
 
-/** Applies an activation to every entry. */
+/** Applies an activation elementwise. */
 export function activation(x: tf.Tensor, kind: Activation): tf.Tensor {
   checkValue('activation', 'kind', kind, KIND);
   return activationOp({ x }, { kind })[0]!;

@@ -1,4 +1,4 @@
-/** One number through one AdamW step: decay, moments, corrected update. */
+/** Applies one AdamW step to one number: decay, moments, corrected update. */
 export function adamWReference(
   { p, g, m, v }: { p: number; g: number; m: number; v: number },
   o: { learningRate: number; beta1: number; beta2: number; epsilon: number; weightDecay: number; step: number },

@@ -53,7 +53,7 @@ describeBackends('adamWStep', () => {
     tf.dispose([...params, ...m, ...v]);
   });
 
-  it('leaves copies made before the step as they were', async () => {
+  it('does not change copies made before the step', async () => {
     await expectNoLeak(() => {
       const [p, m, v] = [1, 0, 0].map((scale) => variable(normal(1, [4], scale))) as [
         tf.Variable,

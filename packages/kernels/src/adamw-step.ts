@@ -16,7 +16,10 @@ export interface AdamWOptions {
   readonly gradientScale?: number;
 }
 
-/** `{p, g, m, v}` -> `[p', m', v']`; attrs as AdamWOptions, weightDecay a single number, gradientScale given. A backend may write p, m, v in place and return nothing. */
+/**
+ * `{p, g, m, v}` -> `[p', m', v']`; the attributes are `AdamWOptions` with one number as `weightDecay` and `gradientScale`
+ * always set. A backend may write p, m and v in place and return nothing.
+ */
 const adamWOp = fusedOp<
   Omit<AdamWOptions, 'weightDecay'> & { readonly weightDecay: number; readonly gradientScale: number }
 >({

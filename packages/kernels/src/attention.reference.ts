@@ -1,4 +1,4 @@
-/** Axes and rules of an attention, in full. */
+/** All sizes and options of an attention. */
 export interface AttentionCase {
   readonly batch: number;
   readonly queries: number;
@@ -9,12 +9,12 @@ export interface AttentionCase {
   readonly causal?: boolean;
   /** `[batch, keys]`, 1 = visible */
   readonly keyMask?: readonly number[];
-  /** Shape of the bias, 1 along axes it is repeated over. */
+  /** Shape of the bias, 1 along the axes over which it is repeated. */
   readonly biasShape?: readonly [number, number, number, number];
   readonly uniformEmptyRows?: boolean;
 }
 
-/** Attention of `[batch, queries, heads*headDim]`, one query and head at a time. */
+/** Attention over `[batch, queries, heads*headDim]`, one query and head at a time. */
 export function attentionReference(
   q: Float64Array,
   k: Float64Array,

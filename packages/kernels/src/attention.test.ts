@@ -32,7 +32,7 @@ function check(c: AttentionCase): void {
 
 const plain: AttentionCase = { batch: 2, queries: 3, keys: 5, numHeads: 2, headDim: 3, scale: 3 ** -0.5 };
 const square: AttentionCase = { ...plain, keys: 3 };
-/** The second example sees nothing at all, the first has a hole and a masked end. */
+/** The first example has a gap and a masked end; the second sees nothing at all. */
 const keyMask = [1, 0, 1, 1, 0, 0, 0, 0, 0, 0];
 
 describeBackends('attention', () => {
@@ -55,14 +55,14 @@ describeBackends('attention', () => {
     ['bias for all heads', { ...plain, biasShape: [2, 1, 3, 5], keyMask }],
   ])('%s', (_, c) => check(c));
 
-  it('scales by headDim ** -0.5 unless told', () => {
+  it('scales by headDim ** -0.5 by default', () => {
     tf.tidy(() => {
       const [q, k] = [toTensor(normal(1, [1, 2, 8])), toTensor(normal(2, [1, 3, 8]))];
       expectClose(attention(q, k, k, { numHeads: 2 }), attention(q, k, k, { numHeads: 2, scale: 0.5 }), { atol: 0 });
     });
   });
 
-  it('gives exact zeros and no NaN where nothing is visible, whatever the scores', () => {
+  it('returns exact zeros, not NaN, where nothing is visible, whatever the scores', () => {
     tf.tidy(() => {
       const q = tf.fill([1, 2, 4], 1e18);
       const k = tf.fill([1, 3, 4], 1e18);
@@ -74,7 +74,7 @@ describeBackends('attention', () => {
     });
   });
 
-  it('a masked key changes nothing, however large its score', () => {
+  it('ignores a masked key, however large its score', () => {
     tf.tidy(() => {
       const q = tf.ones([1, 1, 2]);
       const v = tf.tensor3d([1, 2, 3, 4], [1, 2, 2]);
@@ -84,7 +84,7 @@ describeBackends('attention', () => {
     });
   });
 
-  it('takes no queries', () => {
+  it('accepts an input without queries', () => {
     tf.tidy(() => {
       const y = attention(tf.zeros([2, 0, 4]), tf.ones([2, 3, 4]), tf.ones([2, 3, 4]), { numHeads: 2, causal: true });
       expect(y.shape).toEqual([2, 0, 4]);

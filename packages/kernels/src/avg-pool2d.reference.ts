@@ -1,4 +1,4 @@
-/** Means of 2x2 windows, stride 2, over the cells that there are. */
+/** Means of 2x2 windows, stride 2, over the cells inside the image. */
 export function avgPool2dReference(
   x: Float64Array,
   [batch, height, width, channels]: readonly [number, number, number, number],

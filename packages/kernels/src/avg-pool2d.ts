@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
 import { expectShape } from './shape';
 
-/** 1 / (real cells) of each window: `[1, ceil(h / 2), ceil(w / 2), 1]`. */
+/** 1 / (cells inside the image) of each window: `[1, ceil(h / 2), ceil(w / 2), 1]`. */
 function inverseCounts(height: number, width: number): tf.Tensor4D {
   const rows = Math.ceil(height / 2);
   const columns = Math.ceil(width / 2);
@@ -38,7 +38,7 @@ const avgPoolGradOp = fusedOp<{ readonly height: number; readonly width: number 
 });
 
 /**
- * Mean over 2x2 windows with stride 2. An odd last row or column makes windows of its own, divided by the cells they have.
+ * Mean over 2x2 windows with stride 2. An odd last row or column forms smaller windows, averaged over the cells they have.
  *
  * @param x float32 `[batch, height, width, channels]`
  * @returns float32 `[batch, ceil(height / 2), ceil(width / 2), channels]`

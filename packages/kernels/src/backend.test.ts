@@ -6,10 +6,10 @@ import { useBackend } from './backend';
 const all = ['native', 'tensorflow', 'webgpu', 'wasm', 'cpu'];
 
 describe('useBackend', () => {
-  it.each(['cpu', 'wasm'] as const)('takes %s when asked for it, and it computes', async (name) => {
+  it.each(['cpu', 'wasm'] as const)('switches to %s when requested by name, and it computes', async (name) => {
     const choice = await useBackend(name);
     expect(choice).toMatchObject({ name, rejected: [] });
-    expect(choice.reason).toMatch(/^asked for by name/);
+    expect(choice.reason).toMatch(/^requested by name/);
     expect(tf.getBackend()).toBe(name);
     expect(tf.matMul(tf.ones([2, 3]), tf.ones([3, 2])).arraySync()).toEqual([
       [3, 3],
@@ -17,7 +17,7 @@ describe('useBackend', () => {
     ]);
   });
 
-  it('auto takes one and says of every other why not', async () => {
+  it('auto chooses one backend and says why it did not choose the others', async () => {
     const choice = await useBackend('auto');
     expect(tf.getBackend()).toBe(choice.name);
     expect([choice.name, ...choice.rejected.map(({ name }) => name)].sort()).toEqual([...all].sort());
@@ -27,7 +27,7 @@ describe('useBackend', () => {
     expect(choice.summary).not.toContain('\n');
   });
 
-  it.each(['cpu', 'wasm'] as const)("prints none of tfjs' advertisements on %s", (name) => {
+  it.each(['cpu', 'wasm'] as const)("suppresses tfjs' advertisements on %s", (name) => {
     const script = `
       import { useBackend } from '@flamingo-ts/kernels';
       import * as tf from '@tensorflow/tfjs-core';
@@ -42,19 +42,19 @@ describe('useBackend', () => {
     expect({ stdout, stderr }).toEqual({ stdout: 'true\n', stderr: '' });
   });
 
-  it('may be called again and switches back', async () => {
+  it('switches between backends when called again', async () => {
     await useBackend('wasm');
     await useBackend('cpu');
     expect(tf.getBackend()).toBe('cpu');
   });
 
-  it('says why a backend cannot be had and how to get it', async () => {
+  it('says why a backend is not available and how to install it', async () => {
     await expect(useBackend('webgpu')).rejects.toThrow(
       /backend 'webgpu' cannot be used: there is no navigator\.gpu .* To fix this: .*npm install @tensorflow\/tfjs-backend-webgpu/,
     );
   });
 
-  it('refuses a name it does not know', async () => {
+  it('rejects an unknown name', async () => {
     await expect(useBackend('cuda' as never)).rejects.toThrow(/unknown backend 'cuda', expected one of auto, native/);
   });
 });

@@ -11,26 +11,26 @@ export interface BackendChoice {
   /** The backend that tfjs now runs on. */
   readonly name: BackendName;
   readonly reason: string;
-  /** With 'auto': every other backend and why it was not taken. Empty when a backend was asked for by name. */
+  /** With 'auto': every other backend and why it was not chosen. Empty when a backend was requested by name. */
   readonly rejected: readonly RejectedBackend[];
   /** All of the above on one line, for logs. */
   readonly summary: string;
 }
 
 interface Candidate {
-  /** What the backend is, as the reason for choosing it. */
-  readonly is: string;
-  /** Why this platform cannot have it at all, if so; cheaper than trying. */
-  readonly unfit?: () => string | undefined;
-  /** Imports the package, which registers the backend with tfjs. */
+  /** What the backend is, for the reason in `BackendChoice`. */
+  readonly description: string;
+  /** Returns why this platform can never run it, or undefined; cheaper than trying. */
+  readonly findObstacle?: () => string | undefined;
+  /** Imports the package and registers the backend with tfjs. */
   readonly load: () => Promise<unknown>;
   readonly fix: string;
 }
 
 const candidates: Record<BackendName, Candidate> = {
   native: {
-    is: 'oneDNN on the processor, called from Node',
-    unfit: needsNode,
+    description: 'oneDNN on the CPU, called from Node',
+    findObstacle: requireNode,
     load: async () => {
       const { registerNativeBackend } = (await importHidden('@flamingo-ts/backend-native')) as {
         registerNativeBackend: () => void | Promise<void>;
@@ -38,23 +38,23 @@ const candidates: Record<BackendName, Candidate> = {
       await registerNativeBackend();
     },
     fix:
-      'npm install @flamingo-ts/backend-native and bring oneDNN: from your system (Debian, Ubuntu: apt-get install ' +
-      'libdnnl2), or in a clone of this repository without root: npm run setup:onednn',
+      'npm install @flamingo-ts/backend-native, and install oneDNN with your package manager (Debian, Ubuntu: apt-get ' +
+      'install libdnnl2) or, without root, in a clone of this repository: npm run setup:onednn',
   },
   tensorflow: {
-    is: "TensorFlow's C library through @tensorflow/tfjs-node-gpu",
-    unfit: needsNode,
+    description: "TensorFlow's C library through @tensorflow/tfjs-node-gpu",
+    findObstacle: requireNode,
     load: () => {
       restoreRemovedUtils();
       return importHidden('@tensorflow/tfjs-node-gpu');
     },
     fix:
       'npm install @tensorflow/tfjs-node-gpu@4.22.0 and build its addon: npm rebuild @tensorflow/tfjs-node-gpu, or in ' +
-      'a clone of this repository against the TensorFlow that you have: npm run setup:tensorflow',
+      'a clone of this repository, against your installed TensorFlow: npm run setup:tensorflow',
   },
   webgpu: {
-    is: 'the graphics card through WebGPU',
-    unfit: () =>
+    description: 'the GPU through WebGPU',
+    findObstacle: () =>
       (globalThis as { navigator?: { gpu?: unknown } }).navigator?.gpu
         ? undefined
         : 'there is no navigator.gpu on this platform',
@@ -62,20 +62,20 @@ const candidates: Record<BackendName, Candidate> = {
     fix: 'use a browser that has WebGPU and npm install @tensorflow/tfjs-backend-webgpu@4.22.0',
   },
   wasm: {
-    is: 'WebAssembly with SIMD',
+    description: 'WebAssembly with SIMD',
     load: () => import('@tensorflow/tfjs-backend-wasm').catch(sayNotInstalled('@tensorflow/tfjs-backend-wasm')),
     fix:
-      'npm install @tensorflow/tfjs-backend-wasm@4.22.0; in a browser, serve its .wasm files and say where with ' +
-      'setWasmPaths before this call',
+      'npm install @tensorflow/tfjs-backend-wasm@4.22.0; in a browser, serve its .wasm files and first call ' +
+      'setWasmPaths with their location',
   },
   cpu: {
-    is: 'plain JavaScript, complete but slow',
+    description: 'plain JavaScript, complete but slow',
     load: () => import('@tensorflow/tfjs-backend-cpu').catch(sayNotInstalled('@tensorflow/tfjs-backend-cpu')),
     fix: 'npm install @tensorflow/tfjs-backend-cpu@4.22.0',
   },
 };
 
-/** Fastest first. With an NVIDIA card under Node, TensorFlow can use it and so goes before the processor. */
+/** Fastest first. TensorFlow can use an NVIDIA GPU, so with one it comes before the CPU backends. */
 function bySpeed(): BackendName[] {
   return hasNvidia()
     ? ['tensorflow', 'native', 'webgpu', 'wasm', 'cpu']
@@ -83,11 +83,11 @@ function bySpeed(): BackendName[] {
 }
 
 /**
- * Loads a tfjs backend, makes it the current one and says what was chosen and why. The packages of the backends are
- * optional peers: install the ones you want to run on.
+ * Loads a tfjs backend, makes it current, and reports what was chosen and why. The backend packages are optional peers:
+ * install the ones you want to use.
  *
- * - 'auto' takes the fastest that starts, and reports for every other why it was not taken;
- * - a name takes that backend or throws an error that says why it cannot be had and how to get it.
+ * - 'auto' chooses the fastest backend that starts, and reports why it did not choose each of the others.
+ * - A name chooses that backend, or throws an error that says why it is not available and how to install it.
  *
  * @example
  * const backend = await useBackend('auto');
@@ -103,7 +103,7 @@ export async function useBackend(name: BackendName | 'auto' = 'auto'): Promise<B
     if (why !== undefined) {
       throw new Error(`useBackend: backend '${name}' cannot be used: ${why}. To fix this: ${candidates[name].fix}.`);
     }
-    return choice(name, `asked for by name; ${candidates[name].is}`, []);
+    return choice(name, `requested by name; ${candidates[name].description}`, []);
   }
 
   const rejected: RejectedBackend[] = [];
@@ -112,9 +112,12 @@ export async function useBackend(name: BackendName | 'auto' = 'auto'): Promise<B
     if (why === undefined) {
       const slower = order.slice(i + 1).map((name) => ({
         name,
-        why: candidates[name].unfit?.() ?? `slower than ${candidate}, not tried`,
+        why: candidates[name].findObstacle?.() ?? `slower than ${candidate}, not tried`,
       }));
-      return choice(candidate, `the fastest that works here; ${candidates[candidate].is}`, [...rejected, ...slower]);
+      return choice(candidate, `the fastest that works here; ${candidates[candidate].description}`, [
+        ...rejected,
+        ...slower,
+      ]);
     }
     rejected.push({ name: candidate, why });
   }
@@ -122,26 +125,26 @@ export async function useBackend(name: BackendName | 'auto' = 'auto'): Promise<B
   throw new Error(`useBackend: no backend can be used.${list.join('')}`);
 }
 
-/** Makes a backend the current one; returns why that could not be done. */
+/** Makes a backend current; returns why that failed, or undefined. */
 async function start(name: BackendName): Promise<string | undefined> {
-  const { unfit, load } = candidates[name];
-  const misfit = unfit?.();
-  if (misfit !== undefined) return misfit;
+  const { findObstacle, load } = candidates[name];
+  const obstacle = findObstacle?.();
+  if (obstacle !== undefined) return obstacle;
   try {
-    // The application may have registered it already, with settings of its own.
+    // The application may already have registered it with its own options.
     if (tf.findBackendFactory(name) === null) await load();
     silenceCpuBanner();
-    if (!(await tf.setBackend(name))) return 'tfjs could not initialise it, its warning is printed above';
+    if (!(await tf.setBackend(name))) return 'tfjs could not initialise it (see its warning above)';
     await tf.ready();
     return undefined;
   } catch (error) {
-    return firstSentence(error);
+    return firstLine(error);
   }
 }
 
 /**
- * tfjs' CPU backend, which other backends load too, greets Node at its first write and advises another package. This makes
- * that first write without the flag that it asks.
+ * tfjs' CPU backend, which other backends also load, prints an advertisement under Node at its first write. This makes the
+ * first write with the flag IS_NODE off, so that it prints nothing.
  */
 function silenceCpuBanner(): void {
   if (!isNode() || tf.findBackendFactory('cpu') === null) return;
@@ -161,14 +164,12 @@ function choice(name: BackendName, reason: string, rejected: readonly RejectedBa
   return { name, reason, rejected, summary: `backend ${[`${name} (${reason})`, ...others].join('; ')}` };
 }
 
-/** Import by a name that bundlers for the browser do not follow: these packages are for Node only. */
+/** Imports a package for Node only, in a form that browser bundlers do not follow. */
 function importHidden(name: string): Promise<unknown> {
   return import(/* @vite-ignore */ /* webpackIgnore: true */ name).catch(sayNotInstalled(name));
 }
 
-/**
- * Puts a missing optional peer into plain words. Bundlers also take an import that is caught as one that may be missing.
- */
+/** Explains that an optional peer is missing. Catching the import also tells bundlers that it may be absent. */
 function sayNotInstalled(name: string): (error: unknown) => never {
   return (error) => {
     const { code, message } = error as { code?: unknown; message?: unknown };
@@ -181,23 +182,23 @@ function isNode(): boolean {
   return typeof process === 'object' && typeof process.versions?.node === 'string';
 }
 
-function needsNode(): string | undefined {
-  return isNode() ? undefined : 'it needs Node';
+function requireNode(): string | undefined {
+  return isNode() ? undefined : 'it requires Node';
 }
 
 function hasNvidia(): boolean {
   return isNode() && process.platform === 'linux' && process.getBuiltinModule('node:fs').existsSync('/dev/nvidia0');
 }
 
-/** tfjs-node-gpu calls two functions of node:util that Node 23 removed; it shares the object changed here. */
+/** tfjs-node-gpu calls two functions that Node 23 removed from node:util. It uses the same object, so add them there. */
 function restoreRemovedUtils(): void {
   const util = process.getBuiltinModule('node:util') as unknown as Record<string, unknown>;
   util['isNullOrUndefined'] ??= (x: unknown) => x === null || x === undefined;
   util['isArray'] ??= Array.isArray;
 }
 
-/** Errors of module loading run over many lines, with stacks of requires; the first sentence says what is wrong. */
-function firstSentence(error: unknown): string {
+/** Module loading errors have many lines, with require stacks; the first line says what is wrong. */
+function firstLine(error: unknown): string {
   const message = error instanceof Error ? error.message : String((error as { message?: unknown })?.message ?? error);
   return message.split('\n', 1)[0]!.trim().replace(/\.$/, '');
 }

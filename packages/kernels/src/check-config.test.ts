@@ -78,13 +78,13 @@ it.each<[object, string]>([
   [{ positions: { kind: 'rope' } }, 'positions.kind must be one of learned, alibi, got "rope"'],
   [{ positions: { kind: 'learned', slopes: [] } }, 'positions.slopes is not a config key, expected only kind, rows'],
   [{ positions: { kind: 'toString' } }, 'positions.kind must be one of'],
-])('refuses %j', (changes, message) => {
+])('rejects %j', (changes, message) => {
   expect(() => checkConfig('Tower', Object.assign(Object.create(null), good, changes) as TowerConfig, RULES)).toThrow(
     message,
   );
 });
 
-it('names the class, and refuses what is no object', () => {
+it('names the class, and rejects a config that is not an object', () => {
   expect(check({ width: 0 })).toThrow(/^Tower: width must be/);
   for (const config of [undefined, null, 8, []]) {
     expect(() => checkConfig('Tower', config as never, RULES)).toThrow('Tower: config must be an object, got');

@@ -1,4 +1,4 @@
-/** Axes and rules of a convolution. */
+/** All sizes and options of a convolution. */
 export interface ConvCase {
   readonly batch: number;
   readonly height: number;
@@ -51,7 +51,7 @@ export function conv2dReference(
   return Float64Array.from(y);
 }
 
-/** Output size along an axis and the zeros before it. */
+/** Output size along an axis, and the number of zeros before it. */
 function extent(n: number, kernel: number, stride: number, padding: ConvCase['padding']) {
   if (padding === 'same') {
     const size = Math.ceil(n / stride);

@@ -65,7 +65,7 @@ describeBackends('conv2d', () => {
     );
   });
 
-  it('same padding puts the odd cell after', () => {
+  it('same padding adds the odd cell at the end', () => {
     tf.tidy(() => {
       const x = tf.tensor4d([1, 2, 3, 4], [1, 1, 4, 1]);
       const y = conv2d(x, { weight: tf.tensor4d([1, 10, 100], [1, 1, 1, 3]) }, { stride: 2, padding: 'same' });
@@ -94,7 +94,7 @@ describeBackends('conv2d', () => {
   });
 });
 
-/** Three convolutions as a residual branch has them. */
+/** Three convolutions, as in a residual branch. */
 const branch = [
   { shape: [8, 4, 1, 1], groups: 1, stride: 1, activation: 'scaled-gelu' },
   { shape: [8, 4, 3, 3], groups: 2, stride: 2, activation: 'relu' },
@@ -128,7 +128,7 @@ function frozen(precision?: 'float32' | 'bfloat16') {
 }
 
 describeBackends('conv2dSequence', () => {
-  it('is what its convolutions are one by one, with gradients, frozen or not', async () => {
+  it('equals its convolutions applied one by one, with gradients, frozen or not', async () => {
     await expectNoLeak(() => {
       const plain = layersOf((weight) => weight);
       const packed = layersOf(frozen());
@@ -154,7 +154,7 @@ describeBackends('conv2dSequence', () => {
     });
   });
 
-  it('in bfloat16 is as exact as that is', () => {
+  it('is as accurate as bfloat16 allows', () => {
     const [exact, rounded] = [layersOf((weight) => weight), layersOf(frozen('bfloat16'))];
     tf.tidy(() => {
       const x = images();
@@ -164,7 +164,7 @@ describeBackends('conv2dSequence', () => {
     disposeLayers(rounded);
   });
 
-  it('names what does not fit in any of its convolutions', () => {
+  it('reports a mismatch in any of its convolutions', () => {
     const [first, , last] = layersOf((weight) => weight) as [Conv2dLayer, Conv2dLayer, Conv2dLayer];
     tf.tidy(() => {
       const x = images();
@@ -179,7 +179,7 @@ describeBackends('FrozenFilter', (backend) => {
   const weight = normal(2, [6, 2, 3, 3]);
   const o = { stride: 1, groups: 2, padding: 'same' } as const;
 
-  it('convolves images of any size, gives its values back, and knows when it is gone', async () => {
+  it('convolves images of any size, returns its values, and throws after dispose', async () => {
     await expectNoLeak(async () => {
       const w = toTensor(weight);
       const filter = new FrozenFilter(w);
@@ -202,7 +202,7 @@ describeBackends('FrozenFilter', (backend) => {
     });
   });
 
-  it('works on another backend than the one that it was made on', async () => {
+  it('works on a backend other than the one it was created on', async () => {
     const w = toTensor(weight);
     const filter = new FrozenFilter(w);
     const expected = tf.tidy(() => conv2d(tf.ones([1, 5, 4, 4]), { weight: w }, o).dataSync());
@@ -218,7 +218,7 @@ describeBackends('FrozenFilter', (backend) => {
     w.dispose();
   });
 
-  it('refuses what is no kernel', () => {
+  it('rejects a tensor that is not a kernel', () => {
     tf.tidy(() => {
       expect(() => new FrozenFilter(tf.ones([2, 3]))).toThrow(/weight must be \[out, .*got \[2, 3\].*FrozenMatrix/);
     });

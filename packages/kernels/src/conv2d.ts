@@ -87,8 +87,8 @@ const convOp = fusedOp<ForwardAttrs>({
 /**
  * `{dy NHWC, weight OIHW}` -> dx `[batch, height, width, in]`
  *
- * Not by tfjs' Conv2DBackpropInput, which on wasm is 20 times slower than a convolution: those cells of dx that lie a
- * stride apart are together a convolution of dy with the turned part of the kernel that meets them.
+ * Does not use tfjs' Conv2DBackpropInput, which on wasm is 20 times slower than a convolution. Instead, the cells of dx that
+ * are a stride apart are one convolution of dy with the part of the kernel that reaches them, flipped.
  */
 const convInputGradOp = fusedOp<ConvAttrs & { readonly height: number; readonly width: number }>({
   name: 'FlamingoConv2DInputGrad',
@@ -111,7 +111,7 @@ const convInputGradOp = fusedOp<ConvAttrs & { readonly height: number; readonly 
   },
 });
 
-/** `{dy NHWC, x NHWC}` -> dweight OIHW. One product of matrices per cell of the kernel, over all places where it lay. */
+/** `{dy NHWC, x NHWC}` -> dweight OIHW. One matrix product per cell of the kernel, over all its positions. */
 const convWeightGradOp = fusedOp<ConvAttrs & { readonly kernelHeight: number; readonly kernelWidth: number }>({
   name: 'FlamingoConv2DWeightGrad',
   forward: ({ dy, x }, { kernelHeight, kernelWidth, stride, groups, top, left }) => {
@@ -140,17 +140,17 @@ const convWeightGradOp = fusedOp<ConvAttrs & { readonly kernelHeight: number; re
   },
 });
 
-/** The cells of an axis of dx that lie a stride apart. */
+/** The cells of an axis of dx that are a stride apart. */
 interface Phase {
   readonly length: number;
-  /** The kernel's cells that meet them, last first. */
+  /** The kernel's cells that reach them, last first. */
   readonly taps: readonly number[];
   /** Zeros around dy. */
   readonly before: number;
   readonly after: number;
 }
 
-/** Phases of an axis of `size` cells with `before` zeros, from which a kernel made n cells. */
+/** Phases of an axis of `size` cells with `before` zeros, from which a kernel computed n cells. */
 function phases(size: number, n: number, before: number, kernel: number, stride: number): Phase[] {
   const length = Math.ceil(size / stride);
   return range(stride).map((offset) => {
@@ -161,7 +161,7 @@ function phases(size: number, n: number, before: number, kernel: number, stride:
   });
 }
 
-/** Images of all cells a stride apart, by row and column they start from: `[rows][columns]`. */
+/** Splits an image into images of the cells a stride apart, by their first row and column: `[rows][columns]`. */
 function separate(x: tf.Tensor4D, stride: number): tf.Tensor4D[][] {
   if (stride === 1) return [[x]];
   const [b, height, width, c] = x.shape;
@@ -179,7 +179,7 @@ function interleave(parts: tf.Tensor4D[][]): tf.Tensor4D {
   return tf.reshape(tf.concat(rows, 1), [b, h * stride, w * stride, c]);
 }
 
-/** A convolution without groups, HWIO. Not every backend takes unequal pads, so they are put on before. */
+/** A convolution without groups, HWIO. Not every backend supports unequal pads, so they are added first. */
 function convolve(x: tf.Tensor4D, kernel: tf.Tensor4D, stride: number, pads: Pads): tf.Tensor4D {
   const [top, bottom] = padsOf(x.shape[1], kernel.shape[0], stride, 'same');
   const [left, right] = padsOf(x.shape[2], kernel.shape[1], stride, 'same');
@@ -187,7 +187,7 @@ function convolve(x: tf.Tensor4D, kernel: tf.Tensor4D, stride: number, pads: Pad
   return same ? tf.conv2d(x, kernel, stride, 'same') : tf.conv2d(frame(x, pads), kernel, stride, 'valid');
 }
 
-/** Adds zeros, or leaves cells out. */
+/** Adds zeros or removes cells. */
 function frame(x: tf.Tensor4D, { top, bottom, left, right }: Pads): tf.Tensor4D {
   const all = [top, bottom, left, right];
   const [b, height, width, c] = x.shape;
@@ -241,7 +241,7 @@ function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o:
   if (out % groups !== 0) {
     throw new Error(`conv2d: the ${out} output channels must be a multiple of groups, got ${groups}.`);
   }
-  if (p.bias) expectShape('conv2d: bias', p.bias, [out], 'Give one bias per output channel.');
+  if (p.bias) expectShape('conv2d: bias', p.bias, [out], 'Pass one bias per output channel.');
   const [top, bottom] = padsOf(height, kernelHeight, stride, padding);
   const [left, right] = padsOf(width, kernelWidth, stride, padding);
   const padded = [height + top + bottom, width + left + right] as const;
@@ -291,7 +291,7 @@ const sequenceOp = fusedOp<{ readonly layers: readonly ForwardAttrs[] }>({
     const steps = layers.map((attrs, i) => (y: tf.Tensor) => {
       return convOp({ x: y, weight: rest[`weight${i}`], bias: rest[`bias${i}`] }, attrs)[0]!;
     });
-    return [inTurn(x!, steps)];
+    return [runInSequence(x!, steps)];
   },
 });
 
@@ -306,7 +306,7 @@ export function conv2dSequence(x: tf.Tensor, layers: readonly Conv2dLayer[]): tf
   return tf.tidy(() => {
     if (layers.length === 1 || tf.engine().isTapeOn()) {
       const steps = layers.map((layer) => (y: tf.Tensor) => conv2d(y, layer.params, layer));
-      return inTurn(x, steps) as tf.Tensor4D;
+      return runInSequence(x, steps) as tf.Tensor4D;
     }
     const inputs: Record<string, tf.Tensor | undefined> = { x };
     let from: { readonly shape: readonly number[] } = x;
@@ -322,7 +322,7 @@ export function conv2dSequence(x: tf.Tensor, layers: readonly Conv2dLayer[]): tf
 }
 
 /** Applies functions in sequence and frees each intermediate result after its use. */
-function inTurn(x: tf.Tensor, steps: readonly ((x: tf.Tensor) => tf.Tensor)[]): tf.Tensor {
+function runInSequence(x: tf.Tensor, steps: readonly ((x: tf.Tensor) => tf.Tensor)[]): tf.Tensor {
   return steps.reduce((y, step) => {
     const next = step(y);
     if (y !== x) y.dispose();

@@ -1,4 +1,4 @@
-/** Settings of a cross-entropy, in full. */
+/** All inputs of a cross-entropy except the logits. */
 export interface CrossEntropyCase {
   readonly targets: readonly number[];
   readonly weights?: readonly number[];

@@ -38,7 +38,7 @@ describeBackends('crossEntropy', () => {
     );
   });
 
-  it('rows that do not count may hold anything', () => {
+  it('ignores the values of rows with weight 0', () => {
     tf.tidy(() => {
       const logits = tf.tensor2d([1, 2, Infinity, -Infinity, NaN, 3, 3.4e38, -3.4e38], [4, 2]);
       const ids = tf.tensor1d([1, 1, 0, 1], 'int32');
@@ -58,7 +58,7 @@ describeBackends('crossEntropy', () => {
     });
   });
 
-  it('no rows give 0', () => {
+  it('returns 0 without rows', () => {
     tf.tidy(() => {
       const none = tf.tensor1d([], 'int32');
       const logits = tf.zeros([0, 5]);
@@ -71,7 +71,7 @@ describeBackends('crossEntropy', () => {
     tf.tidy(() => {
       const logits = tf.zeros([2, 5]);
       const ids = (values: number[]) => tf.tensor1d(values, 'int32');
-      expect(() => crossEntropy(logits, ids([1, 5]))).toThrow(/targets must lie in \[0, 5\), got 5 at position 1/);
+      expect(() => crossEntropy(logits, ids([1, 5]))).toThrow(/targets must be in \[0, 5\), got 5 at position 1/);
       expect(() => crossEntropy(logits, ids([-100, 1]))).toThrow(/got -100 at position 0.*weight 0/);
       expect(() => crossEntropy(logits, ids([1]))).toThrow(/targets must be \[2\], got \[1\]/);
       expect(() => crossEntropy(logits, ids([1, 1]), { weights: tf.ones([3]) })).toThrow(

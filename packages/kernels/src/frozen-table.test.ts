@@ -26,17 +26,17 @@ describeBackends('FrozenTable', () => {
     });
   });
 
-  it('uses bits that are lent until it gives them back', () => {
-    let returned = 0;
-    const table = new FrozenTable(toBfloat16(values), [4, 3], () => void returned++);
-    expect(returned).toBe(0);
+  it('uses borrowed bits without a copy and releases them once', () => {
+    let released = 0;
+    const table = new FrozenTable(toBfloat16(values), [4, 3], () => void released++);
+    expect(released).toBe(0);
     const row = table.rows([2]);
     expect([...row.dataSync()]).toEqual([...rounded.subarray(6, 9)]);
     row.dispose();
     table.dispose();
     table.dispose();
-    new FrozenTable(values, [4, 3], () => void returned++);
-    expect(returned).toBe(2);
+    new FrozenTable(values, [4, 3], () => void released++);
+    expect(released).toBe(2);
   });
 
   it('is a parameter: named, saved, not trained', async () => {
@@ -45,9 +45,9 @@ describeBackends('FrozenTable', () => {
     expect((await stateOf({ embed: { weight: table } }))['embed.weight']).toEqual({ shape: [4, 3], data: rounded });
   });
 
-  it('refuses ids that have no row, values of another size, and use after dispose', () => {
+  it('rejects ids without a row, values of the wrong size, and use after dispose', () => {
     const table = new FrozenTable(values, [4, 3]);
-    expect(() => embedding(table, tf.tensor1d([4], 'int32'))).toThrow(/must lie in \[0, 4\), got 4/);
+    expect(() => embedding(table, tf.tensor1d([4], 'int32'))).toThrow(/must be in \[0, 4\), got 4/);
     expect(() => new FrozenTable(values, [4, 4])).toThrow(/4 x 4 = 16 numbers, got 12/);
     table.dispose();
     expect(() => table.rows([0])).toThrow(/used after dispose/);

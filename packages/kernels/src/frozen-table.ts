@@ -27,7 +27,7 @@ export class FrozenTable {
     if (release && values instanceof Uint16Array) this.bits = values;
     else {
       this.bits = values instanceof Float32Array ? toBfloat16(values) : values.slice();
-      this.letGo();
+      this.releaseOnce();
     }
   }
 
@@ -54,10 +54,10 @@ export class FrozenTable {
 
   dispose(): void {
     this.bits = new Uint16Array(0);
-    this.letGo();
+    this.releaseOnce();
   }
 
-  private letGo(): void {
+  private releaseOnce(): void {
     this.release?.();
     this.release = undefined;
   }

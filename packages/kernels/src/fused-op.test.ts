@@ -7,7 +7,7 @@ import { fusedOp, fusedOpNames } from './fused-op';
 let log: string[] = [];
 afterEach(() => (log = []));
 
-/** y = a * b + c; the second output is there for the gradient to b only. */
+/** y = a * b + c; only the gradient of b needs the second output. */
 const multiplyAdd = fusedOp<{ readonly factor: number }>({
   name: 'TestMultiplyAdd',
   forward: ({ a, b, c }, { factor, taped }) => {
@@ -30,7 +30,7 @@ const multiplyAdd = fusedOp<{ readonly factor: number }>({
 const both = fusedOp<object>({ name: 'TestBoth', forward: ({ x }) => [tf.add(x!, 1), tf.sub(x!, 1)] });
 
 describeBackends('fusedOp', (backend) => {
-  it('runs the composed forward and leaves only the result', async () => {
+  it('runs the composed forward and keeps only the result', async () => {
     const [a, b] = [tf.tensor1d([1, 2]), tf.tensor1d([3, 4])];
     await expectNoLeak(() => {
       const before = tf.memory().numTensors;
@@ -43,7 +43,7 @@ describeBackends('fusedOp', (backend) => {
     tf.dispose([a, b]);
   });
 
-  it('computes the gradients asked for and no other', async () => {
+  it('computes only the requested gradients', async () => {
     const inputs = [tf.tensor1d([1, 2]), tf.tensor1d([3, 4]), tf.tensor1d([5, 6])];
     await expectNoLeak(() => {
       const [da, dc] = tf.grads((a, c) => multiplyAdd({ a, b: inputs[1], c }, { factor: 2 })[0]!)([
@@ -58,7 +58,7 @@ describeBackends('fusedOp', (backend) => {
     tf.dispose(inputs);
   });
 
-  it('saves outputs for the gradient, and an absent input is absent there', () => {
+  it('saves outputs for the gradient, where an absent input stays absent', () => {
     tf.tidy(() => {
       const b = tf.tensor1d([3, 4]);
       expectClose(tf.grad((b) => multiplyAdd({ a: tf.tensor1d([1, 2]), b }, { factor: 2 })[0]!)(b), [2, 4], {
@@ -76,7 +76,7 @@ describeBackends('fusedOp', (backend) => {
     });
   });
 
-  it('returns every output of an operation without gradient', () => {
+  it('returns every output of an operation without a gradient', () => {
     tf.tidy(() => {
       const [more, less] = both({ x: tf.scalar(5) }, {});
       expectClose(more!, 6, { atol: 0 });
@@ -85,7 +85,7 @@ describeBackends('fusedOp', (backend) => {
     expect(fusedOpNames()).toEqual(expect.arrayContaining(['TestMultiplyAdd', 'TestBoth']));
   });
 
-  it("runs the backend's own kernel where there is one", () => {
+  it("runs the backend's own kernel if it has one", () => {
     const own = fusedOp<{ readonly by: number }>({
       name: `TestOwnKernel-${backend}`,
       forward: () => [tf.scalar(-1)],

@@ -58,7 +58,7 @@ export function fusedOpNames(): string[] {
  *
  * The first use on a backend registers the composed forward as its kernel. The engine then records one tape node per call,
  * frees intermediates at once and skips gradients that are not needed. The tape node has one output, so saved outputs do
- * not get gradients of zeros, as they would with `tf.registerGradient`.
+ * not receive zero gradients, as they would with `tf.registerGradient`.
  */
 export function fusedOp<Attrs extends object>(
   definition: FusedOpDefinition<Attrs>,

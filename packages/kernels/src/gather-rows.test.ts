@@ -5,7 +5,7 @@ import { checkOp, normal } from '../test/check-op';
 import { embedding, gatherRows } from './gather-rows';
 import { gatherRowsReference } from './gather-rows.reference';
 
-/** Moving numbers rounds nothing; adding gradients does. */
+/** Copying numbers is exact; adding gradients is not. */
 const tolerance = { forward: 0, gradient: 5e-7 };
 
 describeBackends('gatherRows', () => {
@@ -20,7 +20,7 @@ describeBackends('gatherRows', () => {
     indices.dispose();
   });
 
-  it('takes no rows', () => {
+  it('accepts an empty list of rows', () => {
     tf.tidy(() => {
       const none = tf.tensor1d([], 'int32');
       expect(gatherRows(tf.ones([4, 3]), none).shape).toEqual([0, 3]);
@@ -28,11 +28,11 @@ describeBackends('gatherRows', () => {
     });
   });
 
-  it('says which row there is not', () => {
+  it('names the row that is out of range', () => {
     tf.tidy(() => {
       const x = tf.ones([4, 3]);
       expect(() => gatherRows(x, tf.tensor1d([0, 4], 'int32'))).toThrow(
-        /rows must lie in \[0, 4\), got 4 at position 1/,
+        /rows must be in \[0, 4\), got 4 at position 1/,
       );
       expect(() => gatherRows(x, tf.tensor1d([-1], 'int32'))).toThrow(/got -1 at position 0/);
       expect(() => gatherRows(x, tf.tensor2d([[1]], [1, 1], 'int32'))).toThrow(/rows must be \[m\], got \[1, 1\]/);
@@ -57,10 +57,10 @@ describeBackends('embedding', () => {
     ids.dispose();
   });
 
-  it('says when tokenizer and table do not belong together', () => {
+  it('says when the tokenizer and the table have different vocabularies', () => {
     tf.tidy(() => {
       expect(() => embedding(tf.ones([5, 2]), tf.tensor2d([[0, 7]], [1, 2], 'int32'))).toThrow(
-        /ids must lie in \[0, 5\), got 7 at position 1.*one vocabulary/,
+        /ids must be in \[0, 5\), got 7 at position 1.*the same vocabulary/,
       );
       expect(() => embedding(tf.ones([5]), tf.scalar(0, 'int32'))).toThrow(/table must be \[vocab, d\], got \[5\]/);
     });

@@ -13,32 +13,34 @@ const gatherRowsOp = fusedOp<object>({
   }),
 });
 
-/** `{dy [m, d], rows int32 [m]}` -> `[count, d]`: rows that go to the same place are added. */
+/** `{dy [m, d], rows int32 [m]}` -> `[count, d]`: gradients of the same row are added. */
 const scatterRowsOp = fusedOp<{ readonly count: number }>({
   name: 'FlamingoScatterRows',
   forward: ({ dy, rows }, { count }) => [tf.scatterND(tf.reshape(rows!, [rows!.size, 1]), dy!, [count, dy!.shape[1]!])],
 });
 
 /**
- * Throws unless every entry lies in [0, count): backends differ in what they do otherwise, from garbage to a crash.
+ * Throws unless every entry is in [0, count): out of range, some backends return garbage and others crash.
  *
  * @returns the entries
  */
 export function expectIndices(what: string, indices: tf.Tensor, count: number, fix: string): Int32Array {
   if (indices.dtype !== 'int32') {
-    throw new Error(`${what} must be int32, got ${indices.dtype}. Make them with dtype 'int32' or tf.cast them.`);
+    throw new Error(
+      `${what} must be int32, got ${indices.dtype}. Create the tensor with dtype 'int32', or use tf.cast.`,
+    );
   }
   const values = indices.dataSync() as Int32Array;
   for (let i = 0; i < values.length; i++) {
     if (!(values[i]! >= 0 && values[i]! < count)) {
-      throw new Error(`${what} must lie in [0, ${count}), got ${values[i]} at position ${i}. ${fix}`);
+      throw new Error(`${what} must be in [0, ${count}), got ${values[i]} at position ${i}. ${fix}`);
     }
   }
   return values;
 }
 
 /**
- * Rows of a matrix, in the order asked for and as often; the gradient adds up what came of each row.
+ * Rows of a matrix by number, in any order and repeated if a number is; the gradients of repeated rows are added.
  *
  * @param x    float32 `[n, d]`
  * @param rows int32 `[m]`
@@ -46,7 +48,7 @@ export function expectIndices(what: string, indices: tf.Tensor, count: number, f
  */
 export function gatherRows(x: tf.Tensor, rows: tf.Tensor): tf.Tensor2D {
   expectShape('gatherRows: x', x, ['n', 'd'], 'Flatten the leading axes first.');
-  expectShape('gatherRows: rows', rows, ['m'], 'Give the row numbers as a flat int32 tensor.');
+  expectShape('gatherRows: rows', rows, ['m'], 'Pass the row numbers as a flat int32 tensor.');
   expectIndices('gatherRows: rows', rows, x.shape[0]!, 'Check the row numbers.');
   return gatherRowsOp({ x, rows }, {})[0] as tf.Tensor2D;
 }
@@ -61,9 +63,14 @@ export function gatherRows(x: tf.Tensor, rows: tf.Tensor): tf.Tensor2D {
 export function embedding(table: tf.Tensor | FrozenTable, ids: tf.Tensor): tf.Tensor {
   const vocab = table.shape[0]!;
   if (!(table instanceof FrozenTable)) {
-    expectShape('embedding: table', table, ['vocab', 'd'], 'Give one row per token.');
+    expectShape('embedding: table', table, ['vocab', 'd'], 'Pass one row per token.');
   }
-  const values = expectIndices('embedding: ids', ids, vocab, 'The tokenizer and the table must have one vocabulary.');
+  const values = expectIndices(
+    'embedding: ids',
+    ids,
+    vocab,
+    'The tokenizer and the table must have the same vocabulary.',
+  );
   return tf.tidy(() => {
     const rows =
       table instanceof FrozenTable

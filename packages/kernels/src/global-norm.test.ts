@@ -17,7 +17,7 @@ describeBackends('globalNorm', () => {
     });
   });
 
-  it('of nothing is 0', () => {
+  it('is 0 without tensors', () => {
     tf.tidy(() => expectClose(globalNorm([]), 0, { atol: 0 }));
   });
 });
@@ -32,7 +32,7 @@ describeBackends('sumRows', () => {
     });
   });
 
-  it('of no rows is 0', () => {
+  it('is 0 without rows', () => {
     tf.tidy(() => expectClose(sumRows(tf.zeros([0, 3])), [0, 0, 0], { atol: 0 }));
   });
 });

@@ -10,7 +10,7 @@ const globalNormOp = fusedOp<object>({
   },
 });
 
-/** Root of the sum of the squares of all entries of all tensors. No gradient. */
+/** The square root of the sum of the squares of all entries of all tensors. Has no gradient. */
 export function globalNorm(tensors: readonly tf.Tensor[]): tf.Scalar {
   return globalNormOp(Object.fromEntries(tensors.map((x, i) => [`x${i}`, x])), {})[0] as tf.Scalar;
 }

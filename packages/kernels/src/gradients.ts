@@ -52,7 +52,7 @@ export function valueAndGrads(
         `valueAndGrads: the loss must be a single number, got [${value.shape.join(', ')}]. Take its mean.`,
       );
     }
-    return { value, grads: tf.tidy(() => passBack(tape, value, params)) };
+    return { value, grads: tf.tidy(() => backwardPass(tape, value, params)) };
   } finally {
     state.activeTape = activeTape;
     state.gradientDepth = gradientDepth;
@@ -61,7 +61,7 @@ export function valueAndGrads(
 }
 
 /** The backward pass: walks the tape back from the loss. */
-function passBack(
+function backwardPass(
   tape: readonly TapeNode[],
   value: tf.Scalar,
   params: Readonly<Record<string, tf.Tensor>>,

@@ -21,20 +21,20 @@ describeBackends('layerNorm', () => {
     checkOp(
       (x, w) => layerNorm(x!, { weight: w as tf.Tensor1D }),
       (x, w) => layerNormReference(x!, w!, undefined, 1e-5),
-      // So small that eps decides.
+      // So small that eps dominates.
       [normal(1, [4, 6], 3e-3), normal(2, [6])],
       tolerance,
     );
   });
 
-  it('gives the bias for a row of equal numbers', () => {
+  it('returns the bias for a row of equal numbers', () => {
     tf.tidy(() => {
       const p = { weight: tf.ones([4]) as tf.Tensor1D, bias: tf.tensor1d([1, 2, 3, 4]) };
       expectClose(layerNorm(tf.fill([1, 4], 0.5), p), [1, 2, 3, 4], { atol: 0 });
     });
   });
 
-  it('loses little to a large mean', () => {
+  it('stays accurate for a large mean', () => {
     const x = normal(1, [3, 32]);
     const far = { ...x, values: x.values.map((value) => Math.fround(value + 100)) };
     const w = normal(2, [32]);
@@ -45,7 +45,7 @@ describeBackends('layerNorm', () => {
     });
   });
 
-  it('takes no rows', () => {
+  it('accepts an input without rows', () => {
     tf.tidy(() => {
       expect(layerNorm(tf.zeros([0, 4]), { weight: tf.ones([4]) as tf.Tensor1D }).shape).toEqual([0, 4]);
     });

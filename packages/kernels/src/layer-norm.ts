@@ -49,22 +49,22 @@ const layerNormOp = fusedOp<{ readonly eps: number }>({
 });
 
 /**
- * Layer norm over the last axis, biased variance.
+ * Layer norm over the last axis, with biased variance.
  *
  * @param x float32 `[..., d]`
  */
 export function layerNorm(x: tf.Tensor, p: LayerNormParams, eps = 1e-5): tf.Tensor {
   expectWidth('layerNorm', x, p.weight);
-  if (p.bias) expectShape('layerNorm: bias', p.bias, [lastAxis(x)], 'Give one bias per feature.');
+  if (p.bias) expectShape('layerNorm: bias', p.bias, [lastAxis(x)], 'Pass one bias per feature.');
   return layerNormOp({ x, weight: p.weight, bias: p.bias }, { eps })[0]!;
 }
 
-/** Checks that a norm's weight has the width of what it norms. */
+/** Checks that the weight of a norm is as wide as its input. */
 export function expectWidth(what: string, x: tf.Tensor, weight: tf.Tensor1D): void {
   if (lastAxis(x) !== weight.shape[0]) {
     throw new Error(
       `${what}: x must be [..., ${weight.shape[0]}] to fit the weight, got [${x.shape.join(', ')}]. ` +
-        'Check the width the layer was made for.',
+        'Check the width that the layer was created with.',
     );
   }
 }

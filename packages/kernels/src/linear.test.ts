@@ -61,7 +61,7 @@ describeBackends('linear', () => {
     });
   });
 
-  it('computes no gradient that nobody asks for', async () => {
+  it('computes only the requested gradients', async () => {
     const w = tf.variable(toTensor(weight)) as tf.Variable<tf.Rank.R2>;
     const xs = toTensor(x);
     const run = () => tf.variableGrads(() => tf.sum(linear(xs, { weight: w })) as tf.Scalar, [w]);
@@ -71,7 +71,7 @@ describeBackends('linear', () => {
     tf.dispose([w, xs]);
   });
 
-  it('takes no rows', () => {
+  it('accepts an input without rows', () => {
     tf.tidy(() => {
       const w = toTensor(weight) as tf.Tensor2D;
       expect(linear(tf.zeros([2, 0, WIDTH]), { weight: w }).shape).toEqual([2, 0, 4]);
@@ -91,7 +91,7 @@ describeBackends('linear', () => {
 });
 
 describeBackends('FrozenMatrix', () => {
-  it('multiplies from both sides and gives its values back', async () => {
+  it('multiplies from both sides and returns its values', async () => {
     await expectNoLeak(async () => {
       const frozen = new FrozenMatrix(weight.values, [4, WIDTH]);
       const x = tf.tensor2d([1, 0, 0, 0, 2], [1, WIDTH]);
@@ -123,7 +123,7 @@ describeBackends('FrozenMatrix', () => {
     tf.dispose([x, y, expected]);
   });
 
-  it('takes the bits of bfloat16 as they are', async () => {
+  it('accepts values as bfloat16 bits and keeps them unchanged', async () => {
     const bits = toBfloat16(weight.values);
     const exact = widened(bits);
     for (const precision of ['float32', 'bfloat16'] as const) {
@@ -141,12 +141,12 @@ describeBackends('FrozenMatrix', () => {
     }
   });
 
-  it('uses values that are lent until it gives them back, once', async () => {
+  it('uses borrowed values without a copy and releases them once', async () => {
     for (const given of [weight.values, toBfloat16(weight.values)]) {
       for (const precision of ['float32', 'bfloat16', 'int8'] as const) {
-        let returned = 0;
-        const lent = given.slice();
-        const frozen = new FrozenMatrix(lent, [4, WIDTH], precision, () => void (lent.fill(0), returned++));
+        let released = 0;
+        const borrowed = given.slice();
+        const frozen = new FrozenMatrix(borrowed, [4, WIDTH], precision, () => void (borrowed.fill(0), released++));
         const copy = new FrozenMatrix(given, [4, WIDTH], precision);
         for (const transpose of [true, false, true]) {
           const x = tf.ones<tf.Rank.R2>([transpose ? 2 : 3, transpose ? 4 : WIDTH]);
@@ -157,15 +157,15 @@ describeBackends('FrozenMatrix', () => {
         expect(await frozen.data()).toEqual(await copy.data());
         frozen.dispose();
         copy.dispose();
-        expect(returned).toBe(1);
+        expect(released).toBe(1);
       }
     }
   });
 
-  it('holds int8 in steps of its own for each row, and multiplies by what it holds', async () => {
+  it('holds int8 with a scale for each row, and multiplies by the values it holds', async () => {
     const [out, inputs] = [300, 1500]; // more than a panel
     const wide = normal(6, [out, inputs]);
-    // One row a hundred times as large as the others takes nothing away from them.
+    // A row a hundred times as large as the others must not cost them precision.
     wide.values.subarray(0, inputs).forEach((v, i) => (wide.values[i] = 100 * v));
     wide.values.fill(0, inputs, 2 * inputs);
     await expectNoLeak(async () => {
@@ -194,8 +194,8 @@ describeBackends('FrozenMatrix', () => {
     });
   });
 
-  it('multiplies few rows as it does many', () => {
-    // Outputs and inputs with and without a rest; the last four rows of many are few again.
+  it('multiplies few rows like many', () => {
+    // Sizes that do and do not divide into whole blocks, and row counts on both sides of the limit for few rows.
     for (const [out, inputs] of [
       [1, 32],
       [17, 64],
@@ -210,7 +210,7 @@ describeBackends('FrozenMatrix', () => {
         for (const rows of [1, 2, 3, 4, 5, 8, 9]) {
           const few = tf.slice(x, [7, 0], [rows, inputs]);
           const [y, want] = [frozen.multiply(few), tf.slice(all, [7, 0], [rows, out])];
-          // Where bfloat16 is multiplied as it is, the rows are rounded too, alike or not at all.
+          // A backend that multiplies bfloat16 directly may also round the rows.
           expectClose(y, want, {
             rtol: precision === 'bfloat16' ? 2e-2 : 2e-6,
             atol: precision === 'bfloat16' ? 5e-2 : 2e-5,
@@ -223,7 +223,7 @@ describeBackends('FrozenMatrix', () => {
     }
   });
 
-  it('refuses values of another size', () => {
+  it('rejects values of the wrong size', () => {
     expect(() => new FrozenMatrix(weight.values, [5, WIDTH])).toThrow(/5 x 5 = 25 numbers, got 20/);
   });
 });

@@ -1,8 +1,8 @@
 import { attentionReference } from './attention.reference';
 
-/** Axes of a media cross-attention. */
+/** Sizes of a media cross-attention, and which image each position attends to. */
 export interface MediaAttentionCase {
-  /** `[batch, text]`: the image each position attends to, from 1; 0 or more than there are = none. */
+  /** `[batch, text]`: the image each position attends to, from 1; 0 or more than `media` = none. */
   readonly mediaIndex: readonly number[];
   readonly batch: number;
   readonly text: number;
@@ -12,7 +12,7 @@ export interface MediaAttentionCase {
   readonly headDim: number;
 }
 
-/** Each text position alone, against the latents of its image. */
+/** Attends from each text position, one at a time, to the latents of its image. */
 export function mediaCrossAttentionReference(
   q: Float64Array,
   k: Float64Array,

@@ -13,7 +13,7 @@ describeBackends('mediaCrossAttention', () => {
     ['one image for all', { ...base, batch: 1, text: 4, media: 1, mediaIndex: [1, 1, 1, 1] }],
     ['text before the first image', { ...base, batch: 2, text: 4, media: 2, mediaIndex: [0, 0, 1, 2, 0, 1, 1, 1] }],
     ['an index above the images', { ...base, batch: 2, text: 3, media: 2, mediaIndex: [1, 2, 3, 9, 2, 0] }],
-    ['an image nobody sees', { ...base, batch: 2, text: 3, media: 3, mediaIndex: [1, 3, 3, 0, 2, 2] }],
+    ['an image that no token sees', { ...base, batch: 2, text: 3, media: 3, mediaIndex: [1, 3, 3, 0, 2, 2] }],
     ['images in any order', { ...base, batch: 1, text: 6, media: 3, mediaIndex: [3, 1, 2, 1, 3, 1] }],
     [
       'segments of very different length',
@@ -33,7 +33,7 @@ describeBackends('mediaCrossAttention', () => {
     );
   });
 
-  it('gives exact zeros, and no gradient, where no image is seen', () => {
+  it('returns exact zeros, and no gradient, for text that sees no image', () => {
     tf.tidy(() => {
       const segments = new MediaSegments([0, 3, 0, 5], 2, 2, 2);
       const [q, k] = [toTensor(normal(1, [2, 2, 4])), toTensor(normal(2, [2, 2, 3, 4]))];
@@ -45,7 +45,7 @@ describeBackends('mediaCrossAttention', () => {
     });
   });
 
-  it('never lets an image reach text of another, even a NaN', () => {
+  it('keeps an image, even one of NaN, from affecting the text of other images', () => {
     tf.tidy(() => {
       const k = tf.concat([tf.ones([1, 1, 3, 4]), tf.fill([1, 1, 3, 4], NaN)], 1);
       const segments = new MediaSegments([0, 1, 2], 1, 3, 2);
@@ -55,7 +55,7 @@ describeBackends('mediaCrossAttention', () => {
     });
   });
 
-  it('takes a batch without images', () => {
+  it('accepts a batch without images', () => {
     tf.tidy(() => {
       const k = tf.zeros([1, 0, 3, 4]);
       const y = mediaCrossAttention(tf.ones([1, 2, 4]), k, k, new MediaSegments([0, 0], 1, 2, 0), { numHeads: 2 });
@@ -100,7 +100,7 @@ describe('MediaSegments', () => {
     expect([tiles, tileLength, [...rowOfPlace]]).toEqual([3, 2, [0, 1, 2, 3, 4, 5]]);
   });
 
-  it('wastes at most as much again, however lengths vary', () => {
+  it('at most doubles the work, however lengths vary', () => {
     const index = [...Array.from({ length: 20 }, (_, i) => i + 1), ...Array.from({ length: 300 }, () => 20)];
     const segments = new MediaSegments(index, 1, index.length, 20);
     expect(segments.rowOfPlace.length).toBeLessThanOrEqual(2 * index.length + segments.tileLength);

@@ -28,7 +28,7 @@ function toRows(x: tf.Tensor, { placeOfRow, batch, text }: MediaSegments): tf.Te
   return tf.reshape(gatherOrZero(x, placeOfRow), [batch, text, x.shape[2]!]);
 }
 
-/** Rows of `[..., w]` by index; the index after the last row gives zeros. */
+/** Rows of `[..., w]` by index; the index after the last row selects zeros. */
 function gatherOrZero(x: tf.Tensor, rows: Int32Array): tf.Tensor2D {
   const width = x.shape[x.rank - 1]!;
   const flat = tf.reshape(x, [x.size / width, width]);
@@ -114,7 +114,7 @@ export function mediaCrossAttention(
 ): tf.Tensor3D {
   const { batch, text, media } = segments;
   checkValue('mediaCrossAttention', 'numHeads', o.numHeads, rule.size);
-  expectShape('mediaCrossAttention: q', q, [batch, text, 'heads*headDim'], 'Make the segments for this batch.');
+  expectShape('mediaCrossAttention: q', q, [batch, text, 'heads*headDim'], 'Create the segments for this batch.');
   const width = q.shape[2]!;
   expectShape('mediaCrossAttention: k', k, [batch, media, 'latents', width], 'Project the latents to the width of q.');
   expectShape('mediaCrossAttention: v', v, k.shape, 'Give one value per key.');

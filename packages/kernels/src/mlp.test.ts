@@ -44,7 +44,7 @@ describeBackends('mlp', () => {
     frozenDown.dispose();
   });
 
-  it('is its two layers, taped or not', () => {
+  it('equals its two layers, with and without a tape', () => {
     tf.tidy(() => {
       const [a, u, ub, d, db, r] = [x, up, upBias, down, downBias, residual].map(toTensor) as tf.Tensor[];
       const p = params(u!, ub!, d!, db!);
@@ -55,7 +55,7 @@ describeBackends('mlp', () => {
     });
   });
 
-  it('leaves nothing behind', async () => {
+  it('leaves no tensors behind', async () => {
     const [a, u, ub, d, db] = [x, up, upBias, down, downBias].map(toTensor) as tf.Tensor[];
     await expectNoLeak(() => tf.grad((input) => mlp(input, params(u!, ub!, d!, db!), 'gelu'))(a!));
   });
@@ -75,7 +75,7 @@ describeBackends('mlp', () => {
 });
 
 describeBackends('linearAdd', () => {
-  it('is the layer and what was there before', () => {
+  it('adds the layer to the residual', () => {
     checkOp(
       (a, w, b, r) => linearAdd(a!, { weight: w as tf.Tensor2D, bias: b as tf.Tensor1D }, r!),
       (a, w, b, r) => linearReference(a!, w!, b, WIDTH).map((y, i) => y + r![i]!),

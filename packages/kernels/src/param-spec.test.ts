@@ -16,7 +16,7 @@ const specs = {
 };
 
 describeBackends('parameter specs', () => {
-  it('give shapes by name without making anything', () => {
+  it('list shapes by name without creating tensors', () => {
     const before = tf.memory().numTensors;
     expect(Object.entries(shapesOf(specs))).toEqual([
       ['layers.0.norm.weight', [2]],
@@ -29,7 +29,7 @@ describeBackends('parameter specs', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 
-  it('give trainable variables of these shapes, each from the stream of its name', async () => {
+  it('create trainable variables of these shapes, each from the stream of its name', async () => {
     await expectNoLeak(async () => {
       const params = freshParams(specs, new Random(3));
       expect([...namedParams(params)].map(([name, p]) => [name, p.shape])).toEqual(Object.entries(shapesOf(specs)));
@@ -46,7 +46,7 @@ describeBackends('parameter specs', () => {
     });
   });
 
-  it('give parameters with the values of a state', async () => {
+  it('create parameters with the values of a state', async () => {
     await expectNoLeak(async () => {
       const from = freshParams(specs, new Random(1));
       const to = loadParams(specs, await stateOf(from), { what: 'test' });
@@ -56,7 +56,7 @@ describeBackends('parameter specs', () => {
     });
   });
 
-  it('may be other things than variables, or nothing', async () => {
+  it('can create something other than a variable, or nothing', async () => {
     await expectNoLeak(async () => {
       const from = freshParams(specs, new Random(1));
       const state = await stateOf(from);
@@ -74,7 +74,7 @@ describeBackends('parameter specs', () => {
     });
   });
 
-  it('say what does not fit in a state, and make nothing then', async () => {
+  it('list what does not fit in a state, and then create nothing', async () => {
     const params = freshParams(specs, new Random(1));
     const { own, ...rest } = await stateOf(params);
     const before = tf.memory().numTensors;

@@ -97,7 +97,7 @@ describeBackends('parameter trees', () => {
     });
   });
 
-  it('refuse to load into a packed matrix', async () => {
+  it('cannot be loaded into a packed matrix', async () => {
     const tree = { head: new FrozenMatrix(new Float32Array(2), [1, 2]) };
     const state = await stateOf(tree);
     expect(() => loadState(tree, state, { what: 'test' })).toThrow(/head is frozen. Load the state before/);

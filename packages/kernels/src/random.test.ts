@@ -21,7 +21,7 @@ describe('variables drawn from a Random', () => {
     tf.dispose([normal, constant]);
   });
 
-  it('is not a number: what draws from it says how to make one', () => {
+  it('rejects a number and says how to create a Random', () => {
     const seven = 7 as unknown as Random;
     expect(() => expectRandom('initTower', seven)).toThrow(
       'initTower: random must be a Random, got 7. Pass new Random(7).',

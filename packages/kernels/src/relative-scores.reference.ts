@@ -1,4 +1,4 @@
-/** Entry (i, j): query i, standing at key s - t + i, times the row of r for how far behind it key j lies. */
+/** Entry (i, j): query i, which is at key position s - t + i, times the row of r for its distance to key j. */
 export function relativeScoresReference(
   q: Float64Array,
   r: Float64Array,

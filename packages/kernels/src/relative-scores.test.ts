@@ -20,7 +20,7 @@ describeBackends('relativeScores', () => {
     );
   });
 
-  it('the last query alone sees what it saw among the others', () => {
+  it('gives the last query alone the same scores as among the others', () => {
     tf.tidy(() => {
       const [q, r] = [toTensor(normal(1, [1, 4, 6])), toTensor(normal(2, [4, 6]))];
       const all = relativeScores(q, r, 2);
@@ -29,7 +29,7 @@ describeBackends('relativeScores', () => {
     });
   });
 
-  it('is 0 for keys that are yet to come', () => {
+  it('is 0 for later keys', () => {
     tf.tidy(() => {
       const scores = relativeScores(tf.ones([1, 3, 2]), tf.ones([3, 2]), 1);
       expectClose(scores, [2, 0, 0, 2, 2, 0, 2, 2, 2], { atol: 0 });

@@ -21,7 +21,7 @@ const relativeScoresOp = fusedOp<RelativeScoresAttrs>({
     const [b, t] = q!.shape as [number, number];
     const s = r!.shape[0]!;
     const byDistance = tf.matMul(splitHeads(q!, numHeads), rowHeads(r!, numHeads), false, true); // [b, h, t, s]
-    // Row i belongs t-1-i places further left: with one more column and read with another row length it lies there.
+    // Row i must shift left by t-1-i places: adding a column and reshaping to another row length does that.
     const padded = tf.reshape(
       tf.pad(byDistance, [
         [0, 0],
@@ -64,10 +64,10 @@ const relativeScoresGradOp = fusedOp<RelativeScoresAttrs>({
 });
 
 /**
- * Scores of queries against relative positions (Dai et al. 2019), to be given to `attention` as bias.
+ * Scores of queries against relative positions (Dai et al. 2019), which `attention` accepts as `bias`.
  *
- * @param q        float32 `[b, t, h*d]`; query i stands at key position s - t + i
- * @param r        float32 `[s, h*d]`, row n the projected sinusoid of distance s-1-n: distance 0 last
+ * @param q        float32 `[b, t, h*d]`; query i is at key position s - t + i
+ * @param r        float32 `[s, h*d]`, row n is the projected sinusoid of distance s-1-n, so distance 0 is last
  * @param numHeads h
  * @returns        float32 `[b, h, t, s]`: entry (i, j) = q_i . r(distance s-t+i-j), 0 where the key is later than the query
  */
@@ -79,14 +79,14 @@ export function relativeScores(q: tf.Tensor, r: tf.Tensor, numHeads: number): tf
     'relativeScores: r',
     r,
     ['distances', width],
-    'Give one projected sinusoid per distance, distance 0 last.',
+    'Pass one projected sinusoid per distance, distance 0 last.',
   );
   if (width % numHeads !== 0) {
     throw new Error(`relativeScores: the width ${width} of q must be a multiple of numHeads, got ${numHeads}.`);
   }
   if (r.shape[0]! < t) {
     throw new Error(
-      `relativeScores: r must have a row for each of the ${t} queries' distances, got ${r.shape[0]} rows.`,
+      `relativeScores: r must have at least one row for each of the ${t} queries, got ${r.shape[0]} rows.`,
     );
   }
   return relativeScoresOp({ q, r }, { numHeads })[0] as tf.Tensor4D;

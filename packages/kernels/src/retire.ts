@@ -1,6 +1,6 @@
 /**
- * Makes every further use of an object throw, as its memory now belongs to another one. Call it on `this` at the end of
- * `freeze`: properties, getters and methods all throw, those of its class included.
+ * Makes every further use of an object throw, because its memory now belongs to another object. Call it on `this` at the end
+ * of `freeze`: all properties, getters and methods throw, including those of its class.
  *
  * @param what begins the error: `'NFNet'`
  */

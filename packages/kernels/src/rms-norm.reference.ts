@@ -1,4 +1,4 @@
-/** Each row of `width` numbers divided by the root of its mean square, then times the weight. */
+/** Divides each row of `width` numbers by the root of its mean square, then multiplies by the weight. */
 export function rmsNormReference(x: Float64Array, weight: Float64Array, eps: number): Float64Array {
   const width = weight.length;
   const y = new Float64Array(x.length);

@@ -27,7 +27,7 @@ describeBackends('rmsNorm', () => {
     );
   });
 
-  it('gives zeros for a row of zeros, and takes no rows', () => {
+  it('returns zeros for a row of zeros, and accepts an input without rows', () => {
     tf.tidy(() => {
       const weight = tf.ones([4]) as tf.Tensor1D;
       expectClose(rmsNorm(tf.zeros([1, 4]), { weight }), [0, 0, 0, 0], { atol: 0 });
@@ -35,16 +35,16 @@ describeBackends('rmsNorm', () => {
     });
   });
 
-  it('has the gradient of its own beside a layer norm of the same input', () => {
+  it('keeps its own weight gradient when a layer norm shares its input', () => {
     tf.tidy(() => {
       const [x, dy] = [tf.tensor([1, 2, 3, 5], [2, 2]), tf.tensor([1, -2, 3, 4], [2, 2])];
       const [one, other] = [tf.ones([2]), tf.ones([2])] as [tf.Tensor1D, tf.Tensor1D];
       const alone = tf.grads((x, w) => tf.sum(tf.mul(dy, rmsNorm(x!, { weight: w as tf.Tensor1D }))));
-      const beside = tf.grads((x, w) => {
+      const together = tf.grads((x, w) => {
         const both = tf.add(rmsNorm(x!, { weight: w as tf.Tensor1D }), layerNorm(x!, { weight: other }));
         return tf.sum(tf.mul(dy, both));
       });
-      expectClose(beside([x, one])[1]!, alone([x, one])[1]!, { atol: 1e-6 });
+      expectClose(together([x, one])[1]!, alone([x, one])[1]!, { atol: 1e-6 });
     });
   });
 

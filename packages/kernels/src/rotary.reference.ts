@@ -1,4 +1,4 @@
-/** One head of one token: channels j and j + n as a point in the plane, turned by the j-th angle. */
+/** One head of one token: rotates channels j and j + n, as a point in the plane, by the j-th angle. */
 export function rotaryReference(head: ArrayLike<number>, angles: readonly number[]): number[] {
   const n = angles.length;
   return Array.from(head, (value, i) => {

@@ -5,7 +5,7 @@ import { checkOp, normal, toTensor } from '../test/check-op';
 import { rotary } from './rotary';
 import { rotaryReference } from './rotary.reference';
 
-/** Turns of the tokens of `texts`, each with n angles of its own. */
+/** n different angles for each token of each text. */
 function angles(texts: number, text: number, n: number): number[][] {
   return Array.from({ length: texts * text }, (_, i) => Array.from({ length: n }, (__, j) => (i + 1) * 0.7 ** j));
 }
@@ -38,7 +38,7 @@ describeBackends('rotary', () => {
     turns.dispose();
   });
 
-  it('lets scores depend on distances alone', () => {
+  it('makes scores depend only on distances', () => {
     tf.tidy(() => {
       const [q, k] = [1, 2].map((seed) => toTensor(normal(seed, [1, 1, 4])));
       const at = (x: tf.Tensor, position: number) => rotary(x, turnsOf([[position, position / 10]], 1), 4);
@@ -52,8 +52,8 @@ describeBackends('rotary', () => {
       const x = tf.ones([2, 3, 8]);
       expect(() => rotary(x, tf.ones([3, 3, 2]), 4)).toThrow(/turns must be \[2, 3, 2n\], got \[3, 3, 2\]/);
       expect(() => rotary(x, tf.ones([1, 2, 2]), 4)).toThrow(/turns must be \[1, 3, 2n\], got \[1, 2, 2\]/);
-      expect(() => rotary(x, tf.ones([1, 3, 3]), 4)).toThrow(/an even number of at most as many, got 3/);
-      expect(() => rotary(x, tf.ones([1, 3, 6]), 4)).toThrow(/at most as many, got 6/);
+      expect(() => rotary(x, tf.ones([1, 3, 3]), 4)).toThrow(/must be even and at most headDim, got 3/);
+      expect(() => rotary(x, tf.ones([1, 3, 6]), 4)).toThrow(/at most headDim, got 6/);
       expect(() => rotary(x, tf.ones([1, 3, 2]), 3)).toThrow(/width 8 of x must be a multiple of headDim 3/);
     });
   });

@@ -5,7 +5,7 @@ import { expectShape } from './shape';
 
 interface RotaryAttrs {
   readonly headDim: number;
-  /** Whether to turn by the opposite angles. */
+  /** Whether to rotate by the negative angles. */
   readonly back: boolean;
 }
 
@@ -28,7 +28,7 @@ const rotaryOp = fusedOp<RotaryAttrs>({
     return [tf.reshape(tf.concat([...both, ...rest], 3), [b, t, width])];
   },
   saveInputs: ['turns'],
-  // Back by the same angles.
+  // The inverse of a rotation is its transpose.
   gradient: ([dy], { turns }, { headDim, back }) => ({ x: () => turned(dy!, turns!, { headDim, back: !back }) }),
 });
 
@@ -37,11 +37,11 @@ function turned(x: tf.Tensor, turns: tf.Tensor, attrs: RotaryAttrs): tf.Tensor {
 }
 
 /**
- * Rotary position embedding (Su et al. 2021): turns the first 2n channels of every head, channel j together with channel
- * j + n, and leaves the others as they are.
+ * Rotary position embedding (Su et al. 2021): rotates the first 2n channels of every head, channel j paired with channel
+ * j + n, and leaves the others unchanged.
  *
  * @param x       float32 `[b, t, h*headDim]`
- * @param turns   float32 `[1|b, t, 2n]`: for each token the cosines of its n angles, then their sines. Data: no gradient
+ * @param turns   float32 `[1|b, t, 2n]`: for each token the cosines of its n angles, then their sines; gets no gradient
  * @param headDim width of a head
  * @returns       float32 `[b, t, h*headDim]`
  */
@@ -49,13 +49,13 @@ export function rotary(x: tf.Tensor, turns: tf.Tensor, headDim: number): tf.Tens
   checkValue('rotary', 'headDim', headDim, rule.size);
   expectShape('rotary: x', x, ['batch', 'text', 'heads*headDim'], 'Leave the heads side by side in the last axis.');
   const [b, t, width] = x.shape as [number, number, number];
-  const fix = 'Give cosines and sines for each token, of all texts or of each.';
+  const fix = 'Pass the cosines and sines of each token, once for all texts or separately for each.';
   expectShape('rotary: turns', turns, [turns.shape[0] === 1 ? 1 : b, t, '2n'], fix);
-  const turning = turns.shape[2]!;
-  if (width % headDim || turning % 2 || turning > headDim) {
+  const rotated = turns.shape[2]!;
+  if (width % headDim || rotated % 2 || rotated > headDim) {
     throw new Error(
-      `rotary: the width ${width} of x must be a multiple of headDim ${headDim}, and the channels that turn an even number ` +
-        `of at most as many, got ${turning}. Check the number of heads and of angles.`,
+      `rotary: the width ${width} of x must be a multiple of headDim ${headDim}, and the number of rotated channels must ` +
+        `be even and at most headDim, got ${rotated}. Check the number of heads and of angles.`,
     );
   }
   return turned(x, turns, { headDim, back: false }) as tf.Tensor3D;

@@ -1,6 +1,6 @@
 import type { StandardiseOptions } from './standardise-weight';
 
-/** Kernels `[out, fanIn]` standardised row by row, by the formulas of the two implementations. */
+/** Standardises kernels `[out, fanIn]` row by row, with the formulas of the two implementations. */
 export function standardiseWeightReference(
   weight: Float64Array,
   gain: Float64Array,

@@ -11,7 +11,7 @@ const tolerance = { forward: 6e-7, gradient: 1e-6 };
 const timm: StandardiseOptions = { standardisation: 'timm', eps: 1e-5 };
 const deepmind: StandardiseOptions = { standardisation: 'deepmind', eps: 1e-4 };
 const shape = [4, 2, 3, 3];
-/** The first two kernels so small that eps decides about them. */
+/** The first two kernels are so small that eps dominates. */
 const mixed = normal(1, shape);
 mixed.values.subarray(0, 36).forEach((w, i, all) => (all[i] = Math.fround(w * 1e-3)));
 

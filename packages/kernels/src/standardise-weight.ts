@@ -12,11 +12,11 @@ export interface StandardiseOptions {
    */
   readonly standardisation: 'timm' | 'deepmind';
   readonly eps: number;
-  /** Gain of the activation before, where it is not part of that activation; 1 by default. */
+  /** Gain of the preceding activation, if the activation itself does not include it. Default 1. */
   readonly gamma?: number;
 }
 
-/** How `weightStandardisedConv2d` standardises and moves. */
+/** How `weightStandardisedConv2d` standardises and convolves. */
 export interface WeightStandardisedConv2dOptions extends StandardiseOptions {
   readonly stride: 1 | 2;
   readonly groups?: number;
@@ -38,7 +38,10 @@ const EPS = rule.number({ min: 0 });
 
 type StandardiseAttrs = Required<StandardiseOptions>;
 
-/** Mean-free rows `[out, fanIn]` and the factor without gain for each, `[out, 1]`, and 1 where that factor follows the variance. */
+/**
+ * Centred rows `[out, fanIn]`, the factor of each row without its gain `[out, 1]`, and 1 for each row whose factor depends on
+ * the variance, 0 where `eps` replaces it.
+ */
 function rowStatistics(weight: tf.Tensor, { standardisation, eps, gamma }: StandardiseAttrs) {
   const out = weight.shape[0]!;
   const fanIn = weight.size / out;
@@ -87,8 +90,8 @@ const standardiseGradOp = fusedOp<StandardiseAttrs>({
 });
 
 /**
- * Kernels with mean 0 and a fixed variance per output channel, times a learned gain (Brock et al. 2021).
- * A frozen network needs this once, not at each step.
+ * Scales kernels to mean 0 and a fixed variance per output channel, times a learned gain (Brock et al. 2021).
+ * A frozen network needs this only once, not at each step.
  *
  * @param weight float32 `[out, in / groups, kernelHeight, kernelWidth]`
  * @param gain   float32 `[out]`
@@ -103,7 +106,7 @@ export function standardiseWeight(weight: tf.Tensor, gain: tf.Tensor, o: Standar
 }
 
 /**
- * Convolution with standardised kernels: `conv2d` of `standardiseWeight`.
+ * Convolution with standardised kernels: `conv2d` with the result of `standardiseWeight`.
  *
  * @param x float32 `[batch, height, width, in]`
  * @returns float32 `[batch, height', width', out]`
@@ -114,6 +117,6 @@ export function weightStandardisedConv2d(
   o: WeightStandardisedConv2dOptions,
 ): tf.Tensor4D {
   const { stride, groups, padding } = o;
-  const moves = { stride, padding, ...(groups !== undefined && { groups }) };
-  return tf.tidy(() => conv2d(x, { weight: standardiseWeight(p.weight, p.gain, o), bias: p.bias }, moves));
+  const convOptions = { stride, padding, ...(groups !== undefined && { groups }) };
+  return tf.tidy(() => conv2d(x, { weight: standardiseWeight(p.weight, p.gain, o), bias: p.bias }, convOptions));
 }

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { fusedOp } from './fused-op';
 import { asRows } from './shape';
 
-/** `{x [..., d]}` -> `[d]`. As a product with a row of ones: a matMul adds columns far faster than most reductions do. */
+/** `{x [..., d]}` -> `[d]`. Uses a product with a row of ones, because matMul adds columns far faster than most reductions. */
 const sumRowsOp = fusedOp<object>({
   name: 'FlamingoSumRows',
   forward: ({ x }) => {
@@ -12,7 +12,7 @@ const sumRowsOp = fusedOp<object>({
   },
 });
 
-/** Sum over all axes but the last: what a bias gets for gradient. */
+/** Sum over all axes but the last: the gradient of a bias. */
 export function sumRows(x: tf.Tensor): tf.Tensor1D {
   return sumRowsOp({ x }, {})[0] as tf.Tensor1D;
 }

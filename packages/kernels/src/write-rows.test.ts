@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { writeRows } from './index';
 
 describeBackends('writeRows', () => {
-  it('changes those rows and no others', async () => {
+  it('changes only those rows', async () => {
     await expectNoLeak(() => {
       let into = tf.keep(tf.zeros([2, 5, 3]) as tf.Tensor3D);
       const write = (rows: tf.Tensor3D, at: number) => {
@@ -21,7 +21,7 @@ describeBackends('writeRows', () => {
     });
   });
 
-  it('leaves what shares its memory as it was', () => {
+  it('does not change other tensors that share the memory', () => {
     tf.tidy(() => {
       const into = tf.zeros([1, 4, 2]) as tf.Tensor3D;
       const other = tf.clone(into);

@@ -15,16 +15,21 @@ const writeRowsOp = fusedOp<{ readonly at: number }>({
 });
 
 /**
- * Writes rows into a larger tensor, in place where the backend can. Has no gradient: for caches.
+ * Writes rows into a larger tensor, in place if the backend supports it. For caches: it has no gradient.
  *
- * @param into float32 `[b, capacity, w]`; not to be used any more, the result stands for it
+ * @param into float32 `[b, capacity, w]`; do not use it afterwards, the result replaces it
  * @param rows float32 `[b, n, w]`
- * @param at   where the first of them goes
+ * @param at   position of the first row
  * @returns    `into` itself or a new tensor
  */
 export function writeRows(into: tf.Tensor3D, rows: tf.Tensor3D, at: number): tf.Tensor3D {
   const [b, capacity, w] = into.shape;
-  expectShape('writeRows: rows', rows, [b, 'n', w], 'They must be as many and as wide as those they are written into.');
+  expectShape(
+    'writeRows: rows',
+    rows,
+    [b, 'n', w],
+    'Their batch and width must be those of the tensor they are written into.',
+  );
   if (!Number.isInteger(at) || at < 0 || at + rows.shape[1] > capacity) {
     throw new Error(`writeRows: ${rows.shape[1]} rows at ${at} must fit into ${capacity}. Make room first.`);
   }

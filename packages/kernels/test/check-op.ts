@@ -3,20 +3,20 @@ import { Random } from '@flamingo-ts/kernels';
 import { expectClose } from '@flamingo-ts/testing';
 import { expect } from 'vitest';
 
-/** A float32 input whose numbers float64 references can have as they are. */
+/** An input of float32 numbers, which float64 references use without rounding. */
 export interface Input {
   readonly shape: readonly number[];
   readonly values: Float32Array;
 }
 
-/** Normal numbers, equal for equal seeds. */
+/** Normal numbers, the same for the same seed. */
 export function normal(seed: number, shape: readonly number[], scale = 1): Input {
   const random = new Random(seed);
   const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
   return { shape, values: values.map(() => random.normal() * scale) };
 }
 
-/** Numbers by hand. */
+/** An input with these numbers. */
 export function given(values: readonly number[], shape: readonly number[] = [values.length]): Input {
   return { shape, values: Float32Array.from(values) };
 }
@@ -32,8 +32,8 @@ export interface OpTolerance {
 }
 
 /**
- * Compares an operation with its float64 reference, its gradients with central differences of that reference, and counts
- * tensors: a call leaves its result and nothing else.
+ * Compares an operation with its float64 reference, and its gradients with central differences of that reference. Also checks
+ * that a call creates no tensors besides its results.
  */
 export function checkOp(
   op: (...inputs: tf.Tensor[]) => tf.Tensor,
@@ -65,12 +65,12 @@ export function checkOp(
   tf.dispose([tensors, y, c, gradients]);
 }
 
-/** As a fraction of the largest number expected; of 0.1 where all are smaller: then they are differences of larger ones. */
+/** `rtol` is a fraction of the largest expected number, but at least of 0.1: smaller results are differences of larger numbers. */
 function expectNear(what: string, actual: tf.Tensor, expected: Float64Array, rtol: number): void {
   expect(() => expectClose(actual.dataSync(), expected, { rtol, atol: 0.1 * rtol }), what).not.toThrow();
 }
 
-/** Derivatives of f to the n-th input by central differences. */
+/** Derivatives of f with respect to the n-th input, by central differences. */
 function differences(inputs: Float64Array[], n: number, f: (...inputs: Float64Array[]) => number): Float64Array {
   const step = 1e-5;
   return inputs[n]!.map((_, i) => {

@@ -30,7 +30,7 @@ import {
 import { beforeAll, describe, expect, it } from 'vitest';
 import { normal, toTensor } from './check-op';
 
-/** Looked up in tfjs-backend-webgpu 4.22.0, which cannot run here; look a new name up there before adding it. */
+/** Copied from tfjs-backend-webgpu 4.22.0, which cannot run under Node; look up a new name there before adding it. */
 const WEBGPU = [
   ...['Add', 'AddN', 'AvgPool', 'BatchMatMul', 'Cast', 'Concat', 'Conv2D', 'Erf', 'Exp'],
   ...['ExpandDims', 'Fill', 'GatherV2', 'Identity', 'Log', 'Max', 'Mean', 'Multiply', 'NotEqual', 'OnesLike', 'Pack'],
@@ -172,7 +172,7 @@ describe('kernels that our operations call on tfjs', () => {
     expect(fusedOpNames().filter((name) => !called.has(name))).toEqual([]);
   });
 
-  it('stand in the table of the README, and nothing else does', () => {
+  it('are exactly those in the table of the README', () => {
     const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
     const listed = [...readme.matchAll(/^\| `(Flamingo\w+)`/gm)].map(([, name]) => name);
     expect(listed.sort()).toEqual(fusedOpNames().sort());
@@ -183,7 +183,7 @@ describe('kernels that our operations call on tfjs', () => {
     expect([...called].filter((name) => !registered.has(name))).toEqual([]);
   });
 
-  it('are registered by tfjs-node-gpu, whose addon need not be built for this test', () => {
+  it('are registered by tfjs-node-gpu (this test does not need its addon)', () => {
     const root = createRequire(import.meta.url).resolve('@tensorflow/tfjs-node-gpu/package.json');
     const files = new Set(readdirSync(join(root, '../dist/kernels')));
     const fused = new Set(fusedOpNames());
