@@ -1,7 +1,7 @@
 import { attention, mediaCrossAttention, MediaSegments, relativeScores } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { expectAsOnCpu, normal, useNative } from '../test/against-cpu';
+import { expectAsOnCpu, uniform, useNative } from '../test/against-cpu';
 import { relativeError } from '@flamingo-ts/testing';
 import type { NativeBackend } from './index';
 import { oneDnn } from './onednn/onednn';
@@ -14,7 +14,7 @@ beforeAll(async () => {
   backend = tf.backend() as NativeBackend;
 });
 
-// What a kernel reads without having written it shows: every buffer it may be given holds NaN.
+// Fills every buffer that a kernel may get with NaN, so that reads of uninitialised memory show.
 beforeEach(() => {
   for (let size = 64; size < 1 << 19; size *= 2) {
     const buffers = Array.from({ length: 8 }, () => backend.pool.allocate(size).fill(NaN));
@@ -25,7 +25,7 @@ beforeEach(() => {
 /** The result of an operation and the gradients to its inputs, for a random gradient of the result. */
 function withGradients(op: (...inputs: tf.Tensor[]) => tf.Tensor, inputs: readonly tf.Tensor[]): tf.Tensor[] {
   const y = op(...inputs);
-  return [y, ...tf.grads(op)([...inputs], normal(y.shape, 9))];
+  return [y, ...tf.grads(op)([...inputs], uniform(y.shape, 9))];
 }
 
 /** A second run compiles nothing and leaves nothing behind. */
@@ -42,7 +42,7 @@ function expectSteady(run: () => tf.Tensor[]): void {
 
 describe('relative scores', () => {
   const run = (b: number, t: number, s: number, h: number, d: number) =>
-    withGradients((q, r) => relativeScores(q!, r!, h), [normal([b, t, h * d], 1), normal([s, h * d], 2)]);
+    withGradients((q, r) => relativeScores(q!, r!, h), [uniform([b, t, h * d], 1), uniform([s, h * d], 2)]);
 
   it.each([
     [3, 40, 40, 4, 16],
@@ -53,12 +53,12 @@ describe('relative scores', () => {
     await expectAsOnCpu(() => run(...sizes), { relative: 2e-6 });
   });
 
-  it('nothing passes from a query to later keys, whatever it holds', () => {
+  it('a query never affects later keys, whatever it holds', () => {
     tf.tidy(() => {
       const [b, t, s, h] = [2, 5, 8, 2];
       const q = tf.fill([b, t, h * 3], Infinity);
-      const y = relativeScores(q, normal([s, h * 3]), h).dataSync();
-      const [dr] = tf.grads((r) => relativeScores(normal([b, t, h * 3]), r!, h))([normal([s, h * 3])], tf.fill([b, h, t, s], 1)); // prettier-ignore
+      const y = relativeScores(q, uniform([s, h * 3]), h).dataSync();
+      const [dr] = tf.grads((r) => relativeScores(uniform([b, t, h * 3]), r!, h))([uniform([s, h * 3])], tf.fill([b, h, t, s], 1)); // prettier-ignore
       expect(dr!.dataSync()).not.toContain(NaN);
       for (let row = 0; row < b * h * t; row++) {
         const later = y.slice(row * s + s - t + (row % t) + 1, (row + 1) * s);
@@ -72,7 +72,7 @@ describe('relative scores', () => {
     [0, 3, 3],
     [2, 0, 3],
     [2, 0, 0],
-  ])('takes nothing: batch %i, %i queries, %i keys', (b, t, s) => {
+  ])('accepts empty inputs: batch %i, %i queries, %i keys', (b, t, s) => {
     tf.tidy(() => {
       const [y, dq, dr] = run(b, t, s, 2, 4);
       expect([y!.shape, dq!.shape]).toEqual([[b, 2, t, s], [b, t, 8]]); // prettier-ignore
@@ -85,12 +85,12 @@ describe('relative scores', () => {
   });
 });
 
-describe('attention whose scores are too many to exist at once', () => {
+describe('attention with too many scores to hold at once', () => {
   const [b, h, d] = [2, 4, 8];
   const inputs = (t: number, s: number) => [
-    normal([b, t, h * d], 1),
-    normal([b, s, h * d], 2),
-    normal([b, s, h * d], 3),
+    uniform([b, t, h * d], 1),
+    uniform([b, s, h * d], 2),
+    uniform([b, s, h * d], 3),
   ];
   const padded = (s: number, left: number, right: number) => {
     const row = (i: number) => Array.from({ length: s }, (_, j) => (j < left * i || j >= s - right ? 0 : 1));
@@ -99,7 +99,7 @@ describe('attention whose scores are too many to exist at once', () => {
 
   it.each([
     ['causal', 500, 500, { causal: true }],
-    ['later queries of more keys', 300, 700, { causal: true }],
+    ['more keys than queries', 300, 700, { causal: true }],
     ['every key', 500, 400, {}],
   ])('%s: %i queries, %i keys, with gradients', async (_, t, s, options) => {
     await expectAsOnCpu(
@@ -128,18 +128,18 @@ describe('attention whose scores are too many to exist at once', () => {
     );
   });
 
-  it.each([1, 500])('bias of %i rows, and keys with room behind them', async (rows) => {
+  it.each([1, 500])('bias of %i rows, and keys with spare room', async (rows) => {
     await expectAsOnCpu(
       () => {
         const [q, k, v] = inputs(500, 640);
-        const bias = normal([1, h, rows, 520], 4) as tf.Tensor4D;
+        const bias = uniform([1, h, rows, 520], 4) as tf.Tensor4D;
         return [attention(q!, k!, v!, { numHeads: h, causal: true, bias, keyCount: 520 })];
       },
       { relative: 5e-6 },
     );
   });
 
-  it.runIf(multipliesBfloat16(oneDnn()))('in bfloat16 where the backend is told so, with gradients', () => {
+  it.runIf(multipliesBfloat16(oneDnn()))('in bfloat16 if that is the precision of the backend, with gradients', () => {
     tf.tidy(() => {
       const run = () =>
         withGradients((q, k, v) => attention(q!, k!, v!, { numHeads: h, causal: true }), inputs(500, 500));
@@ -161,7 +161,7 @@ describe('attention whose scores are too many to exist at once', () => {
     tf.tidy(() => {
       const y = tf.grads((...x: tf.Tensor[]) => {
         const out = attention(x[0]!, x[1]!, x[2]!, { numHeads: h, causal: true });
-        // Of all that is alive now, scores would be by far the largest: 600 x 600 for each head.
+        // Scores would be by far the largest live tensor: 600 x 600 for each head.
         expect(backend.pool.stats().live - before).toBeLessThan(4 * b * h * 600 * 600);
         return out;
       })([q!, k!, v!]);
@@ -179,14 +179,14 @@ describe('media cross-attention', () => {
     const images = [batch, media, latents, h * d];
     return withGradients(
       (q, k, v) => mediaCrossAttention(q!, k!, v!, segments, { numHeads: h }),
-      [normal([batch, text, h * d], 1), normal(images, 2), normal(images, 3)],
+      [uniform([batch, text, h * d], 1), uniform(images, 2), uniform(images, 3)],
     );
   };
   const cases: [string, number[], number, number][] = [
-    ['rows and images where they are', [1, 1, 2, 2, 1, 1, 2, 2], 2, 2],
+    ['rows and images already in order', [1, 1, 2, 2, 1, 1, 2, 2], 2, 2],
     ['text before the first image', [0, 0, 1, 1, 2, 2, 2, 0, 1, 2, 2, 2, 2, 2], 2, 2],
-    ['rows of an image apart from each other', [2, 1, 2, 1, 3, 3, 1, 2], 1, 3],
-    ['images that nobody sees', [0, 2, 2, 0, 4, 4, 2, 0], 2, 4],
+    ['scattered rows of an image', [2, 1, 2, 1, 3, 3, 1, 2], 1, 3],
+    ['images that no row sees', [0, 2, 2, 0, 4, 4, 2, 0], 2, 4],
     ['images of several tiles', [1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4], 1, 4],
     ['single rows', [2, 0, 1], 3, 2],
   ];
@@ -195,7 +195,7 @@ describe('media cross-attention', () => {
     await expectAsOnCpu(() => run(...numbers), { relative: 2e-6 });
   });
 
-  it('gives exact zeros where no image is seen', () => {
+  it('returns exact zeros for text that sees no image', () => {
     tf.tidy(() => {
       const [y, dq, dk, dv] = run([0, 2, 2, 0, 4, 4, 2, 0], 2, 4).map((x) => x.dataSync());
       for (const x of [y!, dq!]) {
@@ -210,7 +210,7 @@ describe('media cross-attention', () => {
     });
   });
 
-  it('takes text that sees nothing at all', () => {
+  it('accepts text that sees no image at all', () => {
     tf.tidy(() => {
       for (const x of run([0, 0, 5, 0], 2, 3)) expect(x.dataSync()).toEqual(new Float32Array(x.size));
       expect(run([0, 0], 2, 0).map((x) => x.size)).toEqual([2 * h * d, 2 * h * d, 0, 0]);

@@ -5,11 +5,11 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { nativeLibrary, registerNativeBackend, setNativeThreads, type NativeBackend } from './index';
 
 registerNativeBackend();
-const able = /bf16|fp16|amx/.test(nativeLibrary().cpuIsa);
+const hasBfloat16 = /bf16|fp16|amx/.test(nativeLibrary().cpuIsa);
 
 const normal = (shape: number[], seed: number) => tf.randomNormal(shape, 0, 1, 'float32', seed);
 
-/** `[out, in / groups, k, k]`, so that results are about as large as what came. */
+/** `[out, in / groups, k, k]`, scaled so that outputs are about as large as inputs. */
 const kernel = (shape: [number, number, number, number], seed: number) =>
   tf.tidy(() => tf.mul(normal(shape, seed), (shape[1] * shape[2] * shape[3]) ** -0.5));
 
@@ -22,7 +22,7 @@ describe('frozen convolutions', () => {
     ['3x3', [32, 16, 3, 3], 1, 1],
     ['3x3 in groups, stride 2', [32, 16, 3, 3], 2, 2],
     ['1x1', [64, 32, 1, 1], 1, 1],
-    // What fast code is not trusted with: the kernel lies plainly then.
+    // Fast code is not trusted with these, so the kernel stays row-major.
     ['1x1 that skips pixels, ragged', [6, 3, 1, 1], 1, 2],
     ['patches', [24, 3, 4, 4], 1, 4],
     ['one channel a group', [5, 1, 3, 3], 5, 1],
@@ -32,30 +32,30 @@ describe('frozen convolutions', () => {
       const bias = normal([shape[0]], 2) as tf.Tensor1D;
       const o = { stride, groups, padding: 'same', activation: 'scaled-gelu-tanh' } as const;
       const [exact, rounded] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
-      // The layout follows the images, so their size changes here, and comes back.
+      // The layout depends on the image size, so change the size and then return to the first.
       for (const side of [12, 5, 12]) {
         const x = normal([2, side, side, shape[1] * groups], 3);
         const y = conv2d(x, { weight, bias }, o);
         expectClose(conv2d(x, { weight: exact, bias }, o), y, { rtol: 1e-6, atol: 1e-6 });
         const error = relativeError(conv2d(x, { weight: rounded, bias }, o), y);
         expect(error).toBeLessThan(6e-3);
-        if (able && shape[0] > 20) expect(error).toBeGreaterThan(1e-4);
+        if (hasBfloat16 && shape[0] > 20) expect(error).toBeGreaterThan(1e-4);
       }
       expectClose(exact.dense(), weight, { atol: 0 });
-      expect(relativeError(rounded.dense(), weight)).toBeLessThan(able ? 4e-3 : 1e-12);
+      expect(relativeError(rounded.dense(), weight)).toBeLessThan(hasBfloat16 ? 4e-3 : 1e-12);
       exact.dispose();
       rounded.dispose();
     });
   });
 
-  it('hold bfloat16 in half the memory, where the processor multiplies it, and give everything back', () => {
+  it('hold bfloat16 in half the memory, if the processor multiplies it, and free everything on dispose', () => {
     const weight = kernel([128, 64, 3, 3], 1);
     const before = pool().live;
     const [exact, rounded] = [new FrozenFilter(weight), new FrozenFilter(weight, 'bfloat16')];
     const x = normal([1, 8, 8, 64], 2);
     for (const filter of [exact, rounded]) {
       conv2d(x, { weight: filter }, { stride: 1, padding: 'same' }).dispose();
-      expect(filter.bytes).toBe((weight.size * 4) / (filter === rounded && able ? 2 : 1));
+      expect(filter.bytes).toBe((weight.size * 4) / (filter === rounded && hasBfloat16 ? 2 : 1));
       filter.dispose();
     }
     x.dispose();
@@ -64,7 +64,7 @@ describe('frozen convolutions', () => {
   });
 
   it.each(['scaled-gelu', 'scaled-relu', undefined] as (Activation | undefined)[])(
-    'in a row, with %s',
+    'in sequence, with %s',
     (activation) => {
       tf.tidy(() => {
         const layers = (freeze: (weight: tf.Tensor) => tf.Tensor | FrozenFilter): Conv2dLayer[] => [
@@ -94,7 +94,7 @@ describe('frozen convolutions', () => {
     },
   );
 
-  it('go on after the number of threads has changed', () => {
+  it('keep working after the number of threads changes', () => {
     tf.tidy(() => {
       const weight = kernel([32, 16, 3, 3], 1);
       const filter = new FrozenFilter(weight);

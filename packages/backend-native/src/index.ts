@@ -45,7 +45,7 @@ const KERNELS = {
   ...weightKernels,
 };
 
-/** tfjs' default backend is the one of highest priority: this is above its CPU and WASM backends, below TensorFlow's. */
+/** tfjs chooses the backend with the highest priority by default. This is above its CPU and WASM backends, below TensorFlow's. */
 const PRIORITY = 3;
 
 /**
@@ -88,7 +88,7 @@ export function setNativeThreads(threads: number): void {
 export function setNativePrecision(precision: 'float32' | 'bfloat16'): void {
   if (precision === 'bfloat16' && !multipliesBfloat16(oneDnn())) {
     throw new Error(
-      `setNativePrecision: bfloat16 needs a processor that multiplies it, and oneDNN sees ${oneDnn().cpuIsa()} here. Use float32.`,
+      `setNativePrecision: bfloat16 requires a processor with bfloat16 instructions, but oneDNN uses ${oneDnn().cpuIsa()}. Use float32.`,
     );
   }
   (tf.findBackend('native') as NativeBackend).precision = precision;

@@ -1,13 +1,13 @@
 import { globalNorm } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { expectAsOnCpu, normal, numbers, relativeError, useNative } from '../test/against-cpu';
+import { expectAsOnCpu, numbers, relativeError, uniform, useNative } from '../test/against-cpu';
 
 const tolerance = { relative: 2e-6 };
 
 beforeAll(useNative);
 
-/** Sizes on both sides of where a loop hands over to oneDNN. */
+/** Sizes below and above the limit at which oneDNN replaces a loop. */
 const SMALL = [3, 5];
 const LARGE = [37, 311];
 
@@ -29,10 +29,10 @@ describe('elementwise', () => {
   };
   for (const [name, op] of Object.entries(unary)) {
     it.each([SMALL, LARGE])(`${name} of [%i, %i]`, async (...shape) => {
-      await expectAsOnCpu(() => op(normal(shape)), tolerance);
+      await expectAsOnCpu(() => op(uniform(shape)), tolerance);
     });
 
-    it(`${name} hands on NaN and infinity`, () => {
+    it(`${name} propagates NaN and infinity`, () => {
       const values = numbers(LARGE);
       values.set([NaN, 1, NaN, Infinity]);
       tf.tidy(() => {
@@ -53,7 +53,7 @@ describe('elementwise', () => {
     });
   }
 
-  /** So many copies of the values that oneDNN computes them. */
+  /** Enough copies of the values for oneDNN to compute them. */
   const many = (values: number[]) => tf.tile(tf.tensor1d(values), [1500]);
 
   it.each([
@@ -61,7 +61,7 @@ describe('elementwise', () => {
     ['relu', tf.relu, [0, 0]],
     ['abs', tf.abs, [0, 0]],
     ['square', tf.square, [0, 0]],
-  ] as const)('%s gives 0 its sign', (_, op, expected) => {
+  ] as const)('%s returns 0 with the right sign', (_, op, expected) => {
     tf.tidy(() => {
       const y = op(many([0, -0, 1, -1])).dataSync();
       expect([y[0], y[1]]).toEqual(expected);
@@ -128,12 +128,12 @@ describe('elementwise', () => {
   ];
   for (const [name, op] of Object.entries(binary)) {
     it.each(pairs)(`${name} of %j and %j`, async (a, b) => {
-      // Away from 0, where a quotient would blow up rounding.
-      await expectAsOnCpu(() => op(normal(a, 1), tf.add(normal(b, 2), 1.5)), tolerance);
+      // Away from 0, where a quotient would amplify rounding errors.
+      await expectAsOnCpu(() => op(uniform(a, 1), tf.add(uniform(b, 2), 1.5)), tolerance);
     });
   }
 
-  it('maximum and minimum hand on NaN from either side', () => {
+  it('maximum and minimum propagate NaN from either side', () => {
     tf.tidy(() => {
       const [a, b] = [tf.tensor1d([NaN, 1, NaN, 2]), tf.tensor1d([1, NaN, NaN, 3])];
       expect(Array.from(tf.maximum(a, b).dataSync())).toEqual([NaN, NaN, NaN, 3]);
@@ -144,19 +144,19 @@ describe('elementwise', () => {
   it('leaves other types to the CPU kernels', async () => {
     const ints = () => tf.tensor1d([3, -5, 7], 'int32');
     await expectAsOnCpu(() => [tf.add(ints(), ints()), tf.abs(ints()), tf.square(ints()), tf.sum(ints())], tolerance);
-    await expectAsOnCpu(() => [tf.add(ints(), normal([3])), tf.mul(ints(), tf.scalar(2, 'int32'))], tolerance);
+    await expectAsOnCpu(() => [tf.add(ints(), uniform([3])), tf.mul(ints(), tf.scalar(2, 'int32'))], tolerance);
     await expectAsOnCpu(() => tf.add(tf.complex([1, 2], [3, 4]), tf.complex([5, 6], [7, 8])), tolerance);
   });
 
-  it('takes empty tensors', async () => {
+  it('accepts empty tensors', async () => {
     const none = () => tf.zeros([0, 4]);
     await expectAsOnCpu(() => [tf.relu(none()), tf.add(none(), 1), tf.sum(none(), 0), tf.transpose(none())], tolerance);
     await expectAsOnCpu(() => [tf.matMul(tf.zeros([0, 3]), tf.zeros([3, 2])), tf.concat([none(), none()])], tolerance);
   });
 
   it('addN', async () => {
-    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => normal(LARGE, seed))), tolerance);
-    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => normal(SMALL, seed))), tolerance);
+    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => uniform(LARGE, seed))), tolerance);
+    await expectAsOnCpu(() => tf.addN([1, 2, 3].map((seed) => uniform(SMALL, seed))), tolerance);
   });
 });
 
@@ -172,16 +172,16 @@ describe('matMul', () => {
     [[1, 33, 65], [4, 65, 17], false, false],
     [[1, 1], [1, 1], false, false],
   ])('%j by %j, transposed %s, %s', async (a, b, transposeA, transposeB) => {
-    await expectAsOnCpu(() => tf.matMul(normal(a, 1), normal(b, 2), transposeA, transposeB), tolerance);
+    await expectAsOnCpu(() => tf.matMul(uniform(a, 1), uniform(b, 2), transposeA, transposeB), tolerance);
   });
 
   it('batches broadcast along any axis', () => {
-    // Against batches written out: tfjs' CPU kernel pairs such batches wrongly.
+    // Compare with tiled batches: tfjs' CPU kernel pairs broadcast batches wrongly.
     tf.tidy(() => {
-      const [a, b] = [normal([2, 3, 9, 8], 1), normal([2, 1, 8, 7], 2)];
+      const [a, b] = [uniform([2, 3, 9, 8], 1), uniform([2, 1, 8, 7], 2)];
       const wanted = tf.matMul(a, tf.tile(b, [1, 3, 1, 1])).dataSync();
       expect(relativeError(tf.matMul(a, b).dataSync(), wanted)).toBeLessThan(2e-6);
-      const [c, d] = [normal([2, 1, 9, 8], 1), normal([3, 7, 8], 2)];
+      const [c, d] = [uniform([2, 1, 9, 8], 1), uniform([3, 7, 8], 2)];
       const tiled = tf.matMul(
         tf.tile(c, [1, 3, 1, 1]),
         tf.tile(tf.reshape(d, [1, 3, 7, 8]), [2, 1, 1, 1]),
@@ -196,9 +196,9 @@ describe('matMul', () => {
     for (const activation of ['linear', 'relu', 'sigmoid', 'elu', 'relu6'] as const) {
       const fused = () =>
         tf.fused.matMul({
-          a: normal([33, 65], 1) as tf.Tensor2D,
-          b: normal([65, 17], 2) as tf.Tensor2D,
-          bias: normal([17], 3),
+          a: uniform([33, 65], 1) as tf.Tensor2D,
+          b: uniform([65, 17], 2) as tf.Tensor2D,
+          bias: uniform([17], 3),
           activation,
         });
       await expectAsOnCpu(fused, tolerance);
@@ -221,11 +221,11 @@ describe('convolution', () => {
     const attrs = { strides: [strides, strides], pad, dataFormat: 'NHWC', dilations: [dilation, dilation] };
     const run = (name: string, inputs: Record<string, tf.Tensor>, more: object = {}) =>
       tf.engine().runKernel(name, inputs, { ...attrs, ...more } as never) as tf.Tensor;
-    const [image, weights] = [normal(x, 1), normal(filter, 2)];
+    const [image, weights] = [uniform(x, 1), uniform(filter, 2)];
     const y = run(kernels[0]!, { x: image, filter: weights });
     // tfjs' CPU kernels have no gradient with dilation.
     if (dilation > 1) return [y];
-    const dy = normal(y.shape, 3);
+    const dy = uniform(y.shape, 3);
     const dx = run(kernels[1]!, { dy, filter: weights }, { inputShape: x });
     return [y, dx, run(kernels[2]!, { x: image, dy }, { filterShape: filter })];
   };
@@ -236,7 +236,7 @@ describe('convolution', () => {
     [[1, 9, 8, 4], [3, 2, 4, 5], 1, 'valid', false, 2],
     [[2, 10, 11, 8], [5, 5, 8, 7], 3, 'valid'],
     [[2, 6, 6, 10], [3, 3, 10, 10], 2, 1],
-    // A 1x1 kernel that skips pixels, with channels that fill no block: oneDNN 2.6.3's fast code damages memory here.
+    // A 1x1 kernel that skips pixels, with channels that do not fill a block: oneDNN 2.6.3's fast code damages memory here.
     [[2, 8, 8, 4], [1, 1, 4, 8], 2, 'same'],
     [[2, 8, 8, 3], [1, 1, 3, 20], 2, 'valid'],
     [[2, 8, 8, 16], [1, 1, 16, 16], 2, 'same'],
@@ -250,7 +250,7 @@ describe('convolution', () => {
     },
   );
 
-  it('is the same on every run where the library is not', () => {
+  it("is the same on every run, unlike oneDNN's fast code", () => {
     tf.tidy(() => {
       const gradients = () => conv([2, 8, 8, 4], [1, 1, 4, 8], 2, 'same')[2]!.dataSync();
       const first = gradients();
@@ -259,8 +259,8 @@ describe('convolution', () => {
   });
 
   it('with numeric padding and a kernel that is not square, whose width tfjs computes from its height', async () => {
-    const image = () => normal([1, 9, 5, 3]) as tf.Tensor4D;
-    const filter = (h: number, w: number) => normal([h, w, 3, 4], 2) as tf.Tensor4D;
+    const image = () => uniform([1, 9, 5, 3]) as tf.Tensor4D;
+    const filter = (h: number, w: number) => uniform([h, w, 3, 4], 2) as tf.Tensor4D;
     await expectAsOnCpu(
       () => [
         tf.conv2d(image(), filter(3, 1), 1, 1),
@@ -270,7 +270,7 @@ describe('convolution', () => {
         tf.conv2d(image(), filter(3, 1), 1, 2, 'NHWC', 3),
         tf.grad((x) => tf.conv2d(x as tf.Tensor4D, filter(3, 1), 1, 1))(image()),
         tf.fused.conv2d({ x: image(), filter: filter(3, 1), strides: 1, pad: 1, activation: 'relu' }),
-        tf.depthwiseConv2d(image(), normal([3, 1, 3, 2], 2) as tf.Tensor4D, 2, 1),
+        tf.depthwiseConv2d(image(), uniform([3, 1, 3, 2], 2) as tf.Tensor4D, 2, 1),
       ],
       tolerance,
     );
@@ -301,31 +301,31 @@ describe('convolution', () => {
     await expectAsOnCpu(
       () =>
         tf.fused.conv2d({
-          x: normal([2, 9, 8, 4]) as tf.Tensor4D,
-          filter: normal([3, 3, 4, 6]) as tf.Tensor4D,
+          x: uniform([2, 9, 8, 4]) as tf.Tensor4D,
+          filter: uniform([3, 3, 4, 6]) as tf.Tensor4D,
           strides: 1,
           pad: 'same',
-          bias: normal([6]),
+          bias: uniform([6]),
           activation: 'relu',
         }),
       tolerance,
     );
   });
 
-  it('transposed, with sizes that are no convolution’s', async () => {
+  it('transposed, with sizes that no convolution has', async () => {
     const [x, w] = [
       [1, 8, 8, 8],
       [8, 8, 8, 8],
     ] as const;
     await expectAsOnCpu(
-      () => tf.conv2dTranspose(normal(x) as tf.Tensor4D, normal(w) as tf.Tensor4D, [1, 4, 4, 8], 1, 'same'),
+      () => tf.conv2dTranspose(uniform(x) as tf.Tensor4D, uniform(w) as tf.Tensor4D, [1, 4, 4, 8], 1, 'same'),
       tolerance,
     );
   });
 
   it.each([2, 3] as const)('average pooling, windows of %i', async (size) => {
     for (const pad of ['same', 'valid'] as const) {
-      await expectAsOnCpu(() => tf.avgPool(normal([2, 9, 7, 5]) as tf.Tensor4D, size, 2, pad), tolerance);
+      await expectAsOnCpu(() => tf.avgPool(uniform([2, 9, 7, 5]) as tf.Tensor4D, size, 2, pad), tolerance);
     }
   });
 });
@@ -353,7 +353,7 @@ describe('reductions', () => {
     [[200_003], undefined],
     [[3, 4], [0]],
   ])('sum and mean of %j over %j', async (shape, axes) => {
-    const x = () => tf.add(normal(shape), 1);
+    const x = () => tf.add(uniform(shape), 1);
     await expectAsOnCpu(() => [tf.sum(x(), axes), tf.mean(x(), axes), tf.sum(x(), axes, true)], tolerance);
   });
 
@@ -369,7 +369,7 @@ describe('reductions', () => {
     },
   );
 
-  it('global norm of large numbers is theirs, and of NaN NaN', () => {
+  it('global norm does not overflow for large numbers, and is NaN for NaN', () => {
     tf.tidy(() => {
       const norm = (value: number) => globalNorm([tf.fill([10_000], value)]).dataSync()[0]!;
       expect(Math.abs(norm(1e25) / 1e27 - 1)).toBeLessThan(2e-7);
@@ -378,12 +378,12 @@ describe('reductions', () => {
   });
 
   it.each([SMALL, [40, 700], [700, 3]])('softmax and logSoftmax of [%i, %i]', async (...shape) => {
-    const x = () => tf.mul(normal(shape), 20);
+    const x = () => tf.mul(uniform(shape), 20);
     await expectAsOnCpu(() => [tf.softmax(x()), tf.logSoftmax(x())], tolerance);
   });
 
   it.each([3, 300, 2000])(
-    'softmax of rows of %i is NaN where a NaN or an infinite maximum is, as on the CPU',
+    'softmax of rows of %i is NaN for rows with a NaN or an infinite maximum, as on the CPU',
     (width) => {
       tf.tidy(() => {
         const rows = 40;
@@ -437,22 +437,22 @@ describe('moving data', () => {
       [5, 3, 1, 0, 2, 4],
     ],
   ])('transpose of %j to %j', async (shape, perm) => {
-    await expectAsOnCpu(() => tf.transpose(normal(shape), perm), { relative: 0 });
+    await expectAsOnCpu(() => tf.transpose(uniform(shape), perm), { relative: 0 });
   });
 
   it('slice, concat, pad, tile, gather, where, cast', async () => {
-    const x = () => normal([20, 30, 5]);
+    const x = () => uniform([20, 30, 5]);
     await expectAsOnCpu(
       () => [
         tf.slice(x(), [3, 0, 0], [10, 30, 5]),
         tf.slice(x(), [3, 4, 1], [10, 20, 3]),
         tf.slice(x(), [0, 4, 1], [2, 2, 2]),
         tf.concat([x(), x()], 0),
-        tf.concat([x(), tf.zeros([20, 0, 5]), normal([20, 7, 5])], 1),
-        tf.concat([x(), normal([20, 30, 1])], 2),
+        tf.concat([x(), tf.zeros([20, 0, 5]), uniform([20, 7, 5])], 1),
+        tf.concat([x(), uniform([20, 30, 1])], 2),
         tf.pad(x(), [[1, 2], [0, 0], [3, 0]], 7), // prettier-ignore
         tf.tile(x(), [1, 2, 3]),
-        tf.tile(normal([20, 1, 5]), [2, 4, 1]),
+        tf.tile(uniform([20, 1, 5]), [2, 4, 1]),
         tf.gather(x(), tf.tensor1d([3, 3, 0, 19], 'int32')),
         tf.gather(x(), tf.tensor2d([[3, 3], [0, 19]], [2, 2], 'int32')), // prettier-ignore
         tf.gather(x(), tf.tensor1d([4, 0], 'int32'), 1),
@@ -469,7 +469,7 @@ describe('moving data', () => {
 
   it('names an index that is out of range', () => {
     tf.tidy(() => {
-      expect(() => tf.gather(normal([3, 2]), tf.tensor1d([3], 'int32'))).toThrow(/index value 3 is not in \[0, 2\]/);
+      expect(() => tf.gather(uniform([3, 2]), tf.tensor1d([3], 'int32'))).toThrow(/index value 3 is not in \[0, 2\]/);
     });
   });
 });

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-layers';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { normal, numbers, relativeError, useNative } from '../test/against-cpu';
+import { numbers, relativeError, uniform, useNative } from '../test/against-cpu';
 import { nativeLibrary, NativeBackend, registerNativeBackend, setNativeThreads } from './index';
 import { PrimitiveCache } from './shared/primitive-cache';
 
@@ -13,7 +13,7 @@ beforeAll(async () => {
 });
 
 describe('the library', () => {
-  it('says what runs', () => {
+  it('describes itself', () => {
     const library = nativeLibrary();
     expect(library.version).toMatch(/^[23]\.\d+\.\d+$/);
     expect(library.path).toContain('dnnl');
@@ -32,9 +32,9 @@ describe('the library', () => {
     });
     afterAll(() => setNativeThreads(before));
 
-    it('can be set, and results stay', () => {
+    it('can be set without changing results', () => {
       tf.tidy(() => {
-        const product = () => tf.softmax(tf.matMul(normal([200, 300]), normal([300, 100], 2))).dataSync();
+        const product = () => tf.softmax(tf.matMul(uniform([200, 300]), uniform([300, 100], 2))).dataSync();
         const wanted = product();
         setNativeThreads(1);
         expect(nativeLibrary().threads).toBe(1);
@@ -49,8 +49,8 @@ describe('the library', () => {
 });
 
 describe('memory', () => {
-  it('an array that was read stays as it is', () => {
-    const x = normal([100, 100]);
+  it('an array that was read does not change', () => {
+    const x = uniform([100, 100]);
     const y = tf.relu(x);
     const seen = y.dataSync();
     const copy = seen.slice();
@@ -60,7 +60,7 @@ describe('memory', () => {
     x.dispose();
   });
 
-  it('an array that was given is neither changed nor used again', () => {
+  it('an array that a tensor was created from is neither changed nor reused', () => {
     const mine = numbers([100, 100]);
     const copy = mine.slice();
     const x = tf.tensor2d(mine, [100, 100]);
@@ -72,7 +72,7 @@ describe('memory', () => {
 
   it('tensors that share data outlive each other', () => {
     tf.tidy(() => {
-      const x = tf.relu(normal([100, 100]));
+      const x = tf.relu(uniform([100, 100]));
       const wanted = x.dataSync();
       const views = [tf.reshape(x, [10_000]), tf.clone(x), tf.variable(x)];
       x.dispose();
@@ -82,9 +82,9 @@ describe('memory', () => {
     });
   });
 
-  it('a kernel of the CPU backend that hands on part of an array takes it out of the pool', () => {
+  it('part of a pooled array that a CPU kernel returns is copied', () => {
     tf.tidy(() => {
-      const x = tf.relu(normal([100, 100]));
+      const x = tf.relu(uniform([100, 100]));
       const wanted = x.dataSync().slice(1000, 2000);
       const [, part] = tf.unstack(tf.reshape(x, [10, 1000]));
       x.dispose();
@@ -94,7 +94,7 @@ describe('memory', () => {
   });
 
   it('a thousand steps leave nothing behind', () => {
-    const [x, w] = [normal([64, 128]), normal([128, 64], 2)];
+    const [x, w] = [uniform([64, 128]), uniform([128, 64], 2)];
     const step = () => tf.tidy(() => tf.mean(tf.softmax(tf.relu(tf.matMul(x, w)))).dataSync());
     step();
     const [tensors, ids, { live, held }] = [tf.memory().numTensors, backend.numDataIds(), backend.pool.stats()];
@@ -107,7 +107,7 @@ describe('memory', () => {
 });
 
 describe('PrimitiveCache', () => {
-  it('lets go of what was not used for longest', () => {
+  it('drops the least recently used entry', () => {
     const gone: string[] = [];
     const cache = new PrimitiveCache(2);
     const use = (name: string) => cache.get(name, () => ({ destroy: () => gone.push(name) }));
@@ -124,10 +124,10 @@ describe('PrimitiveCache', () => {
 
 describe('training', () => {
   it('a small convolutional network learns', () => {
-    const x = normal([32, 8, 8, 3]) as tf.Tensor4D;
+    const x = uniform([32, 8, 8, 3]) as tf.Tensor4D;
     const target = tf.tidy(() => tf.mean(x, [1, 2]));
-    const kernel = tf.variable(tf.mul(normal([3, 3, 3, 8], 2), 0.3)) as tf.Variable<tf.Rank.R4>;
-    const head = tf.variable(tf.mul(normal([8, 3], 3), 0.3)) as tf.Variable<tf.Rank.R2>;
+    const kernel = tf.variable(tf.mul(uniform([3, 3, 3, 8], 2), 0.3)) as tf.Variable<tf.Rank.R4>;
+    const head = tf.variable(tf.mul(uniform([8, 3], 3), 0.3)) as tf.Variable<tf.Rank.R2>;
     const optimizer = tf.train.adam(0.02);
     const loss = () => {
       const features = tf.relu(tf.conv2d(x, kernel, 2, 'same'));
@@ -147,16 +147,16 @@ describe('frozen matrices', () => {
   const [out, inputs, m] = [300, 1500, 7];
   const weight = numbers([out, inputs]);
 
-  it.each(['float32', 'bfloat16'] as const)('%s, both ways', (precision) => {
+  it.each(['float32', 'bfloat16'] as const)('%s, plain and transposed', (precision) => {
     const packed = backend.packMatrix(weight, [out, inputs], precision);
     const least = out * inputs * (precision === 'float32' ? 4 : 2);
     expect(packed.bytes / least).toBeGreaterThanOrEqual(1);
     expect(packed.bytes / least).toBeLessThan(1.1);
     tf.tidy(() => {
-      // Compared with a product of what is held, rounded as it is.
+      // Compare with a product of the held values, which are already rounded.
       const held = tf.tensor2d(packed.unpack(), [out, inputs]);
       expect(relativeError(held.dataSync(), weight)).toBeLessThan(precision === 'float32' ? 1e-9 : 3e-3);
-      const [x, dy] = [normal([m, inputs], 2), normal([m, out], 3)];
+      const [x, dy] = [uniform([m, inputs], 2), uniform([m, out], 3)];
       const tensorOf = (info: tf.TensorInfo) => tf.engine().makeTensorFromTensorInfo(info);
       const [y, dx] = [tensorOf(packed.multiply(x, false)), tensorOf(packed.multiply(dy, true))];
       expect([y.shape, dx.shape]).toEqual([[m, out], [m, inputs]]); // prettier-ignore

@@ -5,7 +5,7 @@ import { packMatrix } from './frozen/packed-matrix';
 import { OneDnnBackend } from './onednn/onednn-backend';
 import { mapFile } from './shared/map-file';
 
-/** tfjs backend `native`: oneDNN for what takes time, tfjs' CPU kernels for the rest. */
+/** tfjs backend `native`: oneDNN for expensive operations, tfjs' CPU kernels for the rest. */
 export class NativeBackend extends OneDnnBackend {
   constructor() {
     super('native');
@@ -26,6 +26,6 @@ export class NativeBackend extends OneDnnBackend {
     return new PackedFilter(this, weight, precision);
   }
 
-  /** Maps bytes of a file into memory, where the system can; readers of checkpoints look for this method. */
+  /** Maps bytes of a file into memory, if the system supports it; checkpoint readers look for this method. */
   readonly mapFile = mapFile;
 }

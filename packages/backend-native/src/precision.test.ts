@@ -11,14 +11,16 @@ function relativeError(a: tf.Tensor, b: tf.Tensor): number {
 }
 
 registerNativeBackend();
-const able = /bf16|fp16|amx|vnni_2/.test(nativeLibrary().cpuIsa);
+const hasBfloat16 = /bf16|fp16|amx|vnni_2/.test(nativeLibrary().cpuIsa);
 
-it.skipIf(able)('bfloat16 is refused where the processor cannot multiply it', async () => {
+it.skipIf(hasBfloat16)('rejects bfloat16 if the processor cannot multiply it', async () => {
   await tf.setBackend('native');
-  expect(() => setNativePrecision('bfloat16')).toThrow(/needs a processor that multiplies it, and oneDNN sees avx/);
+  expect(() => setNativePrecision('bfloat16')).toThrow(
+    /requires a processor with bfloat16 instructions, but oneDNN uses avx/,
+  );
 });
 
-describe.skipIf(!able)('products in bfloat16', () => {
+describe.skipIf(!hasBfloat16)('products in bfloat16', () => {
   beforeAll(() => tf.setBackend('native'));
   afterEach(() => setNativePrecision('float32'));
 
@@ -51,7 +53,7 @@ describe.skipIf(!able)('products in bfloat16', () => {
     return exact.map((x, i) => [rounded[i]!, x]);
   }
 
-  it.each(['gelu', 'gelu-tanh', 'squared-relu', 'quick-gelu'] as const)('a feed-forward part with %s', (kind) => {
+  it.each(['gelu', 'gelu-tanh', 'squared-relu', 'quick-gelu'] as const)('a feed-forward layer with %s', (kind) => {
     tf.tidy(() => {
       const inputs = [normal([2, 128, 128], 1), normal([512, 128], 2), normal([512], 3), normal([128, 512], 4)];
       const frozen = new FrozenMatrix(normal([512, 128], 5).dataSync() as Float32Array, [512, 128], 'bfloat16');
@@ -87,7 +89,7 @@ describe.skipIf(!able)('products in bfloat16', () => {
     });
   });
 
-  it('holds inner results in bfloat16 and gives them as float32 to whoever asks', () => {
+  it('holds inner results in bfloat16 and returns them as float32 to other readers', () => {
     tf.tidy(() => {
       const backend = tf.backend() as NativeBackend;
       const [x, weight] = [normal([128, 128], 1), normal([256, 128], 2) as tf.Tensor2D];
@@ -95,13 +97,13 @@ describe.skipIf(!able)('products in bfloat16', () => {
       const [inner, plain] = [innerLinear(x, { weight }), linear(x, { weight })];
       expect([backend.isBfloat16(inner), backend.isBfloat16(plain)]).toEqual([true, false]);
       expect(relativeError(inner, plain)).toBeLessThan(3e-3);
-      // The same numbers, wherever they are read.
+      // Every reader gets the same numbers.
       expect(tf.add(inner, 0).dataSync()).toEqual(inner.dataSync());
       expect(tf.concat([inner, plain]).dataSync().subarray(0, inner.size)).toEqual(inner.dataSync());
     });
   });
 
-  it('converts a tensor once, and anew when it was written', () => {
+  it('converts a tensor once, and again after it is written', () => {
     const backend = tf.backend() as NativeBackend;
     setNativePrecision('bfloat16');
     tf.tidy(() => {
@@ -122,20 +124,20 @@ describe.skipIf(!able)('products in bfloat16', () => {
     });
   });
 
-  it('keeps conversions within bounds, and none of tensors that are gone', () => {
+  it('limits the memory of conversions, and keeps none of disposed tensors', () => {
     const backend = tf.backend() as NativeBackend;
     setNativePrecision('bfloat16');
     const before = backend.pool.stats().live;
     const tensors = Array.from({ length: 12 }, (_, i) => tf.fill([1024, 2048], i));
     const own = backend.pool.stats().live;
     for (const x of tensors) backend.bfloat16Address(x);
-    // Twelve of 4 MiB were asked for.
+    // Twelve conversions of 4 MiB were requested.
     expect(backend.pool.stats().live - own).toBeLessThanOrEqual(1 << 24);
     tf.dispose(tensors);
     expect(backend.pool.stats().live).toBe(before);
   });
 
-  it('leaves small products as they are', () => {
+  it('computes small products in float32', () => {
     tf.tidy(() => {
       const [x, y] = [normal([8, 192], 1), normal([192, 320], 2)];
       const exact = tf.matMul(x, y);

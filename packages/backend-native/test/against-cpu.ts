@@ -13,8 +13,8 @@ export function numbers(shape: readonly number[], seed = 1): Float32Array {
   return values;
 }
 
-/** A float32 tensor of such numbers. */
-export function normal(shape: readonly number[], seed = 1): tf.Tensor {
+/** A float32 tensor of numbers in [-1, 1), the same on every run. */
+export function uniform(shape: readonly number[], seed = 1): tf.Tensor {
   return tf.tensor(numbers(shape, seed), [...shape]);
 }
 
@@ -28,7 +28,7 @@ export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): numbe
   return size ? Math.sqrt(difference / size) : Math.sqrt(difference);
 }
 
-/** Chooses the native backend, and fails with the library's own words, which say how to bring it, if it is not there. */
+/** Chooses the native backend. Without oneDNN it throws the loader's error, which says how to install it. */
 export async function useNative(): Promise<void> {
   registerNativeBackend();
   await tf.setBackend('native');

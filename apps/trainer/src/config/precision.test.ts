@@ -15,7 +15,7 @@ it('supports float32 on every backend, and bfloat16 only on native', async () =>
 it.runIf(isa !== undefined && !multiplies)('rejects bfloat16 on a processor that cannot multiply it', async () => {
   await usePrecision('float32', 'native');
   await expect(usePrecision('bfloat16', 'native')).rejects.toThrow(
-    /precision bfloat16 is not available on this machine\. .*needs a processor that multiplies it.* Use float32/,
+    /precision bfloat16 is not available on this machine\. .*requires a processor with bfloat16 instructions.* Use float32/,
   );
 });
 

@@ -8,10 +8,10 @@ import { fromPool, throwDisposed, typeOf, type Given, type Held, type NativePack
 /** Rows of the smallest product that oneDNN computes as a matrix product and not row by row: fewer are padded to it. */
 export const SMALL_PRODUCT = 4;
 
-/** What is done to a product with a packed matrix before it is stored. */
+/** Operations on a product with a packed matrix before it is stored. */
 type MatrixOptions = Omit<ProductOptions, 'scale'>;
 
-/** From this many rows on, products with a row-major weight are as fast as with one in blocks. */
+/** From this many rows on, a product with a row-major weight is as fast as with one in blocks. */
 const MANY_ROWS = 128;
 
 /**
@@ -37,7 +37,7 @@ export class BlockedMatrix implements NativePackedMatrix {
     }
     const { pool } = backend;
     this.layout = blocks;
-    this.memory = this.room(blocks);
+    this.memory = this.allocate(blocks);
     if (!given.length) return;
     const operand: Operand = [pool.address(given), { ...this.plain, type: typeOf(given) }];
     const rounded = typeOf(given) === F32 && blocks.type === BF16 ? toBfloat16(backend, operand) : undefined;
@@ -61,10 +61,10 @@ export class BlockedMatrix implements NativePackedMatrix {
     const y = isBf16 ? backend.bfloat16Output([m, n]) : backend.output([m, n]);
     const [x, z] = [factor(backend, rows, { dims: [m, k] }), factor(backend, y, { dims: [m, n] })];
     if (transpose) {
-      this.lay(this.plain);
+      this.changeLayout(this.plain);
       product(backend, x, [pool.address(this.held().data), { dims: [k, n], type: this.blocks.type }], z, options);
     } else {
-      if (m < MANY_ROWS) this.lay(this.blocks);
+      if (m < MANY_ROWS) this.changeLayout(this.blocks);
       if (m < SMALL_PRODUCT) this.multiplyFew(rows, y, options);
       else product(backend, x, [pool.address(this.held().data), this.layout], z, options);
     }
@@ -126,18 +126,18 @@ export class BlockedMatrix implements NativePackedMatrix {
     return { dims: [inputs, out], strides: [1, inputs], type: this.blocks.type };
   }
 
-  /** Changes the weight's layout if necessary. */
-  private lay(layout: Layout): void {
+  /** Rearranges the weight if it is not in this layout. */
+  private changeLayout(layout: Layout): void {
     if ((layout.chosen !== undefined) === (this.layout.chosen !== undefined)) return;
     const { pool } = this.backend;
-    const [from, to] = [this.held(), this.room(layout)];
+    const [from, to] = [this.held(), this.allocate(layout)];
     if (from.data.length) this.reorder([pool.address(from.data), this.layout], [pool.address(to.data), layout]);
     from.free();
     this.memory = to;
     this.layout = layout;
   }
 
-  private room(layout: Layout): Held {
+  private allocate(layout: Layout): Held {
     return fromPool(this.backend, this.backend.dnn.bytes(layout));
   }
 

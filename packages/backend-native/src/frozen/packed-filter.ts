@@ -52,7 +52,7 @@ export class PackedFilter {
     arranging.run(pool.address(source), pool.address(memory));
     if (source !== held) pool.release(source);
     if (memory.length === held.length) {
-      // Kernels that stay in place leave no holes between them.
+      // Keeping a kernel in place does not fragment the pool.
       held.set(memory);
       pool.release(memory);
     } else {
@@ -100,7 +100,7 @@ export class PackedFilter {
   }
 }
 
-/** Float32 elements that n numbers take. */
+/** Number of float32 elements that n numbers of this type occupy. */
 export const floatsFor = (type: number, n: number): number => (type === BF16 ? Math.ceil(n / 2) : n);
 
 let fast: boolean | undefined;

@@ -9,7 +9,7 @@ import { throwDisposed, type Held, type NativePackedMatrix, type Shape } from '.
 /** Elements expanded at a time where the processor cannot multiply them as they are: a megabyte stays in its cache. */
 const PANEL = 1 << 18;
 
-/** A matrix in a narrow type, and how it becomes float32. */
+/** A matrix in a narrow type, and what is needed to expand it to float32. */
 interface Narrow {
   /** Row-major `[out, in]`. */
   readonly held: Held;
@@ -53,7 +53,7 @@ export class PanelMatrix implements NativePackedMatrix {
     for (let first = 0; first < out; first += count) {
       const taken = Math.min(count, out - first);
       const weight = this.expand(from + first * inputs * width, taken * inputs, panel);
-      // Forward, a panel makes some columns of the result; transposed, it adds to all of them.
+      // Forward, a panel computes some columns of the result; transposed, it adds to all of them.
       if (!transpose) {
         backend.dnn.sgemm(false, true, m, taken, inputs, a, inputs, weight, inputs, 0, z + first * 4, out);
       } else {
@@ -82,7 +82,7 @@ export class PanelMatrix implements NativePackedMatrix {
     this.narrow = undefined;
   }
 
-  /** Computes the product of a few rows with machine code; returns false where there is none. */
+  /** Computes the product of a few rows with machine code; returns false if there is none for it. */
   private multiplyFew(rows: tf.TensorInfo, y: tf.TensorInfo): boolean {
     const { backend, shape } = this;
     const { held, width, scales } = this.narrow!;
@@ -97,7 +97,7 @@ export class PanelMatrix implements NativePackedMatrix {
     return true;
   }
 
-  /** Address of n elements expanded to float32: in the panel, if they are bytes. */
+  /** Address of n elements expanded to float32. int8 expands into the panel. */
   private expand(from: number, n: number, panel: Float32Array | undefined): number {
     const { backend } = this;
     if (!panel) return expandBfloat16(backend, from, n);

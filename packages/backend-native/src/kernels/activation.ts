@@ -38,7 +38,7 @@ function known(kind: string): Known {
   return found;
 }
 
-/** The activation as post-operations of a product; undefined if oneDNN cannot express it so. */
+/** The activation as post-operations of a product; undefined if oneDNN cannot express it that way. */
 export function asPostOps(kind: string): PostOp[] | undefined {
   const { alg, alpha, scale, positive: shape } = known(kind);
   if (shape) return undefined;
@@ -61,10 +61,10 @@ export function activateInto(b: OneDnnBackend, kind: string, x: number, y: numbe
   } else eltwise(b, alg, x, y, all, alpha);
 }
 
-/** activation(x), in the type of x; overwrites x if it is `ours`. */
-export function activated(b: OneDnnBackend, kind: string, x: tf.TensorInfo, ours = false): tf.TensorInfo {
+/** activation(x), in the type of x; overwrites x with `overwrite`. */
+export function activated(b: OneDnnBackend, kind: string, x: tf.TensorInfo, overwrite = false): tf.TensorInfo {
   const isBf16 = b.isBfloat16(x);
-  const y = ours ? x : isBf16 ? b.bfloat16Output(x.shape) : b.output(x.shape);
+  const y = overwrite ? x : isBf16 ? b.bfloat16Output(x.shape) : b.output(x.shape);
   const n = sizeOf(x.shape);
   if (isBf16) activateInto(b, kind, b.bfloat16Address(x), b.bfloat16Address(y), n, BF16);
   else if (n) activateInto(b, kind, b.address(x), b.address(y), n);

@@ -26,7 +26,7 @@ const FEW_SCORES = 1 << 18;
 /** Fewest queries of a block. */
 const FEWEST_QUERIES = 32;
 
-/** All of one call. */
+/** The sizes, options and inputs of one call. */
 interface Call extends Sizes {
   /** Keys allocated for each example; the first s are valid. */
   readonly capacity: number;
@@ -87,7 +87,7 @@ const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => 
   { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1], type },
 ];
 
-/** Products of fewer multiplications than this a head gain nothing from bfloat16. */
+/** Products with fewer multiplications per head than this gain nothing from bfloat16. */
 const WORTH_CONVERTING = 1 << 20;
 
 /** Whether a call's factors are in bfloat16: if the backend's precision is and the call is large enough. */
@@ -102,7 +102,7 @@ const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
 
 const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
 
-/** Writes the weights of a block's queries: softmax of their scores, zeros in rows that see nothing, which it returns. */
+/** Writes the weights of a block's queries: the softmax of their scores, or zeros in rows that see no key. Returns those rows. */
 function weigh(backend: OneDnnBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): number[] {
   const { b, h } = c;
   const { count, keys } = block;
@@ -169,7 +169,7 @@ function hiddenRuns(mask: Float32Array, start: number, keys: number): [from: num
   return runs;
 }
 
-/** Rows of `[b, h, count]` whose weights are all zero: of weights that were kept, those that see nothing. */
+/** Rows of `[b, h, count]` whose weights are all zero: in kept weights, the rows that see no key. */
 function emptyRowsOf(weights: Float32Array, keys: number): number[] {
   const rows: number[] = [];
   for (let row = 0; row * keys < weights.length; row++) {
@@ -256,7 +256,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   const [dk, dv] = [backend.output(k!.shape), backend.output(v!.shape)] as const;
   const [adq, adk, adv] = [placeOf(backend, dq, isBf16), placeOf(backend, dk, false), placeOf(backend, dv, false)];
   let dbias: tf.TensorInfo | undefined;
-  // The last block sees all keys: it writes what the others add to.
+  // The last block sees all keys, so it comes first and writes the sums that the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
     const weights = kept ?? backend.output([b, h, block.count, block.keys]);
     const empty = kept ? [] : weigh(backend, c, block, aq, ak, weights);

@@ -39,7 +39,7 @@ const RUNS = {
   },
   max: (a, i, da, b, j, db, out, o, n) => {
     for (const end = o + n; o < end; o++, i += da, j += db) {
-      // Three times as fast as Math.max, and a NaN on either side wins as there.
+      // Three times as fast as Math.max, and also returns NaN if either side is NaN.
       const [x, y] = [a[i]!, b[j]!];
       out[o] = x > y || x !== x ? x : y;
     }

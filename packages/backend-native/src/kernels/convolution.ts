@@ -45,8 +45,8 @@ export function geometryOf({ x, y, kernel, stride, dilation, padStart }: Convolu
 }
 
 /**
- * Whether the output has every position at which the kernel fits, and each position meets the image. tfjs computes others too:
- * for numeric padding it derives the output's width from the height of the kernel and of the stride.
+ * Whether the output has every position at which the kernel fits, and each position overlaps the image. tfjs also computes
+ * others: for numeric padding it derives the output's width from the height of the kernel and of the stride.
  */
 export function isRegular(c: Convolution): boolean {
   const { padEnd } = geometryOf(c);

@@ -54,7 +54,7 @@ const gatedSum: NativeKernel = ({ y, gate, shortcut }, _attrs, backend) => {
 
 /** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) y]`: the residual branch of gated cross-attention. */
 const gatedAdd: NativeKernel = ({ x, y, gate }, _attrs, backend) => {
-  // 0 * NaN is NaN: a closed gate must hide such a branch too.
+  // A closed gate must hide even a NaN branch, and 0 * NaN is NaN.
   if (backend.values(gate!)[0] === 0) return [backend.copy(x!)];
   const out = backend.output(x!.shape);
   // One number, in a buffer of the pool because oneDNN reads it.

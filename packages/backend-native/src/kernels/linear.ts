@@ -20,7 +20,7 @@ interface Attrs {
   readonly inner?: boolean;
 }
 
-/** rows times the frozen weight, or its transpose, as data of its own. */
+/** The product of the rows and the frozen weight, or its transpose, as a new tensor. */
 function multiplyFrozen(
   rows: tf.TensorInfo,
   frozen: Frozen,
@@ -46,10 +46,10 @@ const linear: NativeKernel = ({ x, weight, bias, residual }, attrs, backend) => 
   const m = rows.shape[0]!;
   // One call does everything if oneDNN can: the bias always, the activation unless its input is needed too.
   const blocked = frozen?.packed instanceof BlockedMatrix ? frozen.packed : undefined;
-  const ours = blocked !== undefined || !frozen;
-  const fused = activation && !taped && ours ? asPostOps(activation) : undefined;
+  const isOneDnn = blocked !== undefined || !frozen;
+  const fused = activation && !taped && isOneDnn ? asPostOps(activation) : undefined;
   // A product of fewer rows is padded, and the residual has no rows for the padding.
-  const adds = residual && ours && m >= SMALL_PRODUCT;
+  const adds = residual && isOneDnn && m >= SMALL_PRODUCT;
   const options = {
     bias: bias && backend.address(bias),
     post: adds ? [{ kind: 'binary', alg: 'add', other: { dims: [m, residual.shape.at(-1)!] } } as const] : fused,

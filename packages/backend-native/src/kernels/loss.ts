@@ -32,10 +32,11 @@ const crossEntropy: NativeKernel = ({ logits, targets, weights }, attrs, backend
       p.fill(0, start, start + vocab);
       continue;
     }
-    // log p = x + log, with log found where p is not too small for it: at one of its entries p is at least the average.
-    let sure = start;
-    while (p[sure]! < 0.9 / vocab && sure < start + vocab - 1) sure++;
-    const log = Math.log(p[sure]!) - x[sure]!;
+    // log p = x + log, where log is the same for the whole row. Compute it where p is large enough to be accurate: some p is
+    // at least the average.
+    let large = start;
+    while (p[large]! < 0.9 / vocab && large < start + vocab - 1) large++;
+    const log = Math.log(p[large]!) - x[large]!;
     let value = -(1 - labelSmoothing) * (x[start + target[r]!]! + log);
     if (labelSmoothing) {
       let all = 0;

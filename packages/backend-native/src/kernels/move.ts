@@ -214,7 +214,7 @@ const addColumns: NativeKernel = ({ x, added }, attrs, backend) => {
   return [y];
 };
 
-/** Repeats each axis: a repeated axis precedes the one that moves. */
+/** Repeats along each axis, by inserting before it an axis along which the input does not move. */
 const tile: NativeKernel = ({ x }, attrs, backend) => {
   if (!plainFloats(x)) return undefined;
   const reps = attrs['reps'] as number[];

@@ -39,7 +39,7 @@ function layerNormInLoop(
   }
 }
 
-/** `{x [..., d], weight [d], bias? [d]}` -> `[y, mean [..., 1], rstd [..., 1]]`; the two last only if they are taped. */
+/** `{x [..., d], weight [d], bias? [d]}` -> `[y, mean [..., 1], rstd [..., 1]]`; the last two only if they are taped. */
 const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
   const eps = attrs['eps'] as number;
   const [rows, width] = rowsOf(x!);
@@ -78,7 +78,7 @@ function gradients(
     return [dx, dweight];
   }
   const variance = b.pool.allocate(rows);
-  // What eps was is part of rstd already.
+  // rstd already includes eps.
   toVariance(b.values(rstd!), variance);
   const norm = b.compiled(`layerNorm' ${rows},${width},${given}`, (dnn) =>
     dnn.layerNormBackward(rows, width, 0, given),
@@ -93,8 +93,8 @@ function gradients(
 }
 
 /**
- * Gradients to weights that were computed with those to inputs, by the data of dy and of rstd, which are unique to each call:
- * tfjs asks for them next, if at all.
+ * Weight gradients that were computed together with input gradients, keyed by the data of dy and of rstd, which are unique to
+ * each call. tfjs requests them next, if at all.
  */
 const found = new WeakMap<object, { readonly rstd: object; readonly dweight: Float32Array }>();
 

@@ -80,7 +80,7 @@ export function sumRowsOf(
   if (scale !== 1) for (let r = 0; r < rows; r++) y[r]! *= scale;
 }
 
-/** Four sums side by side keep the processor busy, float64 keeps the digits. */
+/** Four independent sums keep the processor busy, and float64 keeps the precision. */
 function sumRowsInLoop(x: Float32Array, rows: number, columns: number, y: Float32Array): void {
   const whole = columns - (columns % 4);
   for (let r = 0, i = 0; r < rows; r++) {

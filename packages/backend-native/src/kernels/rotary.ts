@@ -16,7 +16,7 @@ const rotary: NativeKernel = ({ x, turns }, attrs, backend) => {
   const sign = back ? -1 : 1;
   if (turning < headDim) to.set(from);
   for (let row = 0, angle = 0; row < from.length; row += width, angle += turning) {
-    // One text's angles serve all of them.
+    // All texts may share one set of angles.
     if (angle === angles.length) angle = 0;
     for (let head = row; head < row + width; head += headDim) {
       for (let j = 0; j < n; j++) {

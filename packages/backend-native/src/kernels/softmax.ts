@@ -20,7 +20,7 @@ export function softmaxRows(
   sumRowsOf(b, x, rows, width, sums);
   const undefinedRows: number[] = [];
   for (let r = 0; r < rows; r++) {
-    // NaN - NaN and Infinity - Infinity are NaN, and so is no other difference.
+    // x - x is NaN for NaN and infinity only.
     if (sums[r]! - sums[r]! !== 0 && isUndefined(x, r * width, (r + 1) * width, sums[r]!)) undefinedRows.push(r);
   }
   b.pool.release(sums);
@@ -34,7 +34,7 @@ export function softmaxRows(
 /** Whether the softmax of x from `start` to `end`, whose sum is not finite, is NaN. A sum of finite numbers may overflow. */
 function isUndefined(x: Float32Array, start: number, end: number, sum: number): boolean {
   if (sum === -Infinity) {
-    // No NaN and no Infinity. Masked scores, which overflow often, take one look: their first one is finite.
+    // The row has no NaN and no +Infinity. Masked scores often overflow; usually their first score is finite, which ends the loop.
     let i = start;
     while (i < end && x[i] === -Infinity) i++;
     return i === end;
@@ -44,8 +44,8 @@ function isUndefined(x: Float32Array, start: number, end: number, sum: number): 
 }
 
 /**
- * dx = y (dy - sum(y dy)) for y, the softmax of rows, written over dy. oneDNN's own has no fast code below AVX-512; these
- * are three passes that have.
+ * dx = y (dy - sum(y dy)) for y, the softmax of rows, written over dy. oneDNN's own gradient has no fast code below AVX-512;
+ * these three passes do.
  */
 export function softmaxGradient(
   b: OneDnnBackend,

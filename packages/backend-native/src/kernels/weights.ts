@@ -43,11 +43,11 @@ interface AdamNumbers {
   readonly beta2: number;
   /** Learning rate, corrected for the first moment's start from zero. */
   readonly rate: number;
-  /** On the root of the second moment, likewise. */
+  /** The same correction, as a factor on the root of the second moment. */
   readonly correction: number;
   readonly epsilon: number;
   readonly keep: number;
-  /** On the gradient. */
+  /** Factor on the gradient. */
   readonly scale: number;
 }
 
@@ -71,14 +71,14 @@ const adamInLoop: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon,
   }
 };
 
-/** Elements that all passes process before the next ones: they stay in the processor's caches. */
+/** Elements per stretch: all passes process one stretch before the next, so that it stays in the processor's caches. */
 const ADAM_STRETCH = 1 << 18;
 
 /** Five passes over each stretch. What changes from step to step is passed as data, so that nothing is recompiled. */
 const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilon, keep, scale }, backend) => {
   const { pool } = backend;
   const scratch = pool.allocate(Math.min(ADAM_STRETCH, w.length));
-  // In cache lines of their own, as many numbers as there are operands of one element.
+  // All scalar operands, in cache lines of their own.
   const scalars = pool.allocate(64);
   scalars.set([(1 - beta1) * scale, (1 - beta2) * scale * scale, 1, correction, epsilon, -rate, keep]);
   const [first, second, unit, root, eps, pace, decay] = [0, 1, 2, 3, 4, 5, 6].map(

@@ -55,7 +55,7 @@ export class Assembler {
     this.operand(REG[to], from);
   }
 
-  /** Calls the function at an address; rax is lost. */
+  /** Calls the function at an address; overwrites rax. */
   call(address: bigint): void {
     this.raw(0x48, 0xb8, ...new Uint8Array(BigUint64Array.of(address).buffer), 0xff, 0xd0);
   }

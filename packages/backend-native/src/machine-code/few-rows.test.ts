@@ -38,7 +38,7 @@ describe.runIf(isSupported)('fewRows', () => {
     for (const values of [x, scales, z]) pool.release(values);
   }
 
-  it('multiplies, with any number of rows and threads', () => {
+  it('multiplies any number of rows on any number of threads', () => {
     for (const n of [1, 2, 3, 7]) {
       setThreads(n);
       for (let m = 1; m <= MOST_ROWS; m++) {
@@ -55,7 +55,7 @@ describe.runIf(isSupported)('fewRows', () => {
     expect(fewRows('sse41', 2, 1, [8, 32])).toBeUndefined();
   });
 
-  it('is checked before its first use: threads that all take themselves for the first fail the check', () => {
+  it('is checked before its first use: the check fails if every thread gets number 0', () => {
     setThreads(2);
     const openMp = openMpRuntime()!;
     const code = machineCodeOn(openMp)!;
@@ -66,7 +66,7 @@ describe.runIf(isSupported)('fewRows', () => {
     expect(multipliesRight({ ...code, threadNumber: zero })).toBe(false);
   });
 
-  /** Values of frozen products of a few rows in a process of its own, and whether machine code computes them. */
+  /** Values of frozen products of a few rows in a separate process, and whether machine code computes them. */
   function decode(env: Record<string, string>): { sums: number[]; machineCode: boolean } {
     const script = `
       import * as tf from '@tensorflow/tfjs-core';

@@ -35,8 +35,8 @@ const SHARE = 64;
 const compiled = new Map<string, FewRows>();
 
 /**
- * The product for these sizes; undefined where there is none: on another processor or system, for a number of inputs that
- * is not a multiple of 32, or with FLAMINGO_MACHINE_CODE=0.
+ * The product for these sizes. Undefined if there is none: on another processor or system, for a number of inputs that is not
+ * a multiple of 32, or with FLAMINGO_MACHINE_CODE=0.
  *
  * @param width bytes of a weight: 2 for bfloat16, 1 for int8
  * @param isa   instruction set of the processor, as oneDNN names it
@@ -141,7 +141,7 @@ function assemble(threadNumber: bigint, width: 1 | 2, m: number, out: number, in
 
 // --- Running machine code ---
 
-/** What running machine code on all threads takes. */
+/** What is required to run machine code on all threads. */
 export interface MachineCode {
   /** Address of `omp_get_thread_num`. */
   readonly threadNumber: bigint;
@@ -192,7 +192,7 @@ export function machineCodeOn(openMp: OpenMp): MachineCode | undefined {
     const bytes = Math.ceil(code.length / PAGE) * PAGE;
     const at = BigInt(calls.mmap(0, bytes, PROT.read | PROT.write, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (BigInt.asIntN(64, at) === -1n)
-      throw new Error(`native backend: the system has no ${bytes} bytes for machine code.`);
+      throw new Error(`native backend: could not allocate ${bytes} bytes for machine code.`);
     new Uint8Array(koffi.view(at, bytes)).set(code);
     // Never writable and executable at once.
     return calls.mprotect(at, bytes, PROT.read | PROT.exec) === 0 ? at : 0n;

@@ -5,9 +5,9 @@ type Fn = (...args: unknown[]) => number;
 const NOT_IMPLEMENTED = 3;
 const STATUS = ['success', 'out of memory', 'invalid arguments', 'not implemented', 'end', 'run-time error'];
 
-/** A call of oneDNN that failed. */
+/** A failed call to oneDNN. */
 export class OneDnnError extends Error {
-  /** @param status oneDNN's number of the reason */
+  /** @param status oneDNN's status code */
   constructor(
     message: string,
     private readonly status: number,
@@ -15,7 +15,7 @@ export class OneDnnError extends Error {
     super(message);
   }
 
-  /** Whether this oneDNN has no code for the operation on this processor; every other reason is a fault. */
+  /** Whether this oneDNN has no code for the operation on this processor. Any other status is a bug or a lack of memory. */
   get isNotImplemented(): boolean {
     return this.status === NOT_IMPLEMENTED;
   }

@@ -5,7 +5,7 @@ import { BF16, U8 } from './layout';
 import type { OneDnn } from './onednn';
 import type { Primitive } from './primitive';
 
-/** What conversions need of a backend. */
+/** The part of a backend that conversions need. */
 interface Compiler {
   readonly pool: BufferPool;
   compiled<T extends Compiled>(key: string, make: (dnn: OneDnn) => T): T;
@@ -21,7 +21,7 @@ export function allocateBfloat16({ pool }: Compiler, n: number): Float32Array {
   return pool.allocate(Math.ceil(n / 2));
 }
 
-/** Data of a tensor that is held in bfloat16, and in float32 too from its first reader on. */
+/** Data of a tensor that is held in bfloat16 and, once it is read as float32, in float32 too. */
 export class Bfloat16Entry implements Entry {
   readonly dtype = 'float32';
   refCount = 1;
@@ -54,7 +54,7 @@ export class Bfloat16Entry implements Entry {
 
 /** Bytes of all conversions kept. */
 const HELD = 1 << 24;
-/** An operation has at most this many factors: as many are kept whatever their size. */
+/** An operation has at most this many factors, so this many conversions are kept whatever their size. */
 const FACTORS = 4;
 
 /**

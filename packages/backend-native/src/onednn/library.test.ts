@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-/** What a script prints in a process of its own. */
+/** What a script prints in a separate process. */
 function run(script: string, env: Record<string, string> = {}, cwd = import.meta.dirname): string {
   const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
   const args = ['--conditions=@flamingo-ts/source', '--import', tsx, '--input-type=module', '-e', script];

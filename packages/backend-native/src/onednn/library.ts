@@ -26,7 +26,7 @@ export interface LoadedLibrary {
 /** RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE, as the two systems number them. */
 const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 0x1000;
 
-/** Of Linux. */
+/** Linux' value. */
 const SIG_BLOCK = 0;
 const SIGSET_BYTES = 128;
 
@@ -42,7 +42,7 @@ export function setThreads(threads: number): void {
   if (!openMp) {
     throw new Error(
       'setNativeThreads: this oneDNN does not run on OpenMP, so its threads cannot be set. ' +
-        'Install a build on OpenMP (Debian and Ubuntu carry one), or leave the number alone.',
+        'Install a build with OpenMP (Debian and Ubuntu have one), or do not set the number of threads.',
     );
   }
   openMp.set(threads);
@@ -66,8 +66,8 @@ export function nativeThreads(): number {
 export function loadLibrary(): LoadedLibrary {
   if (loaded) return loaded;
   // By default OpenMP's threads spin for milliseconds after every operation. If other work needs the cores, each operation
-  // then waits for a whole time slice: measured, a training step takes ten times as long. This spin lasts from one small
-  // operation to the next, so that decoding need not wake the threads each time, and after it they sleep.
+  // then waits for a whole time slice: in measurements, a training step took ten times as long. This spin count is just enough
+  // to last until the next small operation, so that decoding does not have to wake the threads; then they sleep.
   if (!process.env['OMP_WAIT_POLICY']) process.env['GOMP_SPINCOUNT'] ??= '15000';
   const tried: string[] = [];
   for (const { path, refused } of candidates()) {
@@ -94,8 +94,8 @@ interface Candidate {
 }
 
 /**
- * Libraries to try, best first. Loading a library runs its code, so only places count that the user chose: the path in
- * FLAMINGO_ONEDNN, which is then the only one, the user's own cache, and the system. Never the working directory.
+ * Libraries to try, best first. Loading a library runs its code, so only trusted places are searched: the path in
+ * FLAMINGO_ONEDNN (then nothing else), or the user's own cache and the system. The working directory is never searched.
  */
 export function candidates(): Candidate[] {
   const named = process.env['FLAMINGO_ONEDNN'];
@@ -157,7 +157,7 @@ function open(path: string): LoadedLibrary {
   const handle = koffi.load(path);
   const version = readVersion(handle);
   if (version[0] !== 2 && version[0] !== 3) {
-    throw new Error(`version ${version.join('.')}, and this package knows 2.6 and later 2.x, and 3.x`);
+    throw new Error(`version ${version.join('.')} is not supported: this package supports 2.6 and later 2.x, and 3.x`);
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
   openMp = threadControl();

@@ -7,7 +7,7 @@ import { oneDnn, type OneDnn } from './onednn';
 /** A tfjs backend whose fast kernels run on oneDNN. */
 export class OneDnnBackend extends PooledBackend {
   readonly dnn = oneDnn();
-  /** Read once: each product of a few rows asks for it. */
+  /** Read once, because each product of a few rows needs it. */
   readonly cpuIsa = this.dnn.cpuIsa();
   private readonly cache = new PrimitiveCache();
 
@@ -18,7 +18,7 @@ export class OneDnnBackend extends PooledBackend {
   private one: Float32Array = new Float32Array(0);
   private readonly negative = Float32Array.of(-1);
 
-  /** Address of at least n zeros, for operations that need an operand of them. Not to be written. */
+  /** Address of at least n zeros, for operations that need an operand of them. Do not write to them. */
   zeros(n: number): number {
     if (this.zero.length < n) {
       this.pool.release(this.zero);
@@ -27,7 +27,7 @@ export class OneDnnBackend extends PooledBackend {
     return this.pool.address(this.zero);
   }
 
-  /** Address of at least n ones. Not to be written. */
+  /** Address of at least n ones. Do not write to them. */
   ones(n: number): number {
     if (this.one.length < n) {
       this.pool.release(this.one);
@@ -36,7 +36,7 @@ export class OneDnnBackend extends PooledBackend {
     return this.pool.address(this.one);
   }
 
-  /** Address of -1. Not to be written. */
+  /** Address of -1. Do not write to it. */
   minusOne(): number {
     return this.pool.address(this.negative);
   }

@@ -1,7 +1,7 @@
 import koffi from 'koffi';
 import { OneDnnError, type OneDnnApi } from './api';
 
-/** How to ask a primitive for the layout it chose for an argument. */
+/** oneDNN's query for the layout of each argument, by argument number. */
 const QUERY: Record<number, number> = { 1: 129, 129: 130, 33: 131, 161: 132, 17: 133, 145: 134 };
 
 /** The layout that a primitive's descriptor has for an argument. */

@@ -15,7 +15,7 @@ export function factor(backend: OneDnnBackend, x: tf.TensorInfo, layout: Layout)
     : [backend.address(x), { ...layout, type: F32 }, x];
 }
 
-/** What is done to a product before it is stored. */
+/** Operations on a product before it is stored. */
 export interface ProductOptions {
   /** Address of one number for each column. */
   readonly bias?: number;

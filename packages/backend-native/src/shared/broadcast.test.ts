@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { collapse, eachRun } from './broadcast';
 
 describe('collapse', () => {
-  it('makes one axis of neighbours that move alike', () => {
+  it('merges neighbouring axes along which the operands move alike', () => {
     expect(collapse([2, 3, 4], [2, 3, 4], [2, 3, 4])).toEqual({ dims: [24], a: [1], b: [1] });
     expect(collapse([2, 3, 4], [2, 3, 4], [4])).toEqual({ dims: [6, 4], a: [4, 1], b: [0, 1] });
     expect(collapse([2, 3, 4], [2, 1, 1], [2, 3, 4])).toEqual({ dims: [2, 12], a: [1, 0], b: [12, 1] });
@@ -25,7 +25,7 @@ describe('collapse', () => {
       [1, 5],
     ],
     [[], [2, 2]],
-  ])('eachRun meets every pair of %j and %j', (a, b) => {
+  ])('eachRun visits every pair of %j and %j', (a, b) => {
     const shape = tf.broadcast_util.assertAndGetBroadcastShape(a, b);
     const c = collapse(shape, a, b);
     const last = c.dims.length - 1;

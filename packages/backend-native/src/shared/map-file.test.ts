@@ -15,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe.skipIf(process.platform === 'win32')('mapFile', () => {
-  it('gives any stretch of a file', () => {
+  it('maps any range of a file', () => {
     for (const [begin, end] of [
       [0, 300_000],
       [1, 2],
@@ -28,7 +28,7 @@ describe.skipIf(process.platform === 'win32')('mapFile', () => {
     }
   });
 
-  it('refuses what lies beyond the end, where the system would end the process', () => {
+  it('rejects a range beyond the end, where a read would end the process', () => {
     expect(() => mapFile(path, 0, 300_001)).toThrow(/file has 300000 bytes, 300001 expected/);
   });
 });

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import koffi from 'koffi';
 import { MAP_PRIVATE, PROT, systemCalls } from './system-calls';
 
-/** Makes Linux load all pages at once, which takes less time than one by one. */
+/** Makes Linux load all pages at once, which is faster than one by one. */
 const MAP_POPULATE = process.platform === 'linux' ? 0x8000 : 0;
 /** A mapping starts at a multiple of it; every page size divides it. */
 const GRAIN = 1 << 16;

@@ -5,7 +5,7 @@ import { BufferPool } from './pool';
 const MILLION = 1 << 20;
 
 describe('BufferPool', () => {
-  it('hands out aligned arrays of the length asked for', () => {
+  it('allocates aligned arrays of the requested length', () => {
     const pool = new BufferPool();
     for (const n of [1, 63, 64, 65, 1000, 12345]) {
       const x = pool.allocate(n);
@@ -14,7 +14,7 @@ describe('BufferPool', () => {
     }
   });
 
-  it('uses released memory again, for smaller buffers too, and for larger ones where several lay side by side', () => {
+  it('reuses released memory, also for smaller buffers, and merged with its neighbours for larger ones', () => {
     const pool = new BufferPool();
     const [a, b, c] = [pool.allocate(1000), pool.allocate(2000), pool.allocate(3000)];
     const first = pool.address(a);
@@ -25,7 +25,7 @@ describe('BufferPool', () => {
     expect(pool.address(pool.allocate(6000))).toBe(first);
   });
 
-  it('never gives the same memory to two, whatever comes and goes', () => {
+  it('never gives the same memory to two live buffers', () => {
     const steps = fc.array(fc.tuple(fc.boolean(), fc.nat(5000), fc.nat()), { maxLength: 200 });
     fc.assert(
       fc.property(steps, (list) => {
@@ -38,7 +38,7 @@ describe('BufferPool', () => {
         for (const { values, mark } of held) expect(values.every((x) => x === mark)).toBe(true);
         for (const { values } of held) pool.release(values);
         expect(pool.stats().live).toBe(0);
-        // Everything has grown together again.
+        // All free blocks have merged again.
         if (pool.stats().held > 0) expect(pool.allocate(MILLION * 64)).toHaveLength(MILLION * 64);
         expect(pool.stats().held).toBeLessThanOrEqual(4 * 64 * MILLION);
       }),
@@ -46,7 +46,7 @@ describe('BufferPool', () => {
     );
   });
 
-  it('leaves arrays of others alone', () => {
+  it('ignores arrays that it does not own', () => {
     const pool = new BufferPool();
     const x = new Float32Array(1024);
     expect(pool.owns(x)).toBe(false);
@@ -55,7 +55,7 @@ describe('BufferPool', () => {
     expect(pool.owns(pool.allocate(1024))).toBe(true);
   });
 
-  it('holds buffers larger than what it takes at a time', () => {
+  it('allocates buffers larger than a region', () => {
     const pool = new BufferPool();
     const large = pool.allocate(65 * MILLION);
     expect(large).toHaveLength(65 * MILLION);
@@ -63,7 +63,7 @@ describe('BufferPool', () => {
     expect(pool.address(pool.allocate(65 * MILLION))).toBe(pool.address(large));
   });
 
-  it('counts what is in use, and lets go of what is not', () => {
+  it('counts the memory in use, and frees the rest', () => {
     const pool = new BufferPool();
     const x = pool.allocate(1024);
     expect(pool.stats()).toEqual({ live: 4096, peak: 4096, held: 4 * 64 * MILLION });

@@ -106,7 +106,7 @@ export class PooledBackend extends MathBackendCPU {
     return { dataId: x.dataId, shape: shape as number[], dtype: x.dtype };
   }
 
-  /** A tensor's data, live. */
+  /** A tensor's data, not a copy. */
   values(x: tf.TensorInfo): Float32Array {
     return this.entry(x.dataId).values;
   }
