@@ -4,7 +4,7 @@ import { Random } from './random';
 const draws = <T>(n: number, f: () => T): T[] => Array.from({ length: n }, f);
 
 describe('Random', () => {
-  it('gives one stream per seed, the same everywhere and always', () => {
+  it('returns one stream per seed, which never changes', () => {
     const random = new Random(42);
     expect(draws(3, () => random.next())).toEqual([660444221, 3652823732, 77672526]);
     expect([random.normal(), random.normal()]).toEqual([-0.67365376156165, -0.15009346425653403]);
@@ -31,7 +31,7 @@ describe('Random', () => {
     [0, 1, 0, 3].forEach((want, i) => expect(Math.abs(moment(i + 1) - want)).toBeLessThan(0.1));
   });
 
-  it('forks streams that differ by name and leave the parent alone', () => {
+  it('forks streams that differ by name and do not affect the parent', () => {
     const [a, b] = [new Random(3), new Random(3)];
     const fork = a.fork('data');
     expect(a.next()).toBe(b.next());
@@ -39,7 +39,7 @@ describe('Random', () => {
     expect(new Random(3).fork('noise').next()).not.toBe(new Random(3).fork('data').next());
   });
 
-  it.each([NaN, 1.5, Infinity, undefined, '7'])('refuses the seed %s', (seed) => {
+  it.each([NaN, 1.5, Infinity, undefined, '7'])('rejects the seed %s', (seed) => {
     expect(() => new Random(seed as number)).toThrow(`Random: seed must be an integer, got ${seed}.`);
   });
 });

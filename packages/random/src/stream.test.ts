@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { seededStream, shotStream, shuffledIndex } from './stream';
 
 describe('shuffledIndex', () => {
-  it('gives the same order as ever', () => {
+  it('never changes its order', () => {
     expect([0, 1, 2, 3, 4, 5, 6].map((i) => shuffledIndex(i, 7, 3, 'pages'))).toEqual([1, 5, 6, 0, 3, 2, 4]);
   });
 
@@ -17,14 +17,14 @@ describe('shuffledIndex', () => {
     );
   });
 
-  it('stays in range and does not collide where no order could be stored', () => {
+  it('stays in range and does not collide for a length too large to store', () => {
     const n = 3_000_000_000;
     const some = Array.from({ length: 2000 }, (_, i) => shuffledIndex(i, n, 1, 'web', 0));
     expect(some.every((x) => x >= 0 && x < n)).toBe(true);
     expect(new Set(some).size).toBe(some.length);
   });
 
-  it('sends every entry everywhere about equally often', () => {
+  it('moves every entry to every position about equally often', () => {
     const n = 5;
     const counts = new Int32Array(n * n);
     for (let key = 0; key < 5000; key++) for (let i = 0; i < n; i++) counts[i * n + shuffledIndex(i, n, key)]!++;
@@ -40,7 +40,7 @@ describe('shuffledIndex', () => {
 });
 
 describe('shotStream', () => {
-  it('gives the same numbers as ever', () => {
+  it('never changes its numbers', () => {
     const stream = shotStream(1, 2, 3);
     expect([stream.uniform(), stream.uniform(), stream.int(1000)]).toEqual([
       0.49396097380667925, 0.8181351942475885, 329,
@@ -49,14 +49,14 @@ describe('shotStream', () => {
 });
 
 describe('seededStream', () => {
-  it('gives the same numbers as ever', () => {
+  it('never changes its numbers', () => {
     const stream = seededStream(1, 'a', 2);
     expect([stream.uniform(), stream.uniform(), stream.int(1000)]).toEqual([
       0.040938633523809886, 0.7418568017013185, 843,
     ]);
   });
 
-  it('depends on every key and on nothing else', () => {
+  it('depends on every key and nothing else', () => {
     const first = (...keys: (number | string)[]) => seededStream(...keys).uniform();
     expect(first(1, 'a', 2)).toBe(first(1, 'a', 2));
     expect(new Set([first(1, 'a', 2), first(2, 'a', 2), first(1, 'b', 2), first(1, 'a', 3), first(1, 'a2')]).size).toBe(

@@ -9,8 +9,8 @@ export interface RandomStream {
 }
 
 /**
- * A stream that depends on its keys alone. A sample draws from a stream of its own, keyed by seed, dataset and position, so
- * it gets the same numbers on any worker, in any order, before or after a restart.
+ * A stream that depends only on its keys. Each sample has its own stream, keyed by seed, dataset and position, so it gets the
+ * same numbers on any worker, in any order, before or after a restart.
  */
 export function seededStream(...keys: readonly (number | string)[]): RandomStream {
   const next = counter(hashOf(keys));
@@ -19,8 +19,8 @@ export function seededStream(...keys: readonly (number | string)[]): RandomStrea
 }
 
 /**
- * Like `seededStream`, of 32 bits and for integer keys. Shots of an evaluation are drawn from it: changing it would change
- * which shots a seed selects.
+ * Like `seededStream`, but with 32 bits and integer keys. Evaluations select their shots with it: changing it would change the
+ * shots of a seed.
  */
 export function shotStream(...keys: readonly number[]): RandomStream {
   const next = counter(keys.reduce((h, key) => mix(Math.imul(h, 16777619) ^ key), 2166136261));
@@ -58,7 +58,7 @@ function streamOf(uniform: () => number): RandomStream {
   return { uniform, int: (n) => Math.floor(uniform() * n) };
 }
 
-/** 32 bits out of any keys; the separator keeps ('a', 'b') and ('ab') apart. */
+/** Hashes any keys to 32 bits; the separator distinguishes ('a', 'b') from ('ab'). */
 function hashOf(keys: readonly (number | string)[]): number {
   let h = 2166136261;
   for (const c of keys.join('\u0000')) h = Math.imul(h ^ c.codePointAt(0)!, 16777619);

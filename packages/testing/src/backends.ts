@@ -4,8 +4,8 @@ import { beforeAll, describe } from 'vitest';
 
 /**
  * Runs a suite once on each backend, as `name > cpu > ...`. The environment variable `FLAMINGO_TEST_BACKENDS` names the
- * backends, and each of them must start: `cpu,wasm,native,tensorflow`, or `fastest` for the one that `auto` chooses,
- * which is `native` if CI is set.
+ * backends, such as `cpu,wasm,native,tensorflow`, and each of them must start. The default, `fastest`, is the one that
+ * `auto` chooses, or `native` if CI is set.
  *
  * Create tensors inside the tests or in `beforeAll`, not in the body: no backend is chosen there yet.
  */
@@ -57,7 +57,7 @@ function backendNames(): Promise<BackendName[]> {
 }
 
 async function readBackendNames(): Promise<BackendName[]> {
-  const asked = process.env['FLAMINGO_TEST_BACKENDS'] ?? 'fastest';
-  if (asked === 'fastest') return [process.env['CI'] ? 'native' : (await useBackend('auto')).name];
-  return asked.split(',').map((name) => name.trim() as BackendName);
+  const requested = process.env['FLAMINGO_TEST_BACKENDS'] ?? 'fastest';
+  if (requested === 'fastest') return [process.env['CI'] ? 'native' : (await useBackend('auto')).name];
+  return requested.split(',').map((name) => name.trim() as BackendName);
 }

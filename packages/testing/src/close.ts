@@ -7,7 +7,7 @@ export type Values =
   | ArrayLike<number>
   | number;
 
-/** The allowed difference. There is no default: each comparison states its tolerance. */
+/** The allowed difference. There is no default, so that each comparison states its tolerance. */
 export type Tolerance =
   | {
       /** Largest allowed difference of an element. */

@@ -7,7 +7,7 @@ import type { StateTensor } from '@flamingo-ts/kernels';
 /** A reference: its description (NAME.json) and its tensors (NAME.safetensors). */
 export interface Reference {
   /** The JSON; an empty object if there is none. */
-  // Each kind of reference has its own form; its readers check what they need.
+  // Each kind of reference has its own format; tests check what they need.
   // eslint-disable-next-line @typescript-eslint/no-explicit-any
   readonly meta: any;
   /** The safetensors, read on first use; empty if there is none. */

@@ -25,7 +25,7 @@ describeBackends('describeBackends', (backend) => {
 });
 
 describe('startsNative', () => {
-  /** What it does in a process of its own, on a machine without oneDNN. */
+  /** What it prints in a separate process, on a machine without oneDNN. */
   function withoutOneDnn(env: Record<string, string>): string {
     const script = `
       const { startsNative } = await import('@flamingo-ts/testing');
@@ -51,7 +51,7 @@ describe('closeness', () => {
     expect(maxError({ shape: [1], data: BigInt64Array.of(3n) }, 3)).toBe(0);
   });
 
-  it('a zero reference is met exactly or not at all', () => {
+  it('the error against a zero reference is 0 or infinite', () => {
     expect(relativeError([0], [0])).toBe(0);
     expect(relativeError([1e-30], [0])).toBe(Infinity);
     expect(maxError([0], [0])).toBe(0);
@@ -72,7 +72,7 @@ describe('closeness', () => {
     expectClose(actual, expected, { rtol: 0.125 });
   });
 
-  it('refuses other shapes', () => {
+  it('rejects other shapes', () => {
     expect(() => maxError({ shape: [2], data: [1, 2] }, { shape: [1, 2], data: [1, 2] })).toThrow(
       /expected \[1, 2\], got \[2\]/,
     );
@@ -81,14 +81,14 @@ describe('closeness', () => {
 });
 
 describe('checkGradient', () => {
-  it('accepts a true gradient and refuses a false one', () => {
+  it('accepts a correct gradient and rejects a wrong one', () => {
     const x = tf.tensor2d([0.3, -0.8, 1.2, 0.1, 0.5, -0.4], [2, 3]);
     checkGradient((a, b) => tf.matMul(tf.tanh(a!), b!, false, true), [x, tf.mul(x, 2)], { rtol: 2e-3 });
     const wrong = tf.customGrad((a) => ({ value: tf.square(a as tf.Tensor), gradFunc: (dy) => tf.mul(dy, 2) }));
     expect(() => checkGradient((a) => wrong(a!), [x], { rtol: 1e-2 })).toThrow(/input 0, element \d+/);
   });
 
-  it('leaves no tensors', async () => {
+  it('leaves no tensors behind', async () => {
     const x = tf.tensor1d([1, 2]);
     await expectNoLeak(() => checkGradient((a) => tf.square(a!), [x], { rtol: 1e-2 }));
   });
@@ -123,12 +123,12 @@ describe('loadReference', () => {
     expect([ids.dtype, ids.arraySync()]).toEqual(['int32', [[7, -1]]]);
   });
 
-  it('gives the tensors below a name', () => {
+  it('returns the tensors below a name', () => {
     const state = stateFrom(loadReference(join(folder, 'pair')), 'x');
     expect(state).toEqual({ '': { shape: [2], data: Float32Array.of(1, 2) } });
   });
 
-  it('reads a JSON alone', () => {
+  it('reads a JSON file without tensors', () => {
     const ref = loadReference(join(folder, 'alone'));
     expect([ref.meta, ref.tensors]).toEqual([[1], {}]);
   });
