@@ -7,7 +7,7 @@ import { mapGradients, stateless, type Gradients, type Transform } from './trans
  * `update` throws if the norm is NaN or infinite, before anything changes.
  *
  * @param maxNorm greater than 0
- * @param onNorm  called with the norm at each step, before clipping; may throw to refuse the step
+ * @param onNorm  called with the norm at each step, before clipping; may throw to reject the step
  */
 export function clipByGlobalNorm(maxNorm: number, onNorm?: (norm: number) => void): Transform {
   checkValue('clipByGlobalNorm', 'maxNorm', maxNorm, rule.number({ above: 0 }));
@@ -40,10 +40,10 @@ function firstNonFinite(grads: Gradients): string {
   return bad ? `: the gradient of ${bad[0]} holds NaN or infinity` : '';
 }
 
-/** What is clipped together: the whole tensor, each output (index of the first axis), or each element. */
+/** The unit that is clipped together: the whole tensor, each output (index of the first axis), or each element. */
 export type ClipUnit = 'tensor' | 'output' | 'element';
 
-/** Settings of `adaptiveGradientClip`. */
+/** Config of `adaptiveGradientClip`. */
 export interface AdaptiveClipConfig {
   /** Largest gradient as a fraction of the parameter's norm. Default 0.01. */
   readonly factor?: number;

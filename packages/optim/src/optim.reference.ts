@@ -1,4 +1,4 @@
-/** One AdamW step on one number in float64, as the definition reads. `step` counts from 1. */
+/** One AdamW step on one number in float64, straight from the definition. `step` counts from 1. */
 export function adamWNumber(
   state: { p: number; m: number; v: number },
   g: number,

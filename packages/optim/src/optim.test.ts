@@ -29,7 +29,7 @@ const makeParams = () => ({
   bias: tf.variable(tf.tensor1d(draw(2, 3))),
 });
 
-/** Gradients of a step, the same every time they are asked for. */
+/** Gradients of a step, the same on every call. */
 const makeGrads = (step: number) => ({
   weight: tf.tensor2d(draw(100 + step, 12), [3, 4]),
   bias: tf.tensor1d(draw(200 + step, 3)),
@@ -66,7 +66,7 @@ describeBackends('optim', () => {
     );
   });
 
-  it('AdamW decays what its mask says', () => {
+  it('AdamW decays the parameters its mask selects', () => {
     const params = makeParams();
     const zero = { weight: tf.zeros([3, 4]), bias: tf.zeros([3]) };
     const optimizer = adamW({ learningRate: 0.1, weightDecay: 0.5, decayMask: (name) => name === 'bias' });
@@ -102,7 +102,7 @@ describeBackends('optim', () => {
     expectClose(grads['b']!, [1], { atol: 0 });
   });
 
-  it('clipping by global norm scales to the limit, and leaves small gradients bit for bit', () => {
+  it('clipping by global norm scales to the limit, and keeps small gradients bit for bit', () => {
     const params = { a: tf.variable(tf.zeros([2])), b: tf.variable(tf.zeros([])) };
     const norms: number[] = [];
     const clip = clipByGlobalNorm(1, (norm) => norms.push(norm));
@@ -145,7 +145,7 @@ describeBackends('optim', () => {
     check(perNumber, { ...units, gain: 3 });
   });
 
-  it('a chain does its stages in order', () => {
+  it('a chain runs its stages in order', () => {
     const params = { x: tf.variable(tf.tensor1d([1])) };
     const optimizer = chain(
       clipByGlobalNorm(1),
@@ -168,7 +168,7 @@ describeBackends('optim', () => {
     expectClose(params.c, [1], { atol: 0 });
   });
 
-  it('a parameter without a gradient is left alone, decay included', () => {
+  it('a parameter without a gradient does not change, not even by decay', () => {
     const params = makeParams();
     const optimizer = chain(clipByGlobalNorm(1), adamW({ learningRate: 0.1, weightDecay: 0.5 }));
     optimizer.update({ bias: tf.ones([3]) }, optimizer.init(params), params);
@@ -188,7 +188,7 @@ describeBackends('optim', () => {
     }
   });
 
-  it('goes on bit for bit after a restart', async () => {
+  it('resumes bit for bit after a restart', async () => {
     const build = () =>
       chain(
         adaptiveGradientClip(),
@@ -209,7 +209,7 @@ describeBackends('optim', () => {
     expect(values(after)).toEqual(values(whole));
   });
 
-  it.each([NaN, Infinity])('refuses a step whose gradients hold %s, and changes nothing', async (bad) => {
+  it.each([NaN, Infinity])('rejects a step whose gradients hold %s, and changes nothing', async (bad) => {
     for (const optimizer of [
       adamW({ learningRate: 0.1, clipNorm: 1 }),
       adamW({ learningRate: 0.1, onNorm: () => undefined }),
@@ -230,7 +230,7 @@ describeBackends('optim', () => {
     }
   });
 
-  it('lets onNorm refuse a step before anything changes', async () => {
+  it('lets onNorm reject a step before anything changes', async () => {
     const refuse = (norm: number) => {
       throw new Error(`too large: ${norm}`);
     };
@@ -252,7 +252,7 @@ describeBackends('optim', () => {
     }
   });
 
-  it('refuses the state of another optimizer', async () => {
+  it('rejects the state of another optimizer', async () => {
     const params = makeParams();
     const saved = await saveOptimizer(adamW({ learningRate: 1 }).init(params));
     expect(Object.keys(saved)).toEqual(['m.weight', 'm.bias', 'v.weight', 'v.bias', 'step']);
@@ -282,7 +282,7 @@ describeBackends('optim', () => {
     await expectNoLeak(() => disposeOptimizer(optimizer.init(params)));
   });
 
-  it('gradients come under the names of the parameters', async () => {
+  it('gradients have the names of the parameters', async () => {
     const params = { a: tf.variable(tf.scalar(3)), b: tf.variable(tf.scalar(5)), unused: tf.variable(tf.scalar(1)) };
     await expectNoLeak(() => {
       const { value, grads } = valueAndGrads(() => tf.mul(tf.square(params.a), params.b) as tf.Scalar, params);

@@ -10,7 +10,7 @@ export type DecayMask = (name: string, param: tf.Variable) => boolean;
 /** The default: matrices and convolution kernels, but not biases, norms and gates. */
 const matrices: DecayMask = (_, param) => param.rank >= 2;
 
-/** Settings of `adamW`. */
+/** Config of `adamW`. */
 export interface AdamWConfig {
   /** Greater than 0; a schedule may return 0 too. */
   readonly learningRate: number | Schedule;
@@ -23,16 +23,16 @@ export interface AdamWConfig {
   /** Decoupled from the gradient: `p *= 1 - learningRate * weightDecay` before the update. Default 0. */
   readonly weightDecay?: number;
   /**
-   * Upper bound of the norm of all gradients together; larger gradients are scaled down. Does what `clipByGlobalNorm`
-   * does, without a second copy of all gradients, and throws too if the norm is not finite. Default: no clipping.
+   * Upper bound of the norm of all gradients together; larger gradients are scaled down. Like `clipByGlobalNorm`, but
+   * without a second copy of all gradients; also throws if the norm is not finite. Default: no clipping.
    */
   readonly clipNorm?: number;
   /**
-   * Called with that norm at each step, before clipping and before any parameter or average changes. To refuse a step,
-   * throw: parameters, averages and the step count then stay as they are.
+   * Called with that norm at each step, before clipping and before any parameter or average changes. To reject a step,
+   * throw: parameters, averages and the step count then do not change.
    */
   readonly onNorm?: (norm: number) => void;
-  /** What `weightDecay` applies to. Default: parameters of two or more axes. */
+  /** Which parameters `weightDecay` applies to. Default: those with two or more axes. */
   readonly decayMask?: DecayMask;
 }
 
@@ -56,7 +56,7 @@ const ADAMW_RULES: ConfigRules<AdamWConfig> = {
 /**
  * AdamW (Loshchilov and Hutter 2019) with bias correction.
  *
- * @throws Error naming the first setting that is unknown or out of range
+ * @throws Error naming the first config key that is unknown or out of range
  */
 export function adamW(config: AdamWConfig): Transform {
   checkConfig('adamW', config, ADAMW_RULES);
@@ -84,7 +84,7 @@ export function adamW(config: AdamWConfig): Transform {
   };
 }
 
-/** Settings of `sgd`. */
+/** Config of `sgd`. */
 export interface SgdConfig {
   /** Greater than 0; a schedule may return 0 too. */
   readonly learningRate: number | Schedule;
@@ -101,9 +101,9 @@ const SGD_RULES: ConfigRules<SgdConfig> = {
 };
 
 /**
- * Gradient descent with momentum. For L2 decay put `addDecayedWeights` before it.
+ * Gradient descent with momentum. For L2 decay, put `addDecayedWeights` before it.
  *
- * @throws Error naming the first setting that is unknown or out of range
+ * @throws Error naming the first config key that is unknown or out of range
  */
 export function sgd(config: SgdConfig): Transform {
   checkConfig('sgd', config, SGD_RULES);

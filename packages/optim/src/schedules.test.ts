@@ -5,7 +5,7 @@ const at = (schedule: (step: number) => number, steps: readonly number[]) => ste
 
 it('constant', () => expect(at(constantSchedule(0.1), [0, 1000])).toEqual([0.1, 0.1]));
 
-it('linear goes down a line and stays', () => {
+it('linear falls to its last value and stays there', () => {
   expect(at(linearSchedule(1, 0.2, 4), [0, 1, 2, 4, 5, 1e9])).toEqual([1, 0.8, 0.6, 0.2, 0.2, 0.2]);
 });
 
@@ -14,7 +14,7 @@ it('cosine is at its mean half way', () => {
   expect(cosineSchedule(1, 0, 4)(1)).toBeCloseTo((1 + Math.SQRT1_2) / 2, 12);
 });
 
-it('a warm-up starts at 0 and meets the schedule that follows', () => {
+it('a warm-up starts at 0 and joins the schedule that follows', () => {
   expect(at(warmUp(4, linearSchedule(1, 0, 2)), [0, 1, 3, 4, 5, 6])).toEqual([0, 0.25, 0.75, 1, 0.5, 0]);
   expect(at(warmUp(0, constantSchedule(1)), [0])).toEqual([1]);
 });

@@ -9,25 +9,25 @@ export function constantSchedule(value: number): Schedule {
   return () => value;
 }
 
-/** A straight line over `steps` steps, then `to` forever. */
+/** Changes linearly from `from` to `to` over `steps` steps, then stays at `to`. */
 export function linearSchedule(from: number, to: number, steps: number): Schedule {
   checkLine('linearSchedule', from, to, steps);
   return (step) => (step >= steps ? to : from + (to - from) * (step / steps));
 }
 
-/** Half a cosine from `from` to `to` over `steps` steps, then `to` forever. */
+/** Follows half a cosine from `from` to `to` over `steps` steps, then stays at `to`. */
 export function cosineSchedule(from: number, to: number, steps: number): Schedule {
   checkLine('cosineSchedule', from, to, steps);
   return (step) => (step >= steps ? to : to + (from - to) * 0.5 * (1 + Math.cos((Math.PI * step) / steps)));
 }
 
-/** One schedule for the first `steps` steps, then another, whose steps count from there. */
+/** Follows one schedule for the first `steps` steps, then another, whose steps count from that point. */
 export function switchAt(steps: number, first: Schedule, then: Schedule): Schedule {
   checkValue('switchAt', 'steps', steps, STEPS);
   return (step) => (step < steps ? first(step) : then(step - steps));
 }
 
-/** A line from 0 at the very first step to the start of `then`, over `steps` steps; then `then`. */
+/** Rises linearly from 0 at the first step to the start of `then`, over `steps` steps, and continues with `then`. */
 export function warmUp(steps: number, then: Schedule): Schedule {
   return switchAt(steps, linearSchedule(0, then(0), steps), then);
 }

@@ -49,7 +49,7 @@ export function chain(...transforms: readonly Transform[]): Transform {
 
 /**
  * Applies a transform to some of the parameters and returns the gradients of the others unchanged. Alone, it freezes the
- * others; in a chain of several, each group of parameters has its own settings.
+ * others; in a chain of several, each group of parameters has its own config.
  */
 export function masked(chosen: (name: string, param: tf.Variable) => boolean, transform: Transform): Transform {
   const select = <T>(of: Readonly<Record<string, T>>, params: Params, wanted: boolean): Record<string, T> =>
@@ -96,8 +96,8 @@ export function expectKnown(grads: Gradients, params: Params): void {
   const unknown = Object.keys(grads).find((name) => !Object.hasOwn(params, name));
   if (unknown !== undefined) {
     throw new Error(
-      `optim: there is a gradient for ${unknown} but no such parameter. Pass the parameters that the gradients and the ` +
-        'state were made for.',
+      `optim: there is a gradient for ${unknown} but no such parameter. Pass the same parameters that the gradients and ` +
+        'the state belong to.',
     );
   }
 }
