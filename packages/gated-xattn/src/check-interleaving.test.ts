@@ -26,7 +26,7 @@ describeBackends('checkInterleaving', () => {
     lm.dispose();
   });
 
-  it('refuses one that sees later tokens', async () => {
+  it('rejects one that sees later tokens', async () => {
     const lm = make();
     const [first, second] = lm.blocks;
     const leaky: LMBlock = {
@@ -37,7 +37,7 @@ describeBackends('checkInterleaving', () => {
     lm.dispose();
   });
 
-  it('refuses one that depends on the identity of its tensors', async () => {
+  it('rejects one that depends on the identity of its tensors', async () => {
     const lm = make();
     let own: tf.Tensor | undefined;
     const embed = (tokens: tf.Tensor2D) => (own = embedding(lm.params.embed.weight, tokens)) as tf.Tensor3D;
@@ -52,7 +52,7 @@ describeBackends('checkInterleaving', () => {
     lm.dispose();
   });
 
-  it('refuses one whose blocks ignore their input', async () => {
+  it('rejects one whose blocks ignore their input', async () => {
     const lm = make();
     let own: tf.Tensor3D;
     const embed = (tokens: tf.Tensor2D) => (own = lm.embed(tokens));

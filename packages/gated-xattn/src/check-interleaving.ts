@@ -21,9 +21,9 @@ export interface InterleavingOptions {
 
 /** Differences measured by `checkInterleaving`. */
 export interface InterleavingReport {
-  /** Of the bare model. */
+  /** Differences of the bare model. */
   readonly alone: CausalLMReport;
-  /** Of the model with open gates and an image. */
+  /** Differences of the model with open gates and an image. */
   readonly seeing: CausalLMReport;
   /** How much another image changes the logits of the tokens that see it, as a fraction of the largest logit. */
   readonly seen: number;
@@ -37,10 +37,10 @@ const AFTER = 4;
 
 /**
  * Checks that gated blocks work in a language model. It must meet the contract of `CausalLM`. Gated blocks with closed
- * gates must leave the logits of the bare model, bit for bit. With open gates, an image must affect the logits of the
- * tokens that follow it, and no others. Run it on your own language model before you train with it.
+ * gates must not change the logits of the bare model by a single bit. With open gates, an image must affect the logits of
+ * the tokens that follow it, and only those. Run this check on your own language model before you train with it.
  *
- * @throws Error naming what does not hold
+ * @throws Error naming the check that failed
  */
 export async function checkInterleaving(
   lm: CausalLM,
@@ -75,9 +75,9 @@ export async function checkInterleaving(
     const [blind, seen] = [before!, Math.min(...after)];
     if (!(blind <= tolerance) || !(seen > 0)) {
       throw new Error(
-        `checkInterleaving: expected another image to change the logits of all tokens after it and none before, got a change of ` +
+        `checkInterleaving: expected another image to change the logits of all tokens after it and of none before it, got a change of ` +
           `${seen.toExponential(1)} after and ${blind.toExponential(1)} before, of the largest logit. ` +
-          'Blocks must use the x that they get, and mix positions only in their causal attention.',
+          'Blocks must use the x that they receive, and mix positions only in their causal attention.',
       );
     }
     return { alone, seeing, seen, blind };
@@ -87,7 +87,7 @@ export async function checkInterleaving(
   }
 }
 
-/** One image for two prompts: `checkCausalLM` reads two, and expects equal results from both. */
+/** The same image for two prompts, because `checkCausalLM` reads two and expects equal results. */
 function imagesOf(random: Random): tf.Tensor4D {
   const latents = Array.from({ length: 3 * 8 }, () => random.normal());
   return tf.tensor4d([...latents, ...latents], [2, 1, 3, 8]);

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 /** `{x [...], y [...], gate [1]}` -> `[x + tanh(gate) * y]`, or `x` where the gate is 0. */
 const gatedAddOp = fusedOp<object>({
   name: 'FlamingoGatedAdd',
-  // 0 * NaN is NaN: a closed gate must hide such a branch too.
+  // A closed gate must hide even a NaN branch, and 0 * NaN is NaN.
   forward: ({ x, y, gate }) => [tf.where(tf.equal(gate!, 0), x!, tf.add(x!, tf.mul(tf.tanh(gate!), y!)))],
   saveInputs: ['y', 'gate'],
   gradient: ([dy], { y, gate }) => ({

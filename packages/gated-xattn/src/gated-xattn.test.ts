@@ -95,7 +95,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('has the gradient of finite differences, including the norm of the media', () => {
+  it('matches finite differences, including the norm of the media', () => {
     const block = make();
     const f = (x: tf.Tensor, l: tf.Tensor) =>
       block.apply(x as tf.Tensor3D, new MediaContext(l as tf.Tensor4D, INDEX, 6));
@@ -157,7 +157,7 @@ describeBackends('GatedXAttn', () => {
     }
   });
 
-  it('shows a token its own image and no other', () => {
+  it('shows a token only its own image', () => {
     const block = make();
     const [one, two] = [random<tf.Tensor4D>(3, 1, 1, 3, 6), random<tf.Tensor4D>(4, 1, 1, 3, 6)];
     const index = [0, 1, 1, 2, 2, 2];
@@ -230,7 +230,7 @@ describeBackends('GatedXAttn', () => {
     expect(() => block.apply(text(), wide)).toThrow(/latents, 6\], got \[2, 2, 3, 7\]/);
   });
 
-  it('refuses a wrong config and wrong parameters', () => {
+  it('rejects a wrong config and wrong parameters', () => {
     const { params } = make();
     const build = (changes: object) => () => new GatedXAttn({ ...config, ...changes }, params);
     expect(build({ activation: 'swish' })).toThrow(/activation must be one of relu, .*got "swish"/);

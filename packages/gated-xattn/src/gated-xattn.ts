@@ -108,7 +108,7 @@ export class CrossAttention {
     expectParams('CrossAttention', params, shapesOf(gatedXAttnSpecs(config).attn));
   }
 
-  /** Keys and values of all images. Compute them once to use them for every further token of a prompt. */
+  /** Keys and values of all images. Compute them once per prompt and reuse them for every token. */
   keysValues(latents: tf.Tensor4D): MediaKeysValues {
     expectShape(
       'CrossAttention.keysValues: latents',

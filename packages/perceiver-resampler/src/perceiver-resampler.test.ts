@@ -72,7 +72,7 @@ describeBackends('PerceiverResampler', () => {
     }
   });
 
-  it('has the gradient of finite differences, with projection, embeddings and final norm', () => {
+  it('matches finite differences, with projection, embeddings and final norm', () => {
     const resampler = make({ inputSize: 5, numFrames: 2, numMedia: 2, finalNorm: true, activation: 'gelu' });
     const f = (x: tf.Tensor) => resampler.apply(x as tf.Tensor5D);
     checkGradient(f, [features(1, 2, 2, 2, 5)], { rtol: 5e-3 });
@@ -143,7 +143,7 @@ describeBackends('PerceiverResampler', () => {
     [{ numLayers: 1 }, /unexpected \(12\): layers\.1\.normMedia\.weight/],
     [{ finalNorm: true }, /missing \(2\): norm\.weight; norm\.bias/],
     [{ headDim: 8 }, /layers\.0\.query\.weight: expected \[16, 12\], got \[8, 12\]/],
-  ])('refuses the config change %j for its parameters', (changes, message) => {
+  ])('rejects the config change %j for its parameters', (changes, message) => {
     expect(() => new PerceiverResampler({ ...config, ...changes } as ResamplerConfig, make().params)).toThrow(message);
   });
 

@@ -43,7 +43,7 @@ export interface ResamplerConfig {
    * linearly, as the paper does from 8 frames to 30.
    */
   readonly numFrames?: number;
-  /** Learned embeddings of an image's place in its sequence. More images than this are an error. */
+  /** Learned embeddings of an image's position in its sequence. Throws if there are more images than this. */
   readonly numMedia?: number;
   /** Adds a final layer norm: absent from the paper's figure, but present in every open implementation. */
   readonly finalNorm: boolean;
@@ -152,7 +152,7 @@ export class PerceiverResampler {
     });
   }
 
-  /** Projects the features and adds time and media embeddings; patches of all frames of an image in a row. */
+  /** Projects the features, adds time and media embeddings, and joins the patches of all frames of an image. */
   private embed(features: tf.Tensor5D): tf.Tensor3D {
     const { inputProjection, timeEmbeddings, mediaEmbeddings } = this.params;
     const [b, n, f, p] = features.shape;
