@@ -20,7 +20,11 @@ export default defineConfig({
   outDir: '../.cache/site',
   cacheDir: '../.cache/vitepress',
   srcExclude: ['.changeset/**', '.github/**', '**/CHANGELOG.md', '**/node_modules/**', '.cache/**', 'runs/**'],
-  rewrites: { 'README.md': 'index.md', ':folder/:name/README.md': ':folder/:name/index.md' },
+  rewrites: {
+    'README.md': 'index.md',
+    'examples/README.md': 'examples/index.md',
+    ':folder/:name/README.md': ':folder/:name/index.md',
+  },
   vite: {
     publicDir: false,
     plugins: [
