@@ -77,7 +77,7 @@ function known(what: string, requested: readonly string[], all: readonly string[
 }
 
 function whole(what: string, value: string): number {
-  if (!/^[1-9]\d*$/.test(value)) throw new Error(`${what} must be a whole number from 1, got ${value}. ${HELP}`);
+  if (!/^[1-9]\d*$/.test(value)) throw new Error(`${what} must be a whole number of at least 1, got ${value}. ${HELP}`);
   return Number(value);
 }
 

@@ -60,11 +60,11 @@ describe('names a wrong argument and the expected ones', () => {
       ['generate', config, '--image', 'a.png', '--candidates', 'red'],
       /argument 'red' is invalid\. It must be two or more/,
     ],
-    [['quickstart', '--seeds', 'three'], /argument 'three' is invalid\. It must be a whole number from 1/],
-    [['quickstart', '--seed', '-1'], /argument '-1' is invalid\. It must be a whole number from 0/],
+    [['quickstart', '--seeds', 'three'], /argument 'three' is invalid\. It must be a whole number of at least 1/],
+    [['quickstart', '--seed', '-1'], /argument '-1' is invalid\. It must be a whole number of at least 0/],
     [['quickstart', '--backend', 'cuda'], /argument 'cuda' is invalid\. Allowed choices are auto, native/],
     [['quickstart', '--unseen-style', 'round'], /argument 'round' is invalid\. Allowed choices are outlined, flat/],
-    [['plan', '9b', '--devices', '0'], /argument '0' is invalid\. It must be a whole number from 1/],
+    [['plan', '9b', '--devices', '0'], /argument '0' is invalid\. It must be a whole number of at least 1/],
     [['plan', '4b'], /expected one of 3b, 9b, 80b, got 4b/],
   ])('%j', async (args, message) => {
     const { status, text } = await command(...args);

@@ -159,7 +159,7 @@ describe('packing', () => {
     expect((await readManifest(at('texts')))!.tokensAre).toMatch(/\/tokenizer\.json$/);
     const wrong = await flamingo(folder, 'data', 'pack', 'texts.jsonl', '--out', 'no', '--max-documents', '0');
     expect(wrong.status).toBe(1);
-    expect(wrong.stderr).toContain('It must be a whole number from 1.');
+    expect(wrong.stderr).toContain('It must be a whole number of at least 1.');
   });
 });
 

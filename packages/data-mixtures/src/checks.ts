@@ -1,7 +1,8 @@
 /** Checks of arguments, which plain JavaScript callers can get wrong. All throw Errors that name the argument. */
 
 export function expectWhole(what: string, value: unknown, least: number): void {
-  if (!(Number.isSafeInteger(value) && (value as number) >= least)) fail(what, `a whole number from ${least}`, value);
+  if (!(Number.isSafeInteger(value) && (value as number) >= least))
+    fail(what, `a whole number of at least ${least}`, value);
 }
 
 export function expectProbability(what: string, value: unknown): void {

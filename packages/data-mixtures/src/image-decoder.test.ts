@@ -229,7 +229,7 @@ describe('the worker pool', () => {
   });
 
   it('names a wrong argument', () => {
-    expect(() => new ImageDecoder({ ...format, size: 0 })).toThrow('size must be a whole number from 1, got 0');
+    expect(() => new ImageDecoder({ ...format, size: 0 })).toThrow('size must be a whole number of at least 1, got 0');
     expect(() => new ImageDecoder({ ...format, std: [1, 0, 1] })).toThrow(
       'std must be three numbers above 0, got [1,0,1]',
     );
@@ -241,13 +241,17 @@ describe('the worker pool', () => {
       'fit must be one of pad, crop, got squash',
     );
     expect(() => new ImageDecoder({ ...format, size: '8' as never })).toThrow(
-      'size must be a whole number from 1, got 8',
+      'size must be a whole number of at least 1, got 8',
     );
-    expect(() => imageLoader(decoder, NaN)).toThrow('imageLoader: frames must be a whole number from 1, got NaN');
+    expect(() => imageLoader(decoder, NaN)).toThrow(
+      'imageLoader: frames must be a whole number of at least 1, got NaN',
+    );
     expect(() => featureLoader([1, 2.5, 4], () => undefined)).toThrow(
-      'shape[1] must be a whole number from 1, got 2.5',
+      'shape[1] must be a whole number of at least 1, got 2.5',
     );
-    expect(() => new ImageDecoder(format, { workers: 0 })).toThrow('workers must be a whole number from 1, got 0');
+    expect(() => new ImageDecoder(format, { workers: 0 })).toThrow(
+      'workers must be a whole number of at least 1, got 0',
+    );
   });
 });
 

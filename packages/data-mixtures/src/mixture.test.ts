@@ -278,7 +278,9 @@ describe('a wrong config', () => {
     expect(() => make()).toThrow('datasets is empty');
     expect(() => make(dataset('a', pages), dataset('a', pairs))).toThrow('dataset "a" occurs twice');
     expect(() => make(dataset('a', pages, { weight: -1 }))).toThrow('weight must be 0 or more, got -1');
-    expect(() => make(dataset('a', pages, { batchSize: 0 }))).toThrow('batchSize must be a whole number from 1, got 0');
+    expect(() => make(dataset('a', pages, { batchSize: 0 }))).toThrow(
+      'batchSize must be a whole number of at least 1, got 0',
+    );
     expect(() =>
       make(
         dataset(
@@ -295,7 +297,7 @@ describe('a wrong config', () => {
       'pNext must be a number from 0 to 1, got 0.5',
     );
     expect(() => make(dataset('a', { ...pages, length: NaN }))).toThrow(
-      'source.length must be a whole number from 1, got NaN',
+      'source.length must be a whole number of at least 1, got NaN',
     );
     const config = { seed: 0, tokenizer, datasets: [dataset('a', pages)] };
     expect(() => new Mixture({ ...config, strategy: 'mixed' as never })).toThrow(
@@ -304,12 +306,14 @@ describe('a wrong config', () => {
     expect(() => new Mixture({ ...config, seed: NaN })).toThrow('seed must be a whole number, got NaN');
     const special = { ...tokenizer.special, image: undefined as never };
     expect(() => new Mixture({ ...config, tokenizer: { ...tokenizer, special } })).toThrow(
-      'tokenizer.special.image must be a whole number from 0, got undefined',
+      'tokenizer.special.image must be a whole number of at least 0, got undefined',
     );
     const clash = { ...tokenizer.special, image: tokenizer.special.eos };
     expect(() => new Mixture({ ...config, tokenizer: { ...tokenizer, special: clash } })).toThrow(
       /image and endOfChunk of tokenizer\.special must be unique/,
     );
-    expect(() => make(dataset('a', pages, { maxTokens: 3 }))).toThrow('maxTokens must be a whole number from 4, got 3');
+    expect(() => make(dataset('a', pages, { maxTokens: 3 }))).toThrow(
+      'maxTokens must be a whole number of at least 4, got 3',
+    );
   });
 });

@@ -22,7 +22,7 @@ function counting(failAt = Infinity) {
 
 it('requires a whole number of items', async () => {
   const iterate = () => prefetch(counting().items, NaN).next();
-  await expect(iterate()).rejects.toThrow('prefetch: ahead must be a whole number from 0, got NaN');
+  await expect(iterate()).rejects.toThrow('prefetch: ahead must be a whole number of at least 0, got NaN');
 });
 
 it('keeps the order and ends with the source', async () => {

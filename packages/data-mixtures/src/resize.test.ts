@@ -135,7 +135,7 @@ describe('preprocess', () => {
   it('names a wrong argument', () => {
     const config = { size: 8, fit: 'pad', mean: MEAN, std: STD } as const;
     const prepare = (more: object) => () => preprocess(madeImage(9, 9), { ...config, ...more });
-    expect(prepare({ size: 1.5 })).toThrow('preprocess: size must be a whole number from 1, got 1.5');
+    expect(prepare({ size: 1.5 })).toThrow('preprocess: size must be a whole number of at least 1, got 1.5');
     expect(prepare({ fit: 'inside' })).toThrow('preprocess: fit must be one of crop, squash, pad, got inside');
     expect(prepare({ resizeTo: NaN })).toThrow('preprocess: resizeTo must be');
     expect(prepare({ std: [1, 1] })).toThrow('preprocess: std must be three numbers above 0, got [1,1]');

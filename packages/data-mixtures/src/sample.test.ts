@@ -231,12 +231,12 @@ it('names a wrong option or kind', () => {
     'document.kind must be one of page, pair, clip, question, got photo',
   );
   expect(() => buildSample(page(1, 'one'), tokenizer, { maxTokens: NaN }, random())).toThrow(
-    'buildSample: maxTokens must be a whole number from 4, got NaN',
+    'buildSample: maxTokens must be a whole number of at least 4, got NaN',
   );
   const question: Document = { kind: 'question', parts: [{ media: { key: 1 } }, { text: 'red' }] };
   expect(buildSample(question, tokenizer, { maxTokens: 8 }, random())).toEqual({ rejected: 'question for evaluation' });
   expect(() => checkSampleOptions('Mixture: dataset "x"', { maxTokens: 2 })).toThrow(
-    'Mixture: dataset "x": maxTokens must be a whole number from 4, got 2.',
+    'Mixture: dataset "x": maxTokens must be a whole number of at least 4, got 2.',
   );
   expect(() => checkSampleOptions('here', { maxTokens: 8, pNext: 1.5 })).toThrow(
     'pNext must be a number from 0 to 1, got 1.5',

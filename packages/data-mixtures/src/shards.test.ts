@@ -174,7 +174,7 @@ describe('shards of ShardWriter', () => {
     await expect(ShardWriter.create(folder)).rejects.toThrow(/already has finished shards/);
     await expect(ShardWriter.create(fresh(), { prefix: '../x' })).rejects.toThrow(/prefix must be/);
     await expect(ShardWriter.create(fresh(), { maxDocuments: NaN })).rejects.toThrow(
-      'maxDocuments must be a whole number from 1, got NaN',
+      'maxDocuments must be a whole number of at least 1, got NaN',
     );
     await expect(ShardWriter.create(fresh(), { maxBytes: '1' as never })).rejects.toThrow(/maxBytes must be/);
   });

@@ -47,6 +47,6 @@ describe('plan', () => {
 
   it('rejects unknown presets and numbers of devices', () => {
     expect(() => planTraining('4b', 1)).toThrow(/expected one of 3b, 9b, 80b, got 4b/);
-    expect(() => planTraining('3b', 0)).toThrow(/--devices must be a whole number from 1, got 0/);
+    expect(() => planTraining('3b', 0)).toThrow(/--devices must be a whole number of at least 1, got 0/);
   });
 });

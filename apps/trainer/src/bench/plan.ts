@@ -48,7 +48,7 @@ export interface Plan {
  */
 export function planTraining(preset: string, devices: number): Plan {
   if (!Number.isInteger(devices) || devices < 1) {
-    throw new Error(`plan: --devices must be a whole number from 1, got ${devices}.`);
+    throw new Error(`plan: --devices must be a whole number of at least 1, got ${devices}.`);
   }
   const architecture = flamingoPreset(preset);
   const shapes = flamingoShapes(architecture);
@@ -107,7 +107,7 @@ function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnTyp
 }
 
 /**
- * A multiply-add counts as two. The backward pass costs twice the forward pass for trained weights, and once where the
+ * A multiply-add counts as two operations. The backward pass costs twice the forward pass for trained weights, and once where the
  * gradient only flows through. No gradient flows into the vision encoder.
  */
 function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPerStep'] {

@@ -4,7 +4,7 @@ import { InvalidArgumentError } from 'commander';
 export function wholeNumberFrom(least: number): (value: string) => number {
   return (value) => {
     if (!/^\d+$/.test(value) || Number(value) < least) {
-      throw new InvalidArgumentError(`It must be a whole number from ${least}.`);
+      throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
     }
     return Number(value);
   };

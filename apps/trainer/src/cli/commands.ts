@@ -73,12 +73,12 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('doctor')
-    .description('Check what training requires on this machine')
+    .description('Check that this machine has what training requires')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const findings = await (await import('./doctor')).examine();
       if (json) return print(JSON.stringify(findings, null, 2));
-      for (const f of findings) print(`${f.ok ? 'ok  ' : 'none'}  ${f.what.padEnd(20)} ${f.detail}`);
+      for (const f of findings) print(`${f.ok ? 'ok  ' : 'fail'}  ${f.what.padEnd(20)} ${f.detail}`);
     });
 
   program
@@ -121,7 +121,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
   );
 
   onConfig(program, 'eval', 'Ask the trained model few-shot questions with real, blank and swapped images')
-    .option('--split <name>', 'set of questions to ask, for data with several')
+    .option('--split <name>', 'which set of questions to ask, if the data has several')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
       const { config } = await start('eval', file, flags);
@@ -141,8 +141,12 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     });
 
   onConfig(program, 'generate', 'Answer a question about an image, given a few examples')
-    .requiredOption('--image <file>', 'image to ask about (required)')
-    .option('--example <file=answer>', 'example image with its answer, which shows what is asked; repeatable', collect)
+    .requiredOption('--image <file>', 'image to answer for (required)')
+    .option(
+      '--example <file=answer>',
+      'example image with its answer, and the answer expected for it; the examples define the task; repeatable',
+      collect,
+    )
     .option('--candidates <a,b,...>', 'answers to choose from instead of generating text', list)
     .option('--json', 'print JSON, with the probability of each candidate')
     .addHelpText(
@@ -165,7 +169,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .addOption(
       new Option(
         '--precision <type>',
-        'precision of frozen weights; bf16 also rounds the factors of large matrix products',
+        'precision of frozen weights; bf16 also rounds the inputs of large matrix products to bfloat16',
       )
         .choices(['fp32', 'bf16', 'int8'])
         .default('fp32'),
@@ -179,7 +183,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .addOption(
       new Option('--backend <name>', 'backend; auto selects the fastest that works').choices(BACKENDS).default('auto'),
     )
-    .option('--roofline', 'measure the limits of this machine: matrix products and memory')
+    .option('--roofline', 'measure the peak speed of matrix products and the memory bandwidth of this machine')
     .option('--profile', 'show time and calls by kernel, and which calls fell back to JavaScript')
     .option('--json', 'print a line of JSON for each workload')
     .action(async (asked: string[], flags: BenchFlags, command: Command) => {

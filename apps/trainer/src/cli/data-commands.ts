@@ -20,7 +20,8 @@ interface WorkFlags {
 
 /** Adds `flamingo data extract`, `data work` and `data plan`. */
 export function addExtractCommands(data: Command): void {
-  const preset = () => new Option('--preset <name>', 'filters of this dataset').choices(PRESETS).default('m3w');
+  const preset = () =>
+    new Option('--preset <name>', 'published dataset whose filters apply').choices(PRESETS).default('m3w');
   data
     .command('extract')
     .description('Extract documents of text and images from web pages (HTML folders, mirrors, WARC files)')
@@ -30,8 +31,11 @@ export function addExtractCommands(data: Command): void {
     .option('--workers <n>', 'number of threads (default: one less than the cores)', wholeNumberFrom(1))
     .option('--redis <url>', 'distribute the work to machines that run `flamingo data work`')
     .option('--fetch-images', 'fetch images that the input does not contain')
-    .option('--benchmark <folder>', 'drop copies of the texts and images in this folder')
-    .option('--explicit-hook <module>', 'JavaScript module whose functions text and image decide what is explicit')
+    .option('--benchmark <folder>', 'folder of benchmark data; drop what duplicates its texts or images')
+    .option(
+      '--explicit-hook <module>',
+      'JavaScript module that exports the functions `text` and `image`, which decide what is sexually explicit',
+    )
     .option('--skip-failed', 'skip and count units that failed three times instead of exiting with an error')
     .option('--json', 'print JSON')
     .action(extract);
@@ -40,7 +44,7 @@ export function addExtractCommands(data: Command): void {
     .command('work')
     .description('Process units of a `flamingo data extract --redis` job until it is complete')
     .argument('<folder>', 'output folder of that job; it and the input have the same path on all machines')
-    .requiredOption('--redis <url>', 'URL of the same Redis server')
+    .requiredOption('--redis <url>', 'URL of the Redis server passed to `data extract`')
     .option('--workers <n>', 'number of threads (default: the number of cores)', wholeNumberFrom(1))
     .option(
       '--explicit-hook <module>',
@@ -51,7 +55,7 @@ export function addExtractCommands(data: Command): void {
   data
     .command('plan')
     .description(
-      'Estimate cost and yield from a sample: per page, for this input, and for a dataset as large as the paper’s',
+      'Estimate cost and yield from a sample: per page, for this input, and for a dataset of the size in the paper',
     )
     .argument('<input...>', 'folders and files')
     .addOption(preset())

@@ -20,7 +20,7 @@ interface InspectFlags extends DatasetFlags {
 
 /** Adds `data check`, `data inspect`, `data stats` and `data pack`. */
 export function addDatasetCommands(data: Command): void {
-  datasetCommand(data, 'check', 'read all documents and images, and report problems with file and line')
+  datasetCommand(data, 'check', 'Read all documents and images, and report problems with file and line')
     .option('--json', 'print JSON')
     .action(async (path: string, flags: DatasetFlags) => {
       const { checkData, formatCheck } = await import('../data/data-check');
@@ -31,11 +31,11 @@ export function addDatasetCommands(data: Command): void {
       if (!isGood) throw new Error(flags.json ? `${path} has problems.` : text);
     });
 
-  datasetCommand(data, 'inspect', 'write an HTML page that shows documents as the model sees them')
+  datasetCommand(data, 'inspect', 'Write an HTML page that shows documents as the model sees them')
     .option('--config <file>', 'configuration that provides the sample settings, image size and tokenizer')
     .option('--dataset <name>', 'dataset in flamingo.datasets of the configuration (default: the file name of <path>)')
     .option('--out <file>', 'output file', 'inspect.html')
-    .option('--samples <n>', 'number of documents', wholeNumberFrom(1), 20)
+    .option('--samples <n>', 'number of samples to show', wholeNumberFrom(1), 20)
     .option('--from <n>', 'index of the first document', wholeNumberFrom(0), 0)
     .option(
       '--tokens <n>',
@@ -64,10 +64,10 @@ export function addDatasetCommands(data: Command): void {
       process.stdout.write(`${out}\n`);
     });
 
-  datasetCommand(data, 'stats', 'write a chart of images, tokens, image sizes and problems as SVG')
+  datasetCommand(data, 'stats', 'Write a chart of images, tokens, image sizes and problems as SVG')
     .option('--out <file>', 'output file', 'stats.svg')
     .option('--limit <n>', 'read only the first n documents (default: all)', wholeNumberFrom(1))
-    .option('--tokenizer <file>', 'tokenizer.json of a language model (default: words)')
+    .option('--tokenizer <file>', 'tokenizer.json of a language model (default: count words and punctuation marks)')
     .option('--json', 'also print the numbers as JSON')
     .action(async (path: string, flags: DatasetFlags & { limit?: number }) => {
       const { measureData, statsSvg } = await import('../data/data-stats');
@@ -78,9 +78,9 @@ export function addDatasetCommands(data: Command): void {
       process.stdout.write(`${flags.json ? JSON.stringify(stats, null, 2) : flags.out}\n`);
     });
 
-  datasetCommand(data, 'pack', 'write a dataset as shards with a manifest; drop and count broken documents and images')
+  datasetCommand(data, 'pack', 'Write a dataset as shards with a manifest; drop and count broken documents and images')
     .requiredOption('--out <folder>', 'new or empty folder for the shards')
-    .option('--tokenizer <file>', 'tokenizer.json to count tokens with (default: words)')
+    .option('--tokenizer <file>', 'tokenizer.json to count tokens with (default: count words and punctuation marks)')
     .option('--max-documents <n>', 'maximum number of documents per shard (default: 10000)', wholeNumberFrom(1))
     .option('--json', 'print JSON')
     .action(async (path: string, flags: DatasetFlags & { maxDocuments?: number }) => {

@@ -26,7 +26,7 @@ export class MediaReader implements ImageSource {
   private readonly recent = new Map<string, Promise<Document | BrokenDocument>>();
   /** Names of image files in the data, by path. */
   private readonly fileNames = new Map<string, string>();
-  /** Reasons by name of the image. */
+  /** Why each unreadable image failed, by image name. */
   private readonly unreadable = new Map<string, string>();
 
   constructor(
@@ -42,13 +42,13 @@ export class MediaReader implements ImageSource {
     return Array.from(this.unreadable, ([name, reason]) => `${name}: ${reason}`);
   }
 
-  /** Reads a document. Its media are keys. */
+  /** Reads a document and replaces its media with keys. */
   async document(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
     const document = await this.read(dataset, index);
     return 'rejected' in document ? document : this.withKeys(document, dataset, index);
   }
 
-  /** The document with keys as media. `dataset` and `index` are not used if all images are files. */
+  /** A copy of the document whose media are replaced with keys. `dataset` and `index` are not used if all images are files. */
   withKeys({ kind, parts }: Document, dataset: DatasetName | 'eval', index: number): Document {
     let number = 0;
     return {

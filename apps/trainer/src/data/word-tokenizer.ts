@@ -13,7 +13,7 @@ export interface ReadableTokenizer {
 
 const SPECIAL_TOKENS = ['<BOS>', '<EOS>', '<pad>', IMAGE, END_OF_CHUNK];
 
-/** A tokenizer for data without a language model. A token is a word or punctuation mark with the whitespace around it. */
+/** A tokenizer to use when there is no language model. A token is a word or punctuation mark with the whitespace around it. */
 export function wordTokenizer(): ReadableTokenizer {
   const words = [...SPECIAL_TOKENS];
   const ids = new Map<string, number>();

@@ -25,10 +25,15 @@ export function addQuickstartCommand(program: Command): void {
   program
     .command('quickstart')
     .description('Run the whole recipe in miniature on emoji images: data, three stages, evaluation, report')
-    .option('--config <file>', 'YAML file (default: the shipped configuration for the backend)')
+    .option('--config <file>', 'YAML file (default: the bundled configuration that suits the backend)')
     .option(...SET)
     .option('--seed <n>', 'seed of the splits, the images and the weights', wholeNumberFrom(0))
-    .option('--seeds <n>', 'number of runs with consecutive seeds, whose spread is reported', wholeNumberFrom(1), 1)
+    .option(
+      '--seeds <n>',
+      'number of runs, with consecutive seeds; the report shows the spread of their results',
+      wholeNumberFrom(1),
+      1,
+    )
     .addOption(
       new Option('--unseen-style <name>', 'exclude one style from training and evaluate on it separately').choices(
         STYLES,
@@ -54,7 +59,7 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
   if (isSlow && !flags.config) {
     process.stderr.write(
       `The ${backend.name} backend is much slower than native, so the quickstart runs a smaller recipe: fewer concepts, smaller ` +
-        'models and fewer steps. It shows that everything works, not how well. For the full recipe, install oneDNN: npm run setup:onednn.\n',
+        'models and fewer steps. It shows that everything works, but not how well the full models do. For the full recipe, install oneDNN: npm run setup:onednn.\n',
     );
   }
   const file = flags.config ?? join(CONFIGS, isSlow ? 'quickstart-small.yaml' : 'quickstart.yaml');
