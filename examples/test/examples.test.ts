@@ -1,16 +1,19 @@
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 import { build, defaultClientConditions, preview, type PreviewServer } from 'vite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { flamingo, TINY, writeConfig } from '../../apps/trainer/test/command';
 import { findChromium } from '../../scripts/setup-chromium';
 
 const folder = path.resolve(import.meta.dirname, '..');
 
 /** Runs an example as a reader does. @returns what it prints */
-async function run(name: string): Promise<string> {
-  const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', path.join(folder, name)];
+async function run(name: string, ...more: string[]): Promise<string> {
+  const args = ['--conditions=@flamingo-ts/source', '--import', 'tsx', path.join(folder, name), ...more];
   return (await promisify(execFile)(process.execPath, args, { encoding: 'utf8' })).stdout;
 }
 
@@ -26,6 +29,21 @@ it('own-language-model.ts names the colour of each image', async () => {
 }, 60_000);
 
 const CHROMIUM = findChromium();
+
+it('few-shot-answer.ts asks a trained run', async () => {
+  const work = mkdtempSync(path.join(tmpdir(), 'flamingo-examples-'));
+  try {
+    const config = writeConfig(work, TINY);
+    for (const stage of ['pretrain-vision', 'pretrain-lm', 'train']) {
+      expect(await flamingo(work, stage, config)).toMatchObject({ status: 0 });
+    }
+    const output = await run('few-shot-answer.ts', path.join(work, TINY.out));
+    const [, red, green] = /^answer: (?:red|green)\n\w+: ([\d.]+)\n\w+: ([\d.]+)\n$/.exec(output) ?? [];
+    expect(Number(red) + Number(green)).toBeCloseTo(1, 2);
+  } finally {
+    rmSync(work, { recursive: true });
+  }
+}, 120_000);
 
 describe.runIf(CHROMIUM)('browser', () => {
   let server: PreviewServer;

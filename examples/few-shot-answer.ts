@@ -1,0 +1,37 @@
+/**
+ * A few-shot answer of a trained model: two shots tell what to answer, and the model chooses a candidate for a third image.
+ * Train a model first, with `npm run quickstart` or with `flamingo train`.
+ *
+ *   npm install @flamingo-ts/trainer @flamingo-ts/kernels sharp
+ */
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { useBackend } from '@flamingo-ts/kernels';
+import { answerPrompt, loadConfig } from '@flamingo-ts/trainer';
+import sharp from 'sharp';
+
+const run = process.argv[2] ?? 'runs/quickstart';
+// Every stage of a run saves its configuration next to its weights.
+const config = loadConfig(path.join(run, 'flamingo', 'config.yaml'), { out: run });
+await useBackend(config.backend);
+
+const folder = mkdtempSync(path.join(tmpdir(), 'few-shot-'));
+
+/** Draws a disc and saves it. @returns the path of the image */
+async function disc(colour: string): Promise<string> {
+  const file = path.join(folder, `${colour}.png`);
+  const svg = `<svg viewBox="0 0 96 96" width="96" height="96"><circle cx="48" cy="48" r="40" fill="${colour}"/></svg>`;
+  await sharp(Buffer.from(svg)).png().toFile(file);
+  return file;
+}
+
+const { answer, probabilities } = await answerPrompt(config, {
+  example: [`${await disc('red')}=red`, `${await disc('green')}=green`],
+  image: await disc('tomato'),
+  candidates: ['red', 'green'],
+});
+console.log(`answer: ${answer}`);
+for (const [candidate, probability] of Object.entries(probabilities!)) {
+  console.log(`${candidate}: ${probability.toFixed(3)}`);
+}
