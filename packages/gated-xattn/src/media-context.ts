@@ -84,7 +84,7 @@ export class MediaContext {
  *
  * @param what  the caller, named in the error
  * @param media number of images
- * @throws Error naming the first entry that is not a whole number of at least 0 (no image) to `media`
+ * @throws Error naming the first entry that is not a whole number from 0 (no image) to `media`
  */
 export function expectMediaIndex(what: string, mediaIndex: ArrayLike<number>, media: number): void {
   for (let i = 0; i < mediaIndex.length; i++) {

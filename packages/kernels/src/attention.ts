@@ -144,7 +144,7 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
   const s = o.keyCount ?? k.shape[1]!;
   if (!Number.isInteger(s) || s < 0 || s > k.shape[1]!) {
     throw new Error(
-      `attention: keyCount must be a whole number of at least 0 to the ${k.shape[1]} keys, got ${s}. Pass the number of valid keys.`,
+      `attention: keyCount must be a whole number from 0 to the ${k.shape[1]} keys, got ${s}. Pass the number of valid keys.`,
     );
   }
   if (width % numHeads !== 0) {
