@@ -2,8 +2,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { main } from '../src/flamingo';
 import { start, TINY, writeConfig } from './command';
+import { command } from './in-process';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-bad-input-'));
 const out = join(folder, 'run');
@@ -25,20 +25,6 @@ beforeAll(() => {
 });
 afterEach(() => void vi.restoreAllMocks());
 afterAll(() => rmSync(folder, { recursive: true }));
-
-/** Runs a command line in this process. Returns its exit status and the output of both streams. */
-async function command(...args: string[]): Promise<{ status: number; text: string }> {
-  let text = '';
-  for (const stream of [process.stdout, process.stderr]) {
-    vi.spyOn(stream, 'write').mockImplementation((chunk) => {
-      text += String(chunk);
-      return true;
-    });
-  }
-  const status = await main(['node', 'flamingo', ...args]);
-  vi.restoreAllMocks();
-  return { status, text };
-}
 
 describe('names a wrong argument and the expected ones', () => {
   it.each([

@@ -3,29 +3,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import type { Command } from 'commander';
-import { afterAll, expect, it, vi } from 'vitest';
+import { afterAll, expect, it } from 'vitest';
 import { formatRun, inspectRun } from '../src/cli/info';
 import { createProgram } from '../src/cli/commands';
 import { loadConfig } from '../src/config/config';
-import { main } from '../src/flamingo';
 import { addQuickstartCommand } from '../src/quickstart/command';
+import { command } from './in-process';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-commands-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-/** Runs a command line in this process. Returns its exit status and output. */
-async function command(...args: string[]): Promise<{ status: number; text: string }> {
-  let text = '';
-  for (const stream of [process.stdout, process.stderr]) {
-    vi.spyOn(stream, 'write').mockImplementation((chunk) => {
-      text += String(chunk);
-      return true;
-    });
-  }
-  const status = await main(['node', 'flamingo', ...args]);
-  vi.restoreAllMocks();
-  return { status, text };
-}
 
 it('prints its version', async () => {
   const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '..', 'package.json'), 'utf8')) as {
