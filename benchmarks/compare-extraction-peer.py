@@ -920,7 +920,7 @@ def examine(Image, data, draft):
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "unreadable"
     if (np.ptp(pixels, axis=(0, 1)) <= 8).all():
-        return "single colour"
+        return "single color"
     low = (COSINES @ (pixels @ LUMA) @ COSINES.T).ravel()
     look = np.packbits(low > np.median(low[1:])).tobytes().hex()
     return {"file": f"{hashlib.sha256(data).hexdigest()[:40]}.{ending}", "width": width, "height": height, "look": look}

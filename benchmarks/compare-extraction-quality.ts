@@ -1,5 +1,5 @@
 /**
- * Measures precision and recall of extraction on 30 pages of Debian's documentation with hand-labelled ranges of blocks:
+ * Measures precision and recall of extraction on 30 pages of Debian's documentation with hand-labeled ranges of blocks:
  *
  *     npm run compare-extraction-quality -- [--packages DIR] [--python PYTHON]
  *

@@ -2,7 +2,7 @@
 
     load-checkpoint-peer.py FOLDER float32|bfloat16|int8 TOKENS THREADS
 
-int8 uses PyTorch's dynamic quantisation of linear layers (weights and activations).
+int8 uses PyTorch's dynamic quantization of linear layers (weights and activations).
 """
 import json
 import resource

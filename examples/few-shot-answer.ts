@@ -19,9 +19,9 @@ await useBackend(config.backend);
 const folder = mkdtempSync(path.join(tmpdir(), 'few-shot-'));
 
 /** Draws a disc and saves it. @returns the path of the image */
-async function disc(colour: string): Promise<string> {
-  const file = path.join(folder, `${colour}.png`);
-  const svg = `<svg viewBox="0 0 96 96" width="96" height="96"><circle cx="48" cy="48" r="40" fill="${colour}"/></svg>`;
+async function disc(color: string): Promise<string> {
+  const file = path.join(folder, `${color}.png`);
+  const svg = `<svg viewBox="0 0 96 96" width="96" height="96"><circle cx="48" cy="48" r="40" fill="${color}"/></svg>`;
   await sharp(Buffer.from(svg)).png().toFile(file);
   return file;
 }

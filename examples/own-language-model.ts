@@ -13,7 +13,7 @@ import { adamW } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 
 const WORDS = ['<image>', '<EOC>', 'a', 'red', 'green', 'blue', 'field'];
-const COLOURS = ['red', 'green', 'blue'];
+const COLORS = ['red', 'green', 'blue'];
 const [WIDTH, PATCHES] = [16, 4];
 
 await useBackend('wasm');
@@ -42,7 +42,7 @@ const lm: CausalLM & TiedHead = {
 const config: FlamingoConfig = {
   resampler: {
     visualSize: WIDTH,
-    inputSize: COLOURS.length,
+    inputSize: COLORS.length,
     numLayers: 1,
     numHeads: 2,
     headDim: 8,
@@ -66,12 +66,12 @@ const config: FlamingoConfig = {
 };
 const model = new Flamingo(config, initFlamingo(config, lm.blocks.length, new Random(0)), { lm });
 
-/** An image of one colour, float32 [patches, colours]. */
-const imageOf = (colour: number) =>
-  Float32Array.from({ length: PATCHES * COLOURS.length }, (_, i) => (i % COLOURS.length === colour ? 1 : 0));
+/** An image of one color, float32 [patches, colors]. */
+const imageOf = (color: number) =>
+  Float32Array.from({ length: PATCHES * COLORS.length }, (_, i) => (i % COLORS.length === color ? 1 : 0));
 
-/** `<image> a red field <EOC>` for each colour, each with an image of its colour. */
-const sentences = COLOURS.map((colour) => ['<image>', 'a', colour, 'field', '<EOC>'].map((w) => WORDS.indexOf(w)));
+/** `<image> a red field <EOC>` for each color, each with an image of its color. */
+const sentences = COLORS.map((color) => ['<image>', 'a', color, 'field', '<EOC>'].map((w) => WORDS.indexOf(w)));
 const [size, text] = [sentences.length, sentences[0]!.length];
 const batch = {
   size,
@@ -81,8 +81,8 @@ const batch = {
   mediaIndex: sentences.flatMap((tokens) => tokens.map(() => 1)),
   visual: {
     kind: 'features' as const,
-    shape: [size, 1, 1, PATCHES, COLOURS.length],
-    data: Float32Array.from(COLOURS.flatMap((_, i) => [...imageOf(i)])),
+    shape: [size, 1, 1, PATCHES, COLORS.length],
+    data: Float32Array.from(COLORS.flatMap((_, i) => [...imageOf(i)])),
   },
 };
 
@@ -105,17 +105,17 @@ for (let step = 0; step <= 150; step++) {
   tf.dispose([value, grads]);
 }
 
-// Which colour follows `<image> a`, by the likelihood of each candidate.
-const prompts = COLOURS.map((_, i) => ({
+// Which color follows `<image> a`, by the likelihood of each candidate.
+const prompts = COLORS.map((_, i) => ({
   tokens: [WORDS.indexOf('<image>'), WORDS.indexOf('a')],
-  visual: { ...batch.visual, shape: [1, 1, PATCHES, COLOURS.length], data: imageOf(i) },
+  visual: { ...batch.visual, shape: [1, 1, PATCHES, COLORS.length], data: imageOf(i) },
 }));
-const candidates = COLOURS.map((colour) => [WORDS.indexOf(colour)]);
+const candidates = COLORS.map((color) => [WORDS.indexOf(color)]);
 const scores = await model.score(
   prompts,
   prompts.map(() => candidates),
 );
 scores.forEach((row, i) => {
   const best = row.reduce((top, { sum }, j) => (sum > row[top]!.sum ? j : top), 0);
-  console.log(`the ${COLOURS[i]} image: ${COLOURS[best]}`);
+  console.log(`the ${COLORS[i]} image: ${COLORS[best]}`);
 });

@@ -125,7 +125,7 @@ function pack(folder: string, destination: string): Packed {
 async function checkTarball({ json, folder, tarball, files }: Packed): Promise<void> {
   const data = readFileSync(tarball);
   const license = readFileSync(path.join(root, 'LICENSE'), 'utf8');
-  report(`${json.name}: contains licence, README, both module formats with types and source maps, and no sources`, [
+  report(`${json.name}: contains license, README, both module formats with types and source maps, and no sources`, [
     ...['LICENSE', 'README.md', ...['js', 'cjs'].flatMap((ext) => [`dist/index.${ext}`, `dist/index.${ext}.map`])]
       .concat('dist/index.d.ts', 'dist/index.d.cts')
       .filter((file) => !files.includes(file))

@@ -45,8 +45,8 @@ const resampler = new PerceiverResampler(resamplerConfig, initResampler(resample
 function latentsOfCanvas(): tf.Tensor2D {
   return tf.tidy(() => {
     const pixels = tf.div(tf.cast(tf.browser.fromPixels(canvas), 'float32'), 255);
-    const normalised = tf.div(tf.sub(pixels, encoderConfig.mean), encoderConfig.std);
-    const features = encoder.encode(tf.expandDims(normalised, 0) as tf.Tensor4D); // [1, patches, visualSize]
+    const normalized = tf.div(tf.sub(pixels, encoderConfig.mean), encoderConfig.std);
+    const features = encoder.encode(tf.expandDims(normalized, 0) as tf.Tensor4D); // [1, patches, visualSize]
     const [, patches, visualSize] = features.shape;
     const latents = resampler.apply(tf.reshape(features, [1, 1, 1, patches, visualSize])); // [1, 1, latents, visualSize]
     return tf.reshape(latents, [resamplerConfig.numLatents, resamplerConfig.visualSize]) as tf.Tensor2D;

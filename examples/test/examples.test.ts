@@ -22,10 +22,10 @@ it('one-package.ts learns', async () => {
   expect(Number(accuracy?.[1])).toBeGreaterThan(0.9);
 }, 60_000);
 
-it('own-language-model.ts names the colour of each image', async () => {
+it('own-language-model.ts names the color of each image', async () => {
   const output = await run('own-language-model.ts');
   expect(output).toContain('closed gates change nothing: true');
-  for (const colour of ['red', 'green', 'blue']) expect(output).toContain(`the ${colour} image: ${colour}\n`);
+  for (const color of ['red', 'green', 'blue']) expect(output).toContain(`the ${color} image: ${color}\n`);
 }, 60_000);
 
 const CHROMIUM = findChromium();

@@ -138,7 +138,7 @@ const resampler: GoldenHandler = {
   },
 };
 
-/** Config of a block. The references do not normalise media, and average over all images for a token without an image. */
+/** Config of a block. The references do not normalize media, and average over all images for a token without an image. */
 function xattnConfig(hp: any, locations: boolean): GatedXAttnConfig {
   const immediate = hp.only_attend_immediate_media ? 'immediate' : 'all-previous';
   return {

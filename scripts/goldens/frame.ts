@@ -39,7 +39,7 @@ async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Pro
   tf.engine().startScope();
   try {
     const c = readCase(item);
-    const handler = handlers.find((h) => recognises(h, c));
+    const handler = handlers.find((h) => recognizes(h, c));
     if (!handler) return { error: NaN, pass: false, note: 'unknown kind' };
     const result = await handler.run(c);
     // An error of NaN never passes.
@@ -56,7 +56,7 @@ async function runCase(item: FoundCase, handlers: readonly GoldenHandler[]): Pro
 }
 
 /** Whether a handler matches; one that throws on an unexpected form does not. */
-function recognises(handler: GoldenHandler, c: GoldenCase): boolean {
+function recognizes(handler: GoldenHandler, c: GoldenCase): boolean {
   try {
     return handler.matches(c);
   } catch {

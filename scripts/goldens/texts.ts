@@ -7,7 +7,7 @@ import {
 } from '@flamingo-ts/data-mixtures';
 import {
   fewShotPrompt,
-  normaliseVqaAnswer,
+  normalizeVqaAnswer,
   openFlamingoCaption,
   openFlamingoTemplates,
   openFlamingoVqaAnswer,
@@ -140,7 +140,7 @@ function checkAnswerMetric(meta: AnswerMetric): GoldenResult {
   const c = new Comparison();
   for (const row of meta.normalisation) {
     c.same(`punctuation of "${row.in}"`, processPunctuation(row.in), row.after_punctuation);
-    c.same(`normalised "${row.in}"`, normaliseVqaAnswer(row.in), row.out);
+    c.same(`normalized "${row.in}"`, normalizeVqaAnswer(row.in), row.out);
   }
   for (const { annotations, entries, overall_percent_rounded_to_2 } of meta.accuracy) {
     const accuracies = entries.map((e) => vqaAccuracy(e.prediction, e.answers, 'open-flamingo'));

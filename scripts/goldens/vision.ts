@@ -13,14 +13,14 @@ import {
   activation,
   crossEntropy,
   disposeParams,
-  standardiseWeight,
+  standardizeWeight,
   variables,
-  weightStandardisedConv2d,
+  weightStandardizedConv2d,
   valueAndGrads,
   type ParamTree,
   type StateTensor,
-  type WeightStandardisedConv2dOptions,
-  type WeightStandardisedConv2dParams,
+  type WeightStandardizedConv2dOptions,
+  type WeightStandardizedConv2dParams,
 } from '@flamingo-ts/kernels';
 import {
   importHaiku,
@@ -117,11 +117,11 @@ const convolution: GoldenHandler = {
   matches: (c) => 'formula' in c.meta.hyperparameters && 'out.standardised_weight' in c.tensors,
   async run(c) {
     const hp = c.meta.hyperparameters;
-    const options: WeightStandardisedConv2dOptions = {
+    const options: WeightStandardizedConv2dOptions = {
       stride: hp.stride,
       groups: hp.groups,
       padding: hp.padding.startsWith('symmetric') ? 'symmetric' : 'same',
-      standardisation: /DeepMind/.test(hp.layer) ? 'deepmind' : 'timm',
+      standardization: /DeepMind/.test(hp.layer) ? 'deepmind' : 'timm',
       eps: hp.eps,
       gamma: hp.gamma ?? 1,
     };
@@ -130,9 +130,9 @@ const convolution: GoldenHandler = {
     const bias = c.tensor('param.bias') as tf.Tensor1D;
     const x = channelsLast(c.tensor('x'));
     const check = new Comparison();
-    const run = () => weightStandardisedConv2d(x, { weight, gain, bias }, options);
+    const run = () => weightStandardizedConv2d(x, { weight, gain, bias }, options);
     check.stored(c, 'out.y', channelsFirst(run()), OUTPUT);
-    check.stored(c, 'out.standardised_weight', standardiseWeight(weight, gain, options), OUTPUT);
+    check.stored(c, 'out.standardised_weight', standardizeWeight(weight, gain, options), OUTPUT);
 
     const cotangent = channelsLast(c.tensor('cotangent'));
     const [dx, dweight, dgain, dbias] = gradientsOf(
@@ -166,7 +166,7 @@ function nfnetConfigOf(hp: any): NFNetConfig {
     squeezeExciteRatio: hp.squeeze_excite_ratio,
     alpha: hp.alpha,
     activation: /tanh/.test(hp.gelu) ? 'scaled-gelu-tanh' : 'scaled-gelu',
-    standardisation: deepmind ? 'deepmind' : 'timm',
+    standardization: deepmind ? 'deepmind' : 'timm',
     ...(eps && { eps: Number(eps) }),
     padding: deepmind || /Same/.test(hp.conv) ? 'same' : 'symmetric',
     finalWidth: hp.final_conv_channels,
@@ -214,11 +214,11 @@ const nfnet: GoldenHandler = {
       x = net.applyBlock(x, s, b, training?.keep[i]);
       compare(`out.block.${at}`, x);
     });
-    const { standardisation, eps, padding } = config;
-    const final = weightStandardisedConv2d(x, net.params.finalConv as WeightStandardisedConv2dParams, {
+    const { standardization, eps, padding } = config;
+    const final = weightStandardizedConv2d(x, net.params.finalConv as WeightStandardizedConv2dParams, {
       stride: 1,
       padding,
-      standardisation,
+      standardization,
       eps,
     });
     compare('out.final_conv', final);
@@ -287,15 +287,15 @@ function optimizerOf(hp: any): { clip: Transform; apply: Transform } {
       unit: (name, { rank }) => (name.endsWith('.gain') ? 'element' : rank > 1 ? 'output' : 'tensor'),
     }),
   });
-  const { learning_rate: learningRate, weight_decay: weightDecay, optimiser } = hp;
+  const { learning_rate: learningRate, weight_decay: weightDecay, optimiser: optimizer } = hp;
   const decayMask = (name: string) => name.endsWith('.weight');
-  if (/AdamW/.test(optimiser)) {
-    const [, beta1, beta2] = /betas (\S+) (\S+),/.exec(optimiser)!.map(Number);
-    const epsilon = number(optimiser, /eps (\S+)/);
+  if (/AdamW/.test(optimizer)) {
+    const [, beta1, beta2] = /betas (\S+) (\S+),/.exec(optimizer)!.map(Number);
+    const epsilon = number(optimizer, /eps (\S+)/);
     return { clip, apply: adamW({ learningRate, beta1, beta2, epsilon, weightDecay, decayMask }) };
   }
-  const momentum = number(optimiser, /momentum (\S+?),/);
-  const nesterov = /Nesterov/.test(optimiser);
+  const momentum = number(optimizer, /momentum (\S+?),/);
+  const nesterov = /Nesterov/.test(optimizer);
   return { clip, apply: chain(addDecayedWeights(weightDecay, decayMask), sgd({ learningRate, momentum, nesterov })) };
 }
 
@@ -564,7 +564,7 @@ const imagePreprocess: GoldenHandler = {
   },
 };
 
-/** Standardised convolutions, NFNet, CLIP's vision tower, contrastive loss, preprocessing and training traces. */
+/** Standardized convolutions, NFNet, CLIP's vision tower, contrastive loss, preprocessing and training traces. */
 export const visionHandlers: readonly GoldenHandler[] = [
   convolution,
   nfnet,

@@ -45,10 +45,10 @@ const textsOf = async (name: string) =>
 afterAll(() => rmSync(folder, { recursive: true }));
 beforeAll(async () => {
   mkdirSync(at('my-data', 'p'), { recursive: true });
-  for (const colour of ['red', 'green', 'blue']) {
-    const plain = sharp({ create: { width: 60, height: 40, channels: 3, background: colour } });
-    await plain.png().toFile(at('my-data', 'p', `${colour}.png`));
-    await plain.resize(30, 30).toFile(at('my-data', 'p', `${colour}-2.png`));
+  for (const color of ['red', 'green', 'blue']) {
+    const plain = sharp({ create: { width: 60, height: 40, channels: 3, background: color } });
+    await plain.png().toFile(at('my-data', 'p', `${color}.png`));
+    await plain.resize(30, 30).toFile(at('my-data', 'p', `${color}-2.png`));
   }
   writeFileSync(at('my-data', 'p', 'cut.png'), readFileSync(at('my-data', 'p', 'red.png')).subarray(0, 60));
 });

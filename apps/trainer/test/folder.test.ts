@@ -18,7 +18,7 @@ const config = writeConfig(folder, {
 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const COLOURS = ['red', 'green', 'blue', 'gold'];
+const COLORS = ['red', 'green', 'blue', 'gold'];
 const SHAPES: Record<string, (x: number) => string> = {
   circle: (x) => `<circle cx="${x}" cy="40" r="20"/>`,
   square: (x) => `<rect x="${x - 18}" y="22" width="36" height="36"/>`,
@@ -26,16 +26,16 @@ const SHAPES: Record<string, (x: number) => string> = {
 };
 
 /** Draws one shape into a file whose name ends in its format. */
-async function draw(file: string, shape: string, colour: string, x = 60): Promise<string> {
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80"><rect width="120" height="80" fill="white"/><g fill="${colour}">${SHAPES[shape]!(x)}</g></svg>`;
+async function draw(file: string, shape: string, color: string, x = 60): Promise<string> {
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80"><rect width="120" height="80" fill="white"/><g fill="${color}">${SHAPES[shape]!(x)}</g></svg>`;
   await sharp(Buffer.from(svg)).toFile(join(data, file));
   return file;
 }
 
 /** Draws the frames of a shape that moves to the right. */
-const moving = (name: string, colour: string, count: number) =>
+const moving = (name: string, color: string, count: number) =>
   Promise.all(
-    Array.from({ length: count }, (_, i) => draw(`clips/${name}-${i}.png`, 'square', colour, 20 + (80 * i) / count)),
+    Array.from({ length: count }, (_, i) => draw(`clips/${name}-${i}.png`, 'square', color, 20 + (80 * i) / count)),
   );
 
 const lines = (name: string, values: readonly unknown[]) =>
@@ -45,23 +45,23 @@ const done: Record<string, Outcome> = {};
 
 beforeAll(async () => {
   mkdirSync(join(data, 'clips'), { recursive: true });
-  const things = COLOURS.flatMap((colour) => Object.keys(SHAPES).map((shape) => ({ colour, shape })));
+  const things = COLORS.flatMap((color) => Object.keys(SHAPES).map((shape) => ({ color, shape })));
   const formats = ['png', 'jpg', 'webp'];
   const files = await Promise.all(
-    things.map(({ colour, shape }, i) => draw(`${colour}-${shape}.${formats[i % 3]}`, shape, colour)),
+    things.map(({ color, shape }, i) => draw(`${color}-${shape}.${formats[i % 3]}`, shape, color)),
   );
   const broken = 'broken.png';
   writeFileSync(join(data, broken), readFileSync(join(data, files[0]!)).subarray(0, 60));
   lines('pairs', [
-    ...things.map(({ colour, shape }, i) => ({ image: files[i], text: `a ${colour} ${shape}` })),
+    ...things.map(({ color, shape }, i) => ({ image: files[i], text: `a ${color} ${shape}` })),
     { image: broken, text: 'a broken file' },
   ]);
   lines(
     'pages',
-    things.map(({ colour }, i) => {
+    things.map(({ color }, i) => {
       const other = (i + 3) % files.length;
-      const parts = [{ text: 'Which colour?' }, { image: files[i] }, { text: colour }];
-      const more = [{ image: files[other] }, { text: things[other]!.colour }];
+      const parts = [{ text: 'Which color?' }, { image: files[i] }, { text: color }];
+      const more = [{ image: files[other] }, { text: things[other]!.color }];
       return { parts: [...parts, ...(i % 4 === 0 ? [{ image: broken }] : []), ...more] };
     }),
   );
@@ -72,7 +72,7 @@ beforeAll(async () => {
     { frames: await moving('long', 'blue', 9), text: 'a blue square moves to the right' },
   ]);
   lines('eval', [
-    ...things.map(({ colour }, i) => ({ image: files[i], answer: colour })),
+    ...things.map(({ color }, i) => ({ image: files[i], answer: color })),
     { image: broken, answer: 'red' },
   ]);
 

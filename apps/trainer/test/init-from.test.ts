@@ -18,12 +18,12 @@ const STAGES = { vision: pretrainVision, lm: pretrainLanguage, flamingo: trainJo
 beforeAll(async () => {
   await useBackend('auto');
   mkdirSync(join(folder, 'data'));
-  const colours = ['red', 'green', 'blue', 'gold'];
-  for (const background of colours) {
+  const colors = ['red', 'green', 'blue', 'gold'];
+  for (const background of colors) {
     const image = sharp({ create: { width: 40, height: 40, channels: 3, background } });
     await image.png().toFile(join(folder, 'data', `${background}.png`));
   }
-  const pairs = colours.map((colour) => JSON.stringify({ image: `${colour}.png`, text: `a ${colour} square` }));
+  const pairs = colors.map((color) => JSON.stringify({ image: `${color}.png`, text: `a ${color} square` }));
   writeFileSync(join(folder, 'data', 'pairs.jsonl'), pairs.join('\n'));
 });
 afterAll(() => rmSync(folder, { recursive: true }));

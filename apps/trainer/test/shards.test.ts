@@ -28,23 +28,17 @@ async function write(name: string, count: number, make: (i: number) => Document)
 }
 
 beforeAll(async () => {
-  const colours = ['red', 'green', 'blue', 'gold'];
+  const colors = ['red', 'green', 'blue', 'gold'];
   const square = (background: string) =>
     sharp({ create: { width: 60, height: 40, channels: 3, background } })
       .png()
       .toBuffer();
-  const images = await Promise.all(colours.map(square));
+  const images = await Promise.all(colors.map(square));
   const media = (i: number) => ({ media: { image: images[i % 4]! } });
-  await write('pairs', 12, (i) => ({ kind: 'pair', parts: [media(i), { text: `a ${colours[i % 4]} square` }] }));
+  await write('pairs', 12, (i) => ({ kind: 'pair', parts: [media(i), { text: `a ${colors[i % 4]} square` }] }));
   await write('pages', 8, (i) => ({
     kind: 'page',
-    parts: [
-      { text: 'Squares. ' },
-      media(i),
-      { text: `This is ${colours[i % 4]}.` },
-      media(i + 1),
-      { text: 'Another.' },
-    ],
+    parts: [{ text: 'Squares. ' }, media(i), { text: `This is ${colors[i % 4]}.` }, media(i + 1), { text: 'Another.' }],
   }));
   await write('clips', 6, (i) => ({
     kind: 'clip',

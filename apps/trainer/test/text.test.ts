@@ -27,9 +27,9 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 beforeAll(async () => {
   const writer = await ShardWriter.create(join(folder, 'text'), { maxDocuments: 10 });
-  const colours = ['red', 'green', 'blue'];
+  const colors = ['red', 'green', 'blue'];
   for (let i = 0; i < 40; i++) {
-    const text = `The sky is ${colours[i % 3]}. `.repeat(1 + (i % 7)).trim();
+    const text = `The sky is ${colors[i % 3]}. `.repeat(1 + (i % 7)).trim();
     await writer.add({ kind: 'page', parts: [{ text }] });
   }
   await writer.close();

@@ -14,7 +14,7 @@ beforeAll(async () => {
   backend = tf.backend() as NativeBackend;
 });
 
-// Fills every buffer that a kernel may get with NaN, so that reads of uninitialised memory show.
+// Fills every buffer that a kernel may get with NaN, so that reads of uninitialized memory show.
 beforeEach(() => {
   for (let size = 64; size < 1 << 19; size *= 2) {
     const buffers = Array.from({ length: 8 }, () => backend.pool.allocate(size).fill(NaN));

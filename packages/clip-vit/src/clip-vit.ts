@@ -54,7 +54,7 @@ export interface ClipViTConfig {
   readonly activation: (typeof CLIP_ACTIVATIONS)[number];
   /** Applies the last layer norm to the patch tokens in `encode`. OpenFlamingo's checkpoints require false. */
   readonly normTokens: boolean;
-  /** Channel means and standard deviations, on a scale of 0 to 1, by which images are normalised. */
+  /** Channel means and standard deviations, on a scale of 0 to 1, by which images are normalized. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
 }
@@ -203,7 +203,7 @@ export function clipViTShapes(config: ClipViTConfig): Record<string, readonly nu
   return shapesOf(clipViTSpecs(config));
 }
 
-/** Fresh parameters, with the standard deviations of CLIP's own initialisation. */
+/** Fresh parameters, with the standard deviations of CLIP's own initialization. */
 export function initClipViT(config: ClipViTConfig, random: Random): ClipViTParams {
   return freshParams(clipViTSpecs(config), random);
 }
@@ -271,7 +271,7 @@ export class ClipViT {
   /**
    * Encodes images to patch tokens, row by row, without the class token.
    *
-   * @param images float32 [images, height, width, 3], normalised by `mean` and `std`
+   * @param images float32 [images, height, width, 3], normalized by `mean` and `std`
    * @returns      float32 [images, patches, visualSize]
    */
   encode(images: tf.Tensor4D): tf.Tensor3D {
@@ -282,7 +282,7 @@ export class ClipViT {
     });
   }
 
-  /** Embeddings of images in the space shared with text, not normalised: float32 [images, embeddingSize]. */
+  /** Embeddings of images in the space shared with text, not normalized: float32 [images, embeddingSize]. */
   pooled(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => {
       const x = this.hidden(images);
@@ -304,7 +304,7 @@ export class ClipViT {
     });
   }
 
-  /** Patches and class token with their positions, normalised: float32 [images, 1 + patches, visualSize]. */
+  /** Patches and class token with their positions, normalized: float32 [images, 1 + patches, visualSize]. */
   applyEmbedding(images: tf.Tensor4D): tf.Tensor3D {
     const { imageSize, imageHeight = imageSize, patchSize, visualSize } = this.config;
     expectShape(

@@ -1,7 +1,7 @@
 import { checkGradient, describeBackends, expectClose, expectNoLeak, loadReference } from '@flamingo-ts/testing';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, it } from 'vitest';
-import { contrastiveLogits, contrastiveLoss, l2Normalise, LOG_SCALE_START } from './contrastive';
+import { contrastiveLogits, contrastiveLoss, l2Normalize, LOG_SCALE_START } from './contrastive';
 
 // The loss of open_clip in one process, in float64.
 const golden = loadReference(new URL('../test/reference/contrastive_loss', import.meta.url));
@@ -50,10 +50,10 @@ describeBackends('contrastiveLoss', () => {
     checkGradient(f, [random([3, 4], 1), random([3, 4], 2), tf.scalar(1)], { rtol: 1e-2, elements: 6 });
   });
 
-  it('normalises rows of any length, and keeps zeros', () => {
+  it('normalizes rows of any length, and keeps zeros', () => {
     tf.tidy(() => {
       expectClose(
-        l2Normalise(
+        l2Normalize(
           tf.tensor2d([
             [3, 4],
             [0, 0],
@@ -63,10 +63,10 @@ describeBackends('contrastiveLoss', () => {
         [0.6, 0.8, 0, 0, 0.6, 0.8],
         { atol: 1e-6 },
       );
-      const slope = tf.grad((x) => tf.sum(l2Normalise(x)))(tf.zeros([1, 2]));
+      const slope = tf.grad((x) => tf.sum(l2Normalize(x)))(tf.zeros([1, 2]));
       expect(Array.from(slope.dataSync()).every(Number.isFinite)).toBe(true);
     });
-    checkGradient(l2Normalise, [random([3, 4], 5)], { rtol: 1e-2, elements: 6 });
+    checkGradient(l2Normalize, [random([3, 4], 5)], { rtol: 1e-2, elements: 6 });
   });
 
   it('leaks nothing, and refuses other widths and unknown options', async () => {

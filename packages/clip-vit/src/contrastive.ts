@@ -21,8 +21,8 @@ const RULES: ConfigRules<ContrastiveOptions> = {
  * Two-way contrastive loss of a batch of pairs: classifies the text of every image among all texts of the batch, and the
  * image of every text.
  *
- * @param images   float32 [pairs, d], not normalised
- * @param texts    float32 [pairs, d], not normalised; row i is the text of image i
+ * @param images   float32 [pairs, d], not normalized
+ * @param texts    float32 [pairs, d], not normalized; row i is the text of image i
  * @param logScale float32 scalar, the log of the inverse temperature, usually learned
  */
 export function contrastiveLoss(
@@ -56,13 +56,13 @@ export function contrastiveLogits(images: tf.Tensor2D, texts: tf.Tensor2D, logSc
   );
   return tf.tidy(() => {
     // Scales the narrow factor, not the square of the batch.
-    const scaled = tf.mul(l2Normalise(images), tf.exp(logScale)) as tf.Tensor2D;
-    return tf.matMul(scaled, l2Normalise(texts), false, true);
+    const scaled = tf.mul(l2Normalize(images), tf.exp(logScale)) as tf.Tensor2D;
+    return tf.matMul(scaled, l2Normalize(texts), false, true);
   });
 }
 
 /** Divides every row by its Euclidean norm, or by 1e-12 if that is larger: float32 [..., d]. */
-export function l2Normalise<T extends tf.Tensor>(x: T): T {
+export function l2Normalize<T extends tf.Tensor>(x: T): T {
   return tf.customGrad((x, save) => {
     const norm = tf.maximum(tf.sqrt(tf.sum(tf.square(x as tf.Tensor), -1, true)), 1e-12);
     const y = tf.div(x as tf.Tensor, norm);

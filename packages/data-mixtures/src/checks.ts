@@ -10,7 +10,7 @@ export function expectProbability(what: string, value: unknown): void {
 }
 
 /** Channel means or standard deviations. */
-export function expectColour(what: string, value: unknown, isPositive = false): void {
+export function expectColor(what: string, value: unknown, isPositive = false): void {
   const fits = (n: unknown) => typeof n === 'number' && Number.isFinite(n) && (n > 0 || !isPositive);
   if (Array.isArray(value) && value.length === 3 && value.every(fits)) return;
   fail(what, isPositive ? 'three numbers above 0' : 'three numbers', value);

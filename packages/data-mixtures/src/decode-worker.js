@@ -29,14 +29,14 @@ import('sharp').then(
   (error) => parentPort.postMessage({ fatal: String(error?.message ?? error) }),
 );
 
-async function answer(sharp, { image, normalised }) {
+async function answer(sharp, { image, normalized }) {
   let seconds = 0;
   const clock = setInterval(() => {
     if (++seconds === MAX_SECONDS) parentPort.postMessage({ stuck: `no answer within ${MAX_SECONDS} s` });
   }, 1000);
   try {
     const input = typeof image === 'string' ? await readImage(image) : image;
-    const pixels = await decode(sharp, input, normalised);
+    const pixels = await decode(sharp, input, normalized);
     parentPort.postMessage({ pixels }, [pixels.buffer]);
   } catch (error) {
     parentPort.postMessage({ error: String(error?.message ?? error) });
@@ -54,28 +54,28 @@ async function readImage(path) {
 }
 
 /** RGB [size, size, 3]: transparency on white, EXIF orientation applied, first frame of an animation. */
-async function decode(sharp, input, normalised) {
+async function decode(sharp, input, normalized) {
   const { data, info } = await sharp(input, { limitInputPixels: MAX_PIXELS, failOn: 'error' })
     .autoOrient()
     .flatten({ background: '#ffffff' })
-    .toColourspace('srgb')
+    .toColorspace('srgb')
     .resize({ width: size, height: size, fit: fit === 'pad' ? 'inside' : 'cover', kernel: 'cubic' })
     .raw({ depth: 'uchar' })
     .toBuffer({ resolveWithObject: true });
   if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to RGB`);
-  return place(data, info.width, info.height, normalised);
+  return place(data, info.width, info.height, normalized);
 }
 
-/** Centres the image on a square of the mean colour, which is 0 after normalisation. */
-function place(data, width, height, normalised) {
-  const pixels = new (normalised ? Float32Array : Uint8Array)(size * size * 3);
-  if (!normalised) for (let i = 0; i < pixels.length; i++) pixels[i] = border[i % 3];
+/** Centers the image on a square of the mean color, which is 0 after normalization. */
+function place(data, width, height, normalized) {
+  const pixels = new (normalized ? Float32Array : Uint8Array)(size * size * 3);
+  if (!normalized) for (let i = 0; i < pixels.length; i++) pixels[i] = border[i % 3];
   const left = (size - width) >> 1;
   const top = (size - height) >> 1;
   for (let y = 0; y < height; y++) {
     let to = ((top + y) * size + left) * 3;
     for (let from = y * width * 3; from < (y + 1) * width * 3; from++, to++) {
-      pixels[to] = normalised ? scales[from % 3][data[from]] : data[from];
+      pixels[to] = normalized ? scales[from % 3][data[from]] : data[from];
     }
   }
   return pixels;

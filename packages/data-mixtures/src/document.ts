@@ -37,7 +37,7 @@ export interface MediaPart {
 export interface Document {
   readonly kind: 'page' | 'pair' | 'clip' | 'question';
   readonly parts: readonly (TextPart | MediaPart)[];
-  /** Metadata as JSON, such as the URL or the licence. Stored in shards, never trained on. */
+  /** Metadata as JSON, such as the URL or the license. Stored in shards, never trained on. */
   readonly about?: Readonly<Record<string, unknown>>;
 }
 

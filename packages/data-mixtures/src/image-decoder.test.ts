@@ -14,8 +14,8 @@ const folder = mkdtempSync(join(tmpdir(), 'images-'));
 const at = (name: string) => join(folder, name);
 const decoder = new ImageDecoder(format, { workers: 2 });
 
-const plain = (width: number, height: number, colour: string) =>
-  sharp({ create: { width, height, channels: 3, background: colour } });
+const plain = (width: number, height: number, color: string) =>
+  sharp({ create: { width, height, channels: 3, background: color } });
 const svg = (inner: string, size = 'width="40" height="20"') =>
   Buffer.from(`<svg xmlns="http://www.w3.org/2000/svg" ${size}>${inner}</svg>`);
 const red = svg('<rect width="40" height="20" fill="#ff0000"/>');
@@ -72,7 +72,7 @@ const pixel = (pixels: ArrayLike<number>, x: number, y: number) =>
   Array.from({ length: 3 }, (_, c) => pixels[(y * 8 + x) * 3 + c]!);
 
 describe('an image', () => {
-  it('keeps its aspect ratio, centred on the mean colour and normalised', async () => {
+  it('keeps its aspect ratio, centered on the mean color and normalized', async () => {
     const pixels = (await decoder.decode(red))!;
     expect(pixels).toHaveLength(8 * 8 * 3);
     // 40 x 20 becomes 8 x 4: two rows above and below are mean, exactly 0.
@@ -82,7 +82,7 @@ describe('an image', () => {
     pixel(pixels, 4, 3).forEach((v, c) => expect(v).toBeCloseTo(expected[c]!, 5));
   });
 
-  it('has a border of the rounded mean colour as bytes', async () => {
+  it('has a border of the rounded mean color as bytes', async () => {
     const pixels = (await decoder.decodeBytes(red))!;
     expect(pixels).toBeInstanceOf(Uint8Array);
     expect(pixel(pixels, 0, 0)).toEqual([102, 128, 153]);
@@ -106,8 +106,8 @@ describe('an image', () => {
   });
 
   it.each([
-    ['grey', () => plain(8, 8, '#808080').greyscale().png().toBuffer(), [128, 128, 128]],
-    ['16 bits', () => plain(8, 8, '#804020').toColourspace('rgb16').png().toBuffer(), [128, 64, 32]],
+    ['gray', () => plain(8, 8, '#808080').grayscale().png().toBuffer(), [128, 128, 128]],
+    ['16 bits', () => plain(8, 8, '#804020').toColorspace('rgb16').png().toBuffer(), [128, 64, 32]],
     [
       'transparent',
       () =>
@@ -211,10 +211,10 @@ describe('the worker pool', () => {
   });
 
   it('returns each of many concurrent images to its caller', async () => {
-    const colours = Array.from({ length: 40 }, (_, i) => i * 6);
-    const bytes = await Promise.all(colours.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));
+    const colors = Array.from({ length: 40 }, (_, i) => i * 6);
+    const bytes = await Promise.all(colors.map((v) => plain(4, 4, `rgb(${v}, 0, 0)`).png().toBuffer()));
     const pixels = await Promise.all(bytes.map((b) => decoder.decodeBytes(b)));
-    expect(pixels.map((p) => p![0])).toEqual(colours);
+    expect(pixels.map((p) => p![0])).toEqual(colors);
   });
 
   it('rejects images during and after close()', async () => {

@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { expectColour, expectOneOf, expectWhole } from './checks';
+import { expectColor, expectOneOf, expectWhole } from './checks';
 import type { EncodedImage } from './document';
 
 /** How images are converted to the input of a vision encoder. */
@@ -32,7 +32,7 @@ const MAX_FAILURES_KEPT = 100;
 interface Job {
   readonly image: EncodedImage;
   readonly name: string;
-  readonly normalised: boolean;
+  readonly normalized: boolean;
   resolve(pixels: Float32Array | Uint8Array | undefined): void;
   reject(error: Error): void;
 }
@@ -68,18 +68,18 @@ export class ImageDecoder {
   ) {
     expectWhole('ImageDecoder: size', format.size, 1);
     expectOneOf('ImageDecoder: fit', format.fit, ['pad', 'crop']);
-    expectColour('ImageDecoder: mean', format.mean);
-    expectColour('ImageDecoder: std', format.std, true);
+    expectColor('ImageDecoder: mean', format.mean);
+    expectColor('ImageDecoder: std', format.std, true);
     expectWhole('ImageDecoder: workers', workers, 1);
     this.workers = workers;
   }
 
-  /** @returns float32 [size, size, 3], normalised; undefined for an unreadable image */
+  /** @returns float32 [size, size, 3], normalized; undefined for an unreadable image */
   decode(image: EncodedImage, name?: string): Promise<Float32Array | undefined> {
     return this.enqueue(image, name, true) as Promise<Float32Array | undefined>;
   }
 
-  /** @returns uint8 [size, size, 3], not normalised; undefined for an unreadable image */
+  /** @returns uint8 [size, size, 3], not normalized; undefined for an unreadable image */
   decodeBytes(image: EncodedImage, name?: string): Promise<Uint8Array | undefined> {
     return this.enqueue(image, name, false) as Promise<Uint8Array | undefined>;
   }
@@ -100,12 +100,12 @@ export class ImageDecoder {
   private enqueue(
     image: EncodedImage,
     name = typeof image === 'string' ? image : 'bytes in memory',
-    normalised: boolean,
+    normalized: boolean,
   ) {
     return new Promise<Float32Array | Uint8Array | undefined>((resolve, reject) => {
       if (this.closed)
         return reject(new Error(`ImageDecoder: ${name} was requested after close(). Create a new decoder.`));
-      this.send({ image, name, normalised, resolve, reject });
+      this.send({ image, name, normalized, resolve, reject });
     });
   }
 
@@ -115,7 +115,7 @@ export class ImageDecoder {
     thread.worker.ref();
     // Transfers a copy, because cloning a view would clone its whole buffer, such as a shard.
     const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
-    thread.worker.postMessage({ image, normalised: job.normalised }, typeof image === 'string' ? [] : [image.buffer]);
+    thread.worker.postMessage({ image, normalized: job.normalized }, typeof image === 'string' ? [] : [image.buffer]);
   }
 
   private idlestThread(): Thread {

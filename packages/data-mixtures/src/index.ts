@@ -35,7 +35,7 @@ export {
 export { openDataset, QUESTIONS, type OpenDatasetOptions } from './open-dataset';
 export { prefetch, type Prefetchable } from './prefetch';
 export { PendingReads } from './pending-reads';
-export { normalise, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
+export { normalize, preprocess, resizeBicubic, type PreprocessConfig, type RgbImage } from './resize';
 export { buildSample, type LossRule, type Rejection, type Sample, type SampleOptions } from './sample';
 export type { Manifest, ShardEntry } from './shard-format';
 export { readManifest, verifyShards } from './shard-reader';

@@ -387,7 +387,7 @@ describe('COCO captions and VQAv2', () => {
       info: {},
       task_type: 'Open-Ended',
       data_subtype: 'train2014',
-      questions: [{ image_id: 9, question: 'What colour is it?', question_id: 9000 }],
+      questions: [{ image_id: 9, question: 'What color is it?', question_id: 9000 }],
     });
     await expect(openDataset(questions)).rejects.toThrow(
       /expected the answers in v2_mscoco_train2014_annotations\.json in the same folder/,
@@ -398,7 +398,7 @@ describe('COCO captions and VQAv2', () => {
     expect(await all(await openDataset(questions))).toEqual([
       {
         kind: 'pair',
-        parts: [image, { text: 'Question: What colour is it? Answer:', learn: false }, { text: ' green' }],
+        parts: [image, { text: 'Question: What color is it? Answer:', learn: false }, { text: ' green' }],
       },
     ]);
   });

@@ -73,7 +73,7 @@ async function openFile(path: string, images: string | undefined): Promise<Datas
   throw new Error(`${path}: expected .tar, .jsonl, .parquet or .json, got ${got}. Unpack compressed files first.`);
 }
 
-/** Reads enough of a file to see its first keys: VQAv2's files begin with a licence. */
+/** Reads enough of a file to see its first keys: VQAv2's files begin with a license. */
 async function startOf(path: string): Promise<string> {
   const file = await open(path);
   try {

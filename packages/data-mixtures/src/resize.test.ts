@@ -1,6 +1,6 @@
 import { expectClose, loadReference } from '@flamingo-ts/testing';
 import { describe, expect, it } from 'vitest';
-import { centreCrop, normalise, preprocess, resizeBicubic, type RgbImage } from './resize';
+import { centerCrop, normalize, preprocess, resizeBicubic, type RgbImage } from './resize';
 
 const MEAN = [0.5, 0.25, 0] as const;
 const STD = [0.5, 0.25, 1] as const;
@@ -33,12 +33,12 @@ describe('against Pillow, torchvision and timm', () => {
     expectClose(resizeBicubic(image, up.width, up.height).data, reference.tensors['out.bicubic_up']!, { atol: 0 });
   });
 
-  it('matches CLIP: shortest side, centre crop, normalised', () => {
+  it('matches CLIP: shortest side, center crop, normalized', () => {
     const out = preprocess(image, { size: 16, fit: 'crop', mean: clip.mean, std: clip.std });
     expectClose(channelsFirst(out), reference.tensors['out.clip_final']!.data as Float32Array, { atol: 1e-6 });
   });
 
-  it('matches timm for NFNet: squashed, centre crop, normalised', () => {
+  it('matches timm for NFNet: squashed, center crop, normalized', () => {
     const out = preprocess(image, {
       size: 16,
       fit: 'squash',
@@ -56,7 +56,7 @@ describe('resizeBicubic', () => {
     expect(resizeBicubic(image, 5, 4).data).toEqual(image.data);
   });
 
-  it('preserves a uniform colour when enlarging and reducing', () => {
+  it('preserves a uniform color when enlarging and reducing', () => {
     const plain: RgbImage = { width: 9, height: 7, data: new Uint8Array(9 * 7 * 3).fill(201) };
     for (const [w, h] of [
       [4, 3],
@@ -101,17 +101,17 @@ describe('resizeBicubic', () => {
 });
 
 describe('preprocess', () => {
-  it('normalises by channel', () => {
+  it('normalizes by channel', () => {
     const image: RgbImage = { width: 1, height: 1, data: Uint8Array.from([255, 0, 51]) };
-    expect([...normalise(image, { mean: MEAN, std: STD })]).toEqual([1, -1, Math.fround(0.2)]);
+    expect([...normalize(image, { mean: MEAN, std: STD })]).toEqual([1, -1, Math.fround(0.2)]);
   });
 
-  it('crops the centre, with offsets rounded half to even', () => {
+  it('crops the center, with offsets rounded half to even', () => {
     const image = madeImage(5, 7);
-    expect([...centreCrop(image, 2, 4).data.subarray(0, 3)]).toEqual([
+    expect([...centerCrop(image, 2, 4).data.subarray(0, 3)]).toEqual([
       ...image.data.subarray((2 * 5 + 2) * 3, (2 * 5 + 2) * 3 + 3),
     ]);
-    expect(() => centreCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the crop of 6 x 6/);
+    expect(() => centerCrop(image, 6, 6)).toThrow(/5 x 7, smaller than the crop of 6 x 6/);
   });
 
   it('returns a square for any image and fit', () => {
@@ -124,7 +124,7 @@ describe('preprocess', () => {
     }
   });
 
-  it('pads with the mean colour, which is 0', () => {
+  it('pads with the mean color, which is 0', () => {
     const white: RgbImage = { width: 8, height: 4, data: new Uint8Array(8 * 4 * 3).fill(255) };
     const out = preprocess(white, { size: 8, fit: 'pad', mean: MEAN, std: STD });
     const rows = Array.from({ length: 8 }, (_, y) => [...out.subarray(y * 24, y * 24 + 3)]);

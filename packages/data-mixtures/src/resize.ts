@@ -1,4 +1,4 @@
-import { expectColour, expectOneOf, expectWhole } from './checks';
+import { expectColor, expectOneOf, expectWhole } from './checks';
 
 /** An image as RGB bytes, row by row. */
 export interface RgbImage {
@@ -14,7 +14,7 @@ export interface PreprocessConfig {
   readonly size: number;
   /**
    * `crop`: shortest side to `resizeTo`, then the middle (CLIP). `squash`: both sides to `resizeTo`, then the middle (NFNet's
-   * ImageNet evaluation). `pad`: longest side to `size`, centred on the mean colour (Flamingo, appendix B.1.2).
+   * ImageNet evaluation). `pad`: longest side to `size`, centered on the mean color (Flamingo, appendix B.1.2).
    */
   readonly fit: 'crop' | 'squash' | 'pad';
   /** Side before cropping. Defaults to `size`. */
@@ -24,21 +24,21 @@ export interface PreprocessConfig {
   readonly std: readonly [number, number, number];
 }
 
-/** Resizes, crops or pads, and normalises an image: float32 `[size, size, 3]`. */
+/** Resizes, crops or pads, and normalizes an image: float32 `[size, size, 3]`. */
 export function preprocess(image: RgbImage, config: PreprocessConfig): Float32Array {
   const { size, fit, resizeTo = size } = config;
   expectWhole('preprocess: size', size, 1);
   expectOneOf('preprocess: fit', fit, ['crop', 'squash', 'pad']);
   expectWhole('preprocess: resizeTo', resizeTo, 1);
-  expectColour('preprocess: mean', config.mean);
-  expectColour('preprocess: std', config.std, true);
+  expectColor('preprocess: mean', config.mean);
+  expectColor('preprocess: std', config.std, true);
   if (resizeTo < size) throw new Error(`preprocess: resizeTo must be at least size ${size}, got ${resizeTo}.`);
-  if (fit === 'squash') return normalise(centreCrop(resizeBicubic(image, resizeTo, resizeTo), size, size), config);
+  if (fit === 'squash') return normalize(centerCrop(resizeBicubic(image, resizeTo, resizeTo), size, size), config);
   const { width, height } = image;
   if (fit === 'crop') {
     const short = Math.min(width, height);
     const side = (n: number) => (n === short ? resizeTo : Math.floor((resizeTo * n) / short));
-    return normalise(centreCrop(resizeBicubic(image, side(width), side(height)), size, size), config);
+    return normalize(centerCrop(resizeBicubic(image, side(width), side(height)), size, size), config);
   }
   const long = Math.max(width, height);
   const side = (n: number) => Math.max(1, Math.round((size * n) / long));
@@ -60,13 +60,13 @@ export function resizeBicubic(image: RgbImage, width: number, height: number): R
   return { width, height, data: resizeAxis(narrow, image.height, height, column, width * height * 3) };
 }
 
-/** Crops to the centre. Rounds odd offsets half to even, like torchvision. */
-export function centreCrop(image: RgbImage, width: number, height: number): RgbImage {
+/** Crops to the center. Rounds odd offsets half to even, like torchvision. */
+export function centerCrop(image: RgbImage, width: number, height: number): RgbImage {
   const left = roundHalfEven((image.width - width) / 2);
   const top = roundHalfEven((image.height - height) / 2);
   if (left < 0 || top < 0) {
     throw new Error(
-      `centreCrop: the image is ${image.width} x ${image.height}, smaller than the crop of ${width} x ${height}. Resize it first.`,
+      `centerCrop: the image is ${image.width} x ${image.height}, smaller than the crop of ${width} x ${height}. Resize it first.`,
     );
   }
   const data = new Uint8Array(width * height * 3);
@@ -78,7 +78,7 @@ export function centreCrop(image: RgbImage, width: number, height: number): RgbI
 }
 
 /** Converts bytes to `(v / 255 - mean) / std`: float32 `[height, width, 3]`. */
-export function normalise(image: RgbImage, { mean, std }: Pick<PreprocessConfig, 'mean' | 'std'>): Float32Array {
+export function normalize(image: RgbImage, { mean, std }: Pick<PreprocessConfig, 'mean' | 'std'>): Float32Array {
   // A table per channel is faster than arithmetic per byte.
   const tables = mean.map((m, c) => Float32Array.from({ length: 256 }, (_, v) => (v / 255 - m) / std[c]!));
   const [red, green, blue] = tables as [Float32Array, Float32Array, Float32Array];
@@ -92,9 +92,9 @@ export function normalise(image: RgbImage, { mean, std }: Pick<PreprocessConfig,
   return out;
 }
 
-/** Normalises and centres on a square of zeros, which is the mean colour after normalisation. */
+/** Normalizes and centers on a square of zeros, which is the mean color after normalization. */
 function padSquare(image: RgbImage, size: number, config: PreprocessConfig): Float32Array {
-  const values = normalise(image, config);
+  const values = normalize(image, config);
   const out = new Float32Array(size * size * 3);
   const left = Math.floor((size - image.width) / 2);
   const top = Math.floor((size - image.height) / 2);
@@ -150,11 +150,11 @@ function bicubicWeights(from: number, to: number) {
   const counts = new Int32Array(to);
   const weights = new Float64Array(to * taps);
   for (let i = 0; i < to; i++) {
-    const centre = (i + 0.5) * scale;
-    const start = Math.max(0, Math.floor(centre - support + 0.5));
-    const count = Math.min(from, Math.floor(centre + support + 0.5)) - start;
+    const center = (i + 0.5) * scale;
+    const start = Math.max(0, Math.floor(center - support + 0.5));
+    const count = Math.min(from, Math.floor(center + support + 0.5)) - start;
     let total = 0;
-    for (let k = 0; k < count; k++) total += weights[i * taps + k] = bicubic((start + k - centre + 0.5) / stretch);
+    for (let k = 0; k < count; k++) total += weights[i * taps + k] = bicubic((start + k - center + 0.5) / stretch);
     for (let k = 0; k < count; k++) weights[i * taps + k]! /= total;
     starts[i] = start;
     counts[i] = count;

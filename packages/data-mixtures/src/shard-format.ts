@@ -74,7 +74,7 @@ export const sha256 = (bytes: Uint8Array | string) => createHash('sha256').updat
 
 const SEAL = /,"sha256":"([0-9a-f]{64})"\}$/;
 
-/** Serialises to JSON whose last key is the checksum of everything before it. */
+/** Serializes to JSON whose last key is the checksum of everything before it. */
 export function seal(value: object): string {
   const open = JSON.stringify(value).slice(0, -1);
   return `${open},"sha256":"${sha256(open)}"}`;

@@ -34,7 +34,7 @@ const page = (n: number): Document => ({
   kind: 'page',
   parts: [
     { text: `Page ${n}. ` },
-    { media: { image: images[n % 3]!, name: `red-${n}.jpg`, alt: 'a colour' } },
+    { media: { image: images[n % 3]!, name: `red-${n}.jpg`, alt: 'a color' } },
     { text: 'Question?', learn: false },
     { media: { image: images[1]! } },
     { text: ` Grün – ${n}` },

@@ -4,21 +4,21 @@ import { paperTemplates, promptImages, promptText, type FewShotExample, type Pro
 import { Rices } from './rices';
 import { shotStream } from '@flamingo-ts/random';
 
-const colours = ['red', 'green', 'blue'];
+const colors = ['red', 'green', 'blue'];
 /** The image of an example is its own answer and a number, so that a scorer can read it. */
 const examples = Array.from({ length: 30 }, (_, i): FewShotExample<string> => {
-  const answer = colours[i % 3]!;
+  const answer = colors[i % 3]!;
   return { image: `${answer} ${i}`, answer, id: `${i}` };
 });
 const task: FewShotTask<string> = {
-  name: 'colour',
+  name: 'color',
   template: paperTemplates.caption,
   queries: examples.slice(0, 12),
   support: examples,
-  candidates: colours,
+  candidates: colors,
 };
 
-/** Knows the colour of the query's image if there are two or more shots; otherwise it answers red. */
+/** Knows the color of the query's image if there are two or more shots; otherwise it answers red. */
 const scorer: CandidateScorer<string> = async (prompts, candidates) =>
   prompts.map((prompt) => {
     const images = promptImages(prompt);
@@ -38,7 +38,7 @@ function recording() {
 describe('a closed-ended task', () => {
   it('is scored per number of shots, with its standard error', async () => {
     const [zero, four] = await evaluateFewShot(task, { shots: [0, 4], seed: 1, scorer });
-    expect(zero).toMatchObject({ task: 'colour', shots: 0, count: 12 });
+    expect(zero).toMatchObject({ task: 'color', shots: 0, count: 12 });
     expect(zero!.score).toBeCloseTo(1 / 3, 12);
     expect(zero!.standardError).toBeCloseTo(Math.sqrt(2 / 9 / 12), 12);
     expect(zero!.predictions[1]).toEqual({ prediction: 'red', worth: 0 });
@@ -144,7 +144,7 @@ describe('an incomplete task', () => {
   it('throws an error that names what is missing', async () => {
     const failing = async (t: Partial<FewShotTask<string>>, o = {}) =>
       evaluateFewShot({ ...task, ...t }, { ...options, ...o }).catch((e: Error) => e.message);
-    expect(await failing({ queries: [] })).toContain('task "colour" has no queries');
+    expect(await failing({ queries: [] })).toContain('task "color" has no queries');
     expect(await failing({ candidates: [] })).toContain('empty list of candidates');
     expect(await failing({ candidates: undefined })).toContain('has no candidates and requires a generator');
     expect(await failing({}, { scorer: undefined })).toContain('has candidates and requires a scorer');

@@ -25,4 +25,4 @@ export {
   type PromptTokenizer,
 } from './prompt';
 export { Rices } from './rices';
-export { normaliseVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer, type VqaRule } from './vqa-metric';
+export { normalizeVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer, type VqaRule } from './vqa-metric';

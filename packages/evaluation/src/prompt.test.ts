@@ -20,7 +20,7 @@ const specialTokens = { image: '<image>', endOfChunk: '<|endofchunk|>' };
 
 const shots: FewShotExample<string>[] = [
   { image: 'a.png', fields: { question: 'How many?' }, answer: '2' },
-  { image: 'b.png', fields: { question: 'What colour?' }, answer: 'red' },
+  { image: 'b.png', fields: { question: 'What color?' }, answer: 'red' },
 ];
 const query = { image: 'q.png', fields: { question: 'Where?' } };
 
@@ -30,7 +30,7 @@ describe('templates of the paper', () => {
       '<image>Output: 2<EOC><image>Output: red<EOC><image>Output:',
     );
     expect(promptText(fewShotPrompt(paperTemplates.vqa, shots, query))).toBe(
-      '<image>Question: How many? Answer: 2<EOC><image>Question: What colour? Answer: red<EOC><image>Question: Where? Answer:',
+      '<image>Question: How many? Answer: 2<EOC><image>Question: What color? Answer: red<EOC><image>Question: Where? Answer:',
     );
     expect(promptText(fewShotPrompt(paperTemplates['hateful-memes'], [], { image: 1, fields: { text: 'hi' } }))).toBe(
       '<image>is an image with written: "hi" on it. Is it hateful? Answer:',

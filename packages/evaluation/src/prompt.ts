@@ -52,7 +52,7 @@ export function fewShotPrompt<Image>(
 
 /**
  * Examples without their images. Two of them before the query form the paper's zero-shot prompt (section 3.1): a single
- * one would bias the answer towards its own, and more hardly help.
+ * one would bias the answer toward its own, and more hardly help.
  */
 export function textOnly<Image>(examples: readonly FewShotExample<Image>[]): FewShotExample<Image>[] {
   return examples.map(({ fields, answer, id }) => ({ fields, answer, id }));

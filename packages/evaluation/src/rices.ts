@@ -7,7 +7,7 @@ export class Rices {
 
   /** @param features one vector per support example, of any norm */
   constructor(features: readonly ArrayLike<number>[]) {
-    this.bank = features.map((vector) => normalised(vector));
+    this.bank = features.map((vector) => normalized(vector));
     const width = this.bank[0]?.length ?? 0;
     const odd = this.bank.findIndex((vector) => vector.length !== width);
     if (odd >= 0)
@@ -18,7 +18,7 @@ export class Rices {
 
   /** Indices of the `count` nearest examples, most similar last: next to the query, where an example has most influence. */
   nearest(query: ArrayLike<number>, count: number): number[] {
-    const q = normalised(query);
+    const q = normalized(query);
     if (this.bank.length > 0 && q.length !== this.bank[0]!.length) {
       throw new Error(
         `Rices.nearest: query must have ${this.bank[0]!.length} numbers like the support vectors, got ${q.length}.`,
@@ -30,7 +30,7 @@ export class Rices {
   }
 }
 
-function normalised(vector: ArrayLike<number>): Float64Array {
+function normalized(vector: ArrayLike<number>): Float64Array {
   const v = Float64Array.from(vector);
   const length = Math.sqrt(v.reduce((sum, x) => sum + x * x, 0));
   return length === 0 ? v : v.map((x) => x / length);

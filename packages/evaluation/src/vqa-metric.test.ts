@@ -2,16 +2,16 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { openFlamingoCaption, openFlamingoVqaAnswer } from './answers';
-import { normaliseVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer } from './vqa-metric';
+import { normalizeVqaAnswer, processPunctuation, vqaAccuracy, type VqaAnswer } from './vqa-metric';
 
 const reference = JSON.parse(readFileSync(new URL('../test/reference/answer_metric.json', import.meta.url), 'utf8'));
 const ten = (...answers: [string, number][]) => answers.flatMap(([answer, count]) => Array<string>(count).fill(answer));
 
 describe('the rule of OpenFlamingo', () => {
-  it('normalises like the reference', () => {
+  it('normalizes like the reference', () => {
     for (const row of reference.normalisation) {
       expect(processPunctuation(row.in), row.in).toBe(row.after_punctuation);
-      expect(normaliseVqaAnswer(row.in), row.in).toBe(row.out);
+      expect(normalizeVqaAnswer(row.in), row.in).toBe(row.out);
     }
   });
 
@@ -48,7 +48,7 @@ describe('the rule of the benchmark', () => {
     expect(vqaAccuracy('red', records, 'open-flamingo')).toBe(0);
   });
 
-  it('normalises only if annotators disagree', () => {
+  it('normalizes only if annotators disagree', () => {
     expect(vqaAccuracy('Two', ten(['2', 10]))).toBe(0);
     expect(vqaAccuracy('Two', ten(['2', 9], ['three', 1]))).toBe(1);
     expect(vqaAccuracy(' 2\n', ten(['2', 10]))).toBe(1);

@@ -5,9 +5,9 @@ export interface VqaAnswer {
 }
 
 /**
- * - `vqa`: the metric of the VQA benchmark. Normalises texts only if the annotators disagree. An answer scores
+ * - `vqa`: the metric of the VQA benchmark. Normalizes texts only if the annotators disagree. An answer scores
  *   min(1, matches / 3), averaged over leaving out each annotator once.
- * - `open-flamingo`: always normalises texts, and leaves out all annotators with equal normalised records together. Without
+ * - `open-flamingo`: always normalizes texts, and leaves out all annotators with equal normalized records together. Without
  *   ids in the records, ten equal answers therefore leave no annotator, and the right answer scores 0.
  */
 export type VqaRule = 'vqa' | 'open-flamingo';
@@ -20,8 +20,8 @@ export function vqaAccuracy(
 ): number {
   if (answers.length === 0) throw new Error('vqaAccuracy: answers is empty. Pass the answers of the annotators.');
   const records = answers.map((a): VqaAnswer => (typeof a === 'string' ? { answer: a } : a));
-  const normalise = rule === 'open-flamingo' || new Set(records.map((r) => cleaned(r.answer))).size > 1;
-  const clean = normalise ? normaliseVqaAnswer : cleaned;
+  const normalize = rule === 'open-flamingo' || new Set(records.map((r) => cleaned(r.answer))).size > 1;
+  const clean = normalize ? normalizeVqaAnswer : cleaned;
   const given = clean(prediction);
   const known = records.map((record) => ({ ...record, answer: clean(record.answer) }));
   const keys = known.map((record, i) => (rule === 'vqa' ? String(i) : recordKey(record)));
@@ -36,7 +36,7 @@ export function vqaAccuracy(
  * Lower case, number words as digits, no articles, contractions with their apostrophes, no punctuation. Reproduces the
  * benchmark's own program with all its quirks, because every published number depends on them.
  */
-export function normaliseVqaAnswer(text: string): string {
+export function normalizeVqaAnswer(text: string): string {
   return words(processPunctuation(text).toLowerCase())
     .map((word) => DIGITS.get(word) ?? word)
     .filter((word) => !ARTICLES.has(word))
@@ -45,7 +45,7 @@ export function normaliseVqaAnswer(text: string): string {
 }
 
 /**
- * The first step of the normalisation. Replaces a punctuation character with a space, or removes all of its kind if one of
+ * The first step of the normalization. Replaces a punctuation character with a space, or removes all of its kind if one of
  * them is next to a space anywhere in the text, or if the text has a comma between digits. Removes a full stop unless a
  * digit follows, up to 32 of them.
  */

@@ -25,7 +25,7 @@ const addColumnsOp = fusedOp<{ readonly columns: readonly number[] }>({
 /**
  * Adds values to a few columns.
  *
- * @param x       float32 `[..., n]`; a backend may overwrite it with the result, so do not use it afterwards
+ * @param x       float32 `[..., n]`; a backend may overwrite it with the result, so do not use it afterward
  * @param added   float32 `[..., k]`
  * @param columns indices of the k columns
  * @returns       float32 `[..., n]`

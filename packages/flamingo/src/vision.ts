@@ -6,14 +6,14 @@ export interface VisionEncoder {
   readonly featureDim: number;
   /** Side of the images it was made for, in pixels. */
   readonly imageSize: number;
-  /** Channel means and standard deviations, on a scale of 0 to 1, by which its input is normalised. */
+  /** Channel means and standard deviations, on a scale of 0 to 1, by which its input is normalized. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
   /** float32 `[images, height, width, 3]` to float32 `[images, patches, featureDim]` */
   encode(images: tf.Tensor4D): tf.Tensor3D;
 }
 
-/** Images as plain numbers: normalised pixels, or the features that an encoder made of them. */
+/** Images as plain numbers: normalized pixels, or the features that an encoder made of them. */
 export interface Visual {
   readonly kind: 'frames' | 'features';
   /** `[batch, media, frames, height, width, 3]` for frames, `[batch, media, frames, patches, featureDim]` for features. */

@@ -35,7 +35,7 @@ export interface GatedXAttnConfig {
   readonly intermediateSize: number;
   /** Feed-forward activation: 'squared-relu' in the paper, 'gelu' in OpenFlamingo. */
   readonly activation: Activation;
-  /** Normalises the latents before keys and values, as in the paper; OpenFlamingo does not. */
+  /** Normalizes the latents before keys and values, as in the paper; OpenFlamingo does not. */
   readonly normMedia: boolean;
   /**
    * Images that a text token sees: its own (default, section 2.3), all up to its own (the paper's ablation), or all of

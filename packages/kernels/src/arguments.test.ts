@@ -13,7 +13,7 @@ import {
   mlp,
   relativeScores,
   rotary,
-  standardiseWeight,
+  standardizeWeight,
   useBackend,
 } from './index';
 
@@ -83,12 +83,12 @@ it.each<[string, () => unknown]>([
   ['relativeScores: numHeads must be', () => relativeScores(x, tf.ones([2, 4]), any('2'))],
   ['rotary: headDim must be', () => rotary(x, tf.ones([1, 2, 2]), NaN)],
   [
-    'standardiseWeight: standardisation must be one of timm, deepmind, got "jax"',
-    () => standardiseWeight(kernel, tf.ones([2]), { standardisation: any('jax'), eps: 1e-5 }),
+    'standardizeWeight: standardization must be one of timm, deepmind, got "jax"',
+    () => standardizeWeight(kernel, tf.ones([2]), { standardization: any('jax'), eps: 1e-5 }),
   ],
   [
-    'standardiseWeight: eps must be a finite number of at least 0, got NaN',
-    () => standardiseWeight(kernel, tf.ones([2]), { standardisation: 'timm', eps: NaN }),
+    'standardizeWeight: eps must be a finite number of at least 0, got NaN',
+    () => standardizeWeight(kernel, tf.ones([2]), { standardization: 'timm', eps: NaN }),
   ],
   [
     'FrozenMatrix: precision must be one of float32, bfloat16, int8, got "fp16"',

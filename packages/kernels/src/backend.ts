@@ -134,7 +134,7 @@ async function start(name: BackendName): Promise<string | undefined> {
     // The application may already have registered it with its own options.
     if (tf.findBackendFactory(name) === null) await load();
     silenceCpuBanner();
-    if (!(await tf.setBackend(name))) return 'tfjs could not initialise it (see its warning above)';
+    if (!(await tf.setBackend(name))) return 'tfjs could not initialize it (see its warning above)';
     await tf.ready();
     return undefined;
   } catch (error) {

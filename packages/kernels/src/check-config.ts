@@ -212,7 +212,7 @@ function report(what: string, found: Mismatch | undefined): void {
   if (found) throw new Error(`${what}: ${found.key} ${found.problem}. ${found.fix}`);
 }
 
-/** Whether two keys differ by case, or by one typo: a letter added, lost, changed or swapped with its neighbour. */
+/** Whether two keys differ by case, or by one typo: a letter added, lost, changed or swapped with its neighbor. */
 function isNear(a: string, b: string): boolean {
   const [x, y] = [a.toLowerCase(), b.toLowerCase()];
   let start = 0;

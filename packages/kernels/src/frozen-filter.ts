@@ -7,7 +7,7 @@ export type FilterPrecision = Exclude<FrozenPrecision, 'int8'>;
 
 /** Implemented by backends that pack frozen convolution kernels; found on the tfjs backend object by its method name. */
 export interface FilterPackingBackend {
-  /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed afterwards. */
+  /** Packs float32 `[out, in / groups, kernelHeight, kernelWidth]`; the tensor may be disposed afterward. */
   packFilter(weight: tf.TensorInfo, precision: FilterPrecision): PackedFilter;
 }
 
@@ -32,7 +32,7 @@ export class FrozenFilter {
   private readonly backend = tf.getBackend();
 
   /**
-   * @param weight    float32 `[out, in / groups, kernelHeight, kernelWidth]`; may be disposed afterwards
+   * @param weight    float32 `[out, in / groups, kernelHeight, kernelWidth]`; may be disposed afterward
    * @param precision how a packing backend holds it
    */
   constructor(

@@ -73,11 +73,11 @@ export { retire } from './retire';
 export { rmsNorm, type RMSNormParams } from './rms-norm';
 export { rotary } from './rotary';
 export {
-  standardiseWeight,
-  weightStandardisedConv2d,
-  type StandardiseOptions,
-  type WeightStandardisedConv2dOptions,
-  type WeightStandardisedConv2dParams,
-} from './standardise-weight';
+  standardizeWeight,
+  weightStandardizedConv2d,
+  type StandardizeOptions,
+  type WeightStandardizedConv2dOptions,
+  type WeightStandardizedConv2dParams,
+} from './standardize-weight';
 export { borrowValues, type BorrowedValues, type WeightSource } from './weight-source';
 export { writeRows } from './write-rows';

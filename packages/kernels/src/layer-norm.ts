@@ -34,9 +34,9 @@ const layerNormOp = fusedOp<{ readonly eps: number }>({
   name: 'FlamingoLayerNorm',
   forward: ({ x, weight, bias }, { eps }) => {
     const mean = tf.mean(x!, -1, true);
-    const centred = tf.sub(x!, mean);
-    const rstd = tf.rsqrt(tf.add(tf.mean(tf.square(centred), -1, true), eps));
-    const y = tf.mul(tf.mul(centred, rstd), weight!);
+    const centered = tf.sub(x!, mean);
+    const rstd = tf.rsqrt(tf.add(tf.mean(tf.square(centered), -1, true), eps));
+    const y = tf.mul(tf.mul(centered, rstd), weight!);
     return [bias ? tf.add(y, bias) : y, mean, rstd];
   },
   saveInputs: ['x', 'weight'],

@@ -22,17 +22,17 @@ export type SpecTree = Tree<ParamSpec>;
 export type ParamsOf<T> =
   T extends ParamSpec<infer S> ? tf.Variable<RankOf<S>> : { readonly [K in keyof T]: ParamsOf<T[K]> };
 
-/** Initialised to a constant. */
+/** Initialized to a constant. */
 export function constantSpec<const S extends Shape>(shape: S, value: number): ParamSpec<S> {
   return new ParamSpec(shape, () => constantVariable(shape, value));
 }
 
-/** Initialised from a normal distribution with this standard deviation. */
+/** Initialized from a normal distribution with this standard deviation. */
 export function normalSpec<const S extends Shape>(shape: S, std: number): ParamSpec<S> {
   return new ParamSpec(shape, (random) => normalVariable(random, shape, std));
 }
 
-/** For `layerNorm`; initialised to the identity. */
+/** For `layerNorm`; initialized to the identity. */
 export function layerNormSpec(size: number) {
   return { weight: constantSpec([size], 1), bias: constantSpec([size], 0) };
 }

@@ -17,7 +17,7 @@ const writeRowsOp = fusedOp<{ readonly at: number }>({
 /**
  * Writes rows into a larger tensor, in place if the backend supports it. For caches: it has no gradient.
  *
- * @param into float32 `[b, capacity, w]`; do not use it afterwards, the result replaces it
+ * @param into float32 `[b, capacity, w]`; do not use it afterward, the result replaces it
  * @param rows float32 `[b, n, w]`
  * @param at   position of the first row
  * @returns    `into` itself or a new tensor

@@ -23,7 +23,7 @@ import {
   rmsNorm,
   rotary,
   useBackend,
-  weightStandardisedConv2d,
+  weightStandardizedConv2d,
   writeRows,
   type Activation,
 } from '@flamingo-ts/kernels';
@@ -99,16 +99,16 @@ function runEverything(): void {
     );
   }
 
-  for (const [standardisation, stride] of [
+  for (const [standardization, stride] of [
     ['timm', 1],
     ['deepmind', 2],
   ] as const) {
     forwardAndBackward(
       (x, weight, gain, bias) =>
-        weightStandardisedConv2d(
+        weightStandardizedConv2d(
           x!,
           { weight: weight!, gain: gain as tf.Tensor1D, bias: bias as tf.Tensor1D },
-          { standardisation, stride, eps: 1e-4, groups: 2, padding: 'same' },
+          { standardization, stride, eps: 1e-4, groups: 2, padding: 'same' },
         ),
       random(1, 5, 4, 4),
       random(4, 2, 3, 3),

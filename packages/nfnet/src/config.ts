@@ -3,11 +3,11 @@ import { checkConfig, checkValue, rule, type ConfigRules } from '@flamingo-ts/ke
 const NFNET_ACTIVATIONS = ['scaled-gelu', 'scaled-gelu-tanh', 'scaled-relu'] as const;
 const CONVENTIONS = ['timm', 'deepmind'] as const;
 
-/** Sizes and conventions of a normaliser-free residual network (Brock et al. 2021, section 4). */
+/** Sizes and conventions of a normalizer-free residual network (Brock et al. 2021, section 4). */
 export interface NFNetConfig {
   /** Side of the square images that it is meant for, in pixels; any other size works too. */
   readonly imageSize: number;
-  /** Channel means and standard deviations, on a scale of 0 to 1, by which images are normalised. */
+  /** Channel means and standard deviations, on a scale of 0 to 1, by which images are normalized. */
   readonly mean: readonly [number, number, number];
   readonly std: readonly [number, number, number];
   /** Output channels and strides of the 3x3 convolutions of the stem. */
@@ -27,7 +27,7 @@ export interface NFNetConfig {
   readonly alpha: number;
   readonly activation: (typeof NFNET_ACTIVATIONS)[number];
   /** Lower bound of a kernel's variance: timm adds `eps`; DeepMind uses the larger of variance times fan-in and `eps`. */
-  readonly standardisation: (typeof CONVENTIONS)[number];
+  readonly standardization: (typeof CONVENTIONS)[number];
   readonly eps: number;
   /** TensorFlow's SAME (all published F-series weights), or the same number of zeros on both sides. */
   readonly padding: 'same' | 'symmetric';
@@ -71,7 +71,7 @@ const F_SERIES: Omit<NFNetConfig, 'eps' | 'depths' | 'imageSize' | 'finalWidth'>
   squeezeExciteRatio: 0.5,
   alpha: 0.2,
   activation: 'scaled-gelu-tanh',
-  standardisation: 'deepmind',
+  standardization: 'deepmind',
   padding: 'same',
   initialSkipGain: 0,
   numClasses: 0,
@@ -99,7 +99,7 @@ export function nfnetConfig(input: NFNetConfigInput): NFNetConfig {
   const merged = { ...F_SERIES, depths, imageSize, dropRate, ...own };
   const config: NFNetConfig = {
     ...merged,
-    eps: own.eps ?? (merged.standardisation === 'timm' ? 1e-5 : 1e-4),
+    eps: own.eps ?? (merged.standardization === 'timm' ? 1e-5 : 1e-4),
     finalWidth: own.finalWidth ?? 2 * (merged.widths.at(-1) ?? 0),
   };
   checkNFNetConfig(config);
@@ -123,7 +123,7 @@ const RULES: ConfigRules<NFNetConfig> = {
   squeezeExciteRatio: rule.number({ min: 0 }),
   alpha: rule.number(),
   activation: rule.oneOf(NFNET_ACTIVATIONS),
-  standardisation: rule.oneOf(CONVENTIONS),
+  standardization: rule.oneOf(CONVENTIONS),
   eps: rule.number({ min: 0 }),
   padding: rule.oneOf(['same', 'symmetric']),
   finalWidth: rule.size,
@@ -171,7 +171,7 @@ export interface NFBlockPlan {
   readonly groups: number;
   /** Inner width of squeeze-excite; 0: no squeeze-excite. */
   readonly squeezeWidth: number;
-  /** 1 over the expected standard deviation of the block's input at initialisation. */
+  /** 1 over the expected standard deviation of the block's input at initialization. */
   readonly beta: number;
   /** Whether the shortcut pools and projects: where stride or width change. */
   readonly project: boolean;
@@ -181,7 +181,7 @@ export interface NFBlockPlan {
 
 /**
  * Plans of all blocks, by stage. The expected variance starts at 1 and grows by alpha squared with each block. The first
- * block of a stage resets it to 1, because its shortcut projects normalised input (NFNet paper, section 3).
+ * block of a stage resets it to 1, because its shortcut projects normalized input (NFNet paper, section 3).
  */
 export function nfnetPlan(config: NFNetConfig): readonly (readonly NFBlockPlan[])[] {
   const total = config.depths.reduce((a, b) => a + b, 0);

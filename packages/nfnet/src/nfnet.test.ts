@@ -98,7 +98,7 @@ describeBackends('NFNet', () => {
   it("drops branches as timm's network does", () => {
     const config = referenceConfig(training, {
       activation: 'scaled-gelu',
-      standardisation: 'timm',
+      standardization: 'timm',
       stochasticDepthRate: training.meta.hyperparameters.drop_path_rate,
       stochasticDepthRule: 'timm',
     });
@@ -453,7 +453,7 @@ describe('nfnetConfig', () => {
   it('completes a variant', () => {
     const config = nfnetConfig({ variant: 'F6', imageSize: 320 });
     expect([config.imageSize, config.finalWidth, config.eps, config.numClasses]).toEqual([320, 3072, 1e-4, 0]);
-    expect(nfnetConfig({ variant: 'F6', standardisation: 'timm' }).eps).toBe(1e-5);
+    expect(nfnetConfig({ variant: 'F6', standardization: 'timm' }).eps).toBe(1e-5);
   });
 
   it('refuses invalid configs', () => {
@@ -469,7 +469,7 @@ describe('nfnetConfig', () => {
     expect(change({ finalWidth: 0 })).toThrow(/finalWidth must be a whole number of at least 1, got 0/);
     expect(change({ activation: 'gelu' })).toThrow(/activation must be one of scaled-gelu, .*got "gelu"/);
     expect(change({ padding: 'valid' })).toThrow(/padding must be one of same, symmetric/);
-    expect(change({ standardisation: 'keras' })).toThrow(/standardisation must be one of timm, deepmind/);
+    expect(change({ standardization: 'keras' })).toThrow(/standardization must be one of timm, deepmind/);
     expect(change({ stochasticDepthRule: 'linear' })).toThrow(/stochasticDepthRule must be one of timm, deepmind/);
     expect(change({ mean: [0.5] })).toThrow(/mean must be an array of 3/);
     expect(change({ dropRate: 1 })).toThrow(/dropRate must be .* less than 1, got 1/);

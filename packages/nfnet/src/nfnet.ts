@@ -11,7 +11,7 @@ import {
   loadParams,
   retire,
   retireParams,
-  standardiseWeight,
+  standardizeWeight,
   type Conv2dLayer,
   type FilterPrecision,
   type Random,
@@ -22,7 +22,7 @@ import { nfnetPlan, type NFBlockPlan, type NFNetConfig } from './config';
 import { gatedSum } from './gated-sum';
 import { expectedShapes, freezing, nfnetSpecs, type ConvParams, type NFBlockParams, type NFNetParams } from './params';
 
-/** Regularisation of a forward pass in training. */
+/** Regularization of a forward pass in training. */
 export interface NFNetTraining {
   /** Per block, in order, and per image: 1 keeps the branch, 0 drops it (stochastic depth). See `drawKeepMasks`. */
   readonly keep?: readonly ArrayLike<number>[];
@@ -64,7 +64,7 @@ interface ConvLayer {
   readonly activated?: boolean;
 }
 
-/** A normaliser-free residual network as an image encoder, and as a classifier if `numClasses` is above 0. */
+/** A normalizer-free residual network as an image encoder, and as a classifier if `numClasses` is above 0. */
 export class NFNet {
   readonly plan: readonly (readonly NFBlockPlan[])[];
   /** Width of the features. */
@@ -103,7 +103,7 @@ export class NFNet {
   }
 
   /**
-   * Prepares the network for inference: standardises every kernel once, folds gain and beta into it, and packs kernels and
+   * Prepares the network for inference: standardizes every kernel once, folds gain and beta into it, and packs kernels and
    * matrices if the backend supports it. Frees the variables that it replaces; any further use of this object throws. The
    * result has no gains, so `fromState` does not accept its state.
    *
@@ -146,7 +146,7 @@ export class NFNet {
   /**
    * Encodes images to a sequence of features, row by row: the input of a Perceiver Resampler (Flamingo, section 2.1).
    *
-   * @param images float32 [images, height, width, 3], normalised by `mean` and `std`
+   * @param images float32 [images, height, width, 3], normalized by `mean` and `std`
    * @returns      float32 [images, patches, featureDim]
    */
   encode(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor3D {
@@ -160,7 +160,7 @@ export class NFNet {
   /**
    * Encodes images to a map of features.
    *
-   * @param images float32 [images, height, width, 3], normalised by `mean` and `std`
+   * @param images float32 [images, height, width, 3], normalized by `mean` and `std`
    * @returns      float32 [images, height / 32, width / 32, featureDim] for the strides of F0 to F6
    */
   featureMap(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor4D {
@@ -217,7 +217,7 @@ export class NFNet {
       'NFNet: images',
       images,
       ['images', 'height', 'width', 3],
-      'Pass normalised images with channels last; for one image, tf.expandDims(image, 0).',
+      'Pass normalized images with channels last; for one image, tf.expandDims(image, 0).',
     );
     const { stemStrides } = this.config;
     const last = stemStrides.length - 1;
@@ -296,10 +296,10 @@ export class NFNet {
     );
   }
 
-  /** The kernel for a convolution: standardised, unless it is frozen. */
+  /** The kernel for a convolution: standardized, unless it is frozen. */
   private kernel({ weight, gain }: ConvParams, gamma: number): tf.Tensor | FrozenFilter {
     if (weight instanceof FrozenFilter || !gain) return weight;
-    return standardiseWeight(weight, gain, { ...this.config, gamma });
+    return standardizeWeight(weight, gain, { ...this.config, gamma });
   }
 }
 

@@ -8,7 +8,7 @@ import {
   normalSpec,
   ParamSpec,
   shapesOf,
-  standardiseWeight,
+  standardizeWeight,
   type FilterPrecision,
   type MakeOptions,
   type Random,
@@ -19,7 +19,7 @@ import { checkNFNetConfig, nfnetPlan, type NFBlockPlan, type NFNetConfig } from 
 
 type Vector = tf.Variable<tf.Rank.R1>;
 
-/** A standardised convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. If frozen, it has no gain. */
+/** A standardized convolution: kernel OIHW `[out, in / groups, k, k]`, gain and bias `[out]`. If frozen, it has no gain. */
 export type ConvParams = { readonly weight: tf.Variable | FrozenFilter; readonly gain?: Vector; readonly bias: Vector };
 
 /** Weight `[out, in]` and bias `[out]`. */
@@ -53,7 +53,7 @@ export function nfnetSpecs(config: NFNetConfig) {
     bias: constantSpec([out], 0),
   });
   const squeeze = (out: number, into: number) => ({
-    ...(config.standardisation === 'deepmind' ? truncatedLinearSpec(out, into) : linearSpec(out, into)),
+    ...(config.standardization === 'deepmind' ? truncatedLinearSpec(out, into) : linearSpec(out, into)),
     bias: constantSpec([out], 0),
   });
   const block = (p: NFBlockPlan) => ({
@@ -164,7 +164,7 @@ export function freezing(
     // Frees the intermediate tensors before packing, to limit peak memory.
     const kernel = tf.tidy(() => {
       const [weight, gain] = [tf.tensor(values.data, [...shape]), tf.tensor1d(state[`${module}.gain`]!.data)];
-      return standardiseWeight(weight, gain, { ...config, gamma: gammas.get(module!) ?? 1 });
+      return standardizeWeight(weight, gain, { ...config, gamma: gammas.get(module!) ?? 1 });
     });
     const filter = new FrozenFilter(kernel, precision);
     kernel.dispose();

@@ -64,7 +64,7 @@ describe('seededStream', () => {
     );
   });
 
-  it('is uniform, also over neighbouring seeds', () => {
+  it('is uniform, also over neighboring seeds', () => {
     const cells = new Int32Array(10);
     for (let seed = 0; seed < 10_000; seed++) cells[seededStream(seed, 'sample', 0).int(10)]!++;
     for (const c of cells) expect(Math.abs(c - 1000)).toBeLessThan(5 * 30);

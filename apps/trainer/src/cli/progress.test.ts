@@ -33,7 +33,7 @@ it('writes plain lines with rate and time left without a terminal', () => {
   ]);
 });
 
-it('counts units of an earlier run, but not towards the rate', () => {
+it('counts units of an earlier run, but not toward the rate', () => {
   const lines = record();
   const progress = startProgress('train', 100, 'steps', 80);
   vi.advanceTimersByTime(2000);

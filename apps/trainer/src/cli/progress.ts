@@ -19,7 +19,7 @@ const LINE_EVERY = 10;
  * @param title shown first
  * @param total units of work
  * @param unit  name of the units, such as `steps`
- * @param from  units that an earlier run finished; they do not count towards the rate
+ * @param from  units that an earlier run finished; they do not count toward the rate
  */
 export function startProgress(title: string, total: number, unit: string, from = 0): Progress {
   const started = Date.now();

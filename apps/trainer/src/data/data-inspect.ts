@@ -126,8 +126,8 @@ export async function inspectData(
     body: [
       `<h1>${escapeHtml(path)}</h1>`,
       `<p class="note">${escapeHtml(source)}<br>${shown.map(escapeHtml).join('<br>')}</p>`,
-      `<p class="note">Each background is one token. <b>Dark</b> tokens count in the loss; <span class="given">grey</span> ones do not.
-The line below a token has the colour of the image that the token attends to; grey means none. Hover over a token for its id.</p>`,
+      `<p class="note">Each background is one token. <b>Dark</b> tokens count in the loss; <span class="given">gray</span> ones do not.
+The line below a token has the color of the image that the token attends to; gray means none. Hover over a token for its id.</p>`,
       ...articles,
     ],
   });
@@ -177,7 +177,7 @@ async function sampleHtml(
     const index = mediaIndex[i]!;
     const isSpecial = specialIds.has(id);
     const isLearned = lossMask[i] === 1;
-    const classes = [`m${colour(index)}`, isSpecial ? 'special' : `t${i % 2}`, isLearned ? 'learned' : 'given'];
+    const classes = [`m${color(index)}`, isSpecial ? 'special' : `t${i % 2}`, isLearned ? 'learned' : 'given'];
     const attends = index === 0 ? 'attends to no image' : `attends to image ${index}`;
     const title = `token ${i}, id ${id}, ${attends}, ${isLearned ? 'in the loss' : 'not in the loss'}`;
     const text = escapeHtml(readable.textOf(id)).replaceAll('\n', '⏎\n');
@@ -188,8 +188,8 @@ async function sampleHtml(
   return `<div class="tokens">${parts.join('')}</div>`;
 }
 
-/** Images and the tokens that attend to them share one of six colours; 0 is no image. */
-const colour = (index: number) => (index === 0 ? 0 : 1 + ((index - 1) % 6));
+/** Images and the tokens that attend to them share one of six colors; 0 is no image. */
+const color = (index: number) => (index === 0 ? 0 : 1 + ((index - 1) % 6));
 
 /** Images for the page: as the vision encoder gets them if the size of its input is known, else small versions. */
 class Thumbnails {
@@ -212,7 +212,7 @@ class Thumbnails {
     const chosen = evenlySpaced(all.length, this.frames).map((i) => all[i]!);
     const shown = await Promise.all(chosen.map((image) => this.image(image)));
     const caption = [`${number}`, media.name, media.alt && `“${media.alt}”`].filter(Boolean).join(' · ');
-    return `<figure class="m${colour(number)}">${shown.join('')}<figcaption>${escapeHtml(caption)}</figcaption></figure>`;
+    return `<figure class="m${color(number)}">${shown.join('')}<figcaption>${escapeHtml(caption)}</figcaption></figure>`;
   }
 
   private async image(image: EncodedImage): Promise<string> {

@@ -8,7 +8,7 @@ export interface DataConfig {
   readonly [key: string]: unknown;
 }
 
-type Colour = readonly [red: number, green: number, blue: number];
+type Color = readonly [red: number, green: number, blue: number];
 
 /** A kind of training data that the `data` section of a configuration can select. */
 export interface DataKind<T extends DataConfig = DataConfig> {
@@ -18,14 +18,14 @@ export interface DataKind<T extends DataConfig = DataConfig> {
   readonly paths: readonly string[];
   /** Side of the images in pixels, if the data has a fixed size. */
   readonly imageSize?: number;
-  /** Colour of the borders that make images square, 0 to 1. */
-  readonly padding: Colour;
+  /** Color of the borders that make images square, 0 to 1. */
+  readonly padding: Color;
   /** Opens the data of a valid configuration. */
   open(data: T, config: Config): Promise<TrainingData>;
 }
 
 /** Padding in the middle of the range, which the vision encoder sees as 0. */
-export const OWN_PADDING: Colour = [0.5, 0.5, 0.5];
+export const OWN_PADDING: Color = [0.5, 0.5, 0.5];
 
 const path = z.string().min(1);
 

@@ -16,8 +16,8 @@ const lines = (name: string, ...values: unknown[]) =>
 const open = (framesPerClip = 4) => OwnData.openFolder(folder, { imageSize: 8, framesPerClip, seed: 0 });
 const ask = { shots: [1], prompts: 1, seed: 0 };
 
-const png = (grey: number) =>
-  sharp({ create: { width: 20, height: 10, channels: 3, background: { r: grey, g: grey, b: grey } } }).png();
+const png = (gray: number) =>
+  sharp({ create: { width: 20, height: 10, channels: 3, background: { r: gray, g: gray, b: gray } } }).png();
 
 /** Keys of the media of a document. */
 async function keysOf(data: OwnData, dataset: DatasetName, index = 0): Promise<MediaKey[]> {

@@ -2,8 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { ownQuestions } from './questions';
 import { BLANK, CONDITIONS } from './training-data';
 
-const colours = ['red', 'green', 'blue', 'red', 'green', 'blue'];
-const questions = colours.map((answer, i) => ({ image: `${i}.png`, answer }));
+const colors = ['red', 'green', 'blue', 'red', 'green', 'blue'];
+const questions = colors.map((answer, i) => ({ image: `${i}.png`, answer }));
 const options = { shots: [0, 4], seed: 7 };
 
 describe('questions about own images', () => {
@@ -14,11 +14,11 @@ describe('questions about own images', () => {
     const [real, blank, swapped] = tasks.map(({ task }) => task);
     for (const task of [real, blank, swapped]) {
       expect(task!.candidates).toEqual(['red', 'green', 'blue']);
-      expect(task!.queries.map(({ answer }) => answer)).toEqual(colours);
+      expect(task!.queries.map(({ answer }) => answer)).toEqual(colors);
     }
     const support = [blank!.support].flat() as { image: string }[];
     expect([...blank!.queries, ...support].map(({ image }) => image)).toEqual(Array(12).fill(BLANK));
-    for (const { image, answer } of swapped!.queries) expect(colours[parseInt(String(image))]).not.toBe(answer);
+    for (const { image, answer } of swapped!.queries) expect(colors[parseInt(String(image))]).not.toBe(answer);
     expect(ownQuestions('eval.jsonl', questions, options).tasks[2]).toEqual(tasks[2]);
   });
 

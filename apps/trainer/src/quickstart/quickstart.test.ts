@@ -63,7 +63,7 @@ describe('a shortened quickstart', () => {
   it('uses the images: the same prompts with another image get other answers', async () => {
     const data = await openData(config);
     const model = await openJoint(config, data);
-    // Asks about training concepts, because such a short run does not generalise to others.
+    // Asks about training concepts, because such a short run does not generalize to others.
     const evaluation = await evaluate(model, await data.questions({ ...config.eval, split: 'train' }), config.eval);
     const [real, swapped] = (['real', 'swapped'] as const).map((c) => findRow(evaluation, c, 4)!.mean);
     expect(real! - swapped!).toBeGreaterThan(0.35);

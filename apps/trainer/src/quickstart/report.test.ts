@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { promptHtml } from './report';
 
-const prompt = { title: 'colour', shots: [{ src: 'data:,', text: '<one>' }], query: 'data:,', truth: 'blue' };
+const prompt = { title: 'color', shots: [{ src: 'data:,', text: '<one>' }], query: 'data:,', truth: 'blue' };
 
 describe('promptHtml', () => {
   it('shows the correct answer next to a wrong one', () => {

@@ -24,8 +24,8 @@ const STYLE = `
 `;
 
 const ATTRIBUTION =
-  '<p class="note">Artwork: OpenMoji, the open-source emoji and icon project (CC BY-SA 4.0, openmoji.org), in colour and black; Twemoji graphics (CC BY 4.0, copyright Twitter, Inc and other contributors). ' +
-  'Both were rotated, scaled, tinted and placed on plain backgrounds. Names, tags and groups: emojibase-data (MIT). The images on this page are adaptations of that artwork under the same licences.</p>';
+  '<p class="note">Artwork: OpenMoji, the open-source emoji and icon project (CC BY-SA 4.0, openmoji.org), in color and black; Twemoji graphics (CC BY 4.0, copyright Twitter, Inc and other contributors). ' +
+  'Both were rotated, scaled, tinted and placed on plain backgrounds. Names, tags and groups: emojibase-data (MIT). The images on this page are adaptations of that artwork under the same licenses.</p>';
 
 /** Points drawn per line; more would not be visible. */
 const MAX_POINTS = 200;

@@ -1,8 +1,8 @@
 import { escapeHtml } from './html-page';
 
-/** Line colours that readers with colour blindness can tell apart. */
-const COLOURS = ['#0b6e99', '#d9730d', '#0f7b6c', '#ad1a72', '#6940a5', '#8a6d3b'];
-const GREY = '#666';
+/** Line colors that readers with color blindness can tell apart. */
+const COLORS = ['#0b6e99', '#d9730d', '#0f7b6c', '#ad1a72', '#6940a5', '#8a6d3b'];
+const GRAY = '#666';
 
 /** One line of a line chart, in data units. */
 export interface Series {
@@ -34,8 +34,8 @@ export function lineChart(series: readonly Series[], options: LineChartOptions):
   const [y0, y1] = rangeOf(ys, options.yMin, options.yMax);
   const atX = (x: number) => left + ((x - x0) / (x1 - x0)) * (right - left);
   const atY = (y: number) => bottom - ((y - y0) / (y1 - y0)) * (bottom - top);
-  const label = (x: number, y: number, text: string, attributes = '', colour = GREY) =>
-    `<text x="${x}" y="${y}" font-size="11" fill="${colour}" ${attributes}>${escapeHtml(text)}</text>`;
+  const label = (x: number, y: number, text: string, attributes = '', color = GRAY) =>
+    `<text x="${x}" y="${y}" font-size="11" fill="${color}" ${attributes}>${escapeHtml(text)}</text>`;
 
   const grid = roundNumbers(y0, y1).map(
     (y) =>
@@ -48,7 +48,7 @@ export function lineChart(series: readonly Series[], options: LineChartOptions):
   const lines = series.map(({ points, dashed }, i) => {
     const path = points.map(([x, y]) => `${atX(x).toFixed(1)},${atY(y).toFixed(1)}`).join(' ');
     const dash = dashed ? ' stroke-dasharray="5 4"' : '';
-    return `<polyline fill="none" stroke="${colourOf(i)}" stroke-width="2"${dash} points="${path}"/>`;
+    return `<polyline fill="none" stroke="${colorOf(i)}" stroke-width="2"${dash} points="${path}"/>`;
   });
   const middle = (top + bottom) / 2;
   const svg = [
@@ -63,7 +63,7 @@ export function lineChart(series: readonly Series[], options: LineChartOptions):
   ];
   const legend = series.map(
     ({ name, dashed }, i) =>
-      `<span><i style="border-top-color:${colourOf(i)}${dashed ? ';border-top-style:dashed' : ''}"></i>${escapeHtml(name)}</span>`,
+      `<span><i style="border-top-color:${colorOf(i)}${dashed ? ';border-top-style:dashed' : ''}"></i>${escapeHtml(name)}</span>`,
   );
   return `<figure class="chart">${svg.join('')}<figcaption>${legend.join('')}</figcaption></figure>`;
 }
@@ -71,7 +71,7 @@ export function lineChart(series: readonly Series[], options: LineChartOptions):
 /** One horizontal bar chart. */
 export interface BarChart {
   readonly title: string;
-  /** Shown in grey below the title. */
+  /** Shown in gray below the title. */
   readonly note?: string;
   readonly bars: readonly { readonly label: string; readonly count: number }[];
 }
@@ -89,26 +89,26 @@ export function barCharts(title: string, note: string, charts: readonly BarChart
       const shortLabel = label.length > 30 ? `${label.slice(0, 29)}…` : label;
       return (
         `<text x="${left - 8}" y="${top + 13}" text-anchor="end">${escapeHtml(shortLabel)}</text>` +
-        `<rect x="${left}" y="${top + 3}" width="${length.toFixed(1)}" height="${barHeight - 5}" fill="${colourOf(0)}"/>` +
+        `<rect x="${left}" y="${top + 3}" width="${length.toFixed(1)}" height="${barHeight - 5}" fill="${colorOf(0)}"/>` +
         `<text x="${(left + length + 6).toFixed(1)}" y="${top + 13}">${count}</text>`
       );
     });
-    const none = `<text x="12" y="${header + 13}" fill="${GREY}">none</text>`;
+    const none = `<text x="12" y="${header + 13}" fill="${GRAY}">none</text>`;
     const panel =
       `<g transform="translate(0 ${y})"><text x="12" y="16" font-weight="600">${escapeHtml(chart.title)}</text>` +
-      `<text x="12" y="33" fill="${GREY}">${escapeHtml(chart.note ?? '')}</text>${rows.join('') || none}</g>`;
+      `<text x="12" y="33" fill="${GRAY}">${escapeHtml(chart.note ?? '')}</text>${rows.join('') || none}</g>`;
     y += header + Math.max(1, rows.length) * barHeight + gap;
     return panel;
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" width="${width}" height="${y}" font-family="system-ui,sans-serif" font-size="12" fill="#222">
 <rect width="100%" height="100%" fill="#fff"/>
-<text x="12" y="24" font-size="14" font-weight="600">${escapeHtml(title)}</text><text x="12" y="42" fill="${GREY}">${escapeHtml(note)}</text>
+<text x="12" y="24" font-size="14" font-weight="600">${escapeHtml(title)}</text><text x="12" y="42" fill="${GRAY}">${escapeHtml(note)}</text>
 ${panels.join('\n')}
 </svg>
 `;
 }
 
-const colourOf = (i: number) => COLOURS[i % COLOURS.length]!;
+const colorOf = (i: number) => COLORS[i % COLORS.length]!;
 
 /** Never empty, so that a position on the axis can be computed. */
 function rangeOf(values: readonly number[], min = Math.min(...values), max = Math.max(...values)): [number, number] {

@@ -19,7 +19,7 @@ async function other(): Promise<ChildProcess> {
   return child;
 }
 
-it('names this process while something runs, and is removed afterwards, even after an error', async () => {
+it('names this process while something runs, and is removed afterward, even after an error', async () => {
   await lock(async () => {
     expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ pid: process.pid, host: hostname() });
     await expect(lock(() => Promise.resolve())).rejects.toThrow(

@@ -14,7 +14,7 @@ export type TextTowerParams = {
 };
 
 /**
- * The text encoder of contrastive pretraining, discarded afterwards: the sum of one vector per word, and an MLP. Flamingo
+ * The text encoder of contrastive pretraining, discarded afterward: the sum of one vector per word, and an MLP. Flamingo
  * (appendix B.1.3) uses a BERT. Alt texts are bags of words here, from which a larger model would learn no more.
  */
 export class TextTower {
@@ -43,7 +43,7 @@ export class TextTower {
 
   /**
    * @param texts bags of words
-   * @returns float32 [texts, jointSize], not normalised
+   * @returns float32 [texts, jointSize], not normalized
    */
   apply(texts: readonly (readonly string[])[]): tf.Tensor2D {
     return tf.tidy(() => {

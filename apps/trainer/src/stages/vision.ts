@@ -1,5 +1,5 @@
 import { contrastiveLogits, contrastiveLoss } from '@flamingo-ts/clip-vit';
-import { normalise } from '@flamingo-ts/data-mixtures';
+import { normalize } from '@flamingo-ts/data-mixtures';
 import {
   constantVariable,
   disposeParams,
@@ -28,7 +28,7 @@ const ENCODE_BATCH = 32;
 /** Number of training images that the statistics of the features are measured on. */
 const STATISTICS_IMAGES = 2048;
 
-/** The vision encoder, and the statistics that normalise its features to mean 0 and variance 1. */
+/** The vision encoder, and the statistics that normalize its features to mean 0 and variance 1. */
 export class VisionTower {
   constructor(
     readonly encoder: NFNet,
@@ -67,7 +67,7 @@ export class VisionTower {
     loadState(this.params, state, { what });
   }
 
-  /** A copy for inference, with standardised kernels. Any further use of this tower throws. */
+  /** A copy for inference, with standardized kernels. Any further use of this tower throws. */
   async freeze(): Promise<VisionTower> {
     const frozen = new VisionTower(await this.encoder.freeze(), this.head, this.statistics);
     retire(this, 'VisionTower');
@@ -79,7 +79,7 @@ export class VisionTower {
   }
 
   /** Converts RGB bytes of images to the encoder's input, float32 [images, side, side, 3]. */
-  normalise(images: readonly Uint8Array[]): tf.Tensor4D {
+  normalize(images: readonly Uint8Array[]): tf.Tensor4D {
     const { imageSize, mean, std } = this.encoder;
     const size = imageSize * imageSize * 3;
     const values = new Float32Array(images.length * size);
@@ -90,18 +90,18 @@ export class VisionTower {
             'Resize it to the imageSize of the vision configuration.',
         );
       }
-      values.set(normalise({ width: imageSize, height: imageSize, data: bytes }, { mean, std }), i * size);
+      values.set(normalize({ width: imageSize, height: imageSize, data: bytes }, { mean, std }), i * size);
     });
     return tf.tensor4d(values, [images.length, imageSize, imageSize, 3]);
   }
 
-  /** Projects images to the joint space, without normalisation: float32 [images, jointSize]. */
+  /** Projects images to the joint space, without normalization: float32 [images, jointSize]. */
   embed(images: tf.Tensor4D): tf.Tensor2D {
     return tf.tidy(() => linear(this.encoder.pooled(images), this.head) as tf.Tensor2D);
   }
 
   /**
-   * Normalised features of images, each `[patches * featureDim]`. All batches have one fixed size, so the features of an
+   * Normalized features of images, each `[patches * featureDim]`. All batches have one fixed size, so the features of an
    * image do not depend on the others.
    */
   features(images: readonly Uint8Array[]): Float32Array[] {
@@ -111,7 +111,7 @@ export class VisionTower {
       const full = [...chunk];
       while (full.length < ENCODE_BATCH) full.push(chunk[0]!);
       const features = tf.tidy(() => {
-        const raw = this.encoder.encode(this.normalise(full));
+        const raw = this.encoder.encode(this.normalize(full));
         return tf.div(tf.sub(raw, this.statistics.mean), this.statistics.deviation);
       });
       const values = features.dataSync() as Float32Array;
@@ -191,7 +191,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     async prepare(step) {
       const { words, images } = await draw(`vision ${step}`);
       const loss = () =>
-        contrastiveLoss(tower.embed(tower.normalise(images)), text.apply(words), logScale(), { labelSmoothing });
+        contrastiveLoss(tower.embed(tower.normalize(images)), text.apply(words), logScale(), { labelSmoothing });
       return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
     },
     settled: () => data.settled(),
@@ -201,7 +201,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     async measure() {
       const { words, images } = await draw('retrieval');
       const found = tf.tidy(() => {
-        const logits = contrastiveLogits(tower.embed(tower.normalise(images)), text.apply(words), logScale());
+        const logits = contrastiveLogits(tower.embed(tower.normalize(images)), text.apply(words), logScale());
         return Array.from(tf.argMax(logits, 1).dataSync());
       });
       const right = found.filter((best, i) => best === i).length;

@@ -8,7 +8,7 @@ import { sizeOf } from '../shared/pooled-backend';
 
 /**
  * The kernel of a frozen convolution. oneDNN's best layout depends on the images too, so the kernel stays row-major until its
- * first use, and afterwards has the layout that its latest use needed.
+ * first use, and afterward has the layout that its latest use needed.
  */
 export class PackedFilter {
   private memory: Float32Array | undefined;

@@ -28,13 +28,13 @@ function layerNormInLoop(
   for (let r = 0, start = 0; start < x.length; r++, start += width) {
     let sum = 0;
     for (let i = 0; i < width; i++) sum += x[start + i]!;
-    const centre = sum / width;
+    const center = sum / width;
     let squares = 0;
-    for (let i = 0; i < width; i++) squares += (x[start + i]! - centre) ** 2;
+    for (let i = 0; i < width; i++) squares += (x[start + i]! - center) ** 2;
     const scale = 1 / Math.sqrt(squares / width + eps);
     for (let i = 0; i < width; i++)
-      y[start + i] = (x[start + i]! - centre) * scale * weight[i]! + (bias ? bias[i]! : 0);
-    mean[r] = centre;
+      y[start + i] = (x[start + i]! - center) * scale * weight[i]! + (bias ? bias[i]! : 0);
+    mean[r] = center;
     rstd[r] = scale;
   }
 }
@@ -63,7 +63,7 @@ const layerNorm: NativeKernel = ({ x, weight, bias }, attrs, b) => {
 };
 
 /**
- * dx and dweight of a normalisation with these means (default 0) and inverse deviations. With `given` these do not depend on
+ * dx and dweight of a normalization with these means (default 0) and inverse deviations. With `given` these do not depend on
  * x, and the caller adds their part of dx.
  */
 function gradients(
@@ -85,9 +85,9 @@ function gradients(
   );
   // The gradient to the weight does not need the weight.
   const factor = weight ? b.address(weight) : b.ones(width);
-  const centre = mean ? b.address(mean) : b.zeros(rows);
+  const center = mean ? b.address(mean) : b.zeros(rows);
   const spread = b.pool.address(variance);
-  norm.run(b.address(x!), b.address(dy!), factor, centre, spread, b.address(dx), b.address(dweight));
+  norm.run(b.address(x!), b.address(dy!), factor, center, spread, b.address(dx), b.address(dweight));
   b.pool.release(variance);
   return [dx, dweight];
 }

@@ -8,7 +8,7 @@ const LONGEST = 1024;
 /** Rows joined side by side before they are added: the product below is fast for wide matrices. */
 const SIDE_BY_SIDE = 64;
 
-/** A shape seen as `[outer, reduced, inner]`, if the reduced axes are neighbours. */
+/** A shape seen as `[outer, reduced, inner]`, if the reduced axes are neighbors. */
 function asBlocks(shape: readonly number[], axes: readonly number[]): [number, number, number] | undefined {
   if (!axes.length || axes.some((axis, i) => axis !== axes[0]! + i)) return undefined;
   const first = axes[0]!;

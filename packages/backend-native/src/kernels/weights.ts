@@ -117,20 +117,20 @@ const adamByOneDnn: Adam = (w, g, m, v, { beta1, beta2, rate, correction, epsilo
   pool.release(scalars);
 };
 
-interface StandardiseAttrs {
-  readonly standardisation: 'timm' | 'deepmind';
+interface StandardizeAttrs {
+  readonly standardization: 'timm' | 'deepmind';
   readonly eps: number;
   readonly gamma: number;
 }
 
 /** The factor on a mean-free kernel, without gain, and whether that factor follows the variance. */
-function factorOf(squares: number, fanIn: number, { standardisation, eps, gamma }: StandardiseAttrs) {
-  if (standardisation === 'timm') return { scale: gamma / Math.sqrt(squares + fanIn * eps), follows: true };
+function factorOf(squares: number, fanIn: number, { standardization, eps, gamma }: StandardizeAttrs) {
+  if (standardization === 'timm') return { scale: gamma / Math.sqrt(squares + fanIn * eps), follows: true };
   return { scale: gamma / Math.sqrt(Math.max(squares, eps)), follows: squares > eps };
 }
 
-/** `{weight [out, ...], gain [out]}` -> `[standardised]` */
-const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
+/** `{weight [out, ...], gain [out]}` -> `[standardized]` */
+const standardize: NativeKernel = ({ weight, gain }, attrs, backend) => {
   const y = backend.output(weight!.shape);
   const [w, g, out] = [backend.values(weight!), backend.values(gain!), backend.values(y)];
   const fanIn = w.length / g.length;
@@ -144,7 +144,7 @@ const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
       squares += v * v;
     }
     const mean = sum / fanIn;
-    const { scale } = factorOf(Math.max(0, squares - sum * mean), fanIn, attrs as unknown as StandardiseAttrs);
+    const { scale } = factorOf(Math.max(0, squares - sum * mean), fanIn, attrs as unknown as StandardizeAttrs);
     const factor = scale * g[r]!;
     for (let i = start; i < end; i++) out[i] = (w[i]! - mean) * factor;
   }
@@ -152,8 +152,8 @@ const standardise: NativeKernel = ({ weight, gain }, attrs, backend) => {
 };
 
 /** `{dy, weight, gain}` -> `[dweight, dgain]` */
-const standardiseGradient: NativeKernel = ({ dy, weight, gain }, given, backend) => {
-  const attrs = given as unknown as StandardiseAttrs;
+const standardizeGradient: NativeKernel = ({ dy, weight, gain }, given, backend) => {
+  const attrs = given as unknown as StandardizeAttrs;
   const [dweight, dgain] = [backend.output(weight!.shape), backend.output(gain!.shape)];
   const [d, w, g] = [backend.values(dy!), backend.values(weight!), backend.values(gain!)];
   const [out, outGain] = [backend.values(dweight), backend.values(dgain)];
@@ -174,8 +174,8 @@ const standardiseGradient: NativeKernel = ({ dy, weight, gain }, given, backend)
     // d scale / d w = -scale^3 / gamma^2 (w - mean)
     const bend = follows ? (along * scale * scale) / (attrs.gamma * attrs.gamma) : 0;
     const factor = scale * g[r]!;
-    const centre = dsum / fanIn - mean * bend;
-    for (let i = start; i < end; i++) out[i] = factor * (d[i]! - w[i]! * bend - centre);
+    const center = dsum / fanIn - mean * bend;
+    for (let i = start; i < end; i++) out[i] = factor * (d[i]! - w[i]! * bend - center);
     outGain[r] = along * scale;
   }
   return [dweight, dgain];
@@ -183,6 +183,6 @@ const standardiseGradient: NativeKernel = ({ dy, weight, gain }, given, backend)
 
 export const weightKernels: Record<string, NativeKernel> = {
   FlamingoAdamWStep: adamWStep,
-  FlamingoStandardiseWeight: standardise,
-  FlamingoStandardiseWeightGrad: standardiseGradient,
+  FlamingoStandardizeWeight: standardize,
+  FlamingoStandardizeWeightGrad: standardizeGradient,
 };

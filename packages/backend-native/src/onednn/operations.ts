@@ -77,7 +77,7 @@ export type PostOp =
  *
  * - `memory` a memory descriptor; `memory3` one that version 3 has alone, where version 2 has one descriptor for two operands
  * - `dims` an array of sizes
- * - `eltwise` an elementwise function, `norm` the flags of a normalisation: their numbers differ between the versions
+ * - `eltwise` an elementwise function, `norm` the flags of a normalization: their numbers differ between the versions
  */
 export const OPERATIONS = {
   matmul: {
@@ -142,7 +142,7 @@ export const OPERATIONS = {
   },
 } as const;
 
-/** Flags of a normalisation. */
+/** Flags of a normalization. */
 export interface NormFlags {
   readonly shift: boolean;
   /** Mean and variance are given, not computed. */

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { collapse, eachRun } from './broadcast';
 
 describe('collapse', () => {
-  it('merges neighbouring axes along which the operands move alike', () => {
+  it('merges neighboring axes along which the operands move alike', () => {
     expect(collapse([2, 3, 4], [2, 3, 4], [2, 3, 4])).toEqual({ dims: [24], a: [1], b: [1] });
     expect(collapse([2, 3, 4], [2, 3, 4], [4])).toEqual({ dims: [6, 4], a: [4, 1], b: [0, 1] });
     expect(collapse([2, 3, 4], [2, 1, 1], [2, 3, 4])).toEqual({ dims: [2, 12], a: [1, 0], b: [12, 1] });

@@ -1,5 +1,5 @@
 /**
- * Two operands of an elementwise operation with as few axes as possible: neighbouring axes along which both operands move, or
+ * Two operands of an elementwise operation with as few axes as possible: neighboring axes along which both operands move, or
  * the same one is repeated, are merged. A stride of 0 means that the operand is repeated along the axis.
  */
 export interface Collapsed {

@@ -14,7 +14,7 @@ describe('BufferPool', () => {
     }
   });
 
-  it('reuses released memory, also for smaller buffers, and merged with its neighbours for larger ones', () => {
+  it('reuses released memory, also for smaller buffers, and merged with its neighbors for larger ones', () => {
     const pool = new BufferPool();
     const [a, b, c] = [pool.allocate(1000), pool.allocate(2000), pool.allocate(3000)];
     const first = pool.address(a);

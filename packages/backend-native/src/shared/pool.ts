@@ -20,7 +20,7 @@ interface Region {
 
 /**
  * Reuses float32 buffers, so that a training step touches hardly any fresh page and the collector has little to do. Buffers
- * are cut from large regions where they fit best, and free neighbours merge: the memory of one step's large tensors serves
+ * are cut from large regions where they fit best, and free neighbors merge: the memory of one step's large tensors serves
  * the next step's small ones, and the total stays close to what is in use at once. Do not use a buffer after releasing it.
  */
 export class BufferPool {

@@ -73,7 +73,7 @@ function hashWord(word: string): number {
   return mix(hash);
 }
 
-/** The finaliser of MurmurHash3: each bit of the input affects each bit of the result. */
+/** The finalizer of MurmurHash3: each bit of the input affects each bit of the result. */
 function mix(x: number): number {
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
   x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);

@@ -1,6 +1,6 @@
 import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText, type TextFilter } from './text-quality';
 
-/** Supported formats, recognised by their first bytes. SVG is excluded because it can contain scripts. */
+/** Supported formats, recognized by their first bytes. SVG is excluded because it can contain scripts. */
 export type ImageFormat = 'jpeg' | 'png' | 'webp' | 'gif' | 'avif';
 
 /** The filters of a dataset. Each filter counts what it drops under its own reason. */

@@ -172,7 +172,7 @@ const STOP_WORDS = new Set(
    otherwise our ours ourselves out outside over own past per perhaps please quite rather really regarding same second
    seem seems several shall she should since so some somebody someone something sometimes somewhere soon still such than
    that the their theirs them themselves then there therefore these they this those though three through throughout thus
-   till to today together too toward towards two under unless unlike until up upon us use used using usually various
+   till to today together too toward toward two under unless unlike until up upon us use used using usually various
    very via was way we well were what whatever when whenever where whereas wherever whether which whichever while who
    whoever whole whom whose why will with within without would yet you your yours yourself yourselves
    i'm i've i'll i'd you're you've you'll he's she's it's we're we've we'll they're they've that's there's here's what's

@@ -183,7 +183,7 @@ describe('addresses', () => {
     expect(server.connections).toBe(0);
   });
 
-  it('recognises public addresses', () => {
+  it('recognizes public addresses', () => {
     for (const address of ['1.1.1.1', '93.184.216.34', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '2a00:1450::1'])
       expect(isPublicAddress(address), address).toBe(true);
     for (const address of ['', 'example.org', '256.0.0.1', '::ffff:1.1.1.1', 'fe80::1%eth0'])

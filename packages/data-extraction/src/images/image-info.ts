@@ -23,7 +23,7 @@ export interface ImageInfo {
 sharp.concurrency(1);
 sharp.cache(false);
 
-/** Recognises the format by the first bytes; undefined for formats that are not decoded. */
+/** Recognizes the format by the first bytes; undefined for formats that are not decoded. */
 export function sniffFormat(bytes: Uint8Array): ImageFormat | undefined {
   const ascii = (from: number, to: number) => String.fromCharCode(...bytes.subarray(from, to));
   if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return 'jpeg';
@@ -40,18 +40,18 @@ export async function examineImage(bytes: Uint8Array, rules: Preset['image']): P
   const format = sniffFormat(bytes);
   if (!format || !rules.formats.includes(format)) return 'format';
   try {
-    // Applying a colour profile takes longer than decoding most images, and hardly changes the perceptual hash.
+    // Applying a color profile takes longer than decoding most images, and hardly changes the perceptual hash.
     const image = sharp(bytes, { limitInputPixels: IMAGE_LIMITS.pixels, failOn: 'error', ignoreIcc: true });
     const { width = 0, height = 0, autoOrient } = pngSize(bytes) ?? (await image.metadata());
     const reason = sizeReason(width, height, rules);
     if (reason) return reason;
     const { data } = await image
       .flatten({ background: '#ffffff' })
-      .toColourspace('srgb')
+      .toColorspace('srgb')
       .resize(SIDE, SIDE, { fit: 'fill' })
       .raw({ depth: 'uchar' })
       .toBuffer({ resolveWithObject: true });
-    if (isSingleColour(data)) return 'single colour';
+    if (isSingleColor(data)) return 'single color';
     const file = `${createHash('sha256').update(bytes).digest('hex').slice(0, 40)}.${format === 'jpeg' ? 'jpg' : format}`;
     return {
       file,
@@ -86,12 +86,12 @@ function sizeReason(width: number, height: number, rules: Preset['image']): stri
   return large > rules.maxRatio * small ? 'aspect ratio' : undefined;
 }
 
-/** Side in pixels of the copy that is hashed and checked for a single colour. */
+/** Side in pixels of the copy that is hashed and checked for a single color. */
 const SIDE = 32;
 const KEPT = 8;
 
 /** Whether all pixels are within 8 of 256 levels of each other. @param rgb uint8 [32, 32, 3] */
-function isSingleColour(rgb: Uint8Array): boolean {
+function isSingleColor(rgb: Uint8Array): boolean {
   for (let channel = 0; channel < 3; channel++) {
     let [low, high] = [255, 0];
     for (let i = channel; i < rgb.length; i += 3) {

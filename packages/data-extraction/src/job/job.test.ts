@@ -52,8 +52,8 @@ describe('extractPages on a folder', () => {
     writeFileSync(path.join(input, 'tiny.png'), await image(9, 40, 40));
     writeFileSync(path.join(input, 'svg.png'), '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"/>');
     writeFileSync(path.join(input, 'cut.png'), (await image(9)).subarray(0, 900));
-    const grey = sharp({ create: { width: 200, height: 200, channels: 3, background: '#808080' } });
-    writeFileSync(path.join(input, 'grey.jpg'), await grey.jpeg().toBuffer());
+    const gray = sharp({ create: { width: 200, height: 200, channels: 3, background: '#808080' } });
+    writeFileSync(path.join(input, 'gray.jpg'), await gray.jpeg().toBuffer());
     for (let i = 0; i < 4; i++) writeFileSync(path.join(input, `page${i}.html`), pageOf(i, `p${i}.png`));
   });
   const withPage = async (name: string, text: string, options?: Partial<ExtractPagesOptions>) => {
@@ -91,7 +91,7 @@ describe('extractPages on a folder', () => {
   });
 
   it('counts dropped images by reason', async () => {
-    const images = ['wide.png', 'tiny.png', 'svg.png', 'cut.png', 'grey.jpg', 'absent.png', 'p0.png?copy', 'p0.png'];
+    const images = ['wide.png', 'tiny.png', 'svg.png', 'cut.png', 'gray.jpg', 'absent.png', 'p0.png?copy', 'p0.png'];
     const page = html(`<p>${prose(50)}</p>${images.map((src) => `<img src="${src}">`).join('')}`);
     const { manifest } = await withPage('z.html', page);
     expect(manifest.documents).toBe(5);
@@ -100,7 +100,7 @@ describe('extractPages on a folder', () => {
       'image: duplicate on the page': 1,
       'image: format': 1,
       'image: not available': 1,
-      'image: single colour': 1,
+      'image: single color': 1,
       'image: too small': 1,
       'image: unreadable': 1,
     });

@@ -75,7 +75,7 @@ async function* splitArchive(file: string, bytes: number): AsyncGenerator<Unit> 
 }
 
 const WINDOW = 2 ** 20;
-/** Enough compressed bytes to recognise a record. */
+/** Enough compressed bytes to recognize a record. */
 const PEEK = 1024;
 
 /** Position of the first record at or after `from`; undefined if there is none. */

@@ -108,13 +108,13 @@ it('names an encoding that it cannot decode, and uses the start of a truncated b
 });
 
 it.each(['application/octet-stream', 'binary/octet-stream', 'image/png', ''])(
-  'recognises an image of type "%s"',
+  'recognizes an image of type "%s"',
   async (type) => {
     expect((await read(warcRecord(url, type, png))).found).toEqual([['image', png]]);
   },
 );
 
-it('recognises a page without a type', async () => {
+it('recognizes a page without a type', async () => {
   expect((await read(warcRecord(url, '', html))).found).toEqual([['page', html]]);
   expect((await read(warcRecord(url, 'application/json', html))).found).toEqual([]);
 });

@@ -84,7 +84,7 @@ async function readRecord(reader: ByteReader, warc: ReadonlyMap<string, string>)
   return kind && { kind, url, contentType, header: (name) => headers.get(name), body };
 }
 
-/** Recognises a body without a specific type by its first bytes. */
+/** Recognizes a body without a specific type by its first bytes. */
 function kindOf(body: Uint8Array | string): 'page' | 'image' | undefined {
   if (typeof body === 'string') return undefined;
   if (sniffFormat(body)) return 'image';
@@ -274,7 +274,7 @@ async function* inflated(file: string, start: number, end: number): AsyncGenerat
   yield* raw.pipe(gunzip);
 }
 
-/** Recognises gzip by the first bytes, because names may be wrong. */
+/** Recognizes gzip by the first bytes, because names may be wrong. */
 async function isGzip(file: string, start: number): Promise<boolean> {
   const handle = await open(file);
   try {

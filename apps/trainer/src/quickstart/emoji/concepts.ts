@@ -15,7 +15,7 @@ export const GROUPS = [
   'symbols',
   'flags',
 ] as const;
-/** The three drawings of a concept: OpenMoji in colour, Twemoji, OpenMoji in black. */
+/** The three drawings of a concept: OpenMoji in color, Twemoji, OpenMoji in black. */
 export const STYLES = ['outlined', 'flat', 'sketch'] as const;
 /** Side of the images in pixels. */
 export const SIDE = 48;
@@ -60,14 +60,14 @@ const LARGEST_SPLIT_FAMILY = 10;
  */
 export function loadConcepts(artwork: Artwork, seed = 0): Concept[] {
   const annotations = JSON.parse(readFileSync(artwork.annotations, 'utf8')) as Annotation[];
-  const inColour = svgFiles(join(artwork.openmoji, 'color', 'svg'));
+  const inColor = svgFiles(join(artwork.openmoji, 'color', 'svg'));
   const inBlack = svgFiles(join(artwork.openmoji, 'black', 'svg'));
   const flat = svgFiles(artwork.twemoji);
 
   const found: Omit<Concept, 'split'>[] = [];
   for (const { hexcode, label, tags = [], group } of annotations) {
     if (group === undefined || GROUP_OF[group] === undefined) continue;
-    const files = [inColour, flat, inBlack].map((set) => set.get(fileKey(hexcode)));
+    const files = [inColor, flat, inBlack].map((set) => set.get(fileKey(hexcode)));
     if (files.some((f) => f === undefined)) continue;
     const ours = GROUP_OF[group];
     found.push({

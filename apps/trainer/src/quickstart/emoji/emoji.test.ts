@@ -5,7 +5,7 @@ import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Split } from './concep
 import { EmojiData } from './data';
 import { clipKey, emojiDocuments } from './documents';
 import { CONDITIONS } from '../../data/training-data';
-import { dominantColour, COLOURS, VARIANTS } from './images';
+import { dominantColor, COLORS, VARIANTS } from './images';
 import { attributeTask, bindingTask } from './tasks';
 import { textPage } from './texts';
 import { ANSWERS, ATTRIBUTES, EmojiWorld } from './world';
@@ -55,10 +55,10 @@ describe('concepts', () => {
   });
 });
 
-describe('colours', () => {
+describe('colors', () => {
   const filled = (...parts: [r: number, g: number, b: number, share: number][]) =>
     Uint8Array.from(parts.flatMap(([r, g, b, n]) => Array.from({ length: n }, () => [r, g, b, 255]).flat()));
-  const name = (pixels: Uint8Array) => COLOURS[dominantColour(pixels)];
+  const name = (pixels: Uint8Array) => COLORS[dominantColor(pixels)];
 
   it('are those that cover half of the drawing', () => {
     expect(name(filled([252, 234, 43, 60], [234, 90, 71, 40]))).toBe('yellow');
@@ -218,8 +218,8 @@ describe('tasks', () => {
 
   it('require enough concepts in the split', async () => {
     const few = await EmojiWorld.create({ seed: 3, maxConcepts: 40 });
-    expect(() => attributeTask(few, 'colour', 'real', { ...options, split: 'choosing' })).toThrow(
-      /eval: questions about colour require two concepts and two answers in the split choosing.*got \d and \d \(40 concepts.*data\.maxConcepts/,
+    expect(() => attributeTask(few, 'color', 'real', { ...options, split: 'choosing' })).toThrow(
+      /eval: questions about color require two concepts and two answers in the split choosing.*got \d and \d \(40 concepts.*data\.maxConcepts/,
     );
   }, 60_000);
 

@@ -12,18 +12,18 @@ export const VARIANTS = 8;
 const SINGLE_VARIANTS = 6;
 export const CLIP_ACTIONS = ['grows', 'shrinks', 'turns', 'moves right'] as const;
 
-export const COLOURS = ['red', 'orange', 'yellow', 'green', 'blue', 'purple', 'brown', 'grey', 'white'] as const;
-/** The main colour covers at least this share of a drawing. */
+export const COLORS = ['red', 'orange', 'yellow', 'green', 'blue', 'purple', 'brown', 'gray', 'white'] as const;
+/** The main color covers at least this share of a drawing. */
 const DOMINANT_SHARE = 0.5;
-/** Black is the main colour only above this share. Below, it is the outline. */
+/** Black is the main color only above this share. Below, it is the outline. */
 const BLACK_SHARE = 0.7;
 
 /** Every concept in every style, rendered once: premultiplied RGBA bytes. */
 export interface Drawings {
   /** uint8 [concepts * styles, 64, 64, 4] */
   readonly pixels: Uint8Array;
-  /** Position in `COLOURS` of the main colour of each drawing, or -1. */
-  readonly colour: Int8Array;
+  /** Position in `COLORS` of the main color of each drawing, or -1. */
+  readonly color: Int8Array;
 }
 
 /**
@@ -41,7 +41,7 @@ export async function drawConcepts(
   const size = DRAWN * DRAWN * 4;
   const files = concepts.flatMap((concept) => concept.files);
   const pixels = new Uint8Array(files.length * size);
-  const colour = new Int8Array(files.length).fill(-1);
+  const color = new Int8Array(files.length).fill(-1);
   const styleOf = (drawing: number) => STYLES[drawing % STYLES.length];
   const ahead: Promise<Uint8Array>[] = [];
   for (let started = 0, drawing = 0; drawing < files.length; drawing++) {
@@ -52,12 +52,12 @@ export async function drawConcepts(
       ahead.push(raw);
     }
     const raw = await ahead.shift()!;
-    if (styleOf(drawing) !== 'sketch') colour[drawing] = dominantColour(raw);
+    if (styleOf(drawing) !== 'sketch') color[drawing] = dominantColor(raw);
     premultiply(raw);
     pixels.set(raw, drawing * size);
     onDrawn(drawing, raw);
   }
-  return { pixels, colour };
+  return { pixels, color };
 }
 
 async function drawOpenMoji(file: string): Promise<Uint8Array> {
@@ -82,17 +82,17 @@ async function drawTwemoji(file: string): Promise<Uint8Array> {
     .toBuffer();
 }
 
-/** Position in `COLOURS` of the colour that covers at least half of the opaque pixels that are not black, or -1. */
-export function dominantColour(rgba: Uint8Array): number {
-  const counts = new Array<number>(COLOURS.length).fill(0);
+/** Position in `COLORS` of the color that covers at least half of the opaque pixels that are not black, or -1. */
+export function dominantColor(rgba: Uint8Array): number {
+  const counts = new Array<number>(COLORS.length).fill(0);
   let black = 0;
   let opaque = 0;
   for (let i = 0; i < rgba.length; i += 4) {
     if (rgba[i + 3]! < 128) continue;
     opaque++;
-    const name = colourName(rgba[i]!, rgba[i + 1]!, rgba[i + 2]!);
+    const name = colorName(rgba[i]!, rgba[i + 1]!, rgba[i + 2]!);
     if (name === 'black') black++;
-    else if (name !== 'pink') counts[COLOURS.indexOf(name)]!++;
+    else if (name !== 'pink') counts[COLORS.indexOf(name)]!++;
   }
   if (opaque === 0 || black >= BLACK_SHARE * opaque) return -1;
   const rest = opaque - black;
@@ -100,15 +100,15 @@ export function dominantColour(rgba: Uint8Array): number {
   return counts[best]! >= DOMINANT_SHARE * rest ? best : -1;
 }
 
-/** Name of a colour by hue, saturation and value. */
-function colourName(r: number, g: number, b: number): (typeof COLOURS)[number] | 'black' | 'pink' {
+/** Name of a color by hue, saturation and value. */
+function colorName(r: number, g: number, b: number): (typeof COLORS)[number] | 'black' | 'pink' {
   const max = Math.max(r, g, b);
   const min = Math.min(r, g, b);
   const value = max / 255;
   const saturation = max === 0 ? 0 : (max - min) / max;
   if (value < 0.25) return 'black';
-  if (saturation < 0.15) return value > 0.88 ? 'white' : 'grey';
-  if (saturation < 0.25 && value < 0.8) return 'grey';
+  if (saturation < 0.15) return value > 0.88 ? 'white' : 'gray';
+  if (saturation < 0.25 && value < 0.8) return 'gray';
   const d = max - min;
   let hue = max === r ? ((g - b) / d + 6) % 6 : max === g ? (b - r) / d + 2 : (r - g) / d + 4;
   hue *= 60;
@@ -146,16 +146,16 @@ interface Placement {
 export function drawVariant(source: Uint8Array, variant: number, random: Random, out: Uint8Array): void {
   const jitter = (amount: number) => (random.uniform() * 2 - 1) * amount;
   const gain = [1 + jitter(0.1), 1 + jitter(0.1), 1 + jitter(0.1)] as const;
-  const background = backgroundColour(random);
+  const background = backgroundColor(random);
   const copies = Math.max(1, variant - SINGLE_VARIANTS + 2);
   const placements: Placement[] = [];
   if (copies === 1) {
     const scale = 0.8 + 0.3 * random.uniform();
     placements.push({ x: 0.5 + jitter(0.06), y: 0.5 + jitter(0.06), scale, angle: jitter(12) });
   } else {
-    const centres = copies === 2 ? TWO : THREE;
+    const centers = copies === 2 ? TWO : THREE;
     const scale = 0.46 + 0.08 * random.uniform();
-    for (const [x, y] of centres) {
+    for (const [x, y] of centers) {
       placements.push({ x: x + jitter(0.03), y: y + jitter(0.03), scale, angle: jitter(12) });
     }
   }
@@ -178,7 +178,7 @@ const THREE = [
  * @param out uint8 [frames, 48, 48, 3]; the action spans all frames
  */
 export function drawClip(source: Uint8Array, action: number, random: Random, out: Uint8Array): void {
-  const background = backgroundColour(random);
+  const background = backgroundColor(random);
   const frame = SIDE * SIDE * 3;
   const frames = out.length / frame;
   for (let f = 0; f < frames; f++) {
@@ -191,7 +191,7 @@ export function drawClip(source: Uint8Array, action: number, random: Random, out
   }
 }
 
-function backgroundColour(random: Random): readonly [number, number, number] {
+function backgroundColor(random: Random): readonly [number, number, number] {
   if (random.uniform() < 0.5) return [255, 255, 255];
   const pastel = () => 215 + random.int(41);
   return [pastel(), pastel(), pastel()];

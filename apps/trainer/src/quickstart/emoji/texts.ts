@@ -36,7 +36,7 @@ export function describe(world: EmojiWorld, image: number, random: Random): stri
   const concept = world.conceptOf(image);
   const facts = factsOf(world, image);
   const sentences = [
-    facts.colour && `The colour is ${facts.colour}.`,
+    facts.color && `The color is ${facts.color}.`,
     `It belongs to ${facts.group}.`,
     facts.count !== 'one' && `There are ${facts.count}.`,
   ].filter((s): s is string => typeof s === 'string');

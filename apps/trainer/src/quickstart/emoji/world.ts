@@ -1,16 +1,16 @@
 import { Random } from '@flamingo-ts/kernels';
 import { findArtwork } from './artwork';
 import { COUNTS, GROUPS, loadConcepts, SIDE, STYLES, type Concept, type Split, type Style } from './concepts';
-import { COLOURS, countOf, drawConcepts, drawVariant, VARIANTS, type Drawings } from './images';
+import { COLORS, countOf, drawConcepts, drawVariant, VARIANTS, type Drawings } from './images';
 
 /** Questions about an image. A prompt does not state its question: only its shots show it. */
-export const ATTRIBUTES = ['group', 'colour', 'style', 'count'] as const;
+export const ATTRIBUTES = ['group', 'color', 'style', 'count'] as const;
 export type Attribute = (typeof ATTRIBUTES)[number];
 
 /** Answers to each question. No word is in two lists. */
 export const ANSWERS: Readonly<Record<Attribute, readonly string[]>> = {
   group: GROUPS,
-  colour: COLOURS,
+  color: COLORS,
   style: STYLES,
   count: COUNTS,
 };
@@ -90,13 +90,13 @@ export class EmojiWorld {
     return Math.floor(image / VARIANTS) % STYLES.length;
   }
 
-  /** The answer to a question about an image; undefined if it has none (a drawing without a main colour). */
+  /** The answer to a question about an image; undefined if it has none (a drawing without a main color). */
   answer(image: number, attribute: Attribute): string | undefined {
     switch (attribute) {
       case 'group':
         return GROUPS[this.conceptOf(image).group];
-      case 'colour':
-        return COLOURS[this.drawings.colour[Math.floor(image / VARIANTS)]!];
+      case 'color':
+        return COLORS[this.drawings.color[Math.floor(image / VARIANTS)]!];
       case 'style':
         return STYLES[this.styleOf(image)];
       case 'count':

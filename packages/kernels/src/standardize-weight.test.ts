@@ -4,19 +4,19 @@ import { describeBackends } from '@flamingo-ts/testing';
 import { expect, it } from 'vitest';
 import { checkOp, normal } from '../test/check-op';
 import { conv2dReference } from './conv2d.reference';
-import { standardiseWeight, weightStandardisedConv2d, type StandardiseOptions } from './standardise-weight';
-import { standardiseWeightReference } from './standardise-weight.reference';
+import { standardizeWeight, weightStandardizedConv2d, type StandardizeOptions } from './standardize-weight';
+import { standardizeWeightReference } from './standardize-weight.reference';
 
 const tolerance = { forward: 6e-7, gradient: 1e-6 };
-const timm: StandardiseOptions = { standardisation: 'timm', eps: 1e-5 };
-const deepmind: StandardiseOptions = { standardisation: 'deepmind', eps: 1e-4 };
+const timm: StandardizeOptions = { standardization: 'timm', eps: 1e-5 };
+const deepmind: StandardizeOptions = { standardization: 'deepmind', eps: 1e-4 };
 const shape = [4, 2, 3, 3];
 /** The first two kernels are so small that eps dominates. */
 const mixed = normal(1, shape);
 mixed.values.subarray(0, 36).forEach((w, i, all) => (all[i] = Math.fround(w * 1e-3)));
 
-describeBackends('standardiseWeight', () => {
-  it.each<[string, StandardiseOptions]>([
+describeBackends('standardizeWeight', () => {
+  it.each<[string, StandardizeOptions]>([
     ['timm', timm],
     ['timm with gamma', { ...timm, gamma: 1.7 }],
     ['deepmind', deepmind],
@@ -24,8 +24,8 @@ describeBackends('standardiseWeight', () => {
   ])('%s', (_, o) => {
     const run = (weight: ReturnType<typeof normal>) =>
       checkOp(
-        (w, g) => standardiseWeight(w!, g!, o),
-        (w, g) => standardiseWeightReference(w!, g!, o),
+        (w, g) => standardizeWeight(w!, g!, o),
+        (w, g) => standardizeWeightReference(w!, g!, o),
         [weight, normal(2, [4])],
         tolerance,
       );
@@ -35,17 +35,17 @@ describeBackends('standardiseWeight', () => {
 
   it('says what does not fit', () => {
     tidy(() => {
-      expect(() => standardiseWeight(zeros(shape), zeros([3]), timm)).toThrow(/gain must be \[4\], got \[3\]/);
+      expect(() => standardizeWeight(zeros(shape), zeros([3]), timm)).toThrow(/gain must be \[4\], got \[3\]/);
     });
   });
 });
 
-describeBackends('weightStandardisedConv2d', () => {
+describeBackends('weightStandardizedConv2d', () => {
   it.each([
     ['timm', 1, 'same'],
     ['timm', 2, 'symmetric'],
     ['deepmind', 2, 'same'],
-  ] as const)('%s, stride %i, %s', (standardisation, stride, padding) => {
+  ] as const)('%s, stride %i, %s', (standardization, stride, padding) => {
     const c = {
       batch: 1,
       height: 5,
@@ -57,11 +57,11 @@ describeBackends('weightStandardisedConv2d', () => {
       groups: 2,
       padding,
     } as const;
-    const o = { standardisation, eps: 1e-4, stride, groups: 2, padding };
+    const o = { standardization, eps: 1e-4, stride, groups: 2, padding };
     checkOp(
       (x, weight, gain, bias) =>
-        weightStandardisedConv2d(x!, { weight: weight!, gain: gain as tf.Tensor1D, bias: bias as tf.Tensor1D }, o),
-      (x, weight, gain, bias) => conv2dReference(x!, standardiseWeightReference(weight!, gain!, o), bias, c),
+        weightStandardizedConv2d(x!, { weight: weight!, gain: gain as tf.Tensor1D, bias: bias as tf.Tensor1D }, o),
+      (x, weight, gain, bias) => conv2dReference(x!, standardizeWeightReference(weight!, gain!, o), bias, c),
       [normal(1, [1, 5, 4, 4]), mixed, normal(3, [4]), normal(4, [4])],
       tolerance,
     );

@@ -1,10 +1,10 @@
-import type { StandardiseOptions } from './standardise-weight';
+import type { StandardizeOptions } from './standardize-weight';
 
-/** Standardises kernels `[out, fanIn]` row by row, with the formulas of the two implementations. */
-export function standardiseWeightReference(
+/** Standardizes kernels `[out, fanIn]` row by row, with the formulas of the two implementations. */
+export function standardizeWeightReference(
   weight: Float64Array,
   gain: Float64Array,
-  { standardisation, eps, gamma = 1 }: StandardiseOptions,
+  { standardization, eps, gamma = 1 }: StandardizeOptions,
 ): Float64Array {
   const fanIn = weight.length / gain.length;
   const result = new Float64Array(weight.length);
@@ -13,7 +13,7 @@ export function standardiseWeightReference(
     const mean = row.reduce((a, b) => a + b, 0) / fanIn;
     const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / fanIn;
     const divisor =
-      standardisation === 'timm'
+      standardization === 'timm'
         ? Math.sqrt(variance + eps) * Math.sqrt(fanIn)
         : Math.sqrt(Math.max(variance * fanIn, eps));
     row.forEach((w, i) => (result[o * fanIn + i] = ((w - mean) / divisor) * g * gamma));
