@@ -63,18 +63,18 @@ async function runQuickstart(flags: QuickstartFlags): Promise<void> {
     );
   }
   const file = flags.config ?? join(CONFIGS, isSlow ? 'quickstart-small.yaml' : 'quickstart.yaml');
-  const first = flags.seed ?? 0;
+  const base = loadConfig(file, flags.set);
+  const first = flags.seed ?? base.seed;
   const stop = new StopSignal();
   try {
     const others: QuickstartResults[] = [];
     // The first seed runs last, because its report includes the results of the others.
     for (let seed = first + flags.seeds - 1; seed >= first; seed--) {
-      const base = loadConfig(file, flags.set);
       const unseen = flags.unseenStyle ? `-without-${flags.unseenStyle}` : '';
       const out = `${base.out}${unseen}${seed === first ? '' : `-seed-${seed}`}`;
       const config = loadConfig(file, {
         ...flags.set,
-        seed: flags.seed === undefined && seed === first ? base.seed : seed,
+        seed,
         out,
         ...(flags.unseenStyle && { 'data.unseenStyle': flags.unseenStyle }),
       });
