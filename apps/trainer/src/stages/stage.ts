@@ -105,8 +105,8 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   let from = 0;
   let newest = 'There is no checkpoint yet';
   if (latest) {
-    expectSame(name, latest, fingerprint, config);
     for (const damaged of latest.skipped) process.stderr.write(`${name}: skipped a damaged checkpoint: ${damaged}\n`);
+    expectSame(name, latest, fingerprint, config);
     from = latest.step;
     newest = `The newest good checkpoint is ${latest.path}`;
   } else {
