@@ -102,6 +102,26 @@ it('rejects a run whose frozen models were replaced', async () => {
   expect(status).toBe(1);
 }, 60_000);
 
+it('names a damaged summary, and writes it again once it is removed', async () => {
+  const file = join(folder, 'run', 'flamingo', 'summary.json');
+  const whole = readFileSync(file, 'utf8');
+  writeFileSync(file, whole.slice(0, 40));
+  const damage =
+    /run\/flamingo\/summary\.json: expected the summary that train wrote, got an error: .*\. Remove the file and run flamingo train CONFIG, which writes it again\.\n/;
+  for (const name of ['train', 'eval']) {
+    const { status, stderr } = await command(name);
+    expect(stderr).toMatch(damage);
+    expect(status).toBe(1);
+  }
+  const { status, stdout } = await flamingo(folder, 'info', 'run');
+  expect(status).toBe(0);
+  expect(stdout).toMatch(new RegExp(`summary      DAMAGED: ${damage.source}`));
+  rmSync(file);
+  const again = await command('train');
+  expect(again.status, again.stderr).toBe(0);
+  expect(JSON.parse(readFileSync(file, 'utf8'))).toMatchObject({ steps: STEPS, model: JSON.parse(whole).model });
+}, 60_000);
+
 it('reports a finished stage before it selects a backend or reads data, and adds steps to it', async () => {
   const again = await command('pretrain-lm');
   expect(again).toMatchObject({ status: 0, stdout: '' });

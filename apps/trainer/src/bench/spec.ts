@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { readJson } from '../stages/files';
 
 const size = z.number().int().positive();
 
@@ -44,7 +44,7 @@ const file = z.object({ about: z.string().optional() }).catchall(workload);
 
 /** Reads workloads by name from a JSON file. */
 export function readSpecs(path: string): Record<string, WorkloadSpec> {
-  const parsed = file.safeParse(JSON.parse(readFileSync(path, 'utf8')));
+  const parsed = file.safeParse(readJson(path, 'a JSON file that defines workloads', 'Correct --specs.'));
   if (!parsed.success) {
     throw new Error(`bench: ${path} is not a valid workload file:\n${z.prettifyError(parsed.error)}`);
   }

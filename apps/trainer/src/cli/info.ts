@@ -1,8 +1,8 @@
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { readMetrics } from '../stages/metrics';
-import { CONFIG_FILE, MODEL_FILE, STAGES, SUMMARY_FILE, type StageName, type StageSummary } from '../stages/recipe';
+import { CONFIG_FILE, MODEL_FILE, readSummary, STAGES, SUMMARY_FILE, type StageName } from '../stages/recipe';
 import { CHECKPOINTS, METRICS_FILE } from '../stages/stage';
 
 /** State of one stage in a run folder. */
@@ -21,6 +21,8 @@ export interface StageInfo {
   readonly bytes: number;
   /** Checkpoints, newest first. `damage` describes what is wrong with one. */
   readonly checkpoints: readonly { readonly name: string; readonly damage?: string }[];
+  /** Why the summary cannot be read, if it is damaged. */
+  readonly summaryDamage?: string;
   /** Why the metrics cannot be read, if they are damaged. */
   readonly metricsDamage?: string;
 }
@@ -37,32 +39,35 @@ export async function inspectRun(folder: string): Promise<StageInfo[]> {
       `info: ${folder} holds none of ${Object.keys(STAGES).join(', ')}. Pass the out folder of a configuration.`,
     );
   }
-  return Promise.all(stages.map((stage) => inspectStage(join(folder, stage), stage)));
+  return Promise.all(stages.map((stage) => inspectStage(folder, stage)));
 }
 
-async function inspectStage(folder: string, stage: StageName): Promise<StageInfo> {
-  const [summaryFile, config] = [join(folder, SUMMARY_FILE), join(folder, CONFIG_FILE)];
-  const isFinished = existsSync(summaryFile) && existsSync(join(folder, MODEL_FILE));
-  const read = metricsOf(join(folder, METRICS_FILE));
-  const first = read.metrics[0];
+async function inspectStage(run: string, stage: StageName): Promise<StageInfo> {
+  const folder = join(run, stage);
+  const config = join(folder, CONFIG_FILE);
+  const isFinished = [SUMMARY_FILE, MODEL_FILE].every((file) => existsSync(join(folder, file)));
+  const summary = attempt(() => (isFinished ? readSummary(run, stage) : undefined));
+  const metrics = attempt(() => readMetrics(join(folder, METRICS_FILE)));
+  const first = metrics.value?.[0];
   return {
     stage,
     isFinished,
-    steps: read.metrics.length,
-    ...(first && { losses: [first.loss, read.metrics.at(-1)!.loss] as const }),
-    ...(isFinished && { trained: (JSON.parse(readFileSync(summaryFile, 'utf8')) as StageSummary).trained }),
+    steps: metrics.value?.length ?? 0,
+    ...(first && { losses: [first.loss, metrics.value!.at(-1)!.loss] as const }),
+    ...(summary.value && { trained: summary.value.trained }),
+    ...(summary.damage && { summaryDamage: summary.damage }),
     ...(existsSync(config) && { config }),
     bytes: bytesOf(folder),
     checkpoints: await new CheckpointFolder(join(folder, CHECKPOINTS)).check(),
-    ...(read.damage && { metricsDamage: read.damage }),
+    ...(metrics.damage && { metricsDamage: metrics.damage }),
   };
 }
 
-function metricsOf(file: string) {
+function attempt<T>(read: () => T): { readonly value?: T; readonly damage?: string } {
   try {
-    return { metrics: readMetrics(file) };
+    return { value: read() };
   } catch (error) {
-    return { metrics: [], damage: (error as Error).message };
+    return { damage: (error as Error).message };
   }
 }
 
@@ -82,6 +87,7 @@ export function formatRun(stages: readonly StageInfo[]): string {
       return [
         `${s.stage} (${STAGES[s.stage]}): ${s.isFinished ? 'finished' : 'not finished'}, ${s.steps} steps`,
         ...(s.losses ? [`  loss         ${s.losses.map((loss) => loss.toFixed(3)).join(' to ')}`] : []),
+        ...(s.summaryDamage ? [`  summary      DAMAGED: ${s.summaryDamage}`] : []),
         ...(s.metricsDamage ? [`  metrics      DAMAGED: ${s.metricsDamage}`] : []),
         ...(s.trained === undefined ? [] : [`  trained      ${s.trained.toLocaleString('en')} scalars`]),
         `  size         ${(s.bytes / 1e6).toFixed(1)} MB`,

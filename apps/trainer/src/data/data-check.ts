@@ -109,8 +109,10 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
   };
 }
 
-/** Counts documents that training can use. */
+/** Counts documents that training can use, and what was dropped. */
 export class Tally {
+  /** Counts of what was dropped, by reason. */
+  readonly dropped: Record<string, number> = {};
   private readonly kinds: Record<string, number> = {};
   private documents = 0;
   private textOnly = 0;
@@ -124,6 +126,14 @@ export class Tally {
     if (images === 0) this.textOnly++;
   }
 
+  drop(reason: string, count = 1): void {
+    this.dropped[reason] = (this.dropped[reason] ?? 0) + count;
+  }
+
+  dropAll(counts: Readonly<Record<string, number>>): void {
+    for (const [reason, count] of Object.entries(counts)) this.drop(reason, count);
+  }
+
   get counts(): DataCounts {
     const { documents, kinds, textOnly, images } = this;
     return { documents, kinds: { ...kinds }, textOnly, images };
@@ -131,7 +141,7 @@ export class Tally {
 }
 
 /** A document and what is wrong with it. */
-export interface Examined {
+interface Examined {
   readonly index: number;
   readonly where: string;
   readonly document: Document | BrokenDocument;
@@ -148,10 +158,7 @@ export interface Examined {
  *
  * @param order indices of the documents; defaults to all in order
  */
-export async function* examine(
-  dataset: Dataset,
-  order: Iterable<number> = indices(dataset.length),
-): AsyncGenerator<Examined> {
+async function* examine(dataset: Dataset, order: Iterable<number> = indices(dataset.length)): AsyncGenerator<Examined> {
   const decoder = new ImageDecoder({ size: SIDE, fit: 'pad', mean: [0, 0, 0], std: [1, 1, 1] });
   let group: Promise<Examined>[] = [];
   let bytes = 0;
@@ -206,7 +213,7 @@ async function unreadableOf(
 }
 
 /** The document without its unreadable images, or the reason why training cannot use it. */
-export function usableDocument(document: Document, { unreadable, lostImages }: Examined): Document | string {
+function usableDocument(document: Document, { unreadable, lostImages }: Examined): Document | string {
   if (document.kind === 'question') return 'question for evaluation';
   const bad = new Set(Array.from(unreadable.keys(), ({ image }) => image));
   const isReadable = (part: Document['parts'][number]) =>
@@ -220,6 +227,24 @@ export function usableDocument(document: Document, { unreadable, lostImages }: E
   const lostAny = unreadable.size > 0 || lostImages > 0;
   if (imagesOf(usable).length === 0 && (lostAny || document.kind !== 'page')) return 'no readable image';
   return usable;
+}
+
+/** Documents that training can use, without their unreadable images. Counts everything else as dropped. */
+export async function* usableDocuments(
+  dataset: Dataset,
+  order: Iterable<number>,
+  tally: Tally,
+): AsyncGenerator<Document> {
+  for await (const examined of examine(dataset, order)) {
+    const { document, unreadable } = examined;
+    if (unreadable.size > 0) tally.drop('unreadable image', unreadable.size);
+    // The dataset's own counts cover rejected documents and missing images.
+    if ('rejected' in document) continue;
+    const usable = usableDocument(document, examined);
+    if (typeof usable === 'string') tally.drop(usable);
+    else yield usable;
+  }
+  tally.dropAll(dataset.faults.counts);
 }
 
 export function textsOf({ parts }: Document): string[] {

@@ -1,4 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { resolve, sep } from 'node:path';
 import {
   DocumentTooLarge,
@@ -9,18 +9,10 @@ import {
   type OpenDatasetOptions,
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
-import { loadTokenizer, type TokenizerJson } from '@flamingo-ts/lm-core';
+import { loadTokenizer } from '@flamingo-ts/lm-core';
 import { reasonLines } from '../cli/command-text';
-import {
-  counted,
-  droppedBefore,
-  examine,
-  formatCounts,
-  indices,
-  Tally,
-  usableDocument,
-  type DataCounts,
-} from './data-check';
+import { counted, droppedBefore, formatCounts, indices, Tally, usableDocuments, type DataCounts } from './data-check';
+import { readTokenizerJson } from './word-tokenizer';
 
 /** Documents between two progress reports. */
 const REPORT_EVERY = 1000;
@@ -61,44 +53,31 @@ export interface PackedData extends DataCounts {
 export async function packData(path: string, options: PackOptions): Promise<PackedData> {
   const { out, tokenizer, maxDocuments, images, onProgress } = options;
   await expectEmpty(out);
-  const tokens = tokenizer === undefined ? wordCounter : await countedBy(tokenizer);
+  const tokens = tokenizer === undefined ? wordCounter : countedBy(tokenizer);
   const dataset = await openDataset(path, { ...(images !== undefined && { images }) });
   const writer = await ShardWriter.create(out, { tokens, ...(maxDocuments !== undefined && { maxDocuments }) });
   const tally = new Tally();
-  const dropped: Record<string, number> = {};
-  const drop = (reason: string, count = 1) => void (dropped[reason] = (dropped[reason] ?? 0) + count);
-  let done = 0;
   try {
-    for await (const examined of examine(dataset, await orderBySharedImages(dataset))) {
-      const { document, unreadable } = examined;
-      if (++done % REPORT_EVERY === 0) onProgress?.(done, dataset.length);
-      if (unreadable.size > 0) drop('unreadable image', unreadable.size);
-      // The dataset's own counts cover rejected documents and missing images.
-      if ('rejected' in document) continue;
-      const usable = usableDocument(document, examined);
-      if (typeof usable === 'string') {
-        drop(usable);
-        continue;
-      }
+    const order = reported(await orderBySharedImages(dataset), dataset.length, onProgress);
+    for await (const document of usableDocuments(dataset, order, tally)) {
       try {
-        await writer.add(usable);
+        await writer.add(document);
       } catch (error) {
         if (!(error instanceof DocumentTooLarge)) throw error;
-        drop(error.reason);
+        tally.drop(error.reason);
         continue;
       }
-      tally.add(usable);
+      tally.add(document);
     }
-    for (const [reason, count] of Object.entries(dataset.faults.counts)) drop(reason, count);
     if (tally.counts.documents === 0) {
-      const why = Object.entries(dropped).map(([reason, count]) => `${reason} ${count}`);
+      const why = Object.entries(tally.dropped).map(([reason, count]) => `${reason} ${count}`);
       throw new Error(
         `${path}: expected at least one document to pack, got ${dataset.length} and none of them usable` +
           `${why.length > 0 ? ` (${why.join(', ')})` : ''}. Run: flamingo data check ${path}`,
       );
     }
-    for (const [reason, count] of Object.entries(await droppedBefore(path))) drop(reason, count);
-    for (const [reason, count] of Object.entries(dropped)) writer.drop(reason, count);
+    tally.dropAll(await droppedBefore(path));
+    for (const [reason, count] of Object.entries(tally.dropped)) writer.drop(reason, count);
   } catch (error) {
     await writer.abort();
     throw error;
@@ -128,6 +107,15 @@ async function orderBySharedImages(dataset: Dataset): Promise<Iterable<number>> 
     else groups.set(image, [i]);
   }
   return Array.from(groups.values()).flat();
+}
+
+/** The same indices. Reports progress while they are read. */
+function* reported(order: Iterable<number>, total: number, onProgress: PackOptions['onProgress']): Generator<number> {
+  let done = 0;
+  for (const index of order) {
+    yield index;
+    if (++done % REPORT_EVERY === 0) onProgress?.(done, total);
+  }
 }
 
 /** Formats the result for people. */
@@ -170,8 +158,8 @@ async function expectEmpty(out: string): Promise<void> {
 }
 
 /** Counts tokens with a tokenizer. Its name includes the folder, because every file is called tokenizer.json. */
-async function countedBy(file: string): Promise<TokenCounter> {
-  const tokenizer = loadTokenizer(JSON.parse(new TextDecoder().decode(await readFile(file))) as TokenizerJson);
+function countedBy(file: string): TokenCounter {
+  const tokenizer = loadTokenizer(readTokenizerJson(file));
   const name = resolve(file).split(sep).slice(-2).join('/');
   return { name, count: (text) => tokenizer.encode(text).length };
 }

@@ -4,12 +4,11 @@ import { barCharts } from '../report/charts';
 import {
   counted,
   droppedBefore,
-  examine,
   imagesOf,
   indices,
   Tally,
   textsOf,
-  usableDocument,
+  usableDocuments,
   type DataCounts,
 } from './data-check';
 import type { ReadableTokenizer } from './word-tokenizer';
@@ -44,27 +43,17 @@ export async function measureData(
   const imageCounts: number[] = [];
   const tokens: number[] = [];
   const sides: number[] = [];
-  const dropped: Record<string, number> = { ...(await droppedBefore(path)) };
-  const drop = (reason: string, count = 1) => void (dropped[reason] = (dropped[reason] ?? 0) + count);
-  for await (const examined of examine(dataset, indices(Math.min(limit, dataset.length)))) {
-    const { document, unreadable } = examined;
-    if (unreadable.size > 0) drop('unreadable image', unreadable.size);
-    if ('rejected' in document) continue;
-    const usable = usableDocument(document, examined);
-    if (typeof usable === 'string') {
-      drop(usable);
-      continue;
-    }
-    tally.add(usable);
-    const images = imagesOf(usable);
+  for await (const document of usableDocuments(dataset, indices(Math.min(limit, dataset.length)), tally)) {
+    tally.add(document);
+    const images = imagesOf(document);
     imageCounts.push(images.length);
-    tokens.push(sum(textsOf(usable).map((text) => tokenizer.encode(text).length)));
+    tokens.push(sum(textsOf(document).map((text) => tokenizer.encode(text).length)));
     for (const { image } of images) {
       const { width, height } = await sharp(image).metadata();
       sides.push(Math.min(width, height));
     }
   }
-  for (const [reason, count] of Object.entries(dataset.faults.counts)) drop(reason, count);
+  tally.dropAll(await droppedBefore(path));
   return {
     path,
     ...tally.counts,
@@ -75,7 +64,7 @@ export async function measureData(
       distribution('Shorter side of the images, pixels', sides, powersOfTwo(4, 13)),
       {
         title: 'Dropped, by reason',
-        bars: Object.entries(dropped)
+        bars: Object.entries(tally.dropped)
           .map(([label, count]) => ({ label, count }))
           .sort((a, b) => b.count - a.count),
       },

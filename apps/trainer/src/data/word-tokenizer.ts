@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { wordCounter, type TextTokenizer } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer, withSpecialTokens, type TokenizerJson } from '@flamingo-ts/lm-core';
+import { readJson } from '../stages/files';
 import { END_OF_CHUNK, END_OF_TEXT, IMAGE, specialIds } from '../stages/lm';
 
 /** A tokenizer whose tokens can be shown to people. */
@@ -32,10 +32,14 @@ export function wordTokenizer(): ReadableTokenizer {
   };
 }
 
+/** Reads the `tokenizer.json` of a language model, named by `--tokenizer`. */
+export function readTokenizerJson(file: string): TokenizerJson {
+  return readJson(file, 'the tokenizer.json of a language model', 'Correct --tokenizer.') as TokenizerJson;
+}
+
 /** The tokenizer of a language model, from its `tokenizer.json`. Adds the special tokens that it lacks. */
 export function readableTokenizer(file: string): ReadableTokenizer {
-  const json = JSON.parse(new TextDecoder().decode(readFileSync(file))) as TokenizerJson;
-  const tokenizer = loadTokenizer(withSpecialTokens(json, [IMAGE, END_OF_CHUNK, END_OF_TEXT]));
+  const tokenizer = loadTokenizer(withSpecialTokens(readTokenizerJson(file), [IMAGE, END_OF_CHUNK, END_OF_TEXT]));
   return {
     name: file,
     tokenizer: { encode: (text) => tokenizer.encode(text), special: specialIds(tokenizer) },

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { countClosedGateDifferences } from '@flamingo-ts/flamingo';
 import type { BackendChoice } from '@flamingo-ts/kernels';
@@ -10,7 +10,7 @@ import { answering, evaluate, type Evaluation } from '../eval/evaluate';
 import { evaluateWords, type WordResults } from './emoji/words';
 import type { JointModel } from '../stages/joint';
 import { pretrainLanguage, pretrainVision, trainJoint } from '../stages/recipe';
-import { replaceFile } from '../stages/files';
+import { readJson, replaceFile } from '../stages/files';
 import { reportPage } from './report';
 import type { StopSignal } from '../cli/stop-signal';
 
@@ -100,5 +100,6 @@ export async function closedGatesAreExact(model: JointModel, data: EmojiData): P
 
 /** Reads the results of an earlier run from its folder. */
 export function readResults(folder: string): QuickstartResults {
-  return JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as QuickstartResults;
+  const fix = 'Remove the file and run the same command again.';
+  return readJson(join(folder, 'results.json'), 'the results of a quickstart', fix) as QuickstartResults;
 }

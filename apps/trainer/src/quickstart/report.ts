@@ -42,7 +42,7 @@ export async function reportPage(
 ): Promise<string> {
   const { evaluation, words, unseenEvaluation, unseenStyle } = results;
   const stages: readonly StageName[] = ['vision', 'lm', 'flamingo'];
-  const summaries = stages.map((stage) => readSummary(config, stage));
+  const summaries = stages.map((stage) => readSummary(config.out, stage));
   const metrics = Object.fromEntries(stages.map((stage) => [stage, stageMetrics(config, stage)])) as Record<
     StageName,
     StepMetrics[]

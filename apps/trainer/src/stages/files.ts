@@ -6,6 +6,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -42,6 +43,22 @@ export function replaceFile(file: string, text: string, lost = 'Free some space,
     renameSync(temporary, file);
   } catch (error) {
     throw writeError(error, file, lost);
+  }
+}
+
+/**
+ * Reads a JSON file.
+ *
+ * @param expected what the file must be, for the error
+ * @param fix      what to do otherwise, as sentences
+ */
+export function readJson(file: string, expected: string, fix: string): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(readFileSync(file)));
+  } catch (error) {
+    throw new Error(`${file}: expected ${expected}, got an error: ${(error as Error).message}. ${fix}`, {
+      cause: error,
+    });
   }
 }
 

@@ -8,7 +8,7 @@ import { parse, stringify } from 'yaml';
 import { parseConfig, type Config } from '../config/config';
 import type { ImageSource, TrainingData } from '../data/training-data';
 import type { StopSignal } from '../cli/stop-signal';
-import { emptyFolder, hashFile, makeFolder, replaceFile, writeError } from './files';
+import { emptyFolder, hashFile, makeFolder, readJson, replaceFile, writeError } from './files';
 import { differences, type Fingerprint } from './fingerprint';
 import { expectDatasets, JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
@@ -183,9 +183,11 @@ function initialFile({ initFrom }: Config, stage: StageName): string | undefined
   );
 }
 
-/** The summary of a finished stage. */
-export function readSummary(config: Config, stage: StageName): StageSummary {
-  return JSON.parse(readFileSync(join(stageFolder(config, stage), SUMMARY_FILE), 'utf8')) as StageSummary;
+/** The summary of a finished stage in the run folder `out`. */
+export function readSummary(out: string, stage: StageName): StageSummary {
+  const expected = `the summary that ${STAGES[stage]} wrote`;
+  const fix = `Remove the file and run flamingo ${STAGES[stage]} CONFIG, which writes it again.`;
+  return readJson(join(out, stage, SUMMARY_FILE), expected, fix) as StageSummary;
 }
 
 export function stageMetrics(config: Config, stage: StageName): StepMetrics[] {
@@ -212,7 +214,7 @@ function finished(config: Config, stage: StageName): StageSummary | undefined {
     if (!existsSync(tokenizer)) return undefined;
     readTokenizer(tokenizer);
   }
-  const summary = readSummary(config, stage);
+  const summary = readSummary(config.out, stage);
   // Damaged weights are written again, from the last checkpoint.
   if (hashFile(join(folder, MODEL_FILE)) !== summary.model) return undefined;
   const changed = differences(fingerprintOf(config, stage), summary.fingerprint);
@@ -237,15 +239,8 @@ function createLanguage(config: Config, folder = modelFolder(config, 'lm')): Lan
 }
 
 function readTokenizer(file: string): TokenizerJson {
-  try {
-    return JSON.parse(readFileSync(file, 'utf8')) as TokenizerJson;
-  } catch (error) {
-    throw new Error(
-      `${file}: expected the tokenizer that ${STAGES.lm} wrote, got an error: ${(error as Error).message}. ` +
-        `Remove the file if it exists, and run: flamingo ${STAGES.lm} CONFIG. This creates the same tokenizer again.`,
-      { cause: error },
-    );
-  }
+  const fix = `Remove the file if it exists, and run flamingo ${STAGES.lm} CONFIG, which creates the same tokenizer again.`;
+  return readJson(file, `the tokenizer that ${STAGES.lm} wrote`, fix) as TokenizerJson;
 }
 
 /** Runs something in a stage's folder while no other process may write to it. */
@@ -388,7 +383,7 @@ function expectTrainedAs(config: Config, stage: StageName, folder = modelFolder(
 /** @throws Error if a frozen model is no longer the one that the Flamingo was trained with */
 function expectTrainedFrom(config: Config): void {
   if (!existsSync(join(stageFolder(config, 'flamingo'), SUMMARY_FILE))) return;
-  const { files } = readSummary(config, 'flamingo').fingerprint;
+  const { files } = readSummary(config.out, 'flamingo').fingerprint;
   const changed = differences(frozenFiles(config), files);
   if (changed.length > 0) {
     throw new Error(
