@@ -29,14 +29,14 @@ import('sharp').then(
   (error) => parentPort.postMessage({ fatal: String(error?.message ?? error) }),
 );
 
-async function answer(sharp, { image, normalized }) {
+async function answer(sharp, { image, normalized, change }) {
   let seconds = 0;
   const clock = setInterval(() => {
     if (++seconds === MAX_SECONDS) parentPort.postMessage({ stuck: `no answer within ${MAX_SECONDS} s` });
   }, 1000);
   try {
     const input = typeof image === 'string' ? await readImage(image) : image;
-    const pixels = await decode(sharp, input, normalized);
+    const pixels = await decode(sharp, input, normalized, change);
     parentPort.postMessage({ pixels }, [pixels.buffer]);
   } catch (error) {
     parentPort.postMessage({ error: String(error?.message ?? error) });
@@ -54,16 +54,52 @@ async function readImage(path) {
 }
 
 /** RGB [size, size, 3]: transparency on white, EXIF orientation applied, first frame of an animation. */
-async function decode(sharp, input, normalized) {
-  const { data, info } = await sharp(input, { limitInputPixels: MAX_PIXELS, failOn: 'error' })
-    .autoOrient()
+async function decode(sharp, input, normalized, change) {
+  const options = { limitInputPixels: MAX_PIXELS, failOn: 'error' };
+  const oriented = sharp(input, options).autoOrient();
+  const isCropped = change && (change.crop.width < 1 || change.crop.height < 1);
+  const cropped = isCropped ? oriented.extract(await cropOf(sharp(input, options), change)) : oriented;
+  const { data, info } = await cropped
     .flatten({ background: '#ffffff' })
     .toColorspace('srgb')
     .resize({ width: size, height: size, fit: fit === 'pad' ? 'inside' : 'cover', kernel: 'cubic' })
     .raw({ depth: 'uchar' })
     .toBuffer({ resolveWithObject: true });
   if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to RGB`);
+  if (change?.flip) mirror(data, info.width);
+  if (change) recolor(data, change);
   return place(data, info.width, info.height, normalized);
+}
+
+/** The part of an image to keep, in pixels after its EXIF orientation is applied. */
+async function cropOf(image, { crop }) {
+  const { width, height } = (await image.metadata()).autoOrient;
+  const [w, h] = [Math.max(1, Math.round(crop.width * width)), Math.max(1, Math.round(crop.height * height))];
+  const start = (share, all, kept) => Math.min(Math.round(share * all), all - kept);
+  return { left: start(crop.left, width, w), top: start(crop.top, height, h), width: w, height: h };
+}
+
+function mirror(data, width) {
+  for (let row = 0; row < data.length; row += width * 3) {
+    for (let a = row, b = row + (width - 1) * 3; a < b; a += 3, b -= 3) {
+      for (let c = 0; c < 3; c++) [data[a + c], data[b + c]] = [data[b + c], data[a + c]];
+    }
+  }
+}
+
+/** Brightness, then contrast around the mean gray of the image, then saturation around the gray of each pixel. */
+function recolor(data, { brightness, contrast, saturation }) {
+  const gray = (i) => 0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2];
+  let sum = 0;
+  for (let i = 0; i < data.length; i += 3) sum += gray(i);
+  const mean = (brightness * sum) / (data.length / 3);
+  for (let i = 0; i < data.length; i += 3) {
+    const own = mean + contrast * (brightness * gray(i) - mean);
+    for (let c = 0; c < 3; c++) {
+      const value = mean + contrast * (brightness * data[i + c] - mean);
+      data[i + c] = Math.round(Math.max(0, Math.min(255, own + saturation * (value - own))));
+    }
+  }
 }
 
 /** Centers the image on a square of the mean color, which is 0 after normalization. */

@@ -6,6 +6,8 @@ import { Worker } from 'node:worker_threads';
 import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { seededStream } from '@flamingo-ts/random';
+import { drawChange, type ImageChange } from './augmentation';
 import { ImageDecoder, type ImageFormat } from './image-decoder';
 import { featureLoader, imageLoader } from './media';
 
@@ -252,6 +254,73 @@ describe('the worker pool', () => {
     expect(() => new ImageDecoder(format, { workers: 0 })).toThrow(
       'workers must be a whole number of at least 1, got 0',
     );
+  });
+});
+
+describe('a changed image', () => {
+  const whole = { left: 0, top: 0, width: 1, height: 1 };
+  const none: ImageChange = { crop: whole, flip: false, brightness: 1, contrast: 1, saturation: 1 };
+  const decode = async (image: string | Uint8Array, change: Partial<ImageChange> = {}) =>
+    (await decoder.decodeBytes(image, 'image', { ...none, ...change }))!;
+
+  it('is the image itself if the change is none', async () => {
+    for (const image of [red, at('whole.jpg')]) {
+      expect(await decode(image)).toEqual(await decoder.decodeBytes(image));
+    }
+  });
+
+  it('is cropped after its orientation is applied, and mirrored', async () => {
+    // Stored lying down: its left half is red. Turned by 90 degrees, the upper half is.
+    const lying = await plain(16, 8, 'blue')
+      .composite([{ input: await plain(8, 8, 'red').png().toBuffer(), left: 0, top: 0 }])
+      .withMetadata({ orientation: 6 })
+      .png()
+      .toBuffer();
+    const lower = await decode(lying, { crop: { left: 0, top: 0.5, width: 1, height: 0.5 } });
+    expect([pixel(lower, 0, 0), pixel(lower, 7, 7)]).toEqual([
+      [0, 0, 255],
+      [0, 0, 255],
+    ]);
+    const half = await decode(svg('<rect width="20" height="40" fill="#ff0000"/>', 'width="40" height="40"'));
+    const mirrored = await decode(svg('<rect width="20" height="40" fill="#ff0000"/>', 'width="40" height="40"'), {
+      flip: true,
+    });
+    expect(pixel(half, 0, 4)).toEqual(pixel(mirrored, 7, 4));
+    expect(pixel(half, 7, 4)).toEqual(pixel(mirrored, 0, 4));
+    expect(pixel(half, 0, 4)).not.toEqual(pixel(half, 7, 4));
+  });
+
+  it('is recolored, but not its border', async () => {
+    const border = [102, 128, 153];
+    const changed = async (change: Partial<ImageChange>) => {
+      const pixels = await decode(svg('<rect width="40" height="20" fill="#64c832"/>'), change);
+      expect(pixel(pixels, 4, 0)).toEqual(border);
+      return pixel(pixels, 4, 4);
+    };
+    // The gray of (100, 200, 50) is 153.
+    expect(await changed({ brightness: 0.5 })).toEqual([50, 100, 25]);
+    expect(await changed({ brightness: 2 })).toEqual([200, 255, 100]);
+    expect(await changed({ contrast: 0 })).toEqual([153, 153, 153]);
+    expect(await changed({ saturation: 0 })).toEqual([153, 153, 153]);
+    expect(await changed({ saturation: 0.4 })).toEqual([132, 172, 112]);
+  });
+
+  it('is drawn within the limits of the configuration, equal for equal keys', () => {
+    const config = { crop: 0.5, color: 0.2, flip: 0.5 };
+    const draw = (key: number, more = {}) => drawChange({ ...config, ...more }, seededStream(key));
+    const changes = Array.from({ length: 500 }, (_, key) => draw(key));
+    expect(draw(3)).toEqual(changes[3]);
+    expect(draw(4)).not.toEqual(changes[3]);
+    for (const { crop, brightness, contrast, saturation } of changes) {
+      expect(crop.width * crop.height).toBeGreaterThan(0.42);
+      expect(Math.max(crop.left + crop.width, crop.top + crop.height)).toBeLessThanOrEqual(1);
+      for (const factor of [brightness, contrast, saturation]) expect(Math.abs(factor - 1)).toBeLessThanOrEqual(0.2);
+    }
+    const flipped = changes.filter(({ flip }) => flip).length;
+    expect(Math.abs(flipped / 500 - 0.5)).toBeLessThan(0.1);
+    // One key does not affect the draws of the others.
+    expect(draw(5, { crop: undefined })).toEqual({ ...changes[5], crop: whole });
+    expect(drawChange({}, seededStream(1))).toEqual(none);
   });
 });
 

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import type { ImageChange } from './augmentation';
 import { expectColor, expectOneOf, expectWhole } from './checks';
 import type { EncodedImage } from './document';
 
@@ -33,6 +34,7 @@ interface Job {
   readonly image: EncodedImage;
   readonly name: string;
   readonly normalized: boolean;
+  readonly change: ImageChange | undefined;
   resolve(pixels: Float32Array | Uint8Array | undefined): void;
   reject(error: Error): void;
 }
@@ -79,9 +81,12 @@ export class ImageDecoder {
     return this.enqueue(image, name, true) as Promise<Float32Array | undefined>;
   }
 
-  /** @returns uint8 [size, size, 3], not normalized; undefined for an unreadable image */
-  decodeBytes(image: EncodedImage, name?: string): Promise<Uint8Array | undefined> {
-    return this.enqueue(image, name, false) as Promise<Uint8Array | undefined>;
+  /**
+   * @param change what to change in the image, from `drawChange`
+   * @returns      uint8 [size, size, 3], not normalized; undefined for an unreadable image
+   */
+  decodeBytes(image: EncodedImage, name?: string, change?: ImageChange): Promise<Uint8Array | undefined> {
+    return this.enqueue(image, name, false, change) as Promise<Uint8Array | undefined>;
   }
 
   report(): DecodeReport {
@@ -101,11 +106,12 @@ export class ImageDecoder {
     image: EncodedImage,
     name = typeof image === 'string' ? image : 'bytes in memory',
     normalized: boolean,
+    change?: ImageChange,
   ) {
     return new Promise<Float32Array | Uint8Array | undefined>((resolve, reject) => {
       if (this.closed)
         return reject(new Error(`ImageDecoder: ${name} was requested after close(). Create a new decoder.`));
-      this.send({ image, name, normalized, resolve, reject });
+      this.send({ image, name, normalized, change, resolve, reject });
     });
   }
 
@@ -115,7 +121,8 @@ export class ImageDecoder {
     thread.worker.ref();
     // Transfers a copy, because cloning a view would clone its whole buffer, such as a shard.
     const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
-    thread.worker.postMessage({ image, normalized: job.normalized }, typeof image === 'string' ? [] : [image.buffer]);
+    const { normalized, change } = job;
+    thread.worker.postMessage({ image, normalized, change }, typeof image === 'string' ? [] : [image.buffer]);
   }
 
   private idlestThread(): Thread {

@@ -1,3 +1,4 @@
+export { drawChange, type AugmentationConfig, type ImageChange } from './augmentation';
 export type { Batch } from './batch';
 export type { Dataset } from './dataset';
 export {

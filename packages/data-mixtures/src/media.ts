@@ -7,8 +7,15 @@ export interface MediaLoader {
   readonly kind: 'frames' | 'features';
   /** Shape of one medium: [frames, height, width, 3] or [frames, patches, visualSize]. */
   readonly shape: readonly number[];
-  /** Returns undefined for an unreadable medium, which the mixture counts and removes. */
-  load(media: MediaRef): Promise<Float32Array | undefined> | Float32Array | undefined;
+  /**
+   * Returns undefined for an unreadable medium, which the mixture counts and removes.
+   *
+   * @param sample keys of the sample's random stream, for a loader that changes media at random: see `seededStream`
+   */
+  load(
+    media: MediaRef,
+    sample?: readonly (number | string)[],
+  ): Promise<Float32Array | undefined> | Float32Array | undefined;
 }
 
 /**

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it, vi } from 'vitest';
 import { EOC, EOS, IMAGE, page, PAD, wordTokenizer } from '../test/words';
-import type { Document, DocumentSource } from './document';
+import type { Document, DocumentSource, MediaRef } from './document';
 import { featureLoader } from './media';
 import { Mixture, type DatasetConfig, type MixingStrategy, type MixtureCursor, type MixtureStep } from './mixture';
 import { prefetch } from './prefetch';
@@ -102,6 +102,22 @@ describe('resuming', () => {
       }),
       { numRuns: 12 },
     );
+  });
+
+  it('gives media loaders the keys of their sample, which differ between epochs and not between runs', async () => {
+    const keys: string[] = [];
+    const noted = {
+      ...features,
+      load(media: MediaRef, sample?: readonly (number | string)[]) {
+        keys.push(sample!.join(' '));
+        return features.load(media);
+      },
+    };
+    const whole = await take(mixture(undefined, { media: noted }), 12);
+    const first = keys.splice(0);
+    expect(new Set(first).size).toBe(12 * 4);
+    await take(mixture(whole[5]!.cursor, { media: noted }), 6);
+    expect([...keys].sort()).toEqual(first.slice(6 * 4 * 2).sort());
   });
 
   it('does not depend on prefetching or the time to load images', async () => {

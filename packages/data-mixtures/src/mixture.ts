@@ -253,12 +253,12 @@ export class Mixture implements AsyncIterable<MixtureStep> {
   ): Promise<LoadedSample | string> {
     const { config } = state;
     const loaded = new Map<MediaRef, Float32Array | undefined>();
+    const keys = [this.config.seed, config.name, 'sample', ...place];
     for (let readable = document; ;) {
-      const stream = seededStream(this.config.seed, config.name, 'sample', ...place);
-      const sample = buildSample(readable, this.config.tokenizer, config, stream);
+      const sample = buildSample(readable, this.config.tokenizer, config, seededStream(...keys));
       if ('rejected' in sample) return loaded.size > 0 ? 'unreadable media' : sample.rejected;
       const fresh = [...new Set(sample.media)].filter((media) => !loaded.has(media));
-      const values = await Promise.all(fresh.map((media) => config.media.load(media)));
+      const values = await Promise.all(fresh.map((media) => config.media.load(media, keys)));
       fresh.forEach((media, i) => {
         loaded.set(media, values[i]);
         if (!values[i]) noteUnreadable(state, mediaName(media));
