@@ -80,6 +80,22 @@ describe('configuration', () => {
     expect(parseConfig('my.yaml', sized(64, { kind: 'folder', path: 'x' })).vision.model.imageSize).toBe(64);
   });
 
+  it('checks the augmentation, which requires images of your own', () => {
+    const data = { kind: 'folder', path: 'x' };
+    const augmented = (augmentation: object, more: object = { data }) =>
+      parseConfig(
+        'my.yaml',
+        changed((c) => Object.assign(c, { augmentation, ...more })),
+      );
+    expect(augmented({ crop: 0.5, color: 0.2, flip: 0.5 }).augmentation).toEqual({ crop: 0.5, color: 0.2, flip: 0.5 });
+    expect(() => augmented({ crop: 0, color: 1.5, flip: true, hue: 0.1 })).toThrow(
+      /augmentation\.crop: expected number to be >0, got 0\n.*color: expected number to be <=1, got 1\.5\n.*flip: expected number, got true\n.*augmentation\.hue: unknown key, expected one of: crop, color, flip/,
+    );
+    expect(() => augmented({ flip: 0.5 }, {})).toThrow(
+      /augmentation requires your own images, data of kind folder or shards, got kind emoji/,
+    );
+  });
+
   it('requires at least one dataset', () => {
     const value = changed((c) => Object.assign((c as never as { flamingo: object }).flamingo, { datasets: {} }));
     expect(() => parseConfig('my.yaml', value)).toThrow(/at least one of pages, pairs, descriptions, clips/);

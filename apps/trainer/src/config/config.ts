@@ -56,6 +56,16 @@ const visionModel = z.strictObject({
   finalWidth: size,
 });
 
+/** Random changes of training images. A missing key turns its change off. */
+const augmentation = z.strictObject({
+  /** Smallest share of an image's area that a random crop keeps. */
+  crop: z.number().positive().max(1).optional(),
+  /** Largest relative change of brightness, contrast and saturation. */
+  color: share.optional(),
+  /** Probability of mirroring left and right. */
+  flip: share.optional(),
+});
+
 const lmModel = z.strictObject({
   vocabSize: size,
   hiddenSize: size,
@@ -148,6 +158,7 @@ const fullSchema = z.strictObject({
    */
   initFrom: path.optional(),
   data: dataSchema,
+  augmentation: augmentation.optional(),
   vision,
   lm,
   flamingo,
@@ -359,6 +370,10 @@ function checkAgreement(where: string, config: Config): Config {
   const fail = (problem: string) => {
     throw new Error(`Config ${where}: ${problem}`);
   };
+  const kind = dataKindOf(config.data);
+  if (kind.isGenerated && config.augmentation) {
+    fail(`augmentation requires your own images, data of kind folder or shards, got kind ${config.data.kind}.`);
+  }
   const model = config.vision.model as Config['vision']['model'] | undefined;
   if (model) {
     const { stemWidths, stemStrides, widths, depths, strides } = model;
@@ -368,7 +383,7 @@ function checkAgreement(where: string, config: Config): Config {
     equal('vision.model.stemWidths and stemStrides', stemWidths, stemStrides);
     equal('vision.model.widths and depths', widths, depths);
     equal('vision.model.widths and strides', widths, strides);
-    const fixedSize = dataKindOf(config.data).imageSize;
+    const fixedSize = kind.imageSize;
     if (fixedSize !== undefined && model.imageSize !== fixedSize) {
       fail(
         `vision.model.imageSize must be ${fixedSize}, the side of the ${config.data.kind} images, got ${model.imageSize}.`,

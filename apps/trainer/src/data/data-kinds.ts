@@ -20,6 +20,8 @@ export interface DataKind<T extends DataConfig = DataConfig> {
   readonly imageSize?: number;
   /** Color of the borders that make images square, 0 to 1. */
   readonly padding: Color;
+  /** Whether the images are drawn, not read: they vary by themselves. */
+  readonly isGenerated?: boolean;
   /** Opens the data of a valid configuration. */
   open(data: T, config: Config): Promise<TrainingData>;
 }
@@ -62,10 +64,11 @@ const shards: DataKind<ShardsConfig> = {
   },
 };
 
-const optionsOf = ({ vision, flamingo, seed }: Config) => ({
+const optionsOf = ({ vision, flamingo, augmentation, seed }: Config) => ({
   // A configuration for `pretrain-lm` may have no vision encoder, because only the text of its data is used.
   imageSize: (vision as Partial<Config['vision']>).model?.imageSize ?? 1,
   framesPerClip: flamingo.framesPerClip,
+  augmentation,
   seed,
 });
 

@@ -1,18 +1,31 @@
 import {
+  drawChange,
   evenlySpaced,
   ImageDecoder,
   mediaName,
   PendingReads,
+  type AugmentationConfig,
   type BrokenDocument,
   type Dataset,
   type Document,
   type EncodedImage,
+  type ImageChange,
   type MediaRef,
 } from '@flamingo-ts/data-mixtures';
+import { seededStream } from '@flamingo-ts/random';
 import { OWN_PADDING } from './data-kinds';
-import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey } from './training-data';
+import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey, type ViewKeys } from './training-data';
 
 const FILE = 'file:';
+
+export interface MediaReaderOptions {
+  /** Side of the square that images are fitted into. */
+  readonly imageSize: number;
+  /** Frames of every clip. */
+  readonly framesPerClip: number;
+  /** Random changes of images that are requested as views. */
+  readonly augmentation?: AugmentationConfig | undefined;
+}
 
 /**
  * Reads documents of datasets on disk and decodes their images on demand. The key of an image file is its path, so that
@@ -20,6 +33,7 @@ const FILE = 'file:';
  * Unreadable images are recorded and not decoded again.
  */
 export class MediaReader implements ImageSource {
+  readonly imageSize: number;
   private readonly decoder: ImageDecoder;
   private readonly reads = new PendingReads();
   /** Documents being read or just read, because their images are requested next. */
@@ -31,10 +45,10 @@ export class MediaReader implements ImageSource {
 
   constructor(
     private readonly datasets: Readonly<Partial<Record<DatasetName, Dataset>>>,
-    readonly imageSize: number,
-    private readonly framesPerClip: number,
+    private readonly options: MediaReaderOptions,
   ) {
-    this.decoder = new ImageDecoder({ size: imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
+    this.imageSize = options.imageSize;
+    this.decoder = new ImageDecoder({ size: this.imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
   }
 
   /** Images that could not be read so far, and why. */
@@ -59,8 +73,10 @@ export class MediaReader implements ImageSource {
     };
   }
 
-  frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
-    return Promise.all(keys.map((key) => this.framesOf(String(key))));
+  frames(keys: readonly MediaKey[], views?: readonly ViewKeys[]): Promise<(Frames | undefined)[]> {
+    const { augmentation } = this.options;
+    const changeOf = (i: number) => augmentation && views && drawChange(augmentation, seededStream(...views[i]!));
+    return Promise.all(keys.map((key, i) => this.framesOf(String(key), changeOf(i))));
   }
 
   settled(): Promise<void> {
@@ -88,22 +104,23 @@ export class MediaReader implements ImageSource {
     return document;
   }
 
-  private async framesOf(key: string): Promise<Frames | undefined> {
+  private async framesOf(key: string, change?: ImageChange): Promise<Frames | undefined> {
     if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(Math.round(255 * OWN_PADDING[0]));
     if (key.startsWith(FILE)) {
       const path = key.slice(FILE.length);
-      return this.decode(path, this.fileNames.get(path) ?? path);
+      return this.decode(path, this.fileNames.get(path) ?? path, change);
     }
     const [name, index, number] = key.split(' ') as [DatasetName, string, string];
     const document = await this.read(name, Number(index));
     const media = 'rejected' in document ? [] : document.parts.flatMap((part) => ('media' in part ? [part.media] : []));
     const images = imagesOf(media[Number(number)]);
     if (images.length === 0) return undefined;
-    const count = name === 'clips' ? this.framesPerClip : 1;
+    const count = name === 'clips' ? this.options.framesPerClip : 1;
     const where = `${this.datasets[name]!.where(Number(index))}, image ${number}`;
     const chosen = evenlySpaced(images.length, count);
     const decoded = await Promise.all(
-      chosen.map((i) => this.decode(images[i]!, images.length > 1 ? `${where}, frame ${i}` : where)),
+      // All frames of a clip change in the same way.
+      chosen.map((i) => this.decode(images[i]!, images.length > 1 ? `${where}, frame ${i}` : where, change)),
     );
     if (decoded.includes(undefined)) return undefined;
     // A clip with fewer frames repeats the last.
@@ -111,9 +128,9 @@ export class MediaReader implements ImageSource {
     return count === 1 ? frames[0] : Buffer.concat(frames);
   }
 
-  private async decode(image: EncodedImage, name: string): Promise<Uint8Array | undefined> {
+  private async decode(image: EncodedImage, name: string, change?: ImageChange): Promise<Uint8Array | undefined> {
     if (this.unreadable.has(name)) return undefined;
-    const pixels = await this.decoder.decodeBytes(image, name);
+    const pixels = await this.decoder.decodeBytes(image, name, change);
     if (!pixels) {
       const failure = this.decoder.report().failures.find((found) => found.name === name);
       this.unreadable.set(name, failure?.reason ?? 'cannot be decoded');

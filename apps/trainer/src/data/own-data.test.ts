@@ -59,6 +59,25 @@ describe('a folder of data', () => {
     await data.close();
   });
 
+  it('augments images that are requested as views, equally for equal keys, and no others', async () => {
+    lines('pairs', { image: '50.png', text: 'x' });
+    lines('clips', { frames: ['50.png', '50.png'], text: 'x' });
+    const augmentation = { color: 0.5 };
+    const data = await OwnData.openFolder(folder, { imageSize: 8, framesPerClip: 2, seed: 0, augmentation });
+    const [key, clip] = [(await keysOf(data, 'pairs'))[0]!, (await keysOf(data, 'clips'))[0]!];
+    const middle = async (image: MediaKey, view?: number, at = 0) => {
+      const [pixels] = await data.frames([image], view === undefined ? undefined : [['step', view]]);
+      return pixels![at * 8 * 8 * 3 + 4 * 8 * 3];
+    };
+    const views = await Promise.all([1, 2, 3].map((view) => middle(key, view)));
+    expect(new Set(views).size).toBe(3);
+    expect(await middle(key)).toBe(50);
+    expect(await middle(key, 2)).toBe(views[1]);
+    expect(await middle(clip, 1, 1)).toBe(await middle(clip, 1, 0));
+    await data.close();
+    remove('clips');
+  });
+
   it('gives every clip the same number of frames: samples longer ones evenly, repeats the last frame of shorter ones', async () => {
     const clip = (count: number) => ({ frames: Array.from({ length: count }, (_, i) => `${i}.png`), text: 'x' });
     lines('clips', clip(1), clip(3), clip(4), clip(7), clip(100));

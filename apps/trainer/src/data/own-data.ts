@@ -1,6 +1,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { openDataset, QUESTIONS, type Dataset, type Document, type DocumentSource } from '@flamingo-ts/data-mixtures';
+import {
+  openDataset,
+  QUESTIONS,
+  type AugmentationConfig,
+  type Dataset,
+  type Document,
+  type DocumentSource,
+} from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
 import type { ShardsConfig } from './data-kinds';
 import { MediaReader } from './media-reader';
@@ -15,6 +22,7 @@ import {
   type QuestionOptions,
   type Questions,
   type TrainingData,
+  type ViewKeys,
 } from './training-data';
 
 /**
@@ -40,6 +48,8 @@ export interface OwnDataOptions {
   readonly imageSize: number;
   /** Frames of every clip: a longer one is sampled evenly, a shorter one repeats its last frame. */
   readonly framesPerClip: number;
+  /** Random changes of images that are requested as views. */
+  readonly augmentation?: AugmentationConfig | undefined;
   /** Seed for selecting the documents of the first two stages. */
   readonly seed: number;
 }
@@ -119,14 +129,15 @@ export class OwnData implements TrainingData {
     );
   }
 
-  private static async open(sources: Sources, { imageSize, framesPerClip, seed }: OwnDataOptions): Promise<OwnData> {
+  private static async open(sources: Sources, options: OwnDataOptions): Promise<OwnData> {
+    const { seed } = options;
     const datasets: Partial<Record<DatasetName, Dataset>> = {};
     for (const name of datasetNames) {
       const path = sources.datasets[name];
       if (path) datasets[name] = await openDataset(path);
     }
     const text = sources.text === undefined ? undefined : await openDataset(sources.text);
-    const reader = new MediaReader(datasets, imageSize, framesPerClip);
+    const reader = new MediaReader(datasets, options);
     const pairs: { key: MediaKey; words: string[] }[] = [];
     const texts: string[] = [];
     const keys = new Set<MediaKey>();
@@ -209,8 +220,8 @@ export class OwnData implements TrainingData {
     return { ...questions, warnings: seen > 0 ? [...warnings, leak] : warnings };
   }
 
-  frames(keys: readonly MediaKey[]): Promise<(Frames | undefined)[]> {
-    return this.reader.frames(keys);
+  frames(keys: readonly MediaKey[], views?: readonly ViewKeys[]): Promise<(Frames | undefined)[]> {
+    return this.reader.frames(keys, views);
   }
 
   settled(): Promise<void> {

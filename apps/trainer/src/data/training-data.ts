@@ -16,12 +16,19 @@ export const BLANK = 'blank';
 /** RGB bytes of one image or clip, `[frames, side, side, 3]`. */
 export type Frames = Uint8Array;
 
+/** Keys of a random stream that augments an image. Equal keys give equal pixels. */
+export type ViewKeys = readonly (number | string)[];
+
 /** A source of pixels. */
 export interface ImageSource {
   /** Side of the square images, in pixels. */
   readonly imageSize: number;
-  /** Pixels of images and clips; undefined for those that cannot be read. */
-  frames(keys: readonly MediaKey[]): Promise<readonly (Frames | undefined)[]>;
+  /**
+   * Pixels of images and clips; undefined for those that cannot be read.
+   *
+   * @param views for training, one for each key: augments them as configured. By default they stay as they are
+   */
+  frames(keys: readonly MediaKey[], views?: readonly ViewKeys[]): Promise<readonly (Frames | undefined)[]>;
 }
 
 /**

@@ -1,9 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { FeatureStore } from './features';
-import type { MediaKey } from '../data/training-data';
+import type { MediaKey, ViewKeys } from '../data/training-data';
 import type { VisionTower } from './vision';
 
-/** A store of one-pixel images whose feature is their red value. Text keys are clips; `broken` cannot be read. */
+/**
+ * A store of one-pixel images whose feature is their red value. Text keys are clips; `broken` cannot be read. A view
+ * adds its last key to the red value.
+ */
 function createStore(cacheBytes?: number) {
   const [asked, encoded] = [[] as MediaKey[], [] as number[][]];
   const tower = {
@@ -14,14 +17,15 @@ function createStore(cacheBytes?: number) {
   } as Partial<VisionTower> as VisionTower;
   const source = {
     imageSize: 1,
-    async frames(keys: readonly MediaKey[]) {
+    async frames(keys: readonly MediaKey[], views?: readonly ViewKeys[]) {
       asked.push(...keys);
-      return keys.map((key) => {
+      return keys.map((key, i) => {
         if (key === 'broken') return undefined;
+        const more = Number(views?.[i]?.at(-1) ?? 0);
         return Uint8Array.from(
           String(key)
             .split(' ')
-            .flatMap((red) => [Number(red), 0, 0]),
+            .flatMap((red) => [Number(red) + more, 0, 0]),
         );
       });
     },
@@ -46,6 +50,21 @@ describe('features', () => {
     expect(await store.fetch('broken')).toBeUndefined();
     expect(await store.get(['broken', 4])).toEqual([undefined, Float32Array.of(4)]);
     expect(asked).toEqual(['broken', 4]);
+  });
+
+  it('of augmented images differ between views, and are not cached', async () => {
+    const { store, asked } = createStore();
+    const fetch = (view: number) => store.fetch(7, ['step', view]);
+    const numbers = await Promise.all([fetch(10), fetch(20), fetch(10), store.fetch(7)]);
+    expect(numbers).toEqual([1, 2, 1, 3]);
+    store.encode([1, 2, 3]);
+    expect([1, 2, 3].map((number) => store.features(number)[0])).toEqual([17, 27, 7]);
+    expect(asked).toEqual([7, 7, 7]);
+    store.endStep(0);
+    // Only the image itself is still known.
+    expect(await Promise.all([fetch(10), store.fetch(7)])).toHaveLength(2);
+    expect(asked).toEqual([7, 7, 7, 7]);
+    expect(await store.get([7])).toEqual([Float32Array.of(7)]);
   });
 
   it('are cached within a limit of bytes, evicting the least recently used', async () => {

@@ -1,10 +1,11 @@
 import { LRUCache } from 'lru-cache';
-import type { Frames, ImageSource, MediaKey } from '../data/training-data';
+import type { Frames, ImageSource, MediaKey, ViewKeys } from '../data/training-data';
 import type { VisionTower } from './vision';
 
 /** An image or clip in use: its pixels until it is encoded, then its features. */
 interface Image {
-  readonly key: MediaKey;
+  /** In the cache; undefined for an augmented image, which does not occur again. */
+  readonly key?: MediaKey;
   pixels?: Frames | undefined;
   features?: Float32Array | undefined;
 }
@@ -60,9 +61,15 @@ export class FeatureStore {
     }
   }
 
-  /** Reads the pixels of an image or clip. Returns its number, from 1, valid until its step ends; undefined if it cannot be read. */
-  async fetch(key: MediaKey): Promise<number | undefined> {
-    const held = this.held.get(key) ?? this.hold(key);
+  /**
+   * Reads the pixels of an image or clip. Returns its number, from 1, valid until its step ends; undefined if it cannot be
+   * read.
+   *
+   * @param view augments the image
+   */
+  async fetch(key: MediaKey, view?: ViewKeys): Promise<number | undefined> {
+    const name = view ? view.join(' ') : key;
+    const held = this.held.get(name) ?? this.hold(name, view ? this.readView(key, view) : this.read(key));
     held.step = this.step;
     return (await held.image) && held.number;
   }
@@ -85,15 +92,20 @@ export class FeatureStore {
     return images.map((image) => image?.features);
   }
 
-  private hold(key: MediaKey): Held {
+  private hold(name: MediaKey, reading: Promise<Image | undefined>): Held {
     const number = this.freeNumbers.pop() ?? this.held.size + 1;
-    const image = this.read(key).then((read) => {
+    const image = reading.then((read) => {
       if (read) this.byNumber.set(number, read);
       return read;
     });
     const held = { number, image, step: this.step };
-    this.held.set(key, held);
+    this.held.set(name, held);
     return held;
+  }
+
+  private async readView(key: MediaKey, view: ViewKeys): Promise<Image | undefined> {
+    const [pixels] = await this.source.frames([key], [view]);
+    return pixels && { pixels };
   }
 
   private async read(key: MediaKey): Promise<Image | undefined> {
@@ -116,7 +128,7 @@ export class FeatureStore {
       const own = features.slice(next, (next += count));
       image.features = count === 1 ? own[0]! : concatenate(own);
       image.pixels = undefined;
-      this.cache?.set(image.key, image.features);
+      if (image.key !== undefined) this.cache?.set(image.key, image.features);
     }
   }
 }

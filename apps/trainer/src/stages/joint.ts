@@ -80,13 +80,13 @@ export function flamingoConfig(config: Config, language: LanguageModel): Flaming
 }
 
 /** Passes numbers of images in the store through the mixture. Their features are computed when the step begins. */
-function numberLoader(features: FeatureStore): MediaLoader {
+function numberLoader(features: FeatureStore, isAugmented: boolean): MediaLoader {
   return {
     kind: 'features',
     shape: [1],
-    async load(media) {
+    async load(media, sample = []) {
       if (!('key' in media)) throw new Error('train: expected media named by key, got files or bytes.');
-      const number = await features.fetch(media.key);
+      const number = await features.fetch(media.key, isAugmented ? [...sample, media.key] : undefined);
       return number === undefined ? undefined : Float32Array.of(number);
     },
   };
@@ -106,7 +106,7 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   const { datasets, gateWalk, framesPerClip, strategy } = config.flamingo;
   const { flamingo, features } = model;
   const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
-  const media = numberLoader(features);
+  const media = numberLoader(features, config.augmentation !== undefined);
   const sources = datasetNames.flatMap((name) => {
     const settings = datasets[name];
     if (!settings) return [];

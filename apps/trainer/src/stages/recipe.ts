@@ -315,10 +315,10 @@ function configText(config: Config, stage: StageName): string {
  * Excludes `train`, which may change between runs, and keys that change no result.
  */
 function fingerprintOf(config: Config, stage: StageName): Fingerprint {
-  const { data, vision, lm, flamingo } = config;
+  const { data, augmentation, vision, lm, flamingo } = config;
   const initial = initialFile(config, stage);
   const seed = { seed: config.seed, ...(initial && { initFrom: hashFile(initial) }) };
-  if (stage === 'vision') return { ...seed, data, vision: { ...vision, train: undefined } };
+  if (stage === 'vision') return { ...seed, data, augmentation, vision: { ...vision, train: undefined } };
   if (stage === 'lm') {
     const { precision: _, pretrained: __, ...model } = lm;
     return { ...seed, data, lm: { ...model, train: undefined }, files: hashes(config, [['lm', TOKENIZER_FILE]]) };
@@ -326,6 +326,7 @@ function fingerprintOf(config: Config, stage: StageName): Fingerprint {
   return {
     ...seed,
     data,
+    augmentation,
     flamingo: { ...flamingo, train: undefined, featureCacheMiB: undefined },
     lm: { precision: lm.precision },
     files: frozenFiles(config),

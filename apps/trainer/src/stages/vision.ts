@@ -171,10 +171,14 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
   const scale = constantVariable([], Math.log(SCALE_START) / SCALE_RATE);
   const logScale = () => tf.mul(scale, SCALE_RATE) as tf.Scalar;
 
-  const draw = async (name: string) => {
+  const draw = async (name: string, isAugmented: boolean) => {
     const own = random.fork(name);
     const pairs = Array.from({ length: batch }, () => data.altTextPair(own));
-    const frames = await data.frames(pairs.map((p) => p.key));
+    const views = isAugmented ? pairs.map((_, i) => [config.seed, name, i]) : undefined;
+    const frames = await data.frames(
+      pairs.map((p) => p.key),
+      views,
+    );
     const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, image: frames[i] }] : []));
     if (kept.length === 0) {
       throw new Error(
@@ -189,7 +193,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     params: variables({ encoder: tower.encoder.params, head: tower.head, text: text.params, scale }),
     decays: (name, shape) => shape.length > 1 && name !== 'text.words',
     async prepare(step) {
-      const { words, images } = await draw(`vision ${step}`);
+      const { words, images } = await draw(`vision ${step}`, true);
       const loss = () =>
         contrastiveLoss(tower.embed(tower.normalize(images)), text.apply(words), logScale(), { labelSmoothing });
       return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
@@ -199,7 +203,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
     },
     async measure() {
-      const { words, images } = await draw('retrieval');
+      const { words, images } = await draw('retrieval', false);
       const found = tf.tidy(() => {
         const logits = contrastiveLogits(tower.embed(tower.normalize(images)), text.apply(words), logScale());
         return Array.from(tf.argMax(logits, 1).dataSync());

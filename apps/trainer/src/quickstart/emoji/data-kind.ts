@@ -18,6 +18,7 @@ export const emojiDataKind: DataKind<z.infer<typeof schema>> = {
   imageSize: SIDE,
   // White, as the background of most emoji images.
   padding: [1, 1, 1],
+  isGenerated: true,
   async open({ unseenStyle, maxConcepts }, { seed, flamingo }) {
     const { EmojiData } = await import('./data');
     const { EmojiWorld } = await import('./world');
