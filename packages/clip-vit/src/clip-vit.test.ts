@@ -145,7 +145,7 @@ describe('ClipViT by its definition', () => {
   it('refuses invalid configs and parameters that do not fit', () => {
     const change = (changes: object) => () => clipViTConfig({ ...small, ...changes } as never);
     expect(() => clipViTConfig({ variant: 'H/14' as never })).toThrow(/one of B\/32, B\/16, L\/14, got "H\/14"/);
-    expect(change({ depth: 3 })).toThrow(/depth is not a config key, expected only imageSize/);
+    expect(change({ depth: 3 })).toThrow(/depth is not a known key, expected only imageSize/);
     expect(change({ numHeads: 3 })).toThrow(/visualSize must be a multiple of numHeads 3, got 8/);
     expect(change({ numLayers: 0 })).toThrow(/numLayers must be a whole number of at least 1, got 0/);
     expect(change({ activation: 'relu' })).toThrow(/activation must be one of quick-gelu, gelu, got "relu"/);
@@ -153,7 +153,7 @@ describe('ClipViT by its definition', () => {
     const { params } = fresh();
     const build = (changes: object) => () => new ClipViT({ ...small, ...changes }, params);
     expect(build({ activation: 'relu' })).toThrow(/activation must be one of/);
-    expect(build({ depth: 2 })).toThrow(/depth is not a config key/);
+    expect(build({ depth: 2 })).toThrow(/depth is not a known key/);
     expect(build({ numLayers: 1 })).toThrow(/ClipViT: .*unexpected \(16\): layers\.1\.attnNorm\.weight/);
     expect(build({ numLayers: 3 })).toThrow(/missing \(16\): layers\.2\.attnNorm\.weight/);
     expect(build({ imageSize: 12 })).toThrow(/positions: expected \[10, 8\], got \[5, 8\]/);

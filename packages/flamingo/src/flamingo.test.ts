@@ -294,7 +294,7 @@ describeBackends('Flamingo', () => {
     const lm = makeLM();
     const params = initFlamingo(config, 2, new Random(1));
     const build = (changes: object) => () => new Flamingo({ ...config, ...changes }, params, { lm });
-    expect(build({ resample: {} })).toThrow(/Flamingo: resample is not a config key.*Did you mean resampler/);
+    expect(build({ resample: {} })).toThrow(/Flamingo: resample is not a known key.*Did you mean resampler/);
     expect(build({ resampler: { ...config.resampler, activation: 'tanh' } })).toThrow(
       /Flamingo: resampler\.activation must be one of relu, .*got "tanh"/,
     );

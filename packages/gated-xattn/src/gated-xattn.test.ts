@@ -234,7 +234,7 @@ describeBackends('GatedXAttn', () => {
     const { params } = make();
     const build = (changes: object) => () => new GatedXAttn({ ...config, ...changes }, params);
     expect(build({ activation: 'swish' })).toThrow(/activation must be one of relu, .*got "swish"/);
-    expect(build({ every: 2 })).toThrow(/every is not a config key/);
+    expect(build({ every: 2 })).toThrow(/every is not a known key/);
     expect(build({ normMedia: false })).toThrow(/unexpected \(2\): attn\.normMedia\.weight/);
     expect(build({ intermediateSize: 8 })).toThrow(/mlp\.up\.weight: expected \[8, 8\], got \[16, 8\]/);
     expect(() => new CrossAttention({ ...config, numHeads: 4 }, params.attn)).toThrow(

@@ -125,7 +125,7 @@ describeBackends('InterleavedLM', () => {
 
   it('says what does not fit', () => {
     expect(() => make(false, { hiddenSize: 8 })).toThrow(/hiddenSize must be the language model's 16, got 8/);
-    expect(() => make(false, { depth: 2 } as never)).toThrow(/depth is not a config key, expected only hiddenSize, /);
+    expect(() => make(false, { depth: 2 } as never)).toThrow(/depth is not a known key, expected only hiddenSize, /);
     expect(() => make(false, { placement: 'before' as never })).toThrow(/placement must be one of paper, open-/);
     expect(() => gatedPositions(4, { every: 2, placement: 'before' as never })).toThrow(/placement must be one of/);
     expect(() => make(false, { attend: 'next' as never })).toThrow(/attend must be one of immediate, .*got "next"/);

@@ -55,11 +55,11 @@ it.each<[string, () => unknown]>([
     () => crossEntropy(rows, targets, { reduction: any('none') }),
   ],
   [
-    'crossEntropy: labelSmoothing must be a finite number of at least 0 and of at most 1, got 2',
+    'crossEntropy: labelSmoothing must be a number from 0 to 1, got 2',
     () => crossEntropy(rows, targets, { labelSmoothing: 2 }),
   ],
   [
-    'crossEntropy: label_smoothing is not a config key',
+    'crossEntropy: label_smoothing is not a known key',
     () => crossEntropy(rows, targets, any({ label_smoothing: 0.1 })),
   ],
   ['attention: numHeads must be a whole number of at least 1, got -2', () => attention(x, x, x, { numHeads: -2 })],
@@ -75,7 +75,10 @@ it.each<[string, () => unknown]>([
         numHeads: 0.5,
       }),
   ],
-  ['MediaSegments: mediaIndex must hold integers from 0 (none), got NaN', () => new MediaSegments([0, NaN], 1, 2, 1)],
+  [
+    'MediaSegments: mediaIndex must hold whole numbers, 0 for no image or an image counted from 1, got NaN',
+    () => new MediaSegments([0, NaN], 1, 2, 1),
+  ],
   [
     'MediaSegments: media must be a whole number of at least 0, got undefined',
     () => new MediaSegments([0, 1], 1, 2, any(undefined)),

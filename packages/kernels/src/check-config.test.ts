@@ -49,14 +49,14 @@ it('accepts a whole config, with optional keys present, absent or undefined', ()
 });
 
 it.each<[object, string]>([
-  [{ heads: 2 }, 'heads is not a config key, expected only width, numClasses, depths,'],
+  [{ heads: 2 }, 'heads is not a known key, expected only width, numClasses, depths,'],
   [{ heads: 2 }, 'Remove it.'],
   [{ witdh: 2 }, 'Did you mean width?'],
   [{ numclasses: 2 }, 'Did you mean numClasses?'],
-  [JSON.parse('{"__proto__": 1}') as object, '__proto__ is not a config key'],
-  [{ constructor: 1 }, 'constructor is not a config key'],
+  [JSON.parse('{"__proto__": 1}') as object, '__proto__ is not a known key'],
+  [{ constructor: 1 }, 'constructor is not a known key'],
   [{ width: undefined }, 'width must be a whole number of at least 1, got undefined. Add it.'],
-  [{ width: 0 }, 'width must be a whole number of at least 1, got 0. Change it.'],
+  [{ width: 0 }, 'width must be a whole number of at least 1, got 0.'],
   [{ width: 1.5 }, 'got 1.5'],
   [{ width: NaN }, 'got NaN'],
   [{ width: 1e300 }, 'got 1e+300'],
@@ -67,16 +67,16 @@ it.each<[object, string]>([
   [{ numClasses: -1 }, 'numClasses must be a whole number of at least 0, got -1'],
   [{ depths: [1, 0] }, 'depths[1] must be a whole number of at least 1, got 0'],
   [{ depths: 3 }, 'depths must be an array, each element a whole number of at least 1, got 3'],
-  [{ mean: [1, 2] }, 'mean must be an array of 3, each element a finite number, got [1, 2]'],
+  [{ mean: [1, 2] }, 'mean must be an array of 3 elements, each a finite number, got [1, 2]'],
   [{ mean: [1, 2, Infinity] }, 'mean[2] must be a finite number, got Infinity'],
   [{ activation: 'GELU' }, 'activation must be one of relu, gelu, got "GELU"'],
   [{ finalNorm: 'yes' }, 'finalNorm must be true or false, got "yes"'],
-  [{ dropRate: 1 }, 'dropRate must be a finite number of at least 0 and less than 1, got 1'],
+  [{ dropRate: 1 }, 'dropRate must be a number of at least 0 and less than 1, got 1'],
   [{ norm: 'rms' }, 'norm must be an object with kind, epsilon, got "rms"'],
   [{ norm: { kind: 'rms', epsilon: 0 } }, 'norm.epsilon must be a finite number greater than 0, got 0'],
-  [{ norm: { kind: 'rms', epsilon: 1, eps: 1 } }, 'norm.eps is not a config key, expected only kind, epsilon'],
+  [{ norm: { kind: 'rms', epsilon: 1, eps: 1 } }, 'norm.eps is not a known key, expected only kind, epsilon'],
   [{ positions: { kind: 'rope' } }, 'positions.kind must be one of learned, alibi, got "rope"'],
-  [{ positions: { kind: 'learned', slopes: [] } }, 'positions.slopes is not a config key, expected only kind, rows'],
+  [{ positions: { kind: 'learned', slopes: [] } }, 'positions.slopes is not a known key, expected only kind, rows'],
   [{ positions: { kind: 'toString' } }, 'positions.kind must be one of'],
 ])('rejects %j', (changes, message) => {
   expect(() => checkConfig('Tower', Object.assign(Object.create(null), good, changes) as TowerConfig, RULES)).toThrow(
@@ -87,7 +87,7 @@ it.each<[object, string]>([
 it('names the class, and rejects a config that is not an object', () => {
   expect(check({ width: 0 })).toThrow(/^Tower: width must be/);
   for (const config of [undefined, null, 8, []]) {
-    expect(() => checkConfig('Tower', config as never, RULES)).toThrow('Tower: config must be an object, got');
+    expect(() => checkConfig('Tower', config as never, RULES)).toThrow('Tower: expected an object, got');
   }
 });
 

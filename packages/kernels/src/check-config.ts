@@ -17,16 +17,17 @@ interface Mismatch {
   readonly key: string;
   /** `must be a whole number of at least 1, got 0` */
   readonly problem: string;
-  readonly fix: string;
+  readonly fix?: string;
 }
 
 /**
- * Checks a config once, at the start of a constructor: unknown keys, missing keys and the value of every key.
+ * Checks a config or an options object once, at the start of a constructor or function: unknown keys, missing keys and the
+ * value of every key.
  *
- * @param what   named first in errors: the class or function
- * @param config the config that came, of any type
+ * @param what   the class or function, which starts error messages
+ * @param config the value to check, of any type
  * @param rules  one for each key
- * @throws Error naming `what`, the first wrong key, what was expected, what came and how to fix it
+ * @throws Error with the first wrong key, what was expected, what was passed and how to fix it
  *
  * @example
  * const RULES: ConfigRules<TowerConfig> = {
@@ -40,9 +41,7 @@ interface Mismatch {
  */
 export function checkConfig<C extends object>(what: string, config: C, rules: ConfigRules<C>): void {
   if (!isRecord(config)) {
-    throw new Error(
-      `${what}: config must be an object, got ${show(config)}. Pass { ${Object.keys(rules).join(', ')} }.`,
-    );
+    throw new Error(`${what}: expected an object, got ${show(config)}. Pass { ${Object.keys(rules).join(', ')} }.`);
   }
   report(what, findInObject(config, rules as AnyRules, ''));
 }
@@ -68,7 +67,7 @@ interface Range {
   readonly below?: number;
 }
 
-/** The rules that a config is made of. */
+/** Rules for the values of a config. */
 export const rule = {
   /** A whole number of at least 1: widths, depths, numbers of heads. */
   size: integer({ min: 1 }),
@@ -76,17 +75,21 @@ export const rule = {
   integer,
   /** A finite number, within bounds if given. */
   number: (range: Range = {}): ConfigRule<number> =>
-    leaf(`a finite number${describe(range)}`, (value) => Number.isFinite(value) && isWithin(value as number, range)),
+    // Two bounds already exclude infinities.
+    leaf(
+      `a ${hasBothBounds(range) ? '' : 'finite '}number${describe(range)}`,
+      (value) => Number.isFinite(value) && isWithin(value as number, range),
+    ),
   boolean: leaf<boolean>('true or false', (value) => typeof value === 'boolean'),
   string: leaf<string>('a string', (value) => typeof value === 'string'),
   /** A function of any kind. */
   callback: leaf<(...args: never[]) => unknown>('a function', (value) => typeof value === 'function'),
-  /** One of these values; the error lists them. */
-  oneOf: <const T extends string | number>(allowed: readonly T[]): ConfigRule<T> =>
+  /** One of these values. The error lists them. */
+  oneOf: <const T extends string | number | boolean>(allowed: readonly T[]): ConfigRule<T> =>
     leaf<T>(`one of ${allowed.join(', ')}`, (value) => (allowed as readonly unknown[]).includes(value)),
   /** An array whose elements follow one rule, of exactly this length if given. */
   list: <T extends readonly unknown[]>(each: ConfigRule<T[number]>, length?: number): ConfigRule<T> => {
-    const expected = `an array${length === undefined ? '' : ` of ${length}`}, each element ${each.expected}`;
+    const expected = `an array${length === undefined ? ', each element' : ` of ${length} elements, each`} ${each.expected}`;
     return {
       expected,
       find(value, key) {
@@ -154,13 +157,18 @@ function leaf<T>(expected: string, accepts: (value: unknown) => boolean): Config
 }
 
 function describe({ min, above, max, below }: Range): string {
+  if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
   const bounds = [
     min !== undefined && `of at least ${min}`,
     above !== undefined && `greater than ${above}`,
-    max !== undefined && `of at most ${max}`,
+    max !== undefined && `at most ${max}`,
     below !== undefined && `less than ${below}`,
   ].filter(Boolean);
   return bounds.length ? ` ${bounds.join(' and ')}` : '';
+}
+
+function hasBothBounds({ min, above, max, below }: Range): boolean {
+  return (min ?? above) !== undefined && (max ?? below) !== undefined;
 }
 
 function isWithin(x: number, { min = -Infinity, above = -Infinity, max = Infinity, below = Infinity }: Range): boolean {
@@ -181,7 +189,7 @@ function findInObject(
   if (unknown !== undefined) {
     const near = known.find((key) => isNear(key, unknown));
     const fix = near ? `Did you mean ${prefix}${near}?` : 'Remove it.';
-    return { key: prefix + unknown, problem: `is not a config key, expected only ${known.join(', ')}`, fix };
+    return { key: prefix + unknown, problem: `is not a known key, expected only ${known.join(', ')}`, fix };
   }
   return first(known, (key) => findValue(config[key], rules[key]!, prefix + key));
 }
@@ -191,25 +199,27 @@ function findValue(value: unknown, expected: ConfigRule, key: string): Mismatch 
 }
 
 function mismatch(key: string, expected: string, value: unknown): Mismatch {
-  return { key, problem: `must be ${expected}, got ${show(value)}`, fix: fixOf(value) };
+  return { key, problem: `must be ${expected}, got ${show(value)}`, ...fixOf(value) };
 }
 
-function fixOf(value: unknown): string {
-  if (value === undefined) return 'Add it.';
+function fixOf(value: unknown): { readonly fix?: string } {
+  if (value === undefined) return { fix: 'Add it.' };
   const isQuoted = typeof value === 'string' && value.trim() !== '' && Number.isFinite(Number(value));
-  return isQuoted ? 'Remove the quotes if it is a number.' : 'Change it.';
+  return isQuoted ? { fix: 'Remove the quotes if it is a number.' } : {};
 }
 
 function first<T>(items: readonly T[], find: (item: T) => Mismatch | undefined): Mismatch | undefined {
   for (const item of items) {
-    const found = find(item);
-    if (found) return found;
+    const mismatch = find(item);
+    if (mismatch) return mismatch;
   }
   return undefined;
 }
 
-function report(what: string, found: Mismatch | undefined): void {
-  if (found) throw new Error(`${what}: ${found.key} ${found.problem}. ${found.fix}`);
+function report(what: string, mismatch: Mismatch | undefined): void {
+  if (!mismatch) return;
+  const { key, problem, fix } = mismatch;
+  throw new Error(`${what}: ${key} ${problem}.${fix ? ` ${fix}` : ''}`);
 }
 
 /** Whether two keys differ by case, or by one typo: a letter added, lost, changed or swapped with its neighbor. */

@@ -108,8 +108,10 @@ describe('MediaSegments', () => {
   });
 
   it('says what is wrong with an index', () => {
-    expect(() => new MediaSegments([0, 1], 1, 3, 1)).toThrow(/batch x text = 1 x 3 = 3 numbers, got 2/);
-    expect(() => new MediaSegments([0, -1], 1, 2, 1)).toThrow(/integers from 0 \(none\), got -1 at position 1/);
+    expect(() => new MediaSegments([0, 1], 1, 3, 1)).toThrow(/1 rows x 3 positions = 3 entries, got 2/);
+    expect(() => new MediaSegments([0, -1], 1, 2, 1)).toThrow(
+      /whole numbers, 0 for no image or an image counted from 1, got -1 at position 1/,
+    );
     expect(() => new MediaSegments([0, 0.5], 1, 2, 1)).toThrow(/got 0.5 at position 1/);
   });
 });

@@ -31,7 +31,7 @@ export class MediaSegments {
     }
     if (mediaIndex.length !== batch * text) {
       throw new Error(
-        `MediaSegments: mediaIndex must hold batch x text = ${batch} x ${text} = ${batch * text} numbers, got ${mediaIndex.length}.`,
+        `MediaSegments: mediaIndex must hold ${batch} rows x ${text} positions = ${batch * text} entries, got ${mediaIndex.length}.`,
       );
     }
     const rows = rowsByImage(mediaIndex, batch, text, media);
@@ -43,11 +43,11 @@ export class MediaSegments {
     const rowOfPlace: number[] = [];
     this.placeOfRow = new Int32Array(batch * text).fill(-1);
     for (const image of images) {
-      const own = rows.get(image)!;
-      for (let start = 0; start < own.length; start += this.tileLength) {
+      const rowsOfImage = rows.get(image)!;
+      for (let start = 0; start < rowsOfImage.length; start += this.tileLength) {
         imageOfTile.push(image);
         for (let i = start; i < start + this.tileLength; i++) {
-          const row = own[i];
+          const row = rowsOfImage[i];
           if (row !== undefined) this.placeOfRow[row] = rowOfPlace.length;
           rowOfPlace.push(row ?? batch * text);
         }
@@ -72,12 +72,14 @@ function rowsByImage(index: ArrayLike<number>, batch: number, text: number, medi
   for (let row = 0; row < batch * text; row++) {
     const i = index[row]!;
     if (!Number.isInteger(i) || i < 0) {
-      throw new Error(`MediaSegments: mediaIndex must hold integers from 0 (none), got ${i} at position ${row}.`);
+      throw new Error(
+        `MediaSegments: mediaIndex must hold whole numbers, 0 for no image or an image counted from 1, got ${i} at position ${row}.`,
+      );
     }
     if (i === 0 || i > media) continue;
     const image = Math.floor(row / text) * media + i - 1;
-    const own = rows.get(image);
-    if (own) own.push(row);
+    const rowsOfImage = rows.get(image);
+    if (rowsOfImage) rowsOfImage.push(row);
     else rows.set(image, [row]);
   }
   return rows;

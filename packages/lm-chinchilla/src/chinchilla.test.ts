@@ -311,7 +311,7 @@ describe('sizes', () => {
       expect(() => chinchillaShapes({ ...small, ...option } as ChinchillaConfig)).toThrow(`Chinchilla: ${key} must be`);
     }
     expect(() => chinchillaShapes({ ...small, nHeads: 4 } as ChinchillaConfig)).toThrow(
-      /Chinchilla: nHeads is not a config key, .*Remove it/,
+      /Chinchilla: nHeads is not a known key, .*Remove it/,
     );
   });
 });

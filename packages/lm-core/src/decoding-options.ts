@@ -9,7 +9,7 @@ const SAMPLING_RULES = {
   minTokensToKeep: rule.optional(rule.size),
 };
 
-/** For options that are objects or functions of the caller, whose users check them. */
+/** For options that other code checks. */
 const unchecked: ConfigRule = { expected: 'any value', isOptional: true, find: () => undefined };
 
 const DECODING_RULES = {
@@ -19,7 +19,7 @@ const DECODING_RULES = {
   seed: rule.optional(rule.integer()),
   beams: rule.optional(rule.size),
   lengthPenalty: rule.optional(rule.number()),
-  earlyStopping: rule.optional(rule.either(rule.boolean, rule.oneOf(['never']))),
+  earlyStopping: rule.optional(rule.oneOf([true, false, 'never'])),
   rules: rule.optional(rule.oneOf(['current', 'transformers-4.2x'])),
   repetitionPenalty: rule.optional(rule.number({ above: 0 })),
   noRepeatNgram: rule.optional(rule.size),

@@ -175,13 +175,13 @@ describeBackends('decoding', (backend) => {
     const wrong: [object, RegExp][] = [
       [{ maxNewTokens: NaN }, /maxNewTokens must be a whole number of at least 1, got NaN/],
       [{ rules: 'transformers' }, /rules must be one of current, transformers-4\.2x, got "transformers"/],
-      [{ earlyStopping: 'always' }, /earlyStopping must be true or false or one of never, got "always"/],
+      [{ earlyStopping: 'always' }, /earlyStopping must be one of true, false, never, got "always"/],
       [{ temperature: NaN }, /temperature must be a finite number greater than 0, got NaN/],
       [{ lengthPenalty: '1' }, /lengthPenalty must be a finite number, got "1"/],
       [{ seed: 0.5 }, /seed must be a whole number, got 0\.5/],
       [{ stopTokens: 3 }, /stopTokens must be an array/],
       [{ tokenizer: {} }, /tokenizer must have a decode method/],
-      [{ maxTokens: 3 }, /maxTokens is not a config key/],
+      [{ maxTokens: 3 }, /maxTokens is not a known key/],
     ];
     for (const [options, message] of wrong) {
       await expect(generate(lm, prompts, { ...decoding, ...options })).rejects.toThrow(message);

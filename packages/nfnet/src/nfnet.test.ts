@@ -459,9 +459,7 @@ describe('nfnetConfig', () => {
   it('refuses invalid configs', () => {
     const change = (changes: object) => () => nfnetConfig({ ...small, ...changes } as never);
     expect(() => nfnetConfig({ variant: 'F9' as never })).toThrow(/variant must be one of F0, .*got "F9"/);
-    expect(() => nfnetConfig({ variant: 'F0', width: 3 } as never)).toThrow(
-      /width is not a config key.*mean.*widths\?/,
-    );
+    expect(() => nfnetConfig({ variant: 'F0', width: 3 } as never)).toThrow(/width is not a known key.*mean.*widths\?/);
     expect(change({ depths: [1] })).toThrow(/one entry per stage, got 2, 1 and 2/);
     expect(change({ stemStrides: [2] })).toThrow(/one entry for each of the 2 stemWidths, got 1/);
     expect(change({ strides: [1, 3] })).toThrow(/strides\[1\] must be one of 1, 2, got 3/);
@@ -479,7 +477,7 @@ describe('nfnetConfig', () => {
     const { params } = fresh();
     const build = (changes: object) => () => new NFNet({ ...small, ...changes }, params);
     expect(build({ activation: 'gelu' })).toThrow(/activation must be one of/);
-    expect(build({ dephts: [1] })).toThrow(/dephts is not a config key.*Did you mean depths\?/);
+    expect(build({ dephts: [1] })).toThrow(/dephts is not a known key.*Did you mean depths\?/);
     expect(build({ depths: [1, 3] })).toThrow(/NFNet: .*missing \(\d+\): stages\.1\.2\./);
     expect(build({ depths: [1, 1] })).toThrow(/unexpected \(\d+\): stages\.1\.1\./);
     expect(build({ finalWidth: 12 })).toThrow(/finalConv\.weight: expected \[12, 12, 1, 1\], got \[10, 12, 1, 1\]/);

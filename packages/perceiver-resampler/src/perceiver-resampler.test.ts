@@ -136,7 +136,7 @@ describeBackends('PerceiverResampler', () => {
 
   it.each([
     [{ numHeads: 0 }, /numHeads must be a whole number of at least 1, got 0/],
-    [{ depth: 2 }, /depth is not a config key, expected only visualSize, /],
+    [{ depth: 2 }, /depth is not a known key, expected only visualSize, /],
     [{ activation: 'tanh' }, /activation must be one of relu, .*got "tanh"/],
     [{ finalNorm: 1 }, /finalNorm must be true or false, got 1/],
     [{ numLayers: 3 }, /parameters do not fit the config\. missing \(12\): layers\.2\.normMedia\.weight/],
