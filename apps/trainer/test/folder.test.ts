@@ -118,7 +118,7 @@ describe('a folder of images', () => {
     expect(split).toBe('eval');
     expect(rows).toMatchObject(
       ['real', 'blank', 'swapped'].flatMap((condition) =>
-        [0, 2].map((shots) => ({ condition, shots, count: 12, chance: 0.25 })),
+        [0, 2].map((shots) => ({ condition, shots, count: 12, majority: 0.25 })),
       ),
     );
   });

@@ -185,9 +185,9 @@ export class CheckpointFolder<State> {
   /** Folders of checkpoints, newest first. */
   private async names(): Promise<string[]> {
     const { fs } = nodeModules('CheckpointFolder.latest');
-    const found = (await exists(this.path)) ? await fs.readdir(this.path) : [];
+    const entries = (await exists(this.path)) ? await fs.readdir(this.path) : [];
     const stepOf = (name: string) => Number(/^step-(\d+)/.exec(name)![1]);
-    return found
+    return entries
       .filter((name) => /^step-\d+(\.replaced)?$/.test(name))
       .sort((a, b) => stepOf(b) - stepOf(a) || a.length - b.length);
   }

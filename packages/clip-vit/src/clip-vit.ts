@@ -90,10 +90,10 @@ export type ClipViTConfigInput = Partial<ClipViTConfig> &
  * @throws Error naming the first wrong key
  */
 export function clipViTConfig(input: ClipViTConfigInput): ClipViTConfig {
-  const { variant, ...own } = input as Partial<ClipViTConfig> & { readonly variant?: ClipViTVariant };
+  const { variant, ...overrides } = input as Partial<ClipViTConfig> & { readonly variant?: ClipViTVariant };
   const variants = Object.keys(CLIP_VIT_VARIANTS) as ClipViTVariant[];
   checkValue('clipViTConfig', 'variant', variant, rule.optional(rule.oneOf(variants)));
-  const merged = { ...DEFAULTS, ...(variant && CLIP_VIT_VARIANTS[variant]), ...own } as ClipViTConfig;
+  const merged = { ...DEFAULTS, ...(variant && CLIP_VIT_VARIANTS[variant]), ...overrides } as ClipViTConfig;
   const config = { ...merged, intermediateSize: merged.intermediateSize ?? 4 * merged.visualSize };
   checkClipViTConfig(config);
   return config;

@@ -37,10 +37,10 @@ export function contrastiveLoss(
   expectShape('contrastiveLoss: texts', texts, [n, d], 'Pass one text per image, both projected to one width.');
   return tf.tidy(() => {
     const logits = contrastiveLogits(images, texts, logScale); // [pairs, pairs]
-    const own = tf.range(0, n, 1, 'int32') as tf.Tensor1D;
+    const matching = tf.range(0, n, 1, 'int32') as tf.Tensor1D;
     const loss = tf.add(
-      crossEntropy(logits, own, { labelSmoothing }),
-      crossEntropy(tf.transpose(logits), own, { labelSmoothing }),
+      crossEntropy(logits, matching, { labelSmoothing }),
+      crossEntropy(tf.transpose(logits), matching, { labelSmoothing }),
     );
     return (directions === 'mean' ? tf.mul(loss, 0.5) : loss) as tf.Scalar;
   });

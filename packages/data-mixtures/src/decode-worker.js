@@ -49,7 +49,8 @@ async function answer(sharp, { image, normalized, change }) {
 async function readImage(path) {
   const info = await stat(path);
   if (!info.isFile()) throw new Error('not a regular file');
-  if (info.size > MAX_FILE_BYTES) throw new Error(`${info.size} bytes are more than ${MAX_FILE_BYTES}`);
+  if (info.size > MAX_FILE_BYTES)
+    throw new Error(`the file has ${info.size} bytes, more than the limit of ${MAX_FILE_BYTES}`);
   return readFile(path);
 }
 

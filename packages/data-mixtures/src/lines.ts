@@ -162,11 +162,11 @@ async function findLines(path: string) {
     const skipped = at === 0 && bytes.indexOf(BYTE_ORDER_MARK) === 0 ? BYTE_ORDER_MARK.length : 0;
     start += skipped;
     for (let from = skipped; from < bytes.length;) {
-      const found = bytes.indexOf(LINE_FEED, from);
-      const end = found < 0 ? bytes.length : found;
+      const newline = bytes.indexOf(LINE_FEED, from);
+      const end = newline < 0 ? bytes.length : newline;
       // Stops at the first byte that is not whitespace, so this does not scan whole lines.
       for (let i = from; isBlank && i < end; i++) isBlank = WHITESPACE.includes(bytes[i]!);
-      if (found >= 0) close(at + found);
+      if (newline >= 0) close(at + newline);
       from = end + 1;
     }
     at += bytes.length;

@@ -154,7 +154,7 @@ describe('resuming', () => {
     expect(await Promise.all(steps)).toEqual(await take(mixture(), 3));
   });
 
-  it('is settled when all pending documents are read and their images requested', async () => {
+  it('has dispatched a step when its documents are read and its images requested', async () => {
     const requested: unknown[] = [];
     const never = {
       ...features,
@@ -170,18 +170,18 @@ describe('resuming', () => {
     const mix = new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', slow, { media: never })] });
     void mix.next();
     void mix.next();
-    await mix.settled();
+    await mix.whenDispatched();
     expect(requested).toHaveLength(2 * 4 * 2);
   });
 
   it('rejects the cursor of another mixture', async () => {
     const { cursor } = await mixture().next();
-    expect(() => mixture(cursor, {}, 4)).toThrow('the cursor was made with seed 3, the config has 4');
+    expect(() => mixture(cursor, {}, 4)).toThrow('the cursor was made with seed 3, but the config has 4');
     expect(() => new Mixture({ seed: 3, tokenizer, datasets: [dataset('pages', pages)] }, cursor)).toThrow(
-      /cursor is of the datasets pages, pairs, the config has pages/,
+      /cursor is for the datasets pages, pairs, but the config has pages/,
     );
     expect(() => mixture(cursor, { source: source(38, () => undefined) })).toThrow(
-      'had 37 documents when the cursor was made and has 38 now',
+      'had 37 documents when the cursor was made, but has 38 now',
     );
   });
 });

@@ -159,8 +159,8 @@ export class Mixture implements AsyncIterable<MixtureStep> {
   }
 
   /** Resolves when the documents of all pending steps are read and their media requested from the loaders. */
-  settled(): Promise<void> {
-    return this.reading.settled();
+  whenDispatched(): Promise<void> {
+    return this.reading.whenDone();
   }
 
   /** Position after all requested steps. When prefetching, use the cursor of the last consumed step instead. */
@@ -274,13 +274,15 @@ export class Mixture implements AsyncIterable<MixtureStep> {
 
   private resume(cursor: MixtureCursor): void {
     if (cursor.seed !== this.config.seed) {
-      throw new Error(`Mixture: the cursor was made with seed ${cursor.seed}, the config has ${this.config.seed}.`);
+      throw new Error(
+        `Mixture: the cursor was made with seed ${cursor.seed}, but the config has ${this.config.seed}. Use the same seed.`,
+      );
     }
     const names = this.datasets.map((state) => state.config.name).sort();
     const saved = Object.keys(cursor.datasets).sort();
     if (names.join('\n') !== saved.join('\n')) {
       throw new Error(
-        `Mixture: the cursor is of the datasets ${saved.join(', ')}, the config has ${names.join(', ')}. ` +
+        `Mixture: the cursor is for the datasets ${saved.join(', ')}, but the config has ${names.join(', ')}. ` +
           'Start without the cursor to train on another mixture.',
       );
     }
@@ -290,7 +292,7 @@ export class Mixture implements AsyncIterable<MixtureStep> {
       const { position, length } = cursor.datasets[name]!;
       if (length !== now.datasets[name]!.length) {
         throw new Error(
-          `Mixture: dataset "${name}" had ${length ?? 'infinite'} documents when the cursor was made and has ` +
+          `Mixture: dataset "${name}" had ${length ?? 'infinite'} documents when the cursor was made, but has ` +
             `${now.datasets[name]!.length ?? 'infinite'} now, so its order cannot be resumed.`,
         );
       }

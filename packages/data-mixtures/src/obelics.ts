@@ -56,7 +56,7 @@ export class ObelicsDataset implements Dataset {
     for (const path of paths) {
       const {
         columns,
-        groups: found,
+        groups: described,
         unreadable,
         readable,
       } = await reader.describe(path).catch((error: Error) => {
@@ -75,7 +75,7 @@ export class ObelicsDataset implements Dataset {
       }
       const wanted = columns.filter((column) => ['images', 'texts', 'general_metadata'].includes(column));
       let start = 0;
-      for (const { rows, bytes } of found) {
+      for (const { rows, bytes } of described) {
         if (!(Number.isSafeInteger(rows) && rows >= 0 && rows <= MAX_GROUP_ROWS)) {
           throw new Error(`${path}: expected at most ${MAX_GROUP_ROWS} rows in a row group, got ${rows}.`);
         }

@@ -11,7 +11,7 @@ export class PendingReads {
   }
 
   /** Resolves when no reads are pending, including those that finished reads have started. */
-  async settled(): Promise<void> {
+  async whenDone(): Promise<void> {
     do {
       await Promise.allSettled(this.promises);
       await new Promise((resolve) => setImmediate(resolve));

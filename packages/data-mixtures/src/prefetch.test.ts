@@ -73,7 +73,7 @@ it('yields an item only after the next ones have been sent to the workers', asyn
         return Promise.resolve({ done: false, value: i } as const);
       },
     }),
-    settled: () => reading,
+    whenDispatched: () => reading,
   };
   for await (const i of prefetch(source, 2)) {
     expect(sent).toEqual(requested);

@@ -6,7 +6,7 @@ import { expectWhole } from './checks';
  *
  * A consumer may block this thread with computation, while worker threads continue. So before `prefetch` yields an
  * item, it makes sure that the next ones have been sent to the workers: it lets the event loop run and awaits
- * `source.settled`.
+ * `source.whenDispatched`.
  */
 export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGenerator<T, void, undefined> {
   expectWhole('prefetch: ahead', ahead, 0);
@@ -22,7 +22,7 @@ export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGen
     for (;;) {
       while (pending.length <= ahead) request();
       await new Promise((resolve) => setImmediate(resolve));
-      await source.settled?.();
+      await source.whenDispatched?.();
       const { done, value } = await pending.shift()!;
       if (done) return;
       yield value;
@@ -34,6 +34,6 @@ export async function* prefetch<T>(source: Prefetchable<T>, ahead = 2): AsyncGen
 
 /** A source for `prefetch`. */
 export interface Prefetchable<T> extends AsyncIterable<T> {
-  /** Resolves when all pending items wait only for workers. Required if this thread reads files first. */
-  settled?(): Promise<void>;
+  /** Resolves once all pending items wait only for worker threads. Required if this thread reads files first. */
+  whenDispatched?(): Promise<void>;
 }

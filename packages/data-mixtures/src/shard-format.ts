@@ -82,10 +82,10 @@ export function seal(value: object): string {
 
 /** Parses sealed JSON. Returns undefined if the checksum is missing or wrong. */
 export function unseal(text: string): unknown {
-  const found = SEAL.exec(text);
-  if (!found) return undefined;
-  const open = text.slice(0, found.index);
-  return sha256(open) === found[1] ? (JSON.parse(`${open}}`) as unknown) : undefined;
+  const match = SEAL.exec(text);
+  if (!match) return undefined;
+  const open = text.slice(0, match.index);
+  return sha256(open) === match[1] ? (JSON.parse(`${open}}`) as unknown) : undefined;
 }
 
 /** Splits the name of a member at the first dot of its file name. Members with the same key form a document. */

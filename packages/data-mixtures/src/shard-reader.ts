@@ -235,11 +235,11 @@ async function readOwn(
 
   let budget = MAX_DOCUMENT_BYTES;
   const load = async ({ member, of, sha256: expected }: StoredImage): Promise<Uint8Array | undefined> => {
-    const found = (of === undefined || of === key ? members : listing.membersOf(archive, of))?.get(member);
-    if (!found) return void fault('missing image');
-    budget -= found.size;
+    const location = (of === undefined || of === key ? members : listing.membersOf(archive, of))?.get(member);
+    if (!location) return void fault('missing image');
+    budget -= location.size;
     if (budget < 0) return void fault('images too large');
-    const bytes = await readBytes(file, found.offset, found.size);
+    const bytes = await readBytes(file, location.offset, location.size);
     return sha256(bytes) === expected ? bytes : void fault('wrong image checksum');
   };
   const parts: (TextPart | MediaPart | undefined)[] = [];

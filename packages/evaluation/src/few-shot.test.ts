@@ -157,7 +157,9 @@ describe('an incomplete task', () => {
     expect(await failing({ support: examples.slice(0, 2) }, { shots: [2] })).toContain(
       'requires 2 support examples for query 0, got 1',
     );
-    expect(await failing({}, { scorer: async () => [] })).toContain('expected a result for each of 12 prompts, got 0');
+    expect(await failing({}, { scorer: async () => [] })).toContain(
+      'expected one result per prompt, 12 in total, got 0',
+    );
   });
 });
 

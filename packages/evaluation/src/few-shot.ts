@@ -91,19 +91,19 @@ export async function evaluateFewShot<Image>(
 export function orders<T>(items: readonly T[], count: number, random: RandomStream): T[][] {
   let all = 1;
   for (let n = 2; n <= items.length && all < count; n++) all *= n;
-  const found = new Map([[items.map((_, i) => i).join(), [...items]]]);
-  while (found.size < Math.min(count, all)) {
+  const distinct = new Map([[items.map((_, i) => i).join(), [...items]]]);
+  while (distinct.size < Math.min(count, all)) {
     const order = draw(
       items.map((_, i) => i),
       items.length,
       random,
     );
-    found.set(
+    distinct.set(
       order.join(),
       order.map((i) => items[i]!),
     );
   }
-  return [...found.values()];
+  return [...distinct.values()];
 }
 
 async function choose<Image>(
@@ -121,8 +121,8 @@ async function choose<Image>(
   const scores = await inBatches(groups.flat(), batchSize, (prompts) => scorer!(prompts, texts));
   let next = 0;
   return groups.map((group) => {
-    const own = scores.slice(next, (next += group.length));
-    return candidates[rankCandidates(ensembleScores(own)).order[0]!]!;
+    const groupScores = scores.slice(next, (next += group.length));
+    return candidates[rankCandidates(ensembleScores(groupScores)).order[0]!]!;
   });
 }
 
@@ -180,7 +180,7 @@ async function inBatches<In, Out>(
     const results = await run(batch);
     if (results.length !== batch.length) {
       throw new Error(
-        `evaluateFewShot: expected a result for each of ${batch.length} prompts, got ${results.length}. Check the scorer or ` +
+        `evaluateFewShot: expected one result per prompt, ${batch.length} in total, got ${results.length}. Check the scorer or ` +
           'generator.',
       );
     }

@@ -35,16 +35,16 @@ export async function embeddingOffsets<C extends LMContext>(
   const isPadding = (row: number) => row === vocabSize - 1 && row > Math.max(...ids);
   /** Untrained rows that differ after `shift` is subtracted from the language model's rows. */
   const differing = async (shift: ArrayLike<number>): Promise<number[]> => {
-    const found: number[] = [];
+    const rows: number[] = [];
     for (let from = 0; from < vocabSize; from += rowsAtATime) {
-      const own = await embedded(lm, from, Math.min(from + rowsAtATime, vocabSize));
-      for (let at = 0; at < own.length; at += width) {
+      const lmRows = await embedded(lm, from, Math.min(from + rowsAtATime, vocabSize));
+      for (let at = 0; at < lmRows.length; at += width) {
         const row = from + at / width;
         if (ids.includes(row) || isPadding(row)) continue;
-        if (!isSameRow(own.subarray(at, at + width), rowOf(row), shift, bfloat16Step)) found.push(row);
+        if (!isSameRow(lmRows.subarray(at, at + width), rowOf(row), shift, bfloat16Step)) rows.push(row);
       }
     }
-    return found;
+    return rows;
   };
   let shift: ArrayLike<number> = new Float32Array(width);
   let strays = await differing(shift);
@@ -56,19 +56,19 @@ export async function embeddingOffsets<C extends LMContext>(
   }
   const offsets = new Float32Array(ids.length * width);
   for (const [i, id] of ids.entries()) {
-    const own = await embedded(lm, id, id + 1);
+    const lmRow = await embedded(lm, id, id + 1);
     // An untrained row keeps the language model's exact values.
-    if (isSameRow(own, rowOf(id), shift, float32Step)) continue;
-    for (let j = 0; j < width; j++) offsets[i * width + j] = rowOf(id)[j]! - (own[j]! - shift[j]!);
+    if (isSameRow(lmRow, rowOf(id), shift, float32Step)) continue;
+    for (let j = 0; j < width; j++) offsets[i * width + j] = rowOf(id)[j]! - (lmRow[j]! - shift[j]!);
   }
   return { offsets, strays, compared: vocabSize - ids.length - (isPadding(vocabSize - 1) ? 1 : 0) };
 }
 
 /** Median, for each column, of the differences between the rows of two tables. */
-function commonDifference(own: Float32Array, rows: Float32Array, width: number): Float32Array {
-  const count = own.length / width;
+function commonDifference(lmRows: Float32Array, rows: Float32Array, width: number): Float32Array {
+  const count = lmRows.length / width;
   return Float32Array.from({ length: width }, (_, j) => {
-    const differences = Float32Array.from({ length: count }, (__, i) => own[i * width + j]! - rows[i * width + j]!);
+    const differences = Float32Array.from({ length: count }, (__, i) => lmRows[i * width + j]! - rows[i * width + j]!);
     return differences.sort()[Math.floor(count / 2)]!;
   });
 }
@@ -77,11 +77,11 @@ function commonDifference(own: Float32Array, rows: Float32Array, width: number):
  * Whether two rows are equal except for rounding by `step`: relative to each value, or, with a shift (itself
  * inexact), relative to the largest value.
  */
-function isSameRow(own: Float32Array, row: Float32Array, shift: ArrayLike<number>, step: number): boolean {
+function isSameRow(lmRow: Float32Array, row: Float32Array, shift: ArrayLike<number>, step: number): boolean {
   const largest = Math.max(...row.map(Math.abs));
   return row.every((value, j) => {
     const by = shift[j]!;
-    const error = Math.abs(own[j]! - by - value);
+    const error = Math.abs(lmRow[j]! - by - value);
     return error <= step * (by === 0 ? Math.abs(value) : Math.max(largest, Math.abs(by)));
   });
 }

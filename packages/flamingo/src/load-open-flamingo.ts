@@ -128,10 +128,10 @@ function checkParts<C extends LMContext>(
 function wrongLM(form: OpenFlamingoForm, lm: CausalLM<never>, what: string, why: string): Error {
   const { layers, numLayers, hiddenSize, vocabSize } = form.lm;
   const [fewest, most] = numLayers;
-  const known = Object.entries(openFlamingoPresets).filter(([, { lm: own, xattn }]) => {
-    return own.layers === layers && own.hiddenSize === hiddenSize && xattn.every === form.xattn.every;
+  const known = Object.entries(openFlamingoPresets).filter(([, { lm: knownLM, xattn }]) => {
+    return knownLM.layers === layers && knownLM.hiddenSize === hiddenSize && xattn.every === form.xattn.every;
   });
-  const from = known.map(([name, { lm: own }]) => `${own.name} if it is ${name}`);
+  const from = known.map(([name, { lm: knownLM }]) => `${knownLM.name} if it is ${name}`);
   return new Error(
     `${what}: it was trained with a language model of ${fewest === most ? fewest : `${fewest} to ${most}`} blocks of width ` +
       `${hiddenSize} in ${layers}, resized to ${vocabSize} tokens; the given one has ${lm.blocks.length} blocks of width ` +

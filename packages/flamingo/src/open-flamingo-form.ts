@@ -57,8 +57,8 @@ export function openFlamingoForm(
 /** @throws Error listing the parts of an OpenFlamingo checkpoint that are missing */
 export function contentsOf(checkpoint: OpenFlamingoCheckpoint, headDim: number, what: string): OpenFlamingoContents {
   checkValue(what, 'headDim', headDim, rule.size);
-  const found = openFlamingoNames(checkpoint.names);
-  const { resampler, gated, paths, embedding } = found;
+  const stored = openFlamingoNames(checkpoint.names);
+  const { resampler, gated, paths, embedding } = stored;
   const missing = [
     resampler.names.size > 0 ? [] : ['the resampler (perceiver.*)'],
     gated.length > 0 ? [] : ['the gated blocks (lang_encoder.*.gated_cross_attn_layer.*)'],
@@ -76,7 +76,7 @@ export function contentsOf(checkpoint: OpenFlamingoCheckpoint, headDim: number, 
       `${what}: gated blocks must be in one list of layers, got ${paths.join(' and ')}. Pass the state dict of one model.`,
     );
   }
-  const names = { ...found, path: paths[0]!, embedding };
+  const names = { ...stored, path: paths[0]!, embedding };
   return { checkpoint, what, names, form: formOf(checkpoint, names, headDim, what) };
 }
 
@@ -89,10 +89,10 @@ function formOf(
   /** Shape of a tensor of at least two axes, by its name within its part. */
   const shape = ({ names }: OpenFlamingoPart, name: string, part: string): readonly number[] => {
     const stored = names.get(name);
-    const found = stored === undefined ? undefined : checkpoint.info(stored).shape;
-    if (found && found.length > 1) return found;
+    const axes = stored === undefined ? undefined : checkpoint.info(stored).shape;
+    if (axes && axes.length > 1) return axes;
     throw new Error(
-      `${what}: ${part} must have a matrix ${name}, got ${found ? `[${found.join(', ')}]` : 'none'}. ` +
+      `${what}: ${part} must have a matrix ${name}, got ${axes ? `[${axes.join(', ')}]` : 'none'}. ` +
         'OpenFlamingo saves one: download the checkpoint again.',
     );
   };

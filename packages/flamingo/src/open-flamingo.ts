@@ -44,10 +44,10 @@ export function openFlamingoNames(stored: readonly string[]): OpenFlamingoNames 
     const name = full.replace(/^module\./, '');
     if (name.startsWith('perceiver.')) resampler.set(name.slice('perceiver.'.length), full);
     if (EMBEDDING.test(name)) embedding ??= full;
-    const [, path, layer, own] = GATED.exec(name) ?? [];
-    if (path === undefined || layer === undefined || own === undefined) continue;
+    const [, path, layer, param] = GATED.exec(name) ?? [];
+    if (path === undefined || layer === undefined || param === undefined) continue;
     paths.add(path);
-    blocks.set(Number(layer), (blocks.get(Number(layer)) ?? new Map<string, string>()).set(own, full));
+    blocks.set(Number(layer), (blocks.get(Number(layer)) ?? new Map<string, string>()).set(param, full));
   }
   // OpenFlamingo numbers gated blocks by the language model's layers, this package by their order.
   const sorted = [...blocks].sort(([a], [b]) => a - b);

@@ -150,8 +150,8 @@ export class CrossAttention {
       // All rows form one sequence and all images another; the segments match rows to images.
       const all = (x: tf.Tensor4D): tf.Tensor4D => tf.reshape(x, [1, batch * images, latents, inner]);
       const line = tf.reshape(query, [1, media.rows * media.text, inner]);
-      const own = mediaCrossAttention(line, all(keys), all(values), media.segments, { numHeads });
-      const y = tf.reshape(own, query.shape) as tf.Tensor3D;
+      const attended = mediaCrossAttention(line, all(keys), all(values), media.segments, { numHeads });
+      const y = tf.reshape(attended, query.shape) as tf.Tensor3D;
       return emptyRows === 'zero' ? y : addMean(y, values, media, (index) => index > images);
     }
     const ofRows = (x: tf.Tensor4D): tf.Tensor3D => {

@@ -62,7 +62,9 @@ describe('gatedPositions', () => {
     expect(gatedPositions(8, { every: 3, placement: 'paper' })).toEqual([0, 3, 6]);
     expect(gatedPositions(8, { every: 3, placement: 'open-flamingo' })).toEqual([2, 5]);
     expect(gatedPositions(80, { every: 7, placement: 'paper' })).toHaveLength(12);
-    expect(() => gatedPositions(8, { every: 9, placement: 'paper' })).toThrow(/every must be.*8, got 9/);
+    expect(() => gatedPositions(8, { every: 9, placement: 'paper' })).toThrow(
+      /every must be.*8, the number of blocks, got 9/,
+    );
   });
 });
 

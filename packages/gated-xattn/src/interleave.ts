@@ -49,7 +49,7 @@ export function gatedPositions(
 ): number[] {
   if (!Number.isInteger(every) || every < 1 || every > numLayers) {
     throw new Error(
-      `interleave: every must be a whole number from 1 to the number of blocks ${numLayers}, got ${every}. ` +
+      `interleave: every must be a whole number from 1 to ${numLayers}, the number of blocks, got ${every}. ` +
         'With 1 there is a gated block before every block.',
     );
   }

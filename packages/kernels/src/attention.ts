@@ -150,7 +150,7 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
   if (width % numHeads !== 0) {
     throw new Error(`attention: the width ${width} of q must be a multiple of numHeads, got ${numHeads}.`);
   }
-  if (keyMask) expectShape('attention: keyMask', keyMask, [b, s], 'Give 1 for each visible key and 0 for the others.');
+  if (keyMask) expectShape('attention: keyMask', keyMask, [b, s], 'Pass 1 for each visible key and 0 for the others.');
   if (bias && !(bias.rank === 4 && bias.shape.every((n, i) => n === 1 || n === [b, numHeads, t, s][i]))) {
     throw new Error(
       `attention: bias must be [${b}, ${numHeads}, ${t}, ${s}] or 1 along an axis, got [${bias.shape.join(', ')}].`,

@@ -84,7 +84,7 @@ describeBackends('conv2d', () => {
         /weight must be \[out, 4, .*got \[2, 3, 3, 3\]/,
       );
       expect(() => conv2d(x, { weight: tf.ones([3, 2, 3, 3]) }, { ...o, groups: 2 })).toThrow(
-        /3 output channels must be a multiple of groups, got 2/,
+        /output channels, 3, must be a multiple of groups, got 2/,
       );
       expect(() => conv2d(x, { weight: tf.ones([2, 4, 3, 3]), bias: tf.ones([3]) }, o)).toThrow(/bias must be \[2\]/);
       expect(() => conv2d(x, { weight: tf.ones([2, 4, 5, 5]) }, { ...o, padding: 'valid' })).toThrow(

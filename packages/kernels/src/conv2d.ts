@@ -239,7 +239,7 @@ function described(x: { readonly shape: readonly number[] }, p: Conv2dParams, o:
   );
   const [out, , kernelHeight, kernelWidth] = p.weight.shape as [number, number, number, number];
   if (out % groups !== 0) {
-    throw new Error(`conv2d: the ${out} output channels must be a multiple of groups, got ${groups}.`);
+    throw new Error(`conv2d: the number of output channels, ${out}, must be a multiple of groups, got ${groups}.`);
   }
   if (p.bias) expectShape('conv2d: bias', p.bias, [out], 'Pass one bias per output channel.');
   const [top, bottom] = padsOf(height, kernelHeight, stride, padding);

@@ -77,8 +77,8 @@ export class FrozenMatrix {
     if (backend.packMatrix) this.packed = backend.packMatrix(values, shape, precision, release);
     else {
       // A tensor may keep the array that it is created from.
-      const own = release && values instanceof Float32Array ? values.slice() : widened(values);
-      this.tensor = tf.keep(tf.tensor2d(own, [shape[0], shape[1]]));
+      const copy = release && values instanceof Float32Array ? values.slice() : widened(values);
+      this.tensor = tf.keep(tf.tensor2d(copy, [shape[0], shape[1]]));
       release?.();
     }
   }

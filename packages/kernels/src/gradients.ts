@@ -98,17 +98,17 @@ function backwardPass(
 /** The gradients of the inputs of these names, each a separate tensor. */
 function inputGradients(node: TapeNode, dys: readonly (tf.Tensor | null)[], names: readonly string[]): tf.Tensor[] {
   const { kernelName, gradient, inputs } = node;
-  if (!gradient) throw new Error(`valueAndGrads: tfjs has no gradient of ${kernelName}. Build the loss without it.`);
+  if (!gradient) throw new Error(`valueAndGrads: tfjs has no gradient for ${kernelName}. Build the loss without it.`);
   return tf.tidy(() => {
-    const found = gradient(dys);
+    const gradients = gradient(dys);
     const given = new Set<tf.Tensor | null>(dys);
     return names.map((name) => {
-      const make = found[name];
-      if (!make) throw new Error(`valueAndGrads: ${kernelName} has no gradient to its input '${name}'.`);
+      const make = gradients[name];
+      if (!make) throw new Error(`valueAndGrads: ${kernelName} has no gradient for its input '${name}'.`);
       const dx = make();
       if (!tf.util.arraysEqual(dx.shape, inputs[name]!.shape)) {
         throw new Error(
-          `valueAndGrads: the gradient of ${kernelName} to '${name}' must be [${inputs[name]!.shape.join(', ')}] as the input, ` +
+          `valueAndGrads: the gradient of ${kernelName} for its input '${name}' must be [${inputs[name]!.shape.join(', ')}] like the input, ` +
             `got [${dx.shape.join(', ')}].`,
         );
       }

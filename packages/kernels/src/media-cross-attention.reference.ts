@@ -26,10 +26,10 @@ export function mediaCrossAttentionReference(
     const index = c.mediaIndex[row]!;
     if (index === 0 || index > media) continue;
     const image = Math.floor(row / text) * media + index - 1;
-    const own = (x: Float64Array) => x.subarray(image * latents * width, (image + 1) * latents * width);
+    const ofImage = (x: Float64Array) => x.subarray(image * latents * width, (image + 1) * latents * width);
     const query = q.subarray(row * width, (row + 1) * width);
     const one = { batch: 1, queries: 1, keys: latents, numHeads, headDim, scale: headDim ** -0.5 };
-    y.set(attentionReference(query, own(k), own(v), undefined, one), row * width);
+    y.set(attentionReference(query, ofImage(k), ofImage(v), undefined, one), row * width);
   }
   return y;
 }

@@ -37,16 +37,16 @@ const isParameter = (node: unknown): node is Parameter => node instanceof tf.Ten
 
 /** All parameters by dotted name, in tree order: `layers.0.attn.norm.weight`. */
 export function namedParams(tree: ParamTree, prefix = ''): Map<string, Parameter> {
-  const found = new Map<string, Parameter>();
-  mapTree(tree, isParameter, (p, name) => found.set(name, p), prefix);
-  return found;
+  const params = new Map<string, Parameter>();
+  mapTree(tree, isParameter, (p, name) => params.set(name, p), prefix);
+  return params;
 }
 
 /** The variables of a tree by dotted name, which an optimizer can train. */
 export function variables(tree: ParamTree, prefix = ''): Record<string, tf.Variable> {
-  const found: Record<string, tf.Variable> = {};
-  for (const [name, p] of namedParams(tree, prefix)) if (p instanceof tf.Tensor) found[name] = p as tf.Variable;
-  return found;
+  const trainable: Record<string, tf.Variable> = {};
+  for (const [name, p] of namedParams(tree, prefix)) if (p instanceof tf.Tensor) trainable[name] = p as tf.Variable;
+  return trainable;
 }
 
 /** Number of scalars in a tree. */

@@ -88,14 +88,14 @@ export class TextReader {
   /** The text with another piece, cut before the first stop string in it. */
   private cut(before: string, piece: string): Pick<AnswerText, 'text' | 'stopString'> {
     const text = before + piece;
-    const found = this.stopStrings
+    const first = this.stopStrings
       .map((stopString) => ({
         stopString,
         at: text.indexOf(stopString, Math.max(0, before.length - stopString.length + 1)),
       }))
       .filter(({ at }) => at >= 0)
       .sort((a, b) => a.at - b.at)[0];
-    return found ? { text: text.slice(0, found.at), stopString: found.stopString } : { text };
+    return first ? { text: text.slice(0, first.at), stopString: first.stopString } : { text };
   }
 }
 

@@ -187,7 +187,7 @@ describeBackends('decoding', (backend) => {
       await expect(generate(lm, prompts, { ...decoding, ...options })).rejects.toThrow(message);
     }
     expect(() => filterLogits([1], { topQ: 1 } as object)).toThrow(/^filterLogits: topQ .*Did you mean topK/);
-    await expect(scoreCandidates(lm, prompts, [[[1]]])).rejects.toThrow(/each of 3 prompts, got 1 lists/);
+    await expect(scoreCandidates(lm, prompts, [[[1]]])).rejects.toThrow(/one list per prompt, 3 in total, got 1/);
     await expect(scoreCandidates(lm, [[1]], [[[1], []]])).rejects.toThrow(
       /candidate 1 of prompt 0: expected at least one/,
     );

@@ -209,7 +209,7 @@ describeBackends('allowedAnswers', (backend) => {
     const refused = (allowedAnswers: number[][][], options = {}) =>
       expect(generate(lm, [[1]], { maxNewTokens: 3, stopTokens, allowedAnswers, ...options })).rejects;
     await refused([[[8]]], { stopTokens: undefined }).toThrow(/requires stopTokens, expected at least one, got none/);
-    await refused([[[8]], [[8]]]).toThrow(/allowedAnswers for each of 1 prompts, got 2 lists/);
+    await refused([[[8]], [[8]]]).toThrow(/allowedAnswers must have one list per prompt, 1 in total, got 2/);
     await refused([[]]).toThrow(/at least one answer for each prompt, got none for prompt 0/);
     await refused([[[8], [8, 7]]]).toThrow(/must not contain stop tokens, got 7 in answer 1 of prompt 0/);
     await refused([[[8, 9, 10]]]).toThrow(/fit into maxNewTokens 3, got 3 tokens .* Raise maxNewTokens to 4/);

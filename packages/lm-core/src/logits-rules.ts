@@ -89,7 +89,7 @@ function allowed(
   }
   if (allowedAnswers.length !== prompts.length) {
     throw new Error(
-      `generate: expected allowedAnswers for each of ${prompts.length} prompts, got ${allowedAnswers.length} lists. ` +
+      `generate: allowedAnswers must have one list per prompt, ${prompts.length} in total, got ${allowedAnswers.length}. ` +
         'For the same answers to every prompt, pass prompts.map(() => answers).',
     );
   }

@@ -100,15 +100,15 @@ export function countedLoss<C extends LMContext>(
       return tf.addN(chunks.map(({ from, to }) => lossOf(rowsOf(counting, from, to), from, to)));
     }
     const names = Object.keys(trained);
-    const found = chunks.map(({ from, to }) => {
+    const computed = chunks.map(({ from, to }) => {
       const x = rowsOf(counting, from, to);
       return valueAndGrads(() => lossOf(x, from, to), { ...trained, [HIDDEN]: x });
     });
     const gradients = [
-      tf.concat(found.map(({ grads }) => grads[HIDDEN]!)),
+      tf.concat(computed.map(({ grads }) => grads[HIDDEN]!)),
       ...names.map((name) =>
         sumOf(
-          found.flatMap(({ grads }) => grads[name] ?? []),
+          computed.flatMap(({ grads }) => grads[name] ?? []),
           trained[name]!,
         ),
       ),
@@ -116,7 +116,7 @@ export function countedLoss<C extends LMContext>(
     const known = tf.customGrad((...args) => {
       (args.at(-1) as unknown as tf.GradSaveFunc)(gradients);
       return {
-        value: tf.addN(found.map(({ value }) => value)),
+        value: tf.addN(computed.map(({ value }) => value)),
         gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => saved.map((gradient) => tf.mul(gradient, dy)),
       };
     });

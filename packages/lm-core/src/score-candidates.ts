@@ -31,7 +31,7 @@ export async function scoreCandidates<C extends LMContext>(
 ): Promise<CandidateScore[][]> {
   if (candidates.length !== prompts.length) {
     throw new Error(
-      `scoreCandidates: expected candidates for each of ${prompts.length} prompts, got ${candidates.length} lists. ` +
+      `scoreCandidates: candidates must have one list per prompt, ${prompts.length} in total, got ${candidates.length}. ` +
         'For the same candidates for every prompt, pass prompts.map(() => candidates).',
     );
   }

@@ -373,7 +373,7 @@ describe('config.json', () => {
     [
       'groups of fractional size',
       { ...configs['llama'], num_key_value_heads: 3 },
-      /2 query heads must be a multiple.*got 3/,
+      /query heads, 2, must be a multiple.*got 3/,
     ],
     [
       'an unknown activation',

@@ -112,7 +112,9 @@ export function checkTransformerConfig(config: TransformerConfig, what: string):
   checkConfig(what, config, RULES);
   const { numHeads, numKeyValueHeads, headDim, positions } = config;
   if (numHeads % numKeyValueHeads) {
-    fail(`the ${numHeads} query heads must be a multiple of the heads of keys and values, got ${numKeyValueHeads}`);
+    fail(
+      `the number of query heads, ${numHeads}, must be a multiple of the number of key and value heads, got ${numKeyValueHeads}`,
+    );
   }
   const rotaryChannels = positions.kind === 'rotary' ? 2 * positions.frequencies.length : 0;
   if (!Number.isInteger(rotaryChannels / 2) || rotaryChannels > headDim) {

@@ -92,15 +92,15 @@ export type NFNetConfigInput = Partial<NFNetConfig> &
  * @throws Error naming the first wrong key
  */
 export function nfnetConfig(input: NFNetConfigInput): NFNetConfig {
-  const { variant, ...own } = input as Partial<NFNetConfig> & { readonly variant?: NFNetVariant };
+  const { variant, ...overrides } = input as Partial<NFNetConfig> & { readonly variant?: NFNetVariant };
   const variants = Object.keys(NFNET_VARIANTS) as NFNetVariant[];
   checkValue('nfnetConfig', 'variant', variant, rule.optional(rule.oneOf(variants)));
   const { depths = [], imageSize = 0, dropRate = 0 } = variant ? NFNET_VARIANTS[variant] : {};
-  const merged = { ...F_SERIES, depths, imageSize, dropRate, ...own };
+  const merged = { ...F_SERIES, depths, imageSize, dropRate, ...overrides };
   const config: NFNetConfig = {
     ...merged,
-    eps: own.eps ?? (merged.standardization === 'timm' ? 1e-5 : 1e-4),
-    finalWidth: own.finalWidth ?? 2 * (merged.widths.at(-1) ?? 0),
+    eps: overrides.eps ?? (merged.standardization === 'timm' ? 1e-5 : 1e-4),
+    finalWidth: overrides.finalWidth ?? 2 * (merged.widths.at(-1) ?? 0),
   };
   checkNFNetConfig(config);
   return config;

@@ -49,9 +49,9 @@ export function loadReference(at: string | URL): Reference {
 
 /** The float tensors of a reference whose names start with a prefix such as `param.`, by name without the prefix. */
 export function stateFrom({ tensors }: Reference, prefix: string): Record<string, StateTensor> {
-  const found = Object.entries(tensors).filter(([name]) => name.startsWith(prefix));
+  const matching = Object.entries(tensors).filter(([name]) => name.startsWith(prefix));
   return Object.fromEntries(
-    found.map(([name, { shape, data }]) => [name.slice(prefix.length), { shape, data: data as Float32Array }]),
+    matching.map(([name, { shape, data }]) => [name.slice(prefix.length), { shape, data: data as Float32Array }]),
   );
 }
 

@@ -61,15 +61,15 @@ function workOf(spec: ModelSpec, text: number, context: number, media: boolean):
     Object.entries(shapes)
       .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
       .reduce((sum, [name, [out, inputs]]) => sum + 2 * out! * inputs! * rowsOf(name), 0);
-  const reads = (name: string) => /(^|\.)(key|value)\.weight$/.test(name);
+  const isKeyOrValue = (name: string) => /(^|\.)(key|value)\.weight$/.test(name);
 
   let joint = matrices(interleaveShapes(config.xattn, lm.layers), (name) =>
-    reads(name) ? (media ? latents : 0) : rows,
+    isKeyOrValue(name) ? (media ? latents : 0) : rows,
   );
   const gated = gatedPositions(lm.layers, config.xattn).length;
   joint += gated * rows * 4 * resampler.latents * xattn.heads * xattn.head_dim;
   if (media) {
-    joint += matrices(resamplerShapes(config.resampler), (name) => (reads(name) ? features + latents : latents));
+    joint += matrices(resamplerShapes(config.resampler), (name) => (isKeyOrValue(name) ? features + latents : latents));
     const keys = vision.frames * vision.positions + resampler.latents;
     joint += resampler.depth * latents * 4 * keys * resampler.heads * resampler.head_dim;
   }

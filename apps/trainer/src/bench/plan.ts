@@ -100,10 +100,10 @@ function matricesOf(shapes: FlamingoShapes, rows: ReturnType<typeof rowsOf>) {
 
 /** Rows of one matrix of the resampler or the gated blocks, by its name. */
 function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnType<typeof rowsOf>): number {
-  const reads = /(^|\.)(key|value)\.weight$/.test(name);
-  if (part === 'xattn') return reads || name.startsWith('mediaProjection') ? rows.latents : rows.text;
+  const isKeyOrValue = /(^|\.)(key|value)\.weight$/.test(name);
+  if (part === 'xattn') return isKeyOrValue || name.startsWith('mediaProjection') ? rows.latents : rows.text;
   if (name.startsWith('inputProjection')) return rows.features;
-  return reads ? rows.features + rows.latents : rows.latents;
+  return isKeyOrValue ? rows.features + rows.latents : rows.latents;
 }
 
 /**

@@ -28,7 +28,7 @@ interface CountingBackend {
  * kernels and compiles operations.
  */
 export async function profile(work: () => Promise<void>): Promise<Profile> {
-  const found = new Map<string, { calls: number; seconds: number }>();
+  const byKernel = new Map<string, { calls: number; seconds: number }>();
   const backend = tf.backend() as CountingBackend;
   const before = new Map(backend.fallbacks);
   // For each running kernel, the time of the kernels that it called.
@@ -36,7 +36,7 @@ export async function profile(work: () => Promise<void>): Promise<Profile> {
   const restore = tf.getKernelsForBackend(tf.getBackend()).map((config) => {
     const original = config.kernelFunc;
     const record = { calls: 0, seconds: 0 };
-    found.set(config.kernelName, record);
+    byKernel.set(config.kernelName, record);
     config.kernelFunc = (call) => {
       inner.push(0);
       const from = performance.now();
@@ -58,7 +58,7 @@ export async function profile(work: () => Promise<void>): Promise<Profile> {
     restore.forEach((undo) => undo());
   }
   const seconds = (performance.now() - from) / 1000;
-  const kernels = [...found]
+  const kernels = [...byKernel]
     .filter(([, { calls }]) => calls > 0)
     .map(([kernel, record]) => ({
       kernel,

@@ -10,14 +10,14 @@ import { writeError } from '../stages/files';
  */
 export function initConfig(file: string, dataFolder: string): void {
   if (existsSync(file)) throw new Error(`init: ${file} already exists. Choose another name, or remove the file.`);
-  const text = readFileSync(join(CONFIGS, 'quickstart.yaml'), 'utf8');
-  const own = replaceOnce(
-    replaceOnce(text, /^out: .*$/m, 'out: runs/my-model'),
+  const template = readFileSync(join(CONFIGS, 'quickstart.yaml'), 'utf8');
+  const text = replaceOnce(
+    replaceOnce(template, /^out: .*$/m, 'out: runs/my-model'),
     /^data:\n {2}kind: emoji$/m,
     `data:\n  kind: folder\n  path: ${JSON.stringify(dataFolder)}`,
   );
   try {
-    writeFileSync(file, own);
+    writeFileSync(file, text);
   } catch (error) {
     throw writeError(error, file, 'Choose another path.');
   }

@@ -310,12 +310,12 @@ function explain(issue: z.core.$ZodIssue, value: unknown): string {
     const names = issue.keys.map((k) => (path ? `${path}.${k}` : k)).join(', ');
     return `${names}: unknown key${issue.keys.length > 1 ? 's' : ''}${nearest(issue.keys[0]!, path)}`;
   }
-  const found = valueAt(value, issue.path);
+  const received = valueAt(value, issue.path);
   const expected = issue.message
     .replace(/^(Invalid (input|option)|Too (big|small)): /, '')
     .replace(/^Invalid discriminator value\. E/, 'e')
     .replace(/, received .*/, '');
-  return `${path || '(top)'}: ${expected}, got ${found === undefined ? 'nothing' : show(found)}`;
+  return `${path || '(top)'}: ${expected}, got ${received === undefined ? 'nothing' : show(received)}`;
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {

@@ -270,11 +270,11 @@ export function imagesOf(document: Document): Image[] {
 /** Formats the result for people, with the first problems. */
 export function formatCheck(check: DataCheck): string {
   const { path, format, documents, questions, images, counts, problems, warnings } = check;
-  const found = [
+  const contents = [
     ...(documents > 0 || questions === 0 ? [formatCounts(check), counted(images, 'image')] : []),
     ...(questions > 0 ? [counted(questions, 'question')] : []),
   ];
-  const head = `${path} (${format}): ${found.join(', ')}.`;
+  const head = `${path} (${format}): ${contents.join(', ')}.`;
   const notes = warnings.map((warning) => `Warning: ${warning}`);
   const total = Object.values(counts).reduce((a, b) => a + b, 0);
   if (total === 0) return [`${head} No problems.`, ...notes].join('\n');

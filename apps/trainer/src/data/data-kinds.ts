@@ -26,15 +26,15 @@ export interface DataKind<T extends DataConfig = DataConfig> {
   open(data: T, config: Config): Promise<TrainingData>;
 }
 
-/** Padding in the middle of the range, which the vision encoder sees as 0. */
-export const OWN_PADDING: Color = [0.5, 0.5, 0.5];
+/** Middle gray, which the vision encoder sees as 0. */
+export const GRAY_PADDING: Color = [0.5, 0.5, 0.5];
 
 const path = z.string().min(1);
 
 const folder: DataKind<{ kind: 'folder'; path: string }> = {
   schema: z.strictObject({ kind: z.literal('folder'), path }),
   paths: ['path'],
-  padding: OWN_PADDING,
+  padding: GRAY_PADDING,
   async open({ path }, config) {
     const { OwnData } = await import('./own-data');
     return OwnData.openFolder(path, optionsOf(config));
@@ -57,7 +57,7 @@ export type ShardsConfig = z.infer<typeof shardsSchema>;
 const shards: DataKind<ShardsConfig> = {
   schema: shardsSchema,
   paths: ['text', ...datasetNames, 'eval'],
-  padding: OWN_PADDING,
+  padding: GRAY_PADDING,
   async open(data, config) {
     const { OwnData } = await import('./own-data');
     return OwnData.openShards(data, optionsOf(config));

@@ -13,7 +13,7 @@ import {
   type MediaRef,
 } from '@flamingo-ts/data-mixtures';
 import { seededStream } from '@flamingo-ts/random';
-import { OWN_PADDING } from './data-kinds';
+import { GRAY_PADDING } from './data-kinds';
 import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey, type ViewKeys } from './training-data';
 
 const FILE = 'file:';
@@ -48,7 +48,7 @@ export class MediaReader implements ImageSource {
     private readonly options: MediaReaderOptions,
   ) {
     this.imageSize = options.imageSize;
-    this.decoder = new ImageDecoder({ size: this.imageSize, fit: 'pad', mean: OWN_PADDING, std: [1, 1, 1] });
+    this.decoder = new ImageDecoder({ size: this.imageSize, fit: 'pad', mean: GRAY_PADDING, std: [1, 1, 1] });
   }
 
   /** Images that could not be read so far, and why. */
@@ -79,8 +79,8 @@ export class MediaReader implements ImageSource {
     return Promise.all(keys.map((key, i) => this.framesOf(String(key), changeOf(i))));
   }
 
-  settled(): Promise<void> {
-    return this.reads.settled();
+  whenDispatched(): Promise<void> {
+    return this.reads.whenDone();
   }
 
   close(): Promise<void> {
@@ -105,7 +105,7 @@ export class MediaReader implements ImageSource {
   }
 
   private async framesOf(key: string, change?: ImageChange): Promise<Frames | undefined> {
-    if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(Math.round(255 * OWN_PADDING[0]));
+    if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(Math.round(255 * GRAY_PADDING[0]));
     if (key.startsWith(FILE)) {
       const path = key.slice(FILE.length);
       return this.decode(path, this.fileNames.get(path) ?? path, change);
@@ -132,7 +132,7 @@ export class MediaReader implements ImageSource {
     if (this.unreadable.has(name)) return undefined;
     const pixels = await this.decoder.decodeBytes(image, name, change);
     if (!pixels) {
-      const failure = this.decoder.report().failures.find((found) => found.name === name);
+      const failure = this.decoder.report().failures.find((failed) => failed.name === name);
       this.unreadable.set(name, failure?.reason ?? 'cannot be decoded');
     }
     return pixels;

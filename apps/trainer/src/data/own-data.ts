@@ -147,9 +147,9 @@ export class OwnData implements TrainingData {
         if (words !== '' && (name === 'text' || !text)) texts.push(words);
         if (name === 'text') continue;
         const { parts } = reader.withKeys(document, name as DatasetName, index);
-        const own = parts.flatMap((part) => ('media' in part && 'key' in part.media ? [part.media.key] : []));
-        for (const key of own) keys.add(key);
-        if (document.kind === 'pair' && own.length > 0) pairs.push({ key: own[0]!, words: wordsOf(words) });
+        const media = parts.flatMap((part) => ('media' in part && 'key' in part.media ? [part.media.key] : []));
+        for (const key of media) keys.add(key);
+        if (document.kind === 'pair' && media.length > 0) pairs.push({ key: media[0]!, words: wordsOf(words) });
       }
     }
     if (texts.length === 0) throw new Error(sources.missing.text);
@@ -224,8 +224,8 @@ export class OwnData implements TrainingData {
     return this.reader.frames(keys, views);
   }
 
-  settled(): Promise<void> {
-    return this.reader.settled();
+  whenDispatched(): Promise<void> {
+    return this.reader.whenDispatched();
   }
 
   close(): Promise<void> {

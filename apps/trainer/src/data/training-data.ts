@@ -84,7 +84,7 @@ export interface TrainingData extends ImageSource {
    */
   questions(options: QuestionOptions): Promise<Questions>;
   /** Resolves once all pending requests wait only for worker threads, so that this thread may compute. */
-  settled(): Promise<void>;
+  whenDispatched(): Promise<void>;
   /** Images that could not be read so far, and why. */
   readonly skipped: readonly string[];
   /** Stops the worker threads. */

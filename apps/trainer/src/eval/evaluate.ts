@@ -23,8 +23,8 @@ export interface EvalRow {
   readonly mean: number;
   /** Binomial standard error of the mean. */
   readonly standardError: number;
-  /** What always giving the most frequent answer of each task would score. */
-  readonly chance: number;
+  /** Score of always giving the most frequent answer of each task. */
+  readonly majority: number;
   /** Prompts behind the mean. */
   readonly count: number;
 }
@@ -52,17 +52,17 @@ export async function evaluate(
   const started = performance.now();
   const options = { ...answering(model), shots, seed, batchSize: BATCH };
   const progress = startProgress('eval', tasks.length, 'tasks');
-  const asked: { condition: Condition; chance: number; result: FewShotResult }[] = [];
+  const asked: { condition: Condition; majority: number; result: FewShotResult }[] = [];
   try {
     for (const [i, { condition, task }] of tasks.entries()) {
-      const chance = shareOfMostFrequent(task);
-      for (const result of await evaluateFewShot(task, options)) asked.push({ condition, chance, result });
+      const majority = shareOfMostFrequent(task);
+      for (const result of await evaluateFewShot(task, options)) asked.push({ condition, majority, result });
       progress.update(i + 1);
     }
     const rows = CONDITIONS.flatMap((condition) =>
       shots.flatMap((count) => {
-        const own = asked.filter((a) => a.condition === condition && a.result.shots === count);
-        return own.length > 0 ? [rowOf(condition, count, own)] : [];
+        const matching = asked.filter((a) => a.condition === condition && a.result.shots === count);
+        return matching.length > 0 ? [rowOf(condition, count, matching)] : [];
       }),
     );
     progress.stop(`${rows.length} rows`);
@@ -100,14 +100,14 @@ export function answering(model: JointModel): Required<Pick<FewShotOptions<Media
 async function toFlamingoPrompts(model: JointModel, prompts: readonly Prompt<MediaKey>[]): Promise<FlamingoPrompt[]> {
   const { tower, features, tokenizer } = model;
   const keys = prompts.map((prompt) => promptImages(prompt));
-  const found = await features.get(keys.flat());
+  const loaded = await features.get(keys.flat());
   let next = 0;
   return prompts.map((prompt, i) => {
-    const own = keys[i]!.map(() => found[next++]!);
+    const promptFeatures = keys[i]!.map(() => loaded[next++]!);
     const size = tower.patches * tower.encoder.featureDim;
-    const data = new Float32Array(own.length * size);
-    own.forEach((values, n) => data.set(values, n * size));
-    const shape = [own.length, 1, tower.patches, tower.encoder.featureDim];
+    const data = new Float32Array(promptFeatures.length * size);
+    promptFeatures.forEach((values, n) => data.set(values, n * size));
+    const shape = [promptFeatures.length, 1, tower.patches, tower.encoder.featureDim];
     return { tokens: promptTokens(prompt, tokenizer), visual: { kind: 'features', shape, data } };
   });
 }
@@ -121,7 +121,7 @@ function shareOfMostFrequent({ queries }: FewShotTask<MediaKey>): number {
 function rowOf(
   condition: Condition,
   shots: number,
-  asked: readonly { readonly chance: number; readonly result: FewShotResult }[],
+  asked: readonly { readonly majority: number; readonly result: FewShotResult }[],
 ): EvalRow {
   const sum = (value: (a: (typeof asked)[number]) => number) => asked.reduce((total, a) => total + value(a), 0);
   return {
@@ -130,7 +130,7 @@ function rowOf(
     scores: Object.fromEntries(asked.map(({ result }) => [result.task, result.score])),
     mean: sum(({ result }) => result.score) / asked.length,
     standardError: Math.sqrt(sum(({ result }) => result.standardError ** 2)) / asked.length,
-    chance: sum(({ chance }) => chance) / asked.length,
+    majority: sum((a) => a.majority) / asked.length,
     count: sum(({ result }) => result.count),
   };
 }
@@ -140,14 +140,14 @@ export function findRow({ rows }: Evaluation, condition: Condition, shots: numbe
   return rows.find((row) => row.condition === condition && row.shots === shots);
 }
 
-/** One line per row for people, with the chance level next to each score. */
+/** One line per row for people, with the majority baseline next to each score. */
 export function formatEvaluation({ rows }: Evaluation): string {
-  const lines = rows.map(({ condition, shots, mean, standardError, chance, count, scores }) => {
+  const lines = rows.map(({ condition, shots, mean, standardError, majority, count, scores }) => {
     const names = Object.keys(scores);
     const byTask = names.length > 1 ? names.map((name) => `  ${name} ${scores[name]!.toFixed(3)}`).join('') : '';
     return (
-      `${condition.padEnd(8)} ${String(shots).padStart(2)} shots  accuracy ${mean.toFixed(3)} ± ${standardError.toFixed(3)}  ` +
-      `chance ${chance.toFixed(3)}  ${count} prompts${byTask}`
+      `${condition.padEnd(8)} ${String(shots).padStart(2)} ${shots === 1 ? 'shot ' : 'shots'}  accuracy ${mean.toFixed(3)} ± ${standardError.toFixed(3)}  ` +
+      `majority ${majority.toFixed(3)}  ${count} prompts${byTask}`
     );
   });
   return lines.join('\n');

@@ -125,8 +125,8 @@ export class FeatureStore {
     let next = 0;
     for (const image of waiting) {
       const count = image.pixels!.length / size;
-      const own = features.slice(next, (next += count));
-      image.features = count === 1 ? own[0]! : concatenate(own);
+      const frames = features.slice(next, (next += count));
+      image.features = count === 1 ? frames[0]! : concatenate(frames);
       image.pixels = undefined;
       if (image.key !== undefined) this.cache?.set(image.key, image.features);
     }

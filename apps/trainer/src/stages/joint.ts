@@ -41,12 +41,12 @@ export class JointModel {
 
   /** Tanh of both gates of every gated block, by name. */
   gates(): Record<string, number> {
-    const found: Record<string, number> = {};
+    const gates: Record<string, number> = {};
     this.flamingo.params.xattn.blocks.forEach((block, i) => {
-      found[`attn ${i}`] = Math.tanh(block.attnGate.dataSync()[0]!);
-      found[`mlp ${i}`] = Math.tanh(block.mlpGate.dataSync()[0]!);
+      gates[`attn ${i}`] = Math.tanh(block.attnGate.dataSync()[0]!);
+      gates[`mlp ${i}`] = Math.tanh(block.mlpGate.dataSync()[0]!);
     });
-    return found;
+    return gates;
   }
 }
 
@@ -130,17 +130,17 @@ export function jointObjective(model: JointModel, config: Config, data: Training
       const { batches, cursor } = await mixture.next();
       const losses = () => {
         features.encode(batches.flatMap(({ batch }) => Array.from(batch.visual.data).filter((number) => number > 0)));
-        const found = batches.map(({ name, weight, batch }) => {
+        const parts = batches.map(({ name, weight, batch }) => {
           const frames = name === 'clips' ? framesPerClip : 1;
           const withImages = withFeatures(batch, features, [frames, patches, width]);
           return { name, weight, loss: () => flamingo.loss(withImages) };
         });
         features.endStep(step);
-        return found;
+        return parts;
       };
       return { losses, cursor };
     },
-    settled: () => data.settled(),
+    whenDispatched: () => data.whenDispatched(),
     afterUpdate(step) {
       if (step >= gateWalk.steps) return;
       tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));

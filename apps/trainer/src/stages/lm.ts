@@ -123,15 +123,15 @@ export function languageObjective(model: LanguageModel<Chinchilla>, config: Conf
         return { losses: losses(rows), cursor };
       },
       // Rows are built on this thread, so they must be complete before a step computes.
-      settled: () => stream.settled(),
+      whenDispatched: () => stream.whenDone(),
     };
   }
   const random = new Random(seed);
   return {
     ...learns,
     async prepare(step) {
-      const own = random.fork(`lm ${step}`);
-      const rows = Array.from({ length: batch }, () => tokensOf(data.textPage(own)).slice(0, maxTokens + 1));
+      const stepRandom = random.fork(`lm ${step}`);
+      const rows = Array.from({ length: batch }, () => tokensOf(data.textPage(stepRandom)).slice(0, maxTokens + 1));
       return { losses: losses(rows) };
     },
   };

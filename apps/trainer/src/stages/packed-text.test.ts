@@ -32,6 +32,6 @@ it('returns several requested steps in order, and resumes from any cursor', asyn
 it('settles when a document cannot be read, and rejects the rows that need it', async () => {
   const stream = new PackedText(() => Promise.reject(new Error('the disk is gone')));
   const rows = stream.next(1, 4);
-  await stream.settled();
+  await stream.whenDone();
   await expect(rows).rejects.toThrow('the disk is gone');
 });

@@ -42,7 +42,7 @@ export class PackedText {
   }
 
   /** Resolves once all requested rows have resolved or failed. */
-  async settled(): Promise<void> {
+  async whenDone(): Promise<void> {
     await this.last.catch(() => undefined);
   }
 

@@ -157,8 +157,8 @@ export function stageFolder(config: Config, stage: StageName): string {
 
 /** Folder with the trained model of a stage: in this run, or else in the run of `initFrom`. */
 function modelFolder(config: Config, stage: StageName): string {
-  const own = stageFolder(config, stage);
-  if (config.initFrom === undefined || stage === 'flamingo' || existsSync(join(own, MODEL_FILE))) return own;
+  const folder = stageFolder(config, stage);
+  if (config.initFrom === undefined || stage === 'flamingo' || existsSync(join(folder, MODEL_FILE))) return folder;
   return join(config.initFrom, stage);
 }
 

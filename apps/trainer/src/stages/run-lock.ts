@@ -36,10 +36,10 @@ export async function withLock<T>(name: string, folder: string, run: () => Promi
 }
 
 function take(name: string, file: string): void {
-  const own: Holder = { pid: process.pid, host: hostname(), ...beganAt(process.pid) };
+  const self: Holder = { pid: process.pid, host: hostname(), ...beganAt(process.pid) };
   for (;;) {
     try {
-      writeFileSync(file, JSON.stringify(own), { flag: 'wx' });
+      writeFileSync(file, JSON.stringify(self), { flag: 'wx' });
       return;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw writeError(error, file, `${name} did not start.`);
@@ -47,7 +47,7 @@ function take(name: string, file: string): void {
     const text = read(file);
     if (text === undefined) continue;
     const holder = parse(text);
-    if (holder) refuse(name, file, holder, own);
+    if (holder) refuse(name, file, holder, self);
     // Another process may take over the same lock now: only the one that renames it may remove it.
     const stale = `${file}.${process.pid}`;
     try {
@@ -61,14 +61,14 @@ function take(name: string, file: string): void {
 }
 
 /** @throws Error unless the holder has ended */
-function refuse(name: string, file: string, holder: Holder, own: Holder): void {
-  if (holder.host !== own.host) {
+function refuse(name: string, file: string, holder: Holder, self: Holder): void {
+  if (holder.host !== self.host) {
     throw new Error(
       `${name}: process ${holder.pid} on host ${holder.host} writes to this folder, see ${file}. ` +
-        `This host, ${own.host}, cannot check whether it still runs. If it has ended, remove that file.`,
+        `This host, ${self.host}, cannot check whether it still runs. If it has ended, remove that file.`,
     );
   }
-  const runs = holder.pid === own.pid ? held.has(file) : isRunning(holder);
+  const runs = holder.pid === self.pid ? held.has(file) : isRunning(holder);
   if (!runs) return;
   throw new Error(
     `${name}: process ${holder.pid} on this host already writes to this folder, see ${file}. ` +

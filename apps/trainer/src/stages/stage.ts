@@ -42,8 +42,8 @@ export interface Objective {
   decays(name: string, shape: readonly number[]): boolean;
   /** Prepares the data of a step. Called once for each step, in order, up to `AHEAD` steps before the step begins. */
   prepare(step: number): Promise<PreparedStep>;
-  /** Resolves once everything in preparation waits only for workers. By default, resolves immediately. */
-  settled?(): Promise<void>;
+  /** Resolves once all steps in preparation wait only for worker threads. By default, resolves immediately. */
+  whenDispatched?(): Promise<void>;
   /** Resumes after the step that returned this cursor. Required if the result of `prepare` depends on more than the step. */
   resume?(cursor: unknown): void;
   /** Called after the update of a step. */
@@ -270,7 +270,7 @@ function dataOf(objective: Objective, from: number, steps: number): Prefetchable
       next: async () =>
         step < steps ? { done: false, value: await objective.prepare(step++) } : { done: true, value: undefined },
     }),
-    settled: async () => objective.settled?.(),
+    whenDispatched: async () => objective.whenDispatched?.(),
   };
 }
 
@@ -293,13 +293,13 @@ function addGradients(
 
 /** The first tensor with a value that is not finite, or else the one with the largest value. */
 function worst(tensors: Readonly<Record<string, tf.Tensor>>): string {
-  let [largest, found] = [-1, 'no tensor'];
+  let [largest, worstName] = [-1, 'no tensor'];
   for (const [name, tensor] of Object.entries(tensors)) {
     const values = tensor.dataSync();
     if (values.some((value) => !Number.isFinite(value))) return name;
     for (const value of values) {
-      if (Math.abs(value) > largest) [largest, found] = [Math.abs(value), name];
+      if (Math.abs(value) > largest) [largest, worstName] = [Math.abs(value), name];
     }
   }
-  return found;
+  return worstName;
 }

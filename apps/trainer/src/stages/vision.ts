@@ -172,8 +172,8 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
   const logScale = () => tf.mul(scale, SCALE_RATE) as tf.Scalar;
 
   const draw = async (name: string, isAugmented: boolean) => {
-    const own = random.fork(name);
-    const pairs = Array.from({ length: batch }, () => data.altTextPair(own));
+    const stepRandom = random.fork(name);
+    const pairs = Array.from({ length: batch }, () => data.altTextPair(stepRandom));
     const views = isAugmented ? pairs.map((_, i) => [config.seed, name, i]) : undefined;
     const frames = await data.frames(
       pairs.map((p) => p.key),
@@ -198,17 +198,17 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
         contrastiveLoss(tower.embed(tower.normalize(images)), text.apply(words), logScale(), { labelSmoothing });
       return { losses: () => [{ name: 'contrastive', weight: 1, loss }] };
     },
-    settled: () => data.settled(),
+    whenDispatched: () => data.whenDispatched(),
     afterUpdate() {
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
     },
     async measure() {
       const { words, images } = await draw('retrieval', false);
-      const found = tf.tidy(() => {
+      const nearest = tf.tidy(() => {
         const logits = contrastiveLogits(tower.embed(tower.normalize(images)), text.apply(words), logScale());
         return Array.from(tf.argMax(logits, 1).dataSync());
       });
-      const right = found.filter((best, i) => best === i).length;
+      const right = nearest.filter((best, i) => best === i).length;
       return { retrieval: right / images.length };
     },
   };

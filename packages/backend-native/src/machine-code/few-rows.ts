@@ -157,25 +157,25 @@ export interface MachineCode {
 const MAP_ANONYMOUS = 0x20;
 const PAGE = 4096;
 
-let found: MachineCode | undefined;
-let searched = false;
+let checked: MachineCode | undefined;
+let isChecked = false;
 
 /** Machine code on the OpenMP of this process, checked once; undefined where it cannot run or is turned off. */
 function machineCode(): MachineCode | undefined {
-  if (searched) return found;
-  searched = true;
+  if (isChecked) return checked;
+  isChecked = true;
   const openMp = openMpRuntime();
   if (process.env['FLAMINGO_MACHINE_CODE'] === '0' || !openMp) return undefined;
   const code = machineCodeOn(openMp);
   if (!code) return undefined;
-  if (multipliesRight(code)) found = code;
+  if (multipliesRight(code)) checked = code;
   else {
     process.emitWarning(
       `native backend: machine code computes wrong products with the OpenMP at ${openMp.path}. ` +
         'Falling back to oneDNN, which decodes int8 and bfloat16 weights more slowly. Is another OpenMP preloaded?',
     );
   }
-  return found;
+  return checked;
 }
 
 /** Machine code on this OpenMP; undefined on another system, or where the system or OpenMP does not allow it. */

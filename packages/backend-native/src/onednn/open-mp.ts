@@ -25,10 +25,10 @@ export function findOpenMp(): OpenMp | undefined {
   const dlsym = loader.func('dlsym', 'uintptr_t', ['intptr_t', 'str']);
   const dlopen = loader.func('dlopen', 'intptr_t', ['str', 'int']);
   const dladdr = loader.func('dladdr', 'int', ['uintptr_t', 'void *']);
-  const found = ['GOMP_parallel', 'omp_get_max_threads'].map((name) => dlsym(ALL_LIBRARIES, name)).find(Number);
+  const address = ['GOMP_parallel', 'omp_get_max_threads'].map((name) => dlsym(ALL_LIBRARIES, name)).find(Number);
   // Dl_info: four pointers, the first to the file's name.
   const info = Buffer.alloc(32);
-  if (found === undefined || dladdr(found, info) === 0) return undefined;
+  if (address === undefined || dladdr(address, info) === 0) return undefined;
   const path = koffi.decode.string(info.readBigUInt64LE(0));
   const handle = dlopen(path, IF_LOADED);
   return { path, library: koffi.load(path), addressOf: (name) => BigInt(dlsym(handle, name)) };

@@ -44,9 +44,9 @@ export class PooledBackend extends MathBackendCPU {
   private owned(values: tf.backend_util.BackendValues): tf.backend_util.BackendValues {
     if (values instanceof Float32Array && values.length >= LARGE) {
       // Large arrays are copied: pooled memory is aligned, may be written in place, and is freed with the tensor.
-      const own = this.pool.allocate(values.length);
-      own.set(values);
-      return own;
+      const copy = this.pool.allocate(values.length);
+      copy.set(values);
+      return copy;
     }
     // A kernel that returns (part of) another tensor's array would give pooled memory two owners.
     return ArrayBuffer.isView(values) && this.pool.owns(values) ? (values as Float32Array).slice() : values;

@@ -10,12 +10,12 @@ export class PrimitiveCache {
   constructor(private readonly capacity = 2048) {}
 
   get<T extends Compiled>(key: string, make: () => T): T {
-    const found = this.entries.get(key);
-    if (found) {
+    const cached = this.entries.get(key);
+    if (cached) {
       // A Map remembers insertion order: moving an entry to the end marks it as used.
       this.entries.delete(key);
-      this.entries.set(key, found);
-      return found as T;
+      this.entries.set(key, cached);
+      return cached as T;
     }
     if (this.entries.size >= this.capacity) {
       const [oldest, compiled] = this.entries.entries().next().value!;

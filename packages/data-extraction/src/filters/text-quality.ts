@@ -219,8 +219,8 @@ export function obelicsText(limits: ObelicsLimits): TextFilter {
 
 /** Strips punctuation, symbols and digits from both ends. A pattern that strips only the end takes quadratic time. */
 function stripped(word: string): string {
-  const [found] = /[^\p{P}\p{S}\d](?:.*[^\p{P}\p{S}\d])?/su.exec(word) ?? [''];
-  return found;
+  const [letters] = /[^\p{P}\p{S}\d](?:.*[^\p{P}\p{S}\d])?/su.exec(word) ?? [''];
+  return letters;
 }
 
 /** Share of the sqrt(n) most frequent of n distinct 10-character sequences among all of them. */

@@ -245,12 +245,12 @@ export class ImageFetcher {
 
   /** Connects to the addresses that were checked: a second lookup might return others. */
   private readonly lookup: net.LookupFunction = (hostname, options, callback) => {
-    dns.lookup(hostname, { ...options, all: true }, (error, found) => {
+    dns.lookup(hostname, { ...options, all: true }, (error, addresses) => {
       // A private address among public ones is a trick or a mistake.
       const refused =
-        error ?? (found.every(({ address }) => this.isPublic(address)) ? null : new PrivateAddressError());
-      if (refused || options.all) callback(refused, found);
-      else callback(null, found[0]!.address, found[0]!.family);
+        error ?? (addresses.every(({ address }) => this.isPublic(address)) ? null : new PrivateAddressError());
+      if (refused || options.all) callback(refused, addresses);
+      else callback(null, addresses[0]!.address, addresses[0]!.family);
     });
   };
 }

@@ -201,21 +201,21 @@ export class Assembly {
   /** Yields all pages in order, with the images that were found for them. */
   private async *pages(): AsyncGenerator<Page & { parts: readonly UnitPart[] }> {
     let number = 0;
-    let found = new Map<string, ImageUse & { info: ImageInfo }>();
+    let byPlace = new Map<string, ImageUse & { info: ImageInfo }>();
     for await (const line of this.lines()) {
       if (!('page' in line)) continue;
       if (number % PAGES_AT_ONCE === 0) {
-        found = new Map();
+        byPlace = new Map();
         for await (const image of this.found.read(number / PAGES_AT_ONCE)) {
           const place = `${image.page} ${image.part}`;
-          const other = found.get(place);
+          const other = byPlace.get(place);
           // Prefer the best URL that led to an image.
-          if (!other || image.rank < other.rank) found.set(place, image);
+          if (!other || image.rank < other.rank) byPlace.set(place, image);
         }
       }
       const parts = line.page.parts.map((part, i): UnitPart => {
         if ('text' in part || 'file' in part.image) return part;
-        const info = found.get(`${number} ${i}`)?.info;
+        const info = byPlace.get(`${number} ${i}`)?.info;
         return info ? { image: { ...info, alt: part.image.alt, caption: part.image.caption } } : part;
       });
       yield { ...line, number, parts };

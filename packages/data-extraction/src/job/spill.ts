@@ -115,7 +115,7 @@ export class KeyTable {
 
   /** Returns the keys that more than `limit` items share. */
   keysAbove(limit: number): NumberSet {
-    const found = new NumberSet();
+    const frequent = new NumberSet();
     for (const part of this.waiting.keys()) {
       const counts = new Map<number, number>();
       const records = this.read(part);
@@ -123,10 +123,10 @@ export class KeyTable {
         const key = records[i]!;
         const count = (counts.get(key) ?? 0) + 1;
         counts.set(key, count);
-        if (count > limit) found.add(key);
+        if (count > limit) frequent.add(key);
       }
     }
-    return found;
+    return frequent;
   }
 
   private read(part: number): Float64Array {

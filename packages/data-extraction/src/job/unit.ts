@@ -127,9 +127,9 @@ export class UnitExtractor {
     const known = new Map<string, Promise<FoundImage>>();
     const find = (sources: readonly string[]) => {
       const key = sources.join(' ');
-      let found = known.get(key);
-      if (!found) known.set(key, (found = this.findImage(sources, images)));
-      return found;
+      let image = known.get(key);
+      if (!image) known.set(key, (image = this.findImage(sources, images)));
+      return image;
     };
     for (const name of files) {
       const url = pageUrl(name);
@@ -252,12 +252,12 @@ export class UnitExtractor {
       const sources = part.image.sources.filter(
         (url) => url.startsWith('data:') || !urlWords.some((word) => url.toLowerCase().includes(word)),
       );
-      const found = sources.length === 0 ? 'word in the URL' : await find(sources);
-      if (typeof found === 'string') {
-        this.drop(`image: ${found}`);
-        if (!DROPPED_WITH_ALT.has(found)) kept.push(...imageInText(kept, alt));
-      } else if ('file' in found) kept.push({ image: { ...found, alt, caption } });
-      else kept.push({ image: { urls: found, alt, caption } });
+      const image = sources.length === 0 ? 'word in the URL' : await find(sources);
+      if (typeof image === 'string') {
+        this.drop(`image: ${image}`);
+        if (!DROPPED_WITH_ALT.has(image)) kept.push(...imageInText(kept, alt));
+      } else if ('file' in image) kept.push({ image: { ...image, alt, caption } });
+      else kept.push({ image: { urls: image, alt, caption } });
     }
     if (!kept.some((part) => 'image' in part)) throw new PageError('no images left');
     await write({
@@ -285,10 +285,10 @@ export class UnitExtractor {
   }
 
   private async findImage(sources: readonly string[], images: LocalImages): Promise<FoundImage> {
-    const found = await this.firstFit(images.find(sources));
-    if (found !== 'not available') return found;
+    const local = await this.firstFit(images.find(sources));
+    if (local !== 'not available') return local;
     const elsewhere = this.config.fetchImages ? sources.filter(isOnServer).map(plainUrl) : [];
-    return elsewhere.length > 0 ? elsewhere : found;
+    return elsewhere.length > 0 ? elsewhere : local;
   }
 
   /** The first image that the preset keeps, or why it drops the first: a page may offer several formats and sizes. */

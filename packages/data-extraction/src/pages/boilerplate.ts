@@ -56,8 +56,8 @@ export function lengthWithoutSpaces(text: string): number {
 export function measure(root: Element): Map<Element, Measure> {
   const measures = new Map<Element, Measure>();
   // `plain` is the text outside links of the enclosing block: inline elements add to it, blocks start their own.
-  const visit = (element: Element, inLink: boolean): { own: Measure; plain: number } => {
-    const own: Measure = {
+  const visit = (element: Element, inLink: boolean): { measured: Measure; plain: number } => {
+    const measured: Measure = {
       text: 0,
       linkText: 0,
       links: 0,
@@ -73,35 +73,35 @@ export function measure(root: Element): Map<Element, Measure> {
     for (const child of element.children) {
       if (typeof child === 'string') {
         const length = lengthWithoutSpaces(child);
-        own.text += length;
-        if (inLink) own.linkText += length;
+        measured.text += length;
+        if (inLink) measured.linkText += length;
         else plain += length;
-        if (/cookie/i.test(child)) own.cookies = true;
+        if (/cookie/i.test(child)) measured.cookies = true;
         continue;
       }
-      if (child.name === 'button' || child.name === 'input') own.buttons++;
-      if (child.name === 'img') own.images++;
-      if (child.name === 'p' && ++own.paragraphs > 1) own.layout = true;
-      if (INNER_BLOCKS.has(child.name)) own.blocks = own.layout = true;
-      if (/^(?:img|picture|figure)$/.test(child.name)) own.layout = true;
+      if (child.name === 'button' || child.name === 'input') measured.buttons++;
+      if (child.name === 'img') measured.images++;
+      if (child.name === 'p' && ++measured.paragraphs > 1) measured.layout = true;
+      if (INNER_BLOCKS.has(child.name)) measured.blocks = measured.layout = true;
+      if (/^(?:img|picture|figure)$/.test(child.name)) measured.layout = true;
       if (isNonText(child) || child.name === 'noscript') continue;
       const isLink = child.name === 'a' && child.attributes['href'] !== undefined;
-      const { own: below, plain: belowPlain } = visit(child, inLink || isLink);
-      own.text += below.text;
-      own.linkText += below.linkText;
-      own.links += below.links + (isLink ? 1 : 0);
-      own.images += below.images;
-      own.buttons += below.buttons;
-      own.cookies ||= below.cookies;
-      own.blocks ||= below.blocks;
-      own.paragraphs += below.paragraphs;
-      own.layout ||= below.layout || own.paragraphs > 1;
-      own.longestPlain = Math.max(own.longestPlain, below.longestPlain);
+      const { measured: below, plain: belowPlain } = visit(child, inLink || isLink);
+      measured.text += below.text;
+      measured.linkText += below.linkText;
+      measured.links += below.links + (isLink ? 1 : 0);
+      measured.images += below.images;
+      measured.buttons += below.buttons;
+      measured.cookies ||= below.cookies;
+      measured.blocks ||= below.blocks;
+      measured.paragraphs += below.paragraphs;
+      measured.layout ||= below.layout || measured.paragraphs > 1;
+      measured.longestPlain = Math.max(measured.longestPlain, below.longestPlain);
       if (!BLOCKS.has(child.name)) plain += belowPlain;
     }
-    own.longestPlain = Math.max(own.longestPlain, plain);
-    measures.set(element, own);
-    return { own, plain };
+    measured.longestPlain = Math.max(measured.longestPlain, plain);
+    measures.set(element, measured);
+    return { measured, plain };
   };
   visit(root, false);
   return measures;
@@ -249,12 +249,12 @@ function reasonOfNames(names = ''): string | undefined {
   if (names === '' || namesKnown.has(names)) return namesKnown.get(names);
   const words = names
     .slice(0, 500)
-    .replace(/(?:sr|screen)-(?:only|reader)|visually-hidden|skip-link|cookie-law/gi, (found) => found.replace('-', ''))
+    .replace(/(?:sr|screen)-(?:only|reader)|visually-hidden|skip-link|cookie-law/gi, (name) => name.replace('-', ''))
     .replace(/([a-z])([A-Z])/g, '$1-$2')
     .toLowerCase()
     // Numbers end a word (nav2, ad-300x250). Letters between digits are not words: generated names are full of them.
     .split(/(?:\d[\dx]*)?(?:[^a-z\d]+|$)/);
-  const reason = words.map((word) => NAME_REASONS.get(word)).find((found) => found);
+  const reason = words.map((word) => NAME_REASONS.get(word)).find(Boolean);
   if (namesKnown.size >= MAX_NAMES_KNOWN) namesKnown.clear();
   if (names.length <= 200) namesKnown.set(names, reason);
   return reason;

@@ -56,8 +56,8 @@ const RAW_TEXT = new Set(['script', 'style', 'title', 'textarea', 'noscript', 'x
 /** The prescan of the HTML standard: what the first `<meta>` with a known encoding declares. */
 function prescan(start: string): string | null {
   MARKUP.lastIndex = 0;
-  for (let found = MARKUP.exec(start); found; found = MARKUP.exec(start)) {
-    const [markup, name] = found;
+  for (let match = MARKUP.exec(start); match; match = MARKUP.exec(start)) {
+    const [markup, name] = match;
     if (name === undefined) continue;
     const attributes = new Map<string, string>();
     ATTRIBUTE.lastIndex = MARKUP.lastIndex;

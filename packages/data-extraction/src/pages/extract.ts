@@ -265,37 +265,37 @@ class Extraction {
   /** Adds the images of a figure, each with the text that follows it. Text before all images belongs to the first. */
   private figure(element: Element, context: Context): void {
     this.endBlock();
-    const found: { image: ImageRef; words: string[] }[] = [];
+    const images: { image: ImageRef; words: string[] }[] = [];
     let before: string[] = [];
     const visit = (e: Element) => {
       for (const child of e.children) {
-        if (typeof child === 'string') (found[found.length - 1]?.words ?? before).push(child);
+        if (typeof child === 'string') (images[images.length - 1]?.words ?? before).push(child);
         else if (child.name === 'img' || child.name === 'picture' || child.name === 'noscript') {
           for (const image of this.imagesIn(child)) {
             if ('inlineAlt' in image) continue;
-            found.push({ image, words: before });
+            images.push({ image, words: before });
             before = [];
           }
         } else {
-          const words = found[found.length - 1]?.words ?? before;
+          const words = images[images.length - 1]?.words ?? before;
           const inline = inlineText(child, words.at(-1) ?? '', plainText);
           if (inline !== undefined) words.push(inline);
           if (inline !== undefined || isNonText(child)) continue;
           if (BLOCKS.has(child.name) || child.name === 'br') words.push(' ');
           visit(child);
-          if (BLOCKS.has(child.name)) (found[found.length - 1]?.words ?? before).push(' ');
+          if (BLOCKS.has(child.name)) (images[images.length - 1]?.words ?? before).push(' ');
         }
       }
     };
     visit(element);
     // All its images were icons or duplicates, so treat its text as plain text.
-    if (found.length === 0) {
+    if (images.length === 0) {
       this.startBlock({}, context);
       this.text(before.join(''), context);
       return this.endBlock();
     }
     this.startBlock({}, context);
-    for (const { image, words } of found) {
+    for (const { image, words } of images) {
       this.block!.pieces.push({ ...image, caption: collapse(cleanText(words.join(''))).trim() });
     }
     this.endBlock();

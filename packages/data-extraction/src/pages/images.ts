@@ -88,18 +88,18 @@ function resolveSource(source: string, base: string): string | undefined {
  * the end of the URL.
  */
 export function parseSrcset(text: string): { url: string; size: number }[] {
-  const found: { url: string; size: number }[] = [];
+  const sources: { url: string; size: number }[] = [];
   const pattern = /[\s,]*([^\s,]\S*)(?:\s+([\d.]+)([wx]))?[^,]*/gy;
-  for (let match = pattern.exec(text); match && found.length < MAX_SOURCES; match = pattern.exec(text)) {
+  for (let match = pattern.exec(text); match && sources.length < MAX_SOURCES; match = pattern.exec(text)) {
     const [, first, number, unit] = match;
     const url = withoutCommas(first!);
     // Converts a density to a width in a typical column, so that both kinds can be compared.
     const size = number ? Number(number) * (unit === 'x' ? 640 : 1) : 640;
-    found.push({ url, size: Number.isFinite(size) ? size : 0 });
+    sources.push({ url, size: Number.isFinite(size) ? size : 0 });
     // A comma at the end of a URL without a descriptor: the next candidate begins there.
     if (first !== url && !number) pattern.lastIndex = match.index + match[0].indexOf(first!) + first!.length;
   }
-  return found;
+  return sources;
 }
 
 function withoutCommas(source: string): string {

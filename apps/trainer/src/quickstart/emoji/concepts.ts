@@ -64,13 +64,13 @@ export function loadConcepts(artwork: Artwork, seed = 0): Concept[] {
   const inBlack = svgFiles(join(artwork.openmoji, 'black', 'svg'));
   const flat = svgFiles(artwork.twemoji);
 
-  const found: Omit<Concept, 'split'>[] = [];
+  const concepts: Omit<Concept, 'split'>[] = [];
   for (const { hexcode, label, tags = [], group } of annotations) {
     if (group === undefined || GROUP_OF[group] === undefined) continue;
     const files = [inColor, flat, inBlack].map((set) => set.get(fileKey(hexcode)));
     if (files.some((f) => f === undefined)) continue;
     const ours = GROUP_OF[group];
-    found.push({
+    concepts.push({
       hexcode,
       label,
       tags,
@@ -79,8 +79,8 @@ export function loadConcepts(artwork: Artwork, seed = 0): Concept[] {
       files: files as unknown as [string, string, string],
     });
   }
-  const splits = splitFamilies(found, seed);
-  return found.map((c) => ({ ...c, split: splits.get(c.family)! }));
+  const splits = splitFamilies(concepts, seed);
+  return concepts.map((c) => ({ ...c, split: splits.get(c.family)! }));
 }
 
 /** Lower-case words of a label or tag, without punctuation and diacritics. */

@@ -85,7 +85,7 @@ export class EmojiData implements TrainingData {
     return Promise.resolve(keys.map((key) => this.framesOf(key)));
   }
 
-  settled(): Promise<void> {
+  whenDispatched(): Promise<void> {
     return Promise.resolve();
   }
 

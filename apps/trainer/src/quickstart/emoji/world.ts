@@ -136,9 +136,9 @@ export class EmojiWorld {
   private pool(key: string, belongs: (image: number) => boolean): Int32Array {
     let pool = this.pools.get(key);
     if (!pool) {
-      const found: number[] = [];
-      for (let p = 0; p < this.imageCount; p++) if (belongs(p)) found.push(p);
-      pool = Int32Array.from(found);
+      const images: number[] = [];
+      for (let p = 0; p < this.imageCount; p++) if (belongs(p)) images.push(p);
+      pool = Int32Array.from(images);
       this.pools.set(key, pool);
     }
     return pool;
