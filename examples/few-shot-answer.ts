@@ -1,10 +1,10 @@
 /**
- * A few-shot answer of a trained model: two shots tell what to answer, and the model chooses a candidate for a third image.
- * Train a model first, with `npm run quickstart` or with `flamingo train`.
+ * Asks a trained model a few-shot question: two shots show what to answer, and the model chooses a candidate for a third
+ * image. Train a model first, with `npm run quickstart` or `flamingo train`.
  *
  *   npm install @flamingo-ts/trainer @flamingo-ts/kernels sharp
  */
-import { mkdtempSync } from 'node:fs';
+import { existsSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { useBackend } from '@flamingo-ts/kernels';
@@ -13,7 +13,11 @@ import sharp from 'sharp';
 
 const run = process.argv[2] ?? 'runs/quickstart';
 // Every stage of a run saves its configuration next to its weights.
-const config = loadConfig(path.join(run, 'flamingo', 'config.yaml'), { out: run });
+const file = path.join(run, 'flamingo', 'config.yaml');
+if (!existsSync(file)) {
+  throw new Error(`${run} has no trained model. Run \`npm run quickstart\`, or pass the folder of another run.`);
+}
+const config = loadConfig(file, { out: run });
 await useBackend(config.backend);
 
 const folder = mkdtempSync(path.join(tmpdir(), 'few-shot-'));

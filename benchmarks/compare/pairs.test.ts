@@ -27,7 +27,7 @@ describe('pairs', () => {
     ]);
   });
 
-  it('are summarised by medians and by the ratios within pairs', () => {
+  it('are summarized by medians and by the ratios within pairs', () => {
     expect(compare(pairs)).toEqual({
       workload: 'train-small',
       dtype: 'float32',

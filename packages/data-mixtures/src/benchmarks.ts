@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import type { Dataset } from './dataset';
 import type { BrokenDocument, Document } from './document';
-import { Faults, summarise } from './faults';
+import { Faults, summarize } from './faults';
 import { isInside } from './tar';
 import { decodeUtf8, jsonProblem } from './text';
 
@@ -44,8 +44,8 @@ export class PairDataset implements Dataset {
     const [first] = bad.examples;
     if (!first) return;
     throw new Error(
-      `${file}: expected at least one valid annotation, got 0 of ${pairs.length} ` +
-        `(${summarise(bad.counts)}). The first: ${first.where}: ${first.reason} (${first.detail}).`,
+      `${file}: expected at least one valid annotation, got 0 of ${pairs.length}: ` +
+        `${summarize(bad.counts)}. The first: ${first.where}: ${first.reason} (${first.detail}).`,
     );
   }
 

@@ -37,8 +37,8 @@ export class Faults {
   }
 }
 
-/** Formats counts for a message: `not JSON 2, no text 1`. */
-export const summarise = (counts: Readonly<Record<string, number>>) =>
+/** Formats counts for a message: `not JSON (2), no text (1)`. */
+export const summarize = (counts: Readonly<Record<string, number>>) =>
   Object.entries(counts)
-    .map(([reason, count]) => `${reason} ${count}`)
+    .map(([reason, count]) => `${reason} (${count})`)
     .join(', ');

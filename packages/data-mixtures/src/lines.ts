@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import type { Dataset } from './dataset';
 import type { BrokenDocument, Document, MediaPart, TextPart } from './document';
-import { Faults, summarise } from './faults';
+import { Faults, summarize } from './faults';
 import { isInside, readBytes } from './tar';
 import { decodeUtf8, jsonProblem } from './text';
 import { MissingFfmpeg, videoFrames } from './video';
@@ -117,8 +117,8 @@ export class LineDataset implements Dataset {
     if (this.length === 0) return;
     const [first] = bad.examples;
     throw new Error(
-      `${this.file}: expected at least one valid line, got 0 of ${this.length} ` +
-        `(${summarise(bad.counts)}). The first: ${first!.where}: ${first!.reason} (${first!.detail}).`,
+      `${this.file}: expected at least one valid line, got 0 of ${this.length}: ` +
+        `${summarize(bad.counts)}. The first: ${first!.where}: ${first!.reason} (${first!.detail}).`,
     );
   }
 

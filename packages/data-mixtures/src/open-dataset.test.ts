@@ -164,7 +164,7 @@ describe('a JSONL file', () => {
   it('throws if no line is valid, with the reasons and the first line', async () => {
     const file = put('none.jsonl', 'x', '1', '{"image": "../a.png", "text": "x"}', 'y');
     await expect(openDataset(file)).rejects.toThrow(
-      /none\.jsonl: expected at least one valid line, got 0 of 4 \(not JSON 2, unexpected format 1, file outside the folder 1\)\. The first: .*none\.jsonl, line 1: not JSON \(Unexpected token/,
+      /none\.jsonl: expected at least one valid line, got 0 of 4: not JSON \(2\), unexpected format \(1\), file outside the folder \(1\)\. The first: .*none\.jsonl, line 1: not JSON \(Unexpected token/,
     );
     expect((await openDataset(put('empty.jsonl', ''))).length).toBe(0);
   });
@@ -406,7 +406,7 @@ describe('COCO captions and VQAv2', () => {
   it('name what is wrong with a file', async () => {
     const file = put('captions.json', { images: [], annotations: [{ image_id: 1, caption: 'x' }] });
     await expect(openDataset(file)).rejects.toThrow(
-      /captions\.json: expected at least one valid annotation, got 0 of 1 \(annotation without image 1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
+      /captions\.json: expected at least one valid annotation, got 0 of 1: annotation without image \(1\)\. The first: .*captions\.json, annotation 0: annotation without image \(no image has the id 1\)/,
     );
     await expect(openDataset(put('list.json', [1]))).rejects.toThrow(/list\.json: the file: .*expected object/);
   });

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { useBackend, type BackendName, type FrozenPrecision } from '@flamingo-ts/kernels';
+import { BENCH_SPECS } from '../configs';
 import { benchInProcesses, benchWorkload, formatProfile, formatResult, formatRoofline, profileWorkload } from './bench';
 import { measureRoofline } from './roofline';
 import { readSpecs } from './spec';
@@ -10,7 +11,7 @@ const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16', int8: 'int8' } as const 
 >;
 
 export interface BenchFlags {
-  readonly specs: string;
+  readonly specs?: string;
   readonly precision: keyof typeof PRECISIONS;
   readonly threads?: number;
   readonly seconds: number;
@@ -22,11 +23,12 @@ export interface BenchFlags {
 
 /** Runs the named workloads (default: all) and returns the exit status. `given` contains the flags as the user wrote them. */
 export async function runBench(asked: string[], flags: BenchFlags, given: readonly string[]): Promise<number> {
-  const specs = readSpecs(flags.specs);
+  const { specs: file = BENCH_SPECS } = flags;
+  const specs = readSpecs(file);
   const unknown = asked.find((name) => !Object.hasOwn(specs, name));
   if (unknown !== undefined) {
     throw new Error(
-      `bench: unknown workload ${unknown}, expected one of ${Object.keys(specs).join(', ')} (from ${flags.specs}).`,
+      `bench: unknown workload ${unknown}, expected one of ${Object.keys(specs).join(', ')} (from ${file}).`,
     );
   }
   const names = asked.length > 0 || flags.roofline ? asked : Object.keys(specs);

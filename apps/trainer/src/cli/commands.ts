@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Help, InvalidArgumentError, Option } from 'commander';
 import { useBackend, type BackendChoice } from '@flamingo-ts/kernels';
 import type { BenchFlags } from '../bench/command';
 import { wholeNumberFrom } from './command-text';
 import type { Config, ConfigCommand } from '../config/config';
-import { BENCH_SPECS, PACKAGE } from '../configs';
+import { PACKAGE } from '../configs';
 import { addExtractCommands } from './data-commands';
 import { addDatasetCommands } from './dataset-commands';
 import type { RunOptions, StageName } from '../stages/recipe';
@@ -20,7 +20,11 @@ const INTERRUPTED = 130;
 const SKIPPED_NAMED = 10;
 
 export const BACKENDS = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
-export const SET = ['--set <key=value>', 'change one key of the configuration; repeatable', setKey] as const;
+export const SET = [
+  '--set <key=value>',
+  'change a configuration key, for example lm.train.steps=10; repeatable',
+  setKey,
+] as const;
 export const FRESH = ['--fresh', 'start over instead of resuming from a checkpoint'] as const;
 
 /** Shown below the list of commands. */
@@ -69,6 +73,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .description('Train Flamingo on images and text, and answer few-shot prompts.')
     .version(packageVersion(), '--version', 'print the version')
     .addHelpText('after', OVERVIEW)
+    .configureHelp({ optionDescription: describeOption })
     .exitOverride();
 
   program
@@ -94,7 +99,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
   program
     .command('info')
     .description('Show the steps, losses and sizes of a run, and which checkpoints are damaged')
-    .argument('<run>', 'out folder of a configuration')
+    .argument('<run>', 'folder of the run, `out` in its configuration')
     .option('--json', 'print JSON')
     .action(async (run: string, { json }: { json?: boolean }) => {
       const { formatRun, inspectRun } = await import('./info');
@@ -121,7 +126,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
   );
 
   onConfig(program, 'eval', 'Ask the trained model few-shot questions with real, blank and swapped images')
-    .option('--split <name>', 'which set of questions to ask, if the data has several')
+    .option('--split <name>', 'questions to ask, if the data has several sets of them')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
       const { config } = await start('eval', file, flags);
@@ -141,12 +146,8 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     });
 
   onConfig(program, 'generate', 'Answer a question about an image, given a few examples')
-    .requiredOption('--image <file>', 'image to answer for (required)')
-    .option(
-      '--example <file=answer>',
-      'example image with its answer, and the answer expected for it; the examples define the task; repeatable',
-      collect,
-    )
+    .requiredOption('--image <file>', 'image to ask about')
+    .option('--example <file=answer>', 'image and its answer, as an example of what to answer; repeatable', collect)
     .option('--candidates <a,b,...>', 'answers to choose from instead of generating text', list)
     .option('--json', 'print JSON, with the probability of each candidate')
     .addHelpText(
@@ -165,7 +166,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .command('bench')
     .description('Time training, decoding and vision encoders')
     .argument('[workload...]', 'names of workloads (default: all)')
-    .option('--specs <file>', 'JSON file that defines workloads', BENCH_SPECS)
+    .option('--specs <file>', 'JSON file that defines workloads (default: the bundled one)')
     .addOption(
       new Option(
         '--precision <type>',
@@ -194,7 +195,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
   program
     .command('plan')
     .description("Print the parameters, memory and compute of the paper's models")
-    .argument('<preset>', '3b, 9b or 80b')
+    .argument('<preset>', 'size of the model: 3b, 9b or 80b')
     .option('--devices <n>', 'number of accelerators that share an update', wholeNumberFrom(1), 1)
     .option('--json', 'print JSON')
     .action(async (preset: string, { devices, json }: { devices: number; json?: boolean }) => {
@@ -286,6 +287,12 @@ function reportSkipped({ skipped }: TrainingData): void {
   const count =
     skipped.length === 1 ? '1 image could not be read and was' : `${skipped.length} images could not be read and were`;
   process.stderr.write(`${count} skipped:\n${named.join('')}${more}`);
+}
+
+/** Adds which options are required, which Commander does not show. */
+function describeOption(option: Option): string {
+  const description = new Help().optionDescription(option);
+  return option.mandatory ? `${description} (required)` : description;
 }
 
 function collect(value: string, before: string[] = []): string[] {

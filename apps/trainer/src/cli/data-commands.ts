@@ -7,6 +7,8 @@ const PRESETS = ['m3w', 'obelics', 'mmc4'] as const satisfies readonly PresetNam
 /** Flamingo (Alayrac et al., 2022), appendix A.3.1: documents of M3W. */
 const M3W_DOCUMENTS = 43.3e6;
 const REASONS_SHOWN = 12;
+const INPUT = 'folders of pages and archives, or single files';
+const UNITS = '\nA unit of work is 16 pages of a folder, 4 MiB of an archive, or the images to fetch from one server.';
 /** Interval between progress lines. */
 const PROGRESS_MS = 1000;
 
@@ -25,10 +27,10 @@ export function addExtractCommands(data: Command): void {
   data
     .command('extract')
     .description('Extract documents of text and images from web pages (HTML folders, mirrors, WARC files)')
-    .argument('<input...>', 'folders and files')
+    .argument('<input...>', INPUT)
     .requiredOption('--out <folder>', 'output folder; run the same command again to resume')
     .addOption(preset())
-    .option('--workers <n>', 'number of threads (default: one less than the cores)', wholeNumberFrom(1))
+    .option('--workers <n>', 'number of threads (default: one less than the number of cores)', wholeNumberFrom(1))
     .option('--redis <url>', 'distribute the work to machines that run `flamingo data work`')
     .option('--fetch-images', 'fetch images that the input does not contain')
     .option('--benchmark <folder>', 'folder of benchmark data; drop what duplicates its texts or images')
@@ -36,28 +38,33 @@ export function addExtractCommands(data: Command): void {
       '--explicit-hook <module>',
       'JavaScript module that exports the functions `text` and `image`, which decide what is sexually explicit',
     )
-    .option('--skip-failed', 'skip and count units that failed three times instead of exiting with an error')
+    .option('--skip-failed', 'skip and count units that failed three times, instead of exiting with an error')
     .option('--json', 'print JSON')
+    .addHelpText('after', UNITS)
     .action(extract);
 
   data
     .command('work')
-    .description('Process units of a `flamingo data extract --redis` job until it is complete')
-    .argument('<folder>', 'output folder of that job; it and the input have the same path on all machines')
+    .description('Join a job that `flamingo data extract --redis` started, and work on it until it is complete')
+    .argument(
+      '<folder>',
+      'output folder of the job; this folder and the input must have the same paths on all machines',
+    )
     .requiredOption('--redis <url>', 'URL of the Redis server passed to `data extract`')
     .option('--workers <n>', 'number of threads (default: the number of cores)', wholeNumberFrom(1))
     .option(
       '--explicit-hook <module>',
-      'the module that the job was started with; workers never load it from the folder',
+      'copy on this machine of the module that was passed to `data extract`, if one was',
     )
+    .addHelpText('after', UNITS)
     .action(work);
 
   data
     .command('plan')
     .description(
-      'Estimate cost and yield from a sample: per page, for this input, and for a dataset of the size in the paper',
+      'Estimate from a sample what extraction costs and yields: per page, for this input, and for as many documents as in the paper',
     )
-    .argument('<input...>', 'folders and files')
+    .argument('<input...>', INPUT)
     .addOption(preset())
     .option('--json', 'print JSON')
     .action(async (inputs: string[], { preset, json }: { preset: PresetName; json?: boolean }) => {

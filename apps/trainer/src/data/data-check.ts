@@ -281,7 +281,7 @@ export function formatCheck(check: DataCheck): string {
   const lines = problems
     .slice(0, SHOWN)
     .map(({ where, reason, detail }) => `  ${where}: ${reason}${detail ? ` (${detail})` : ''}`);
-  const sums = Object.entries(counts).map(([reason, count]) => `${reason} ${count}`);
+  const sums = Object.entries(counts).map(([reason, count]) => `${reason} (${count})`);
   return [head, `${counted(total, 'problem')}: ${sums.join(', ')}. The first:`, ...lines, ...notes].join('\n');
 }
 

@@ -70,10 +70,10 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
       tally.add(document);
     }
     if (tally.counts.documents === 0) {
-      const why = Object.entries(tally.dropped).map(([reason, count]) => `${reason} ${count}`);
+      const why = Object.entries(tally.dropped).map(([reason, count]) => `${reason} (${count})`);
       throw new Error(
         `${path}: expected at least one document to pack, got ${dataset.length} and none of them usable` +
-          `${why.length > 0 ? ` (${why.join(', ')})` : ''}. Run: flamingo data check ${path}`,
+          `${why.length > 0 ? `: ${why.join(', ')}` : ''}. Run: flamingo data check ${path}`,
       );
     }
     tally.dropAll(await droppedBefore(path));

@@ -27,7 +27,11 @@ export function addQuickstartCommand(program: Command): void {
     .description('Run the whole recipe in miniature on emoji images: data, three stages, evaluation, report')
     .option('--config <file>', 'YAML file (default: the bundled configuration that suits the backend)')
     .option(...SET)
-    .option('--seed <n>', 'seed of the splits, the images and the weights', wholeNumberFrom(0))
+    .option(
+      '--seed <n>',
+      'seed of the splits, the images and the weights (default: that of the configuration)',
+      wholeNumberFrom(0),
+    )
     .option(
       '--seeds <n>',
       'number of runs, with consecutive seeds; the report shows the spread of their results',

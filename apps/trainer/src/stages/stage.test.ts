@@ -138,7 +138,7 @@ describe('a stage', () => {
     const whole = readMetrics(join(root, 'whole', 'metrics.jsonl')).map((m) => m.learningRate);
     expect(metrics.slice(6).map((m) => m.learningRate)).toEqual(whole.slice(6));
     await expect(run('added', { steps: 8 })).rejects.toThrow(
-      /step-000012 has done 12 steps, expected at most train\.steps: 8/,
+      /step-000012 is at step 12, expected at most train\.steps: 8/,
     );
   });
 

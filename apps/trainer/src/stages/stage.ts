@@ -246,7 +246,7 @@ function expectSame(
   if (changed.length > 0) throw new Error(anotherConfiguration(name, `the checkpoint ${path}`, changed));
   if (step > config.steps) {
     throw new Error(
-      `${name}: the checkpoint ${path} has done ${step} steps, expected at most train.steps: ${config.steps}. ` +
+      `${name}: the checkpoint ${path} is at step ${step}, expected at most train.steps: ${config.steps}. ` +
         'Raise train.steps, or start over with --fresh.',
     );
   }
