@@ -63,3 +63,25 @@ it('info shows steps, losses, sizes, and which checkpoints are damaged', async (
   expect(status).toBe(0);
   expect((await command('info', folder)).text).toMatch(/info: .* holds none of vision, lm, flamingo/);
 });
+
+it('info shows the best check of a run, and plots losses and checks', async () => {
+  const run = join(folder, 'checked');
+  mkdirSync(join(run, 'vision'), { recursive: true });
+  const lines = [4, 3, 3.5].map((loss, step) => {
+    const validation = { loss: loss + 1, retrieval: 0.5, chance: 0.125 };
+    return JSON.stringify({ step, loss, losses: { contrastive: loss }, ...(step > 0 && { validation }) });
+  });
+  writeFileSync(join(run, 'vision', 'metrics.jsonl'), lines.map((line) => `${line}\n`).join(''));
+  const page = join(folder, 'report.html');
+  const { status, text } = await command('info', run, '--out', page);
+  expect(text).toContain('  best check   step 2: validation loss 4.000, retrieval 0.500 (chance 0.125)\n');
+  expect(status).toBe(0);
+  const html = readFileSync(page, 'utf8');
+  expect(html).toContain('<td>step 2: validation loss 4.000, retrieval 0.500 (chance 0.125)</td>');
+  expect(Array.from(html.matchAll(/aria-label="([^"]+)"/g), ([, title]) => title)).toEqual([
+    'Vision: contrastive loss',
+    'Vision: retrieval on the validation split',
+  ]);
+  const names = Array.from(html.matchAll(/<\/i>([^<]+)</g), ([, name]) => name);
+  expect(names).toEqual(['contrastive', 'validation', 'retrieval', 'chance']);
+});

@@ -422,7 +422,7 @@ describe('docs/your-own-data.md', () => {
         ran++;
       }
     }
-    expect(ran).toBe(14);
+    expect(ran).toBe(15);
 
     async function correctAndCheck(): Promise<string> {
       const file = at('my-data', 'pairs.jsonl');

@@ -101,9 +101,11 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
     .description('Show the steps, losses and sizes of a run, and which checkpoints are damaged')
     .argument('<run>', 'folder of the run, `out` in its configuration')
     .option('--json', 'print JSON')
-    .action(async (run: string, { json }: { json?: boolean }) => {
-      const { formatRun, inspectRun } = await import('./info');
+    .option('--out <file>', 'also write an HTML page with the curves of losses and validation')
+    .action(async (run: string, { json, out }: { json?: boolean; out?: string }) => {
+      const { formatRun, inspectRun, runPage } = await import('./info');
       const stages = await inspectRun(run);
+      if (out !== undefined) (await import('../stages/files')).replaceFile(out, runPage(run, stages));
       print(json ? JSON.stringify(stages, null, 2) : formatRun(stages));
     });
 
@@ -237,9 +239,11 @@ function onStage(
       const { checkStage } = await recipe();
       const summary = flags.fresh ? undefined : checkStage(config, name);
       if (summary) {
+        const { steps, patience } = summary;
         process.stderr.write(
-          `${command}: all ${summary.steps} steps are done. ` +
-            `Raise ${name}.train.steps to add steps, or start over with --fresh.\n`,
+          patience === undefined
+            ? `${command}: all ${steps} steps are done. Raise ${name}.train.steps to add steps, or start over with --fresh.\n`
+            : `${command}: ended early after ${steps} steps. Raise validation.patience to resume, or start over with --fresh.\n`,
         );
         return;
       }

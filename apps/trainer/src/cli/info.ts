@@ -1,7 +1,9 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
-import { readMetrics } from '../stages/metrics';
+import { escapeHtml, htmlPage, table } from '../report/html-page';
+import { trainingCharts } from '../report/training-charts';
+import { describeCheck, readMetrics, type StepMetrics, type ValidationMetrics } from '../stages/metrics';
 import { CONFIG_FILE, MODEL_FILE, readSummary, STAGES, SUMMARY_FILE, type StageName } from '../stages/recipe';
 import { CHECKPOINTS, METRICS_FILE } from '../stages/stage';
 
@@ -13,6 +15,8 @@ export interface StageInfo {
   readonly steps: number;
   /** Loss of the first and of the last step. */
   readonly losses?: readonly [number, number];
+  /** The check with the lowest loss, whose weights are kept, and the steps done before it. */
+  readonly best?: ValidationMetrics & { readonly step: number };
   /** Number of trained scalars, once the stage is finished. */
   readonly trained?: number;
   /** The file with the configuration that the stage ran with. */
@@ -54,6 +58,7 @@ async function inspectStage(run: string, stage: StageName): Promise<StageInfo> {
     isFinished,
     steps: metrics.value?.length ?? 0,
     ...(first && { losses: [first.loss, metrics.value!.at(-1)!.loss] as const }),
+    ...bestOf(metrics.value ?? []),
     ...(summary.value && { trained: summary.value.trained }),
     ...(summary.damage && { summaryDamage: summary.damage }),
     ...(existsSync(config) && { config }),
@@ -61,6 +66,13 @@ async function inspectStage(run: string, stage: StageName): Promise<StageInfo> {
     checkpoints: await new CheckpointFolder(join(folder, CHECKPOINTS)).check(),
     ...(metrics.damage && { metricsDamage: metrics.damage }),
   };
+}
+
+function bestOf(metrics: readonly StepMetrics[]): Pick<StageInfo, 'best'> {
+  const checks = metrics.flatMap(({ step, validation }) => (validation ? [{ step: step + 1, ...validation }] : []));
+  const lowest = Math.min(...checks.map(({ loss }) => loss));
+  const best = checks.find(({ loss }) => loss === lowest);
+  return best ? { best } : {};
 }
 
 function attempt<T>(read: () => T): { readonly value?: T; readonly damage?: string } {
@@ -88,6 +100,7 @@ export function formatRun(stages: readonly StageInfo[]): string {
         `${s.stage} (${STAGES[s.stage]}): ${s.isFinished ? 'finished' : 'not finished'}, ${s.steps} steps`,
         ...(s.losses ? [`  loss         ${s.losses.map((loss) => loss.toFixed(3)).join(' to ')}`] : []),
         ...(s.summaryDamage ? [`  summary      DAMAGED: ${s.summaryDamage}`] : []),
+        ...(s.best ? [`  best check   step ${s.best.step}: ${describeCheck(s.best)}`] : []),
         ...(s.metricsDamage ? [`  metrics      DAMAGED: ${s.metricsDamage}`] : []),
         ...(s.trained === undefined ? [] : [`  trained      ${s.trained.toLocaleString('en')} scalars`]),
         `  size         ${(s.bytes / 1e6).toFixed(1)} MB`,
@@ -96,4 +109,24 @@ export function formatRun(stages: readonly StageInfo[]): string {
       ].join('\n');
     })
     .join('\n');
+}
+
+/** The losses and checks of a run as one HTML page. */
+export function runPage(run: string, stages: readonly StageInfo[]): string {
+  const metrics = stages.map(({ stage, metricsDamage }) => [
+    stage,
+    metricsDamage ? [] : readMetrics(join(run, stage, METRICS_FILE)),
+  ]);
+  const header = ['stage', 'steps', 'first loss', 'last loss', 'best check'];
+  const rows = stages.map(({ stage, steps, losses = [], best }) => [
+    STAGES[stage],
+    steps,
+    ...[0, 1].map((i) => losses[i]?.toFixed(3) ?? ''),
+    best ? `step ${best.step}: ${describeCheck(best)}` : '',
+  ]);
+  const charts = trainingCharts(Object.fromEntries(metrics) as Partial<Record<StageName, StepMetrics[]>>);
+  return htmlPage({
+    title: run,
+    body: [`<h1>${escapeHtml(run)}</h1>`, table([header, ...rows]), `<div class="charts">${charts}</div>`],
+  });
 }

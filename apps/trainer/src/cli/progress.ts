@@ -4,6 +4,8 @@ import { SingleBar } from 'cli-progress';
 export interface Progress {
   /** @param done finished units @param note shown after the figures */
   update(done: number, note?: string): void;
+  /** Prints a line that stays. */
+  log(line: string): void;
   /**
    * Ends the bar with a closing line; further calls do nothing. Must be called even if the task fails: on a terminal, the
    * timer of the bar keeps the process alive.
@@ -33,6 +35,7 @@ export function startProgress(title: string, total: number, unit: string, from =
     bar.start(total, from, { rate: '-', note: '' });
     return {
       update: (done, note = '') => bar.update(done, { rate: rate(done - from, seconds()), note }),
+      log: (line) => void process.stderr.write(`\r\x1b[K${title}: ${line}\n`),
       stop: (note) => {
         bar.stop();
         if (note) process.stderr.write(`${title}: ${note}\n`);
@@ -49,6 +52,7 @@ export function startProgress(title: string, total: number, unit: string, from =
         `${title}: ${done}/${total} ${unit}, ${rate(done - from, last)} ${unit}/s${left} ${note}`.trimEnd() + '\n',
       );
     },
+    log: (line) => void process.stderr.write(`${title}: ${line}\n`),
     stop(note) {
       if (note) process.stderr.write(`${title}: ${note} (${seconds().toFixed(1)} s)\n`);
     },

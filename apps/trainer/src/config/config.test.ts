@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { parse } from 'yaml';
+import { parse, stringify } from 'yaml';
 import { registerDataKind } from '../data/data-kinds';
 import { emojiDataKind } from '../quickstart/emoji/data-kind';
 import { loadConfig, parseConfig } from './config';
@@ -80,6 +80,34 @@ describe('configuration', () => {
     expect(parseConfig('my.yaml', sized(64, { kind: 'folder', path: 'x' })).vision.model.imageSize).toBe(64);
   });
 
+  it('checks the validation split', () => {
+    const data = { kind: 'folder', path: 'x' };
+    const validated = (validation: object, more: object = { data }) =>
+      parseConfig(
+        'my.yaml',
+        changed((c) => Object.assign(c, { validation, ...more })),
+      );
+    expect(validated({ share: 0.1 }).validation).toEqual({ share: 0.1, every: 20 });
+    expect(() => validated({ share: 1, every: 0, patience: 1.5 })).toThrow(
+      /validation\.share: expected number to be <1, got 1\n.*every: expected number to be >0, got 0\n.*patience: expected int, got 1\.5/,
+    );
+    expect(() => validated({})).toThrow(/validation requires either share or path, got neither\. Set for example/);
+    expect(() => validated({ share: 0.1, path: 'x' })).toThrow(/either share or path, got both/);
+    expect(() => validated({ share: 0.1 }, {})).toThrow(
+      /validation requires images of your own, data of kind folder or shards, got kind emoji/,
+    );
+    const flamingo = {
+      ...validated({ share: 0.1 }).flamingo,
+      datasets: { pages: { weight: 1, batch: 2, maxTokens: 8 } },
+    };
+    expect(() => validated({ share: 0.1 }, { data, flamingo })).toThrow(
+      /validation measures pairs, so flamingo\.datasets must name pairs or descriptions, got pages/,
+    );
+    const file = join(folder, 'split.yaml');
+    writeFileSync(file, stringify(changed((c) => Object.assign(c, { data, validation: { path: 'held.jsonl' } }))));
+    expect(loadConfig(file).validation).toEqual({ path: join(folder, 'held.jsonl'), every: 20 });
+  });
+
   it('checks the augmentation, which requires images of your own', () => {
     const data = { kind: 'folder', path: 'x' };
     const augmented = (augmentation: object, more: object = { data }) =>
@@ -92,7 +120,7 @@ describe('configuration', () => {
       /augmentation\.crop: expected number to be >0, got 0\n.*color: expected number to be <=1, got 1\.5\n.*flip: expected number, got true\n.*augmentation\.hue: unknown key, expected one of: crop, color, flip/,
     );
     expect(() => augmented({ flip: 0.5 }, {})).toThrow(
-      /augmentation requires your own images, data of kind folder or shards, got kind emoji/,
+      /augmentation requires images of your own, data of kind folder or shards, got kind emoji/,
     );
   });
 

@@ -56,6 +56,18 @@ const visionModel = z.strictObject({
   finalWidth: size,
 });
 
+/** Pairs of the data that training never sees. They are measured on, see `ValidationSplit`. */
+const validation = z.strictObject({
+  /** Share of the pairs to hold out. The seed determines which. */
+  share: z.number().positive().lt(1).optional(),
+  /** Dataset of the pairs, instead of a share; relative to the configuration file. */
+  path: path.optional(),
+  /** Steps between two checks. The last step is checked too. */
+  every: count.default(20),
+  /** A stage ends after this many checks without a lower loss. By default, it never ends early. */
+  patience: count.optional(),
+});
+
 /** Random changes of training images. A missing key turns its change off. */
 const augmentation = z.strictObject({
   /** Smallest share of an image's area that a random crop keeps. */
@@ -158,6 +170,7 @@ const fullSchema = z.strictObject({
    */
   initFrom: path.optional(),
   data: dataSchema,
+  validation: validation.optional(),
   augmentation: augmentation.optional(),
   vision,
   lm,
@@ -218,10 +231,12 @@ export function loadConfig(
 ): Config {
   const config = parseConfig(file, applyOverrides(file, readYaml(file), overrides), command);
   const folder = dirname(file);
+  const { validation } = config;
   const { pretrained } = config.lm;
   return {
     ...config,
     data: resolvePaths(config.data, folder),
+    ...(validation?.path && { validation: { ...validation, path: resolve(folder, validation.path) } }),
     lm: { ...config.lm, ...(pretrained !== undefined && { pretrained: resolve(folder, pretrained) }) },
   };
 }
@@ -371,8 +386,15 @@ function checkAgreement(where: string, config: Config): Config {
     throw new Error(`Config ${where}: ${problem}`);
   };
   const kind = dataKindOf(config.data);
-  if (kind.isGenerated && config.augmentation) {
-    fail(`augmentation requires your own images, data of kind folder or shards, got kind ${config.data.kind}.`);
+  for (const key of ['validation', 'augmentation'] as const) {
+    if (kind.isGenerated && config[key]) {
+      fail(`${key} requires images of your own, data of kind folder or shards, got kind ${config.data.kind}.`);
+    }
+  }
+  const { validation } = config;
+  if (validation && (validation.share === undefined) === (validation.path === undefined)) {
+    const got = validation.path === undefined ? 'neither' : 'both';
+    fail(`validation requires either share or path, got ${got}. Set for example validation.share: 0.1.`);
   }
   const model = config.vision.model as Config['vision']['model'] | undefined;
   if (model) {
@@ -403,6 +425,12 @@ function checkAgreement(where: string, config: Config): Config {
     fail(
       `flamingo.datasets must name at least one of ${datasetNames.join(', ')}, got none. ` +
         'Add for example pages: { weight: 1, batch: 24, maxTokens: 64 }.',
+    );
+  }
+  if (validation && datasets && !('pairs' in datasets || 'descriptions' in datasets)) {
+    fail(
+      `validation measures pairs, so flamingo.datasets must name pairs or descriptions, got ${Object.keys(datasets).join(', ')}. ` +
+        'Add for example pairs: { weight: 0.2, batch: 10, maxTokens: 32 }.',
     );
   }
   return config;

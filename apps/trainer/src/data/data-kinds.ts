@@ -64,11 +64,12 @@ const shards: DataKind<ShardsConfig> = {
   },
 };
 
-const optionsOf = ({ vision, flamingo, augmentation, seed }: Config) => ({
+const optionsOf = ({ vision, flamingo, augmentation, validation, seed }: Config) => ({
   // A configuration for `pretrain-lm` may have no vision encoder, because only the text of its data is used.
   imageSize: (vision as Partial<Config['vision']>).model?.imageSize ?? 1,
   framesPerClip: flamingo.framesPerClip,
   augmentation,
+  validation,
   seed,
 });
 

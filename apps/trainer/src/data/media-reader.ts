@@ -14,9 +14,13 @@ import {
 } from '@flamingo-ts/data-mixtures';
 import { seededStream } from '@flamingo-ts/random';
 import { GRAY_PADDING } from './data-kinds';
+import type { HeldOutImages } from './held-out';
 import { BLANK, type DatasetName, type Frames, type ImageSource, type MediaKey, type ViewKeys } from './training-data';
 
 const FILE = 'file:';
+
+/** A dataset that images can come from. */
+type SourceName = DatasetName | 'validation';
 
 export interface MediaReaderOptions {
   /** Side of the square that images are fitted into. */
@@ -44,8 +48,9 @@ export class MediaReader implements ImageSource {
   private readonly unreadable = new Map<string, string>();
 
   constructor(
-    private readonly datasets: Readonly<Partial<Record<DatasetName, Dataset>>>,
+    private readonly datasets: Readonly<Partial<Record<SourceName, Dataset>>>,
     private readonly options: MediaReaderOptions,
+    private readonly heldOut?: HeldOutImages,
   ) {
     this.imageSize = options.imageSize;
     this.decoder = new ImageDecoder({ size: this.imageSize, fit: 'pad', mean: GRAY_PADDING, std: [1, 1, 1] });
@@ -56,14 +61,16 @@ export class MediaReader implements ImageSource {
     return Array.from(this.unreadable, ([name, reason]) => `${name}: ${reason}`);
   }
 
-  /** Reads a document and replaces its media with keys. */
+  /** Reads a document for training and replaces its media with keys. */
   async document(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
     const document = await this.read(dataset, index);
-    return 'rejected' in document ? document : this.withKeys(document, dataset, index);
+    if ('rejected' in document) return document;
+    const isHeldOut = this.heldOut && (await this.reads.add(this.heldOut.areIn(document)));
+    return isHeldOut ? { rejected: 'held out for validation' } : this.withKeys(document, dataset, index);
   }
 
   /** A copy of the document whose media are replaced with keys. `dataset` and `index` are not used if all images are files. */
-  withKeys({ kind, parts }: Document, dataset: DatasetName | 'eval', index: number): Document {
+  withKeys({ kind, parts }: Document, dataset: SourceName | 'eval', index: number): Document {
     let number = 0;
     return {
       kind,
@@ -93,7 +100,7 @@ export class MediaReader implements ImageSource {
     return `${FILE}${media.image}`;
   }
 
-  private read(dataset: DatasetName, index: number): Promise<Document | BrokenDocument> {
+  private read(dataset: SourceName, index: number): Promise<Document | BrokenDocument> {
     const name = `${dataset} ${index}`;
     const known = this.recent.get(name);
     if (known) return known;
@@ -110,7 +117,7 @@ export class MediaReader implements ImageSource {
       const path = key.slice(FILE.length);
       return this.decode(path, this.fileNames.get(path) ?? path, change);
     }
-    const [name, index, number] = key.split(' ') as [DatasetName, string, string];
+    const [name, index, number] = key.split(' ') as [SourceName, string, string];
     const document = await this.read(name, Number(index));
     const media = 'rejected' in document ? [] : document.parts.flatMap((part) => ('media' in part ? [part.media] : []));
     const images = imagesOf(media[Number(number)]);

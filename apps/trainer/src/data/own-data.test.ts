@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ShardWriter } from '@flamingo-ts/data-mixtures';
@@ -128,6 +128,84 @@ describe('a folder of data', () => {
       /none: there is no such folder.*data\.path/,
     );
     await data.close();
+  });
+});
+
+describe('a validation split', () => {
+  const pairs = Array.from({ length: 60 }, (_, i) => ({ image: `${i}.png`, text: `number ${i}` }));
+  const share = 0.25;
+  const held = async (validation: object, seed = 0) => {
+    const data = await OwnData.openFolder(folder, { imageSize: 8, framesPerClip: 1, seed, validation });
+    await data.close();
+    return { data, texts: data.validation!.pairs.map(({ text }) => text) };
+  };
+
+  it('is a share of the pairs that the seed and the images decide, whatever their order and names', async () => {
+    lines('pairs', ...pairs);
+    const { texts } = await held({ share });
+    expect(texts.length).toBeGreaterThan(8);
+    expect(texts.length).toBeLessThan(22);
+    expect((await held({ share })).texts).toEqual(texts);
+    expect((await held({ share }, 1)).texts).not.toEqual(texts);
+    lines('pairs', ...[...pairs].reverse().slice(10));
+    expect((await held({ share })).texts).toEqual(texts.filter((text) => Number(text.slice(7)) < 50));
+    const writer = await ShardWriter.create(at('packed'));
+    for (const { image, text } of pairs) {
+      await writer.add({ kind: 'pair', parts: [{ media: { image: readFileSync(at(image)) } }, { text }] });
+    }
+    await writer.close();
+    const options = { imageSize: 8, framesPerClip: 1, seed: 0, validation: { share } };
+    const shards = await OwnData.openShards({ kind: 'shards', pairs: at('packed') }, options);
+    expect(shards.validation!.pairs.map(({ text }) => text)).toEqual(texts);
+    const [first] = await shards.frames([shards.validation!.pairs[0]!.key]);
+    expect(first![4 * 8 * 3]).toBe(Number(texts[0]!.slice(7)));
+    await shards.close();
+  });
+
+  it('is never trained on, nor is any other document that shows one of its images', async () => {
+    lines('pairs', ...pairs);
+    // The same image under another name counts.
+    copyFileSync(at('0.png'), at('copy.png'));
+    lines('descriptions', { image: 'copy.png', text: 'a copy' }, { image: '61.png', text: 'another' });
+    lines(
+      'pages',
+      { parts: [{ image: '61.png' }, { image: '0.png' }, { text: 'a page' }] },
+      { parts: [{ text: 'a text' }] },
+    );
+    lines('clips', { frames: ['62.png', '0.png'], text: 'a clip' });
+    lines('validation', { image: '0.png', text: 'number 0' }, { image: '1.png', text: 'number 1' });
+    const { data, texts } = await held({ path: at('validation.jsonl') });
+    expect([...texts].sort()).toEqual(['number 0', 'number 1']);
+    expect(data.validation).toMatchObject({ texts, skipped: 5 });
+    const get = async (dataset: DatasetName, index: number) => (await data.documents(dataset)!.get(index)) as object;
+    const rejected = { rejected: 'held out for validation' };
+    expect(await get('pairs', 0)).toEqual(rejected);
+    expect(await get('pairs', 1)).toEqual(rejected);
+    expect(await get('pairs', 2)).not.toHaveProperty('rejected');
+    expect(await get('descriptions', 0)).toEqual(rejected);
+    expect(await get('descriptions', 1)).not.toHaveProperty('rejected');
+    expect(await get('pages', 0)).toEqual(rejected);
+    expect(await get('pages', 1)).not.toHaveProperty('rejected');
+    expect(await get('clips', 0)).toEqual(rejected);
+    const random = new Random(0);
+    const drawn = Array.from({ length: 2000 }, () => [data.textPage(random), data.altTextPair(random).words.join(' ')]);
+    const seen = new Set(drawn.flat());
+    expect(seen).toContain('number 2');
+    expect(seen).toContain('another');
+    for (const text of ['number 0', 'number 1', 'a copy', 'a page', 'a clip']) expect(seen).not.toContain(text);
+    expect(data.altTextVocabulary()).not.toContain('copy');
+    remove('descriptions', 'pages', 'clips');
+  });
+
+  it('has at least two pairs', async () => {
+    lines('pairs', ...pairs.slice(0, 3));
+    await expect(held({ share: 0.01 })).rejects.toThrow(
+      /Config: validation\.share: 0\.01 must hold out at least 2 pairs, got 0 of 3\. Raise it/,
+    );
+    lines('validation', pairs[0]!, { parts: [{ text: 'no pair' }] });
+    await expect(held({ path: at('validation.jsonl') })).rejects.toThrow(
+      /Config: validation\.path: .*validation\.jsonl must contain at least 2 pairs, got 1 of 1\. Add lines: /,
+    );
   });
 });
 

@@ -9,19 +9,23 @@ import {
   type DocumentSource,
 } from '@flamingo-ts/data-mixtures';
 import type { Random } from '@flamingo-ts/kernels';
+import { seededStream } from '@flamingo-ts/random';
 import type { ShardsConfig } from './data-kinds';
+import { HeldOutImages, imagesOf } from './held-out';
 import { MediaReader } from './media-reader';
 import { ownQuestions, type Question } from './questions';
 import {
   datasetNames,
   roundKeys,
   textIndexAt,
+  type CaptionedImage,
   type DatasetName,
   type Frames,
   type MediaKey,
   type QuestionOptions,
   type Questions,
   type TrainingData,
+  type ValidationSplit,
   type ViewKeys,
 } from './training-data';
 
@@ -50,7 +54,9 @@ export interface OwnDataOptions {
   readonly framesPerClip: number;
   /** Random changes of images that are requested as views. */
   readonly augmentation?: AugmentationConfig | undefined;
-  /** Seed for selecting the documents of the first two stages. */
+  /** Pairs to hold out: a random share of the data, or those of a dataset. */
+  readonly validation?: { readonly share?: number | undefined; readonly path?: string | undefined } | undefined;
+  /** Seed for selecting the documents of the first two stages, and those to hold out. */
   readonly seed: number;
 }
 
@@ -68,6 +74,7 @@ export class OwnData implements TrainingData {
     /** Media of the kept documents. */
     private readonly keys: ReadonlySet<MediaKey>,
     reader: MediaReader,
+    readonly validation: ValidationSplit | undefined,
   ) {
     this.reader = reader;
   }
@@ -137,12 +144,23 @@ export class OwnData implements TrainingData {
       if (path) datasets[name] = await openDataset(path);
     }
     const text = sources.text === undefined ? undefined : await openDataset(sources.text);
-    const reader = new MediaReader(datasets, options);
+    const named = options.validation?.path;
+    const validation = named === undefined ? undefined : await openDataset(named);
+    const heldOut = options.validation && new HeldOutImages();
+    const reader = new MediaReader({ ...datasets, ...(validation && { validation }) }, options, heldOut);
+    const held = heldOut
+      ? await holdOut(heldOut, reader, validation ? { validation } : datasets, sources, options)
+      : [];
+    let skipped = 0;
     const pairs: { key: MediaKey; words: string[] }[] = [];
     const texts: string[] = [];
     const keys = new Set<MediaKey>();
     for (const [name, dataset] of Object.entries({ ...datasets, ...(text && { text }) })) {
       for await (const { index, document } of someDocuments(dataset, name, sources.isStrict, seed)) {
+        if (name !== 'text' && (await heldOut?.areIn(document))) {
+          skipped++;
+          continue;
+        }
         const words = textOf(document);
         if (words !== '' && (name === 'text' || !text)) texts.push(words);
         if (name === 'text') continue;
@@ -153,7 +171,8 @@ export class OwnData implements TrainingData {
       }
     }
     if (texts.length === 0) throw new Error(sources.missing.text);
-    return new OwnData(sources, datasets, text, texts, pairs, keys, reader);
+    const split = { pairs: held, texts: text ? [] : held.map((pair) => pair.text), skipped };
+    return new OwnData(sources, datasets, text, texts, pairs, keys, reader, heldOut && split);
   }
 
   get imageSize(): number {
@@ -250,6 +269,50 @@ export class OwnData implements TrainingData {
     }
     return questions;
   }
+}
+
+/**
+ * Chooses the pairs to hold out and adds their images to `heldOut`. The seed and the bytes of its image decide about a pair,
+ * so it stays on its side of the split if others are added, or files renamed or packed.
+ *
+ * @param datasets with the pairs to choose from; all pairs of a dataset `validation`
+ * @returns        the pairs in an order that the seed decides
+ * @throws Error if there are fewer than two
+ */
+async function holdOut(
+  heldOut: HeldOutImages,
+  reader: MediaReader,
+  datasets: Readonly<Partial<Record<DatasetName | 'validation', Dataset>>>,
+  { isStrict }: Sources,
+  { validation: { share = 1, path } = {}, seed }: OwnDataOptions,
+): Promise<CaptionedImage[]> {
+  const found: (CaptionedImage & { readonly place: number })[] = [];
+  let all = 0;
+  for (const [name, dataset] of Object.entries(datasets) as [DatasetName | 'validation', Dataset][]) {
+    for await (const { index, document } of someDocuments(dataset, name, isStrict, seed)) {
+      if (document.kind !== 'pair') continue;
+      all++;
+      const hash = await heldOut.hashOf(imagesOf(document)[0]!);
+      const place = seededStream(seed, 'validation', hash).uniform();
+      if (place >= share) continue;
+      heldOut.add(hash);
+      const text = textOf(document);
+      const [image] = reader.withKeys(document, name, index).parts.flatMap((part) => ('media' in part ? [part] : []));
+      if (image && 'key' in image.media) found.push({ key: image.media.key, text, words: wordsOf(text), place });
+    }
+  }
+  if (found.length < 2) {
+    const where = path === undefined ? `share: ${share} must hold out` : `path: ${path} must contain`;
+    throw new Error(
+      `Config: validation.${where} at least 2 pairs, got ${found.length} of ${all}. ` +
+        (path === undefined
+          ? 'Raise it, or add pairs to the data.'
+          : 'Add lines: {"image": "images/1.jpg", "text": "a red car"}.'),
+    );
+  }
+  return found
+    .sort((a, b) => a.place - b.place || (a.text < b.text ? -1 : 1))
+    .map(({ key, text, words }) => ({ key, text, words }));
 }
 
 /** Up to `KEPT_TEXTS` documents of a dataset that can be read. */

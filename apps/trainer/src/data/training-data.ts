@@ -63,8 +63,28 @@ export interface Questions {
   readonly warnings: readonly string[];
 }
 
+/** An image and its caption. */
+export interface CaptionedImage {
+  readonly key: MediaKey;
+  readonly text: string;
+  /** Words of the text, as in alt texts. */
+  readonly words: readonly string[];
+}
+
+/** Pairs that training never sees, and the stages are measured on meanwhile. */
+export interface ValidationSplit {
+  /** In a fixed random order. */
+  readonly pairs: readonly CaptionedImage[];
+  /** Texts of the pairs. None if the language model learns from a dataset of its own. */
+  readonly texts: readonly string[];
+  /** Number of training documents that show an image of the pairs and are skipped. */
+  readonly skipped: number;
+}
+
 /** What the training stages and the evaluation need from the data. */
 export interface TrainingData extends ImageSource {
+  /** As configured by `validation`. */
+  readonly validation?: ValidationSplit | undefined;
   /** Every word that an alt text can contain, in a fixed order. */
   altTextVocabulary(): readonly string[];
   /** A random image with the words of its alt text, for contrastive training. */

@@ -5,6 +5,7 @@ import type { Config } from '../config/config';
 import { answering, findRow, type Evaluation } from '../eval/evaluate';
 import { lineChart, type Series } from '../report/charts';
 import { escapeHtml, htmlPage, table } from '../report/html-page';
+import { smooth, trainingCharts } from '../report/training-charts';
 import type { JointModel } from '../stages/joint';
 import { readSummary, stageMetrics, STAGES, type StageName } from '../stages/recipe';
 import type { StepMetrics } from '../stages/metrics';
@@ -26,11 +27,6 @@ const STYLE = `
 const ATTRIBUTION =
   '<p class="note">Artwork: OpenMoji, the open-source emoji and icon project (CC BY-SA 4.0, openmoji.org), in color and black; Twemoji graphics (CC BY 4.0, copyright Twitter, Inc and other contributors). ' +
   'Both were rotated, scaled, tinted and placed on plain backgrounds. Names, tags and groups: emojibase-data (MIT). The images on this page are adaptations of that artwork under the same licenses.</p>';
-
-/** Points drawn per line; more would not be visible. */
-const MAX_POINTS = 200;
-/** Steps that a smoothed loss averages over. */
-const SMOOTHING = 20;
 
 /** The report of a quickstart as one HTML page. `others` are results with other seeds. */
 export async function reportPage(
@@ -81,7 +77,7 @@ export async function reportPage(
         ]
       : []),
     '<h2>Training</h2>',
-    `<div class="charts">${lossCharts(metrics)}</div>`,
+    `<div class="charts">${trainingCharts(metrics)}</div>`,
     table([
       ['stage', 'steps', 'trained parameters', 'seconds', 'waiting for data', 'final loss', 'measured'],
       ...stages.map((stage, i) => [
@@ -283,38 +279,4 @@ async function dataUri(data: EmojiData, image: number): Promise<string> {
   const raw = { width: SIDE, height: SIDE, channels: 3 } as const;
   const png = await sharp(data.world.image(image), { raw }).resize(96, 96).png().toBuffer();
   return `data:image/png;base64,${png.toString('base64')}`;
-}
-
-function lossCharts({ vision, lm, flamingo }: Record<StageName, StepMetrics[]>): string {
-  const loss = (name: string, points: readonly StepMetrics[], value: (m: StepMetrics) => number): Series => {
-    const values = smooth(points.map(value));
-    return { name, points: thin(values.map((v, i) => [points[i]!.step, v] as const)) };
-  };
-  const gate = (name: string): Series => ({
-    name,
-    points: thin(flamingo.map(({ step, figures }) => [step, figures![name]!] as const)),
-  });
-  const datasets = Object.keys(flamingo[0]?.losses ?? {});
-  const gates = Object.keys(flamingo[0]?.figures ?? {}).filter((name) => name.startsWith('attn'));
-  const lossAxes = { x: 'step', y: 'loss' };
-  return [
-    lineChart([loss('contrastive', vision, (m) => m.loss)], { title: 'Vision: contrastive loss', ...lossAxes }),
-    lineChart([loss('text', lm, (m) => m.loss)], { title: 'Language: loss per token', ...lossAxes }),
-    lineChart(
-      datasets.map((name) => loss(name, flamingo, (m) => m.losses[name]!)),
-      { title: 'Flamingo: loss by dataset', ...lossAxes },
-    ),
-    lineChart(gates.map(gate), { title: 'Flamingo: tanh of the attention gates', x: 'step', y: 'tanh(gate)' }),
-  ].join('');
-}
-
-/** A running mean over about `SMOOTHING` steps. */
-function smooth(values: readonly number[]): number[] {
-  let mean = values[0] ?? 0;
-  return values.map((value, i) => (mean += (value - mean) / Math.min(i + 1, SMOOTHING)));
-}
-
-function thin<T>(points: readonly T[]): T[] {
-  const every = Math.max(1, Math.floor(points.length / MAX_POINTS));
-  return points.filter((_, i) => i % every === 0 || i === points.length - 1);
 }

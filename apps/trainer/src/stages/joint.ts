@@ -5,14 +5,22 @@ import {
   type MixtureCursor,
   type TextTokenizer,
 } from '@flamingo-ts/data-mixtures';
+import { rankCandidates } from '@flamingo-ts/evaluation';
 import { Flamingo, initFlamingo, type FlamingoConfig } from '@flamingo-ts/flamingo';
 import { Random, variables } from '@flamingo-ts/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Config } from '../config/config';
 import { FeatureStore } from './features';
+import { recall, type ValidationMetrics } from './metrics';
 import type { LanguageModel } from './lm';
 import type { Objective } from './stage';
-import { datasetNames, type DatasetName, type ImageSource, type TrainingData } from '../data/training-data';
+import {
+  datasetNames,
+  type CaptionedImage,
+  type DatasetName,
+  type ImageSource,
+  type TrainingData,
+} from '../data/training-data';
 import type { VisionTower } from './vision';
 
 /** The two frozen models and the trained layers between them, with the features of recently seen images. */
@@ -146,11 +154,72 @@ export function jointObjective(model: JointModel, config: Config, data: Training
       tf.tidy(() => gates.forEach((gate) => gate.assign(tf.add(gate, gateWalk.by))));
     },
     figures: () => model.gates(),
+    ...(data.validation && { validate: () => validateCaptions(model, config.flamingo, data.validation!.pairs) }),
     measure: () => {
       const used = Object.entries(mixture.report()).filter(([, { epochs }]) => epochs > 0);
       return Promise.resolve(Object.fromEntries(used.map(([name, { epochs }]) => [`epochs of ${name}`, epochs])));
     },
   };
+}
+
+/** Pairs that `validateCaptions` ranks together. */
+const GROUP = 8;
+
+/**
+ * The loss per token of captions, and the retrieval of each image's caption among those of its group. Ranks a caption by
+ * how much likelier the image makes it than the images of the group do on average, because short captions are likelier
+ * than long ones whatever the image.
+ */
+async function validateCaptions(
+  { flamingo, features, tokenizer, tower }: JointModel,
+  { datasets }: Config['flamingo'],
+  pairs: readonly CaptionedImage[],
+): Promise<ValidationMetrics> {
+  const { maxTokens, leadingSpace } = (datasets.pairs ?? datasets.descriptions)!;
+  const { bos, image, endOfChunk, eos } = tokenizer.special;
+  const start = bos === undefined ? [image] : [bos, image];
+  const lead = leadingSpace > 0.5 ? ' ' : '';
+  let [negative, tokens, images, right, chance] = [0, 0, 0, 0, 0];
+  const groups = Math.ceil(pairs.length / GROUP);
+  for (let group = 0; group < groups; group++) {
+    const bound = (i: number) => Math.floor((i * pairs.length) / groups);
+    const all = pairs.slice(bound(group), bound(group + 1));
+    const found = await features.get(all.map(({ key }) => key));
+    const own = all.filter((_, i) => found[i]);
+    const prompts = found.flatMap((data) => {
+      const shape = [1, 1, tower.patches, tower.encoder.featureDim];
+      return data ? [{ tokens: start, visual: { kind: 'features' as const, shape, data } }] : [];
+    });
+    if (own.length === 0) continue;
+    const captions = own.map(({ text }) =>
+      [...Array.from(tokenizer.encode(lead + text)), endOfChunk, eos].slice(0, maxTokens - start.length),
+    );
+    const scored = await flamingo.score(
+      prompts,
+      prompts.map(() => captions),
+    );
+    const scores = scored.map((row) => row.map(({ sum }) => sum)); // [image][caption]
+    const average = captions.map((_, c) => logMeanExp(scores.map((row) => row[c]!)));
+    const best = scores.map((row) => rankCandidates(row.map((score, c) => score - average[c]!)).order[0]!);
+    const { retrieval, chance: byChance } = recall(
+      best,
+      own.map(({ text }) => text),
+    );
+    negative -= scores.reduce((sum, row, i) => sum + row[i]!, 0);
+    tokens += captions.reduce((sum, caption) => sum + caption.length, 0);
+    images += own.length;
+    right += retrieval * own.length;
+    chance += byChance * own.length;
+  }
+  if (images === 0) {
+    throw new Error(`train: none of the ${pairs.length} validation images can be read. Check their paths in the data.`);
+  }
+  return { loss: negative / tokens, retrieval: right / images, chance: chance / images };
+}
+
+function logMeanExp(values: readonly number[]): number {
+  const most = Math.max(...values);
+  return most + Math.log(values.reduce((sum, value) => sum + Math.exp(value - most), 0) / values.length);
 }
 
 /** @throws Error naming a dataset of the mixture that the data lacks, or that cannot be merged with the others */

@@ -14,7 +14,9 @@ import {
 } from '@flamingo-ts/lm-core';
 import { loadCausalLM } from '@flamingo-ts/lm-hf';
 import type { Config } from '../config/config';
+import * as tf from '@tensorflow/tfjs-core';
 import { PackedText, type TextCursor } from './packed-text';
+import type { ValidationMetrics } from './metrics';
 import type { Objective } from './stage';
 import type { TrainingData } from '../data/training-data';
 
@@ -99,9 +101,23 @@ export function languageObjective(model: LanguageModel<Chinchilla>, config: Conf
   const { batch, maxTokens, packed } = config.lm;
   const { bos, eos } = model.special;
   const tokensOf = (text: string) => [...(bos === undefined ? [] : [bos]), ...model.tokenizer.encode(text), eos];
+  const texts = data.validation?.texts ?? [];
   const learns = {
     params: variables(model.lm.params),
     decays: (_: string, shape: readonly number[]) => shape.length > 1,
+    ...(texts.length > 0 && { validate: () => Promise.resolve(validate()) }),
+  };
+  /** Loss per token of the validation texts. */
+  const validate = (): ValidationMetrics => {
+    let [sum, tokens] = [0, 0];
+    for (let start = 0; start < texts.length; start += batch) {
+      const rows = texts.slice(start, start + batch).map((text) => tokensOf(text).slice(0, maxTokens + 1));
+      const count = rows.reduce((n, row) => n + row.length - 1, 0);
+      const [loss] = tf.tidy(() => languageModelLoss(model.lm, nextTokenBatch(rows)).dataSync());
+      sum += loss! * count;
+      tokens += count;
+    }
+    return { loss: sum / tokens };
   };
   const losses = (rows: readonly (readonly number[])[]) => {
     const text = nextTokenBatch(rows);

@@ -1,5 +1,35 @@
 import { existsSync, readFileSync } from 'node:fs';
 
+/** What a check on the validation split measured. */
+export interface ValidationMetrics {
+  readonly loss: number;
+  /** Recall at 1: share of the images whose own text ranks first. */
+  readonly retrieval?: number;
+  /** What choosing a text at random would score. */
+  readonly chance?: number;
+}
+
+/** Describes a check in a few words. */
+export function describeCheck({ loss, retrieval, chance }: ValidationMetrics): string {
+  const found = retrieval === undefined ? '' : `, retrieval ${retrieval.toFixed(3)} (chance ${chance!.toFixed(3)})`;
+  return `validation loss ${loss.toFixed(3)}${found}`;
+}
+
+/**
+ * Recall at 1 of the texts of images. An equal text of another image is right too.
+ *
+ * @param best  for each image, the index of the text that ranks first
+ * @param texts the text of each image
+ */
+export function recall(best: readonly number[], texts: readonly string[]): { retrieval: number; chance: number } {
+  const share = (count: (text: string, i: number) => number) =>
+    texts.reduce((sum, text, i) => sum + count(text, i), 0) / texts.length;
+  return {
+    retrieval: share((text, i) => (texts[best[i]!] === text ? 1 : 0)),
+    chance: share((text) => texts.filter((other) => other === text).length / texts.length),
+  };
+}
+
 /** One line of metrics.jsonl. */
 export interface StepMetrics {
   readonly step: number;
@@ -14,6 +44,8 @@ export interface StepMetrics {
   /** `waited` divided by `seconds`. */
   readonly waitedShare: number;
   readonly figures?: Readonly<Record<string, number>>;
+  /** After the update of this step, at every check. */
+  readonly validation?: ValidationMetrics;
 }
 
 /**

@@ -14,7 +14,7 @@ import { expectDatasets, JointModel, jointObjective } from './joint';
 import { LanguageModel, languageObjective, trainTokenizer } from './lm';
 import { readMetrics, type StepMetrics } from './metrics';
 import { LOCK_FILE, withLock } from './run-lock';
-import { anotherConfiguration, CHECKPOINTS, METRICS_FILE, runStage, type Objective } from './stage';
+import { anotherConfiguration, CHECKPOINTS, METRICS_FILE, runStage, type BestCheck, type Objective } from './stage';
 import { contrastiveObjective, VisionTower } from './vision';
 
 /** The three stages, with the command that runs each. */
@@ -24,6 +24,10 @@ export type StageName = keyof typeof STAGES;
 /** Summary of a finished stage, stored next to its weights. */
 export interface StageSummary {
   readonly steps: number;
+  /** `validation.patience`, if it ended the stage early. */
+  readonly patience?: number;
+  /** The check whose weights are kept. */
+  readonly best?: BestCheck;
   readonly seconds: number;
   /** Share of the seconds spent waiting for data. */
   readonly waitedShare: number;
@@ -106,6 +110,8 @@ export async function trainJoint(options: RunOptions): Promise<JointModel> {
   if (!fresh && finished(config, 'flamingo')) return openJoint(config, data);
   // Before --fresh empties the folder, because the initial weights may not match the configuration.
   const model = new JointModel(config, await loadVision(config), await loadLanguage(config), data);
+  warnIfSeen(config, 'vision');
+  if (config.lm.pretrained === undefined) warnIfSeen(config, 'lm');
   const initial = await initialWeights(config, 'flamingo');
   if (initial) model.flamingo.load(...initial);
   return inStageFolder('flamingo', options, async () => {
@@ -167,6 +173,7 @@ async function initialWeights(config: Config, stage: StageName) {
   const file = initialFile(config, stage);
   if (!file) return undefined;
   expectTrainedAs(config, stage, dirname(file));
+  warnIfSeen(config, stage, dirname(file));
   process.stderr.write(`${STAGES[stage]}: starts from ${file}\n`);
   return [await readState(file), file] as const;
 }
@@ -219,7 +226,8 @@ function finished(config: Config, stage: StageName): StageSummary | undefined {
   if (hashFile(join(folder, MODEL_FILE)) !== summary.model) return undefined;
   const changed = differences(fingerprintOf(config, stage), summary.fingerprint);
   if (changed.length > 0) throw new Error(anotherConfiguration(STAGES[stage], `the model in ${folder}`, changed));
-  return summary.steps === config[stage].train.steps ? summary : undefined;
+  const isEarly = summary.patience !== undefined && summary.patience === config.validation?.patience;
+  return isEarly || summary.steps === config[stage].train.steps ? summary : undefined;
 }
 
 function createTower(config: Config): VisionTower {
@@ -265,11 +273,17 @@ async function train(
   params: ParamTree,
   finish?: () => Promise<void>,
 ): Promise<void> {
-  const { config, stop, onStep } = options;
+  const { config, data, stop, onStep } = options;
   const folder = stageFolder(config, stage);
   const fingerprint = fingerprintOf(config, stage);
   const settings = config[stage].train;
   const begin = () => replaceFile(join(folder, CONFIG_FILE), configText(config, stage));
+  if (data.validation) {
+    const { pairs, skipped } = data.validation;
+    process.stderr.write(
+      `${STAGES[stage]}: validates on ${pairs.length} pairs, whose images are in ${skipped} documents that training skips\n`,
+    );
+  }
   const result = await runStage({
     name: STAGES[stage],
     folder,
@@ -277,13 +291,18 @@ async function train(
     fingerprint,
     objective,
     stop,
+    validation: config.validation,
     onStep,
     begin,
   });
   await finish?.();
   await writeModel(join(folder, MODEL_FILE), params, STAGES[stage]);
+  const { steps, best } = result;
+  const patience = config.validation?.patience;
   const summary: StageSummary = {
-    steps: settings.steps,
+    steps,
+    ...(steps < settings.steps && patience !== undefined && { patience }),
+    ...(best && { best }),
     seconds: result.seconds,
     waitedShare: result.waitedShare,
     trained: countParams(objective.params),
@@ -317,7 +336,12 @@ function configText(config: Config, stage: StageName): string {
 function fingerprintOf(config: Config, stage: StageName): Fingerprint {
   const { data, augmentation, vision, lm, flamingo } = config;
   const initial = initialFile(config, stage);
-  const seed = { seed: config.seed, ...(initial && { initFrom: hashFile(initial) }) };
+  const validation = splitOf(config);
+  const seed = {
+    seed: config.seed,
+    ...(initial && { initFrom: hashFile(initial) }),
+    ...(validation && { validation }),
+  };
   if (stage === 'vision') return { ...seed, data, augmentation, vision: { ...vision, train: undefined } };
   if (stage === 'lm') {
     const { precision: _, pretrained: __, ...model } = lm;
@@ -331,6 +355,26 @@ function fingerprintOf(config: Config, stage: StageName): Fingerprint {
     lm: { precision: lm.precision },
     files: frozenFiles(config),
   };
+}
+
+/** What determines the validation split, besides the data and the seed. */
+function splitOf({ validation }: Config) {
+  return validation && { share: validation.share, path: validation.path };
+}
+
+/** Warns if a model has learned from pairs that are held out now. */
+function warnIfSeen(config: Config, stage: StageName, folder = modelFolder(config, stage)): void {
+  const file = join(folder, CONFIG_FILE);
+  if (!config.validation || !existsSync(file)) return;
+  const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
+  if (differences(config.data, trained.data).length > 0) return;
+  const split = (of: Config) => ({ seed: of.seed, validation: splitOf(of) });
+  const changed = differences(split(config), split(trained));
+  if (changed.length === 0) return;
+  process.stderr.write(
+    `Warning: ${folder} was trained on the same data with another validation split, so it has seen validation pairs ` +
+      `(${changed.join('; ')}).\n`,
+  );
 }
 
 /** Hashes of the files of the two frozen models. */

@@ -154,6 +154,95 @@ describe('a stage', () => {
     expect(metrics[3]!.learningRate).toBeLessThanOrEqual(0.01);
   });
 
+  describe('with validation', () => {
+    /** Runs the line with the distance of its slope from 0.5 as validation loss, which first falls, then rises. */
+    async function validated(folder: string, patience?: number, stopAt?: number, steps = config.steps) {
+      const slopes: number[] = [];
+      const stop = new StopSignal();
+      const line = lineObjective((step) => {
+        slopes[step] = w.dataSync()[0]!;
+        if (step === stopAt) process.emit('SIGINT');
+      });
+      const w = line.params['w']!;
+      const objective: Objective = {
+        ...line,
+        validate: async () => ({ loss: Math.abs(w.dataSync()[0]! - 0.5), retrieval: 0.25, chance: 0.125 }),
+      };
+      const logged = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+      try {
+        const settings = { ...config, steps };
+        const validation = { every: 2, patience };
+        const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: {} };
+        const result = await runStage({ ...options, objective, stop, validation });
+        return { ...result, slopes, kept: Array.from(w.dataSync()), log: logged.mock.calls.join('') };
+      } finally {
+        vi.restoreAllMocks();
+        stop.dispose();
+        line.dispose();
+      }
+    }
+    const checks = (folder: string) =>
+      readMetrics(join(root, folder, 'metrics.jsonl')).map(({ step, loss, validation }) => ({
+        step,
+        loss,
+        validation,
+      }));
+
+    it('checks at every interval and at the last step, and keeps the weights of the lowest loss', async () => {
+      const { best, steps, slopes, kept, log } = await validated('validated', undefined, undefined, 11);
+      expect(steps).toBe(11);
+      const lines = checks('validated').filter(({ validation }) => validation);
+      expect(lines.map(({ step }) => step)).toEqual([1, 3, 5, 7, 9, 10]);
+      const lowest = Math.min(...lines.map(({ validation }) => validation!.loss));
+      expect(best).toMatchObject({ loss: lowest, retrieval: 0.25 });
+      expect(best!.step).toBeGreaterThan(2);
+      expect(best!.step).toBeLessThan(10);
+      expect(kept[0]).toBe(slopes[best!.step - 1]);
+      expect(log).toContain(
+        `line: step ${best!.step}: validation loss ${lowest.toFixed(3)}, retrieval 0.250 (chance 0.125), the best so far\n`,
+      );
+      expect(log).toMatch(new RegExp(`line: 11 steps, loss \\S+, kept the weights of step ${best!.step}, validation`));
+    });
+
+    it('ends after a number of checks without a lower loss, and does nothing when it runs again', async () => {
+      const whole = await validated('whole validated');
+      const early = await validated('early', 1);
+      expect(early.best).toEqual({ ...whole.best, since: 1 });
+      expect(early.steps).toBe(whole.best!.step + 2);
+      expect(early.steps).toBeLessThan(config.steps);
+      expect(early.kept).toEqual(whole.kept);
+      expect(early.log).toMatch(new RegExp(`line: ended early after ${early.steps} steps, loss .*, kept the weights`));
+      const again = await validated('early', 1);
+      expect([again.slopes, again.steps, again.kept]).toEqual([[], early.steps, early.kept]);
+      // More patience resumes it.
+      expect((await validated('early', 9)).metrics.map((m) => m.loss)).toEqual(whole.metrics.map((m) => m.loss));
+    });
+
+    it.each([2, 5, 8])('stopped after step %i and resumed, gives the same checks, end and weights', async (stopAt) => {
+      const whole = await validated(`whole ${stopAt}`, 2);
+      await expect(validated(`stopped ${stopAt}`, 2, stopAt)).rejects.toThrow(Interrupted);
+      const { best, steps, kept } = await validated(`stopped ${stopAt}`, 2);
+      expect({ best, steps, kept }).toEqual({ best: whole.best, steps: whole.steps, kept: whole.kept });
+      expect(checks(`stopped ${stopAt}`)).toEqual(checks(`whole ${stopAt}`));
+    });
+  });
+
+  it('warns if a loss ended far above its start', async () => {
+    const write = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    const warnings = async (learningRate: number) => {
+      write.mockClear();
+      await run(`rate ${learningRate}`, { train: { learningRate } });
+      return write.mock.calls.join('').match(/Warning.*/g);
+    };
+    expect(await warnings(10)).toEqual([
+      expect.stringMatching(
+        /^Warning: line: the loss of line rose from \S+ to \S+, so the training diverged\. Lower train\.learningRate and start over with --fresh\.$/,
+      ),
+    ]);
+    expect(await warnings(0.1)).toBeNull();
+    vi.restoreAllMocks();
+  });
+
   it('ends at a loss that is not finite, and names it', async () => {
     const w = constantVariable([], 0);
     const stop = new StopSignal();

@@ -2,7 +2,7 @@ import { appendFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CheckpointFolder } from '@flamingo-ts/checkpoint';
 import { prefetch, type Prefetchable } from '@flamingo-ts/data-mixtures';
-import { globalNorm, loadState, stateOf, valueAndGrads } from '@flamingo-ts/kernels';
+import { globalNorm, loadState, stateOf, valueAndGrads, type StateTensor } from '@flamingo-ts/kernels';
 import { disposeOptimizer, restoreOptimizer, saveOptimizer } from '@flamingo-ts/optim';
 import * as tf from '@tensorflow/tfjs-core';
 import { startProgress } from '../cli/progress';
@@ -10,7 +10,7 @@ import { Interrupted, type StopSignal } from '../cli/stop-signal';
 import type { OptimizerConfig } from '../config/config';
 import { makeFolder, replaceFile, writeError } from './files';
 import { differences, type Fingerprint } from './fingerprint';
-import { readMetrics, type StepMetrics } from './metrics';
+import { describeCheck, readMetrics, type StepMetrics, type ValidationMetrics } from './metrics';
 import { createOptimizer, learningRateOf } from './optimizer';
 
 /** Folder of the checkpoints in a stage's folder. */
@@ -50,6 +50,8 @@ export interface Objective {
   afterUpdate?(step: number): void;
   /** Additional figures of a step for the metrics. */
   figures?(): Record<string, number>;
+  /** Measures the weights on data that is never trained on, with the same result each time. */
+  validate?(): Promise<ValidationMetrics>;
   /** Measured once, after the last step. */
   measure?(): Promise<Record<string, number>>;
 }
@@ -63,6 +65,8 @@ export interface StageOptions {
   readonly fingerprint: Fingerprint;
   readonly objective: Objective;
   readonly stop: StopSignal;
+  /** When to validate, if the objective can. */
+  readonly validation?: { readonly every: number; readonly patience?: number | undefined } | undefined;
   /** Called before the first step of this run, once the checkpoint to resume from is accepted. */
   readonly begin?: (() => void) | undefined;
   /** Called with the metrics of each step of this run. */
@@ -72,9 +76,21 @@ export interface StageOptions {
 export interface StageResult {
   readonly metrics: readonly StepMetrics[];
   readonly measured: Readonly<Record<string, number>>;
+  /** Steps done: fewer than configured if the stage ended early. */
+  readonly steps: number;
+  /** The check whose weights are kept. */
+  readonly best?: BestCheck | undefined;
   readonly seconds: number;
   /** Share of the seconds spent waiting for data. */
   readonly waitedShare: number;
+}
+
+/** The check with the lowest loss. */
+export interface BestCheck extends ValidationMetrics {
+  /** Steps done before it. */
+  readonly step: number;
+  /** Checks since then. */
+  readonly since: number;
 }
 
 /** Contents of a checkpoint besides tensors. */
@@ -82,6 +98,8 @@ interface CheckpointState {
   readonly fingerprint: Fingerprint;
   readonly train: OptimizerConfig;
   readonly cursor?: unknown;
+  /** The weights of this check are the part `best`. */
+  readonly best?: BestCheck;
 }
 
 /** Steps to prepare while one computes. With only one, workers that finish early would wait for the next step. */
@@ -92,11 +110,14 @@ const AHEAD = 2;
  * whole checkpoint in the folder if there is one; the losses are then those of a run that was never stopped. `config` may
  * change between runs, for example to add steps: the learning rate then follows the new one.
  *
+ * With validation, the objective ends with the weights of the check with the lowest loss, and after `patience` checks without
+ * a lower one. Checkpoints contain them, so a resumed run ends with the same weights.
+ *
  * A checkpoint is written only if the loss and the gradients that its weights give are finite. A step whose gradients are
  * not finite ends the stage before any weight is updated.
  */
 export async function runStage(options: StageOptions): Promise<StageResult> {
-  const { name, folder, config, fingerprint, objective, stop } = options;
+  const { name, folder, config, fingerprint, objective, stop, validation } = options;
   const { params } = objective;
   makeFolder(folder);
   const metricsFile = join(folder, METRICS_FILE);
@@ -136,6 +157,9 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     restoreOptimizer(optimizerState, await latest.read('optimizer'));
     if (latest.state.cursor !== undefined) objective.resume?.(latest.state.cursor);
   }
+  let best = latest?.state.best;
+  let bestWeights = best && (await latest!.read('best'));
+  const isExhausted = () => validation?.patience !== undefined && (best?.since ?? 0) >= validation.patience;
 
   options.begin?.();
   const metrics = readMetrics(metricsFile).filter((m) => m.step < from);
@@ -166,14 +190,31 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
       when,
     );
     clearGradients();
-    const state = { model: await stateOf(params), optimizer: await saveOptimizer(optimizerState) };
+    const state = {
+      model: await stateOf(params),
+      optimizer: await saveOptimizer(optimizerState),
+      ...(bestWeights && { best: bestWeights }),
+    };
     try {
-      const path = await checkpoints.save(step, state, { fingerprint, train: config, cursor });
+      const path = await checkpoints.save(step, state, { fingerprint, train: config, cursor, ...(best && { best }) });
       newest = `The newest good checkpoint is ${path}`;
     } catch (error) {
       const lost = `The checkpoint of step ${step} is lost. ${newest}; run the same command again to resume from it.`;
       throw writeError(error, checkpoints.path, lost);
     }
+  };
+
+  /** Measures the weights after `step` steps, and keeps them if they are the best so far. */
+  const validate = async (): Promise<ValidationMetrics | undefined> => {
+    const isDue = validation && (step % validation.every === 0 || step === config.steps);
+    if (!isDue || !objective.validate) return undefined;
+    const measured = await objective.validate();
+    if (!Number.isFinite(measured.loss)) throw fail(`the validation loss after step ${step - 1} is ${measured.loss}`);
+    const isBest = !best || measured.loss < best.loss;
+    if (isBest) bestWeights = copyOf(await stateOf(params));
+    best = isBest ? { step, ...measured, since: 0 } : { ...best!, since: best!.since + 1 };
+    progress.log(`step ${step}: ${describeCheck(measured)}${isBest ? ', the best so far' : ''}`);
+    return measured;
   };
 
   const progress = startProgress(name, config.steps, 'steps', from);
@@ -183,50 +224,63 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
   try {
     // Waiting time lasts until the data of the next step arrives. Signals and messages of workers are handled meanwhile.
     let idleSince = performance.now();
-    for await (const { losses, cursor } of prefetch(dataOf(objective, from, config.steps), AHEAD)) {
+    const steps = isExhausted() ? from : config.steps;
+    for await (const { losses, cursor } of prefetch(dataOf(objective, from, steps), AHEAD)) {
       waited += (performance.now() - idleSince) / 1000;
       const parts = losses();
       const { loss, values } = differentiate(parts, `at step ${step}`);
       optimizer.update(gradients, optimizerState, params);
       clearGradients();
       objective.afterUpdate?.(step);
+      step++;
+      const validated = await validate();
 
       const line: StepMetrics = {
-        step,
+        step: step - 1,
         loss,
         losses: values,
-        learningRate: rate(step),
+        learningRate: rate(step - 1),
         gradientNorm,
         seconds: seconds(),
         waited,
         waitedShare: waitedShare(),
         ...(objective.figures && { figures: objective.figures() }),
+        ...(validated && { validation: validated }),
       };
       metrics.push(line);
       try {
         appendFileSync(metricsFile, `${JSON.stringify(line)}\n`);
       } catch (error) {
-        throw writeError(error, metricsFile, `The metrics of step ${step} are lost. ${newest}.`);
+        throw writeError(error, metricsFile, `The metrics of step ${step - 1} are lost. ${newest}.`);
       }
       options.onStep?.(line);
-      progress.update(step + 1, `loss ${loss.toFixed(3)}`);
+      progress.update(step, `loss ${loss.toFixed(3)}`);
 
-      step++;
-      const isLast = step === config.steps;
+      const isLast = step === config.steps || isExhausted();
       if (isLast || step % config.checkpointEvery === 0 || stop.requested) {
         await save(parts, cursor);
         if (stop.requested && !isLast) throw new Interrupted(name, step, folder);
       }
+      if (isLast) break;
       idleSince = performance.now();
     }
-    const result = { metrics, seconds: seconds(), waitedShare: waitedShare() };
+    if (bestWeights) loadState(params, bestWeights, { what: 'the best weights' });
+    const result = { metrics, steps: step, best, seconds: seconds(), waitedShare: waitedShare() };
     const measured = (await objective.measure?.()) ?? {};
     const final = metrics.at(-1);
+    const kept = best ? `, kept the weights of step ${best.step}, ${describeCheck(best)}` : '';
     const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
     progress.stop(
-      `${config.steps} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}${figures.join('')}, ` +
+      `${isExhausted() ? 'ended early after ' : ''}${step} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}` +
+        `${kept}${figures.join('')}, ` +
         `${(100 * result.waitedShare).toFixed(1)}% of the time waiting for data`,
     );
+    const diverged = divergence(metrics);
+    if (diverged) {
+      process.stderr.write(
+        `Warning: ${name}: ${diverged}, so the training diverged. Lower train.learningRate and start over with --fresh.\n`,
+      );
+    }
     return { ...result, measured };
   } finally {
     progress.stop();
@@ -259,6 +313,26 @@ export function anotherConfiguration(name: string, what: string, changed: readon
   return (
     `${name}: ${what} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
     'Restore these values, choose another out folder, or start over with --fresh.'
+  );
+}
+
+/** Describes a loss that ended far above its start. The weights are finite then, but useless. */
+function divergence(metrics: readonly StepMetrics[]): string | undefined {
+  for (const key of Object.keys(metrics.at(-1)?.losses ?? {})) {
+    const [first, ...later] = metrics.flatMap(({ losses }) => losses[key] ?? []);
+    const last = later.slice(-10);
+    const mean = last.reduce((sum, loss) => sum + loss, 0) / last.length;
+    if (mean > 2 * first! && mean > first! + 1) {
+      return `the loss of ${key} rose from ${first!.toFixed(3)} to ${mean.toFixed(3)}`;
+    }
+  }
+  return undefined;
+}
+
+/** A backend may reuse the memory of a tensor that was read. */
+function copyOf(state: Readonly<Record<string, StateTensor>>): Record<string, StateTensor> {
+  return Object.fromEntries(
+    Object.entries(state).map(([key, { shape, data }]) => [key, { shape, data: data.slice() }]),
   );
 }
 

@@ -14,9 +14,10 @@ import {
 import { initNFNet, NFNet, nfnetConfig, type NFNetConfig } from '@flamingo-ts/nfnet';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Config } from '../config/config';
+import { recall, type ValidationMetrics } from './metrics';
 import type { Objective } from './stage';
 import { TextTower } from './text-tower';
-import type { TrainingData } from '../data/training-data';
+import type { CaptionedImage, MediaKey, TrainingData, ViewKeys } from '../data/training-data';
 
 /** Initial value and upper bound of the inverse temperature. */
 const SCALE_START = 14;
@@ -126,7 +127,10 @@ export class VisionTower {
   async measureStatistics(data: TrainingData, seed: number): Promise<void> {
     const random = new Random(seed).fork('feature statistics');
     const keys = Array.from({ length: STATISTICS_IMAGES }, () => data.trainingImage(random));
-    const images = (await data.frames(keys)).filter((p): p is Uint8Array => p !== undefined);
+    // Few images are drawn several times, but read and encoded once.
+    const distinct = [...new Set(keys)];
+    const pixels = await data.frames(distinct);
+    const readable = distinct.filter((_, i) => pixels[i]);
     const d = this.encoder.featureDim;
     const sum = new Float64Array(d);
     const squares = new Float64Array(d);
@@ -135,7 +139,9 @@ export class VisionTower {
       this.statistics.deviation.assign(tf.ones([d]));
     });
     let count = 0;
-    for (const feature of this.features(images)) {
+    const features = this.features(pixels.filter((image) => image !== undefined));
+    const byKey = new Map(readable.map((key, i) => [key, features[i]!]));
+    for (const feature of keys.flatMap((key) => byKey.get(key) ?? [])) {
       for (let i = 0; i < feature.length; i++) {
         sum[i % d]! += feature[i]!;
         squares[i % d]! += feature[i]! ** 2;
@@ -171,15 +177,20 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
   const scale = constantVariable([], Math.log(SCALE_START) / SCALE_RATE);
   const logScale = () => tf.mul(scale, SCALE_RATE) as tf.Scalar;
 
-  const draw = async (name: string, isAugmented: boolean) => {
-    const stepRandom = random.fork(name);
-    const pairs = Array.from({ length: batch }, () => data.altTextPair(stepRandom));
-    const views = isAugmented ? pairs.map((_, i) => [config.seed, name, i]) : undefined;
+  /** Reads the images of pairs and leaves out those that cannot be read. */
+  const read = async (pairs: readonly { key: MediaKey; words: readonly string[] }[], views?: readonly ViewKeys[]) => {
     const frames = await data.frames(
       pairs.map((p) => p.key),
       views,
     );
-    const kept = pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, image: frames[i] }] : []));
+    return pairs.flatMap((p, i) => (frames[i] ? [{ words: p.words, image: frames[i] }] : []));
+  };
+
+  const draw = async (name: string, isAugmented: boolean) => {
+    const stepRandom = random.fork(name);
+    const pairs = Array.from({ length: batch }, () => data.altTextPair(stepRandom));
+    const views = isAugmented ? pairs.map((_, i) => [config.seed, name, i]) : undefined;
+    const kept = await read(pairs, views);
     if (kept.length === 0) {
       throw new Error(
         `pretrain-vision: none of the ${batch} images of a step could be read, expected most of them. ` +
@@ -187,6 +198,38 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
       );
     }
     return { words: kept.map((k) => k.words), images: kept.map((k) => k.image) };
+  };
+
+  /** The loss and the retrieval among all of the pairs. */
+  const validate = async (pairs: readonly CaptionedImage[]): Promise<ValidationMetrics> => {
+    const embedded: tf.Tensor2D[] = [];
+    const words: (readonly string[])[] = [];
+    for (let start = 0; start < pairs.length; start += ENCODE_BATCH) {
+      const kept = await read(pairs.slice(start, start + ENCODE_BATCH));
+      if (kept.length === 0) continue;
+      embedded.push(tf.tidy(() => tower.embed(tower.normalize(kept.map(({ image }) => image)))));
+      words.push(...kept.map((k) => k.words));
+    }
+    if (words.length < 2) {
+      throw new Error(
+        `pretrain-vision: at least 2 validation images must be readable, got ${words.length} of ${pairs.length}. Check their paths.`,
+      );
+    }
+    const [loss, nearest] = tf.tidy(() => {
+      const images = tf.concat(embedded) as tf.Tensor2D;
+      const texts = text.apply(words);
+      const logits = contrastiveLogits(images, texts, logScale());
+      const loss = contrastiveLoss(images, texts, logScale(), { labelSmoothing });
+      return [loss.dataSync()[0]!, Array.from(tf.argMax(logits, 1).dataSync())];
+    });
+    tf.dispose(embedded);
+    return {
+      loss,
+      ...recall(
+        nearest,
+        words.map((own) => own.join(' ')),
+      ),
+    };
   };
 
   return {
@@ -202,6 +245,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     afterUpdate() {
       tf.tidy(() => scale.assign(tf.minimum(scale, Math.log(SCALE_MAX) / SCALE_RATE) as tf.Scalar));
     },
+    ...(data.validation && { validate: () => validate(data.validation!.pairs) }),
     async measure() {
       const { words, images } = await draw('retrieval', false);
       const nearest = tf.tidy(() => {
