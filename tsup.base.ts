@@ -1,6 +1,6 @@
 import { defineConfig, type Options } from 'tsup';
 
-/** The one place where build settings live: every package's tsup.config.ts calls this with its entries. */
+/** The build configuration of every package, whose tsup.config.ts calls this with its entries. */
 export const libraryConfig = (options: Partial<Options> = {}) =>
   defineConfig({
     entry: ['src/index.ts'],

@@ -20,7 +20,7 @@ import { parseArgs } from 'node:util';
 import { extractPage } from '@flamingo-ts/data-extraction';
 import { Parser } from 'htmlparser2';
 
-interface LabelledPage {
+interface LabeledPage {
   readonly package: string;
   readonly version: string;
   readonly path: string;
@@ -163,7 +163,7 @@ function main(): void {
   });
   const labels = JSON.parse(
     readFileSync(path.join(import.meta.dirname, 'compare-extraction-labels.json'), 'utf8'),
-  ) as LabelledPage[];
+  ) as LabeledPage[];
   const folder = path.resolve(values.packages ?? mkdtempSync(path.join(tmpdir(), 'debian-pages-')));
   mkdirSync(folder, { recursive: true });
   for (const name of new Set(labels.map((page) => page.package))) {

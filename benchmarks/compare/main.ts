@@ -12,7 +12,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { processors, usedByOthers } from './machine';
 import { compare, formatLine, describeLoad, formatTable, orders, type Comparison, type Pair, type Run } from './pairs';
-import { ours, PEERS, PRECISIONS, type Precision, type Settings } from './sides';
+import { ours, PEERS, PRECISIONS, type Precision, type RunConfig } from './sides';
 
 const usage = `usage: npm run compare -- [WORKLOAD...]
   --peer NAME,...      pytorch or tfjs-node; repeatable (default: pytorch)
@@ -46,7 +46,7 @@ function options() {
   });
   if (values.help) return undefined;
   const { about: _, ...specs } = JSON.parse(readFileSync(values.specs, 'utf8')) as Record<string, unknown>;
-  const settings: Settings = {
+  const runConfig: RunConfig = {
     specs: values.specs,
     seconds: whole('--seconds', values.seconds),
     threads: whole('--threads', values.threads),
@@ -54,7 +54,7 @@ function options() {
     ref: values.ref,
   };
   return {
-    settings,
+    runConfig,
     workloads: known('workloads', positionals, Object.keys(specs)),
     peers: known('--peer', list(values.peer.join()), Object.keys(PEERS)),
     precisions: known('--precision', list(values.precision), Object.keys(PRECISIONS)) as Precision[],
@@ -88,12 +88,12 @@ type Options = NonNullable<ReturnType<typeof options>>;
  *
  * @throws Error with the output of a side that failed
  */
-function measure(workload: string, precision: Precision, peer: string, { settings, pairs, out }: Options): Pair[] {
+function measure(workload: string, precision: Precision, peer: string, { runConfig, pairs, out }: Options): Pair[] {
   const run = (who: 'ours' | 'peer', pair: number): Run => {
     const side = who === 'ours' ? ours : PEERS[peer]!;
     try {
       const from = processors();
-      const printed = side.run(workload, precision, settings);
+      const printed = side.run(workload, precision, runConfig);
       const to = processors();
       const result = from && to ? { ...printed, used_by_others: Number(usedByOthers(from, to).toFixed(3)) } : printed;
       // Written immediately, so that an interrupted comparison keeps its measurements.
@@ -118,10 +118,12 @@ function main(): boolean {
     console.log(usage);
     return true;
   }
-  const { settings, workloads, peers, precisions, pairs, out } = requested;
-  const machine = `${cpus()[0]?.model.trim()}, ${settings.threads} threads, Node ${process.version}`;
+  const { runConfig, workloads, peers, precisions, pairs, out } = requested;
+  const machine = `${cpus()[0]?.model.trim()}, ${runConfig.threads} threads, Node ${process.version}`;
   const load = loadavg()[0]!.toFixed(1);
-  console.log(`${pairs} pairs, each side timed for ${settings.seconds} s, on ${machine}; load average before: ${load}`);
+  console.log(
+    `${pairs} pairs, each side timed for ${runConfig.seconds} s, on ${machine}; load average before: ${load}`,
+  );
   if (out !== undefined) writeFileSync(out, '');
 
   const tables = new Map<string, Comparison[]>();

@@ -13,7 +13,7 @@ const flamingo = resolve(here, '../../apps/trainer/dist/cli.js');
 export const PRECISIONS = { fp32: 'float32', bf16: 'bfloat16' } as const;
 export type Precision = keyof typeof PRECISIONS;
 
-export interface Settings {
+export interface RunConfig {
   readonly specs: string;
   readonly seconds: number;
   readonly threads: number;
@@ -25,7 +25,7 @@ export interface Settings {
 /** Times one workload in a separate process, so that its peak memory is that of the workload. */
 export interface Side {
   readonly precisions: readonly Precision[];
-  run(workload: string, precision: Precision, settings: Settings): Run;
+  run(workload: string, precision: Precision, runConfig: RunConfig): Run;
 }
 
 export const ours: Side = {

@@ -23,7 +23,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { loadConfig } from '../src/config/config';
 import { checkData, formatCheck } from '../src/data/data-check';
-import { defaultSettings, inspectData, settingsOf } from '../src/data/data-inspect';
+import { defaultInspectConfig, inspectData, inspectConfigOf } from '../src/data/data-inspect';
 import { packData } from '../src/data/data-pack';
 import { measureData } from '../src/data/data-stats';
 import { readableTokenizer, wordTokenizer } from '../src/data/word-tokenizer';
@@ -276,7 +276,7 @@ describe('questions', () => {
 });
 
 describe('inspecting', () => {
-  it('uses the sample settings, image size and frames of the configuration', async () => {
+  it('uses the dataset options, image size and frames of the configuration', async () => {
     const config = loadConfig(
       writeConfig(
         folder,
@@ -304,7 +304,7 @@ describe('inspecting', () => {
       ],
     });
     const options = { samples: 5, from: 0 };
-    const html = await inspectData(pages, settingsOf(config, 'inspect.yaml', pages), options);
+    const html = await inspectData(pages, inspectConfigOf(config, 'inspect.yaml', pages), options);
     // With pNext 1 the text before the only image attends to it; maxMedia 1 ends the sample there.
     expect(html).toMatch(/attends to image 1, in the loss">before</);
     expect(html).not.toContain('between');
@@ -312,14 +312,14 @@ describe('inspecting', () => {
     expect(html).toContain(`images of ${imageSize} x ${imageSize} pixels`);
     const png = Buffer.from(/data:image\/png;base64,([^"]+)/.exec(html)![1]!, 'base64');
     expect(await sharp(png).metadata()).toMatchObject({ width: imageSize, height: imageSize });
-    expect(html).toContain('Settings of dataset pages in inspect.yaml. There is no');
+    expect(html).toContain('Configuration of dataset pages in inspect.yaml. There is no');
 
     const clips = lines('my-data/clips.jsonl', { frames: Array(9).fill('p/red.png'), text: 'a clip' });
-    const shown = await inspectData(clips, settingsOf(config, 'inspect.yaml', clips), options);
+    const shown = await inspectData(clips, inspectConfigOf(config, 'inspect.yaml', clips), options);
     expect(shown.match(/<img /g)).toHaveLength(config.flamingo.framesPerClip);
     expect(shown).toContain('> a<');
     const other = lines('my-data/other.jsonl', { image: 'p/red.png', text: 'x' });
-    expect(() => settingsOf(config, 'inspect.yaml', other)).toThrow(
+    expect(() => inspectConfigOf(config, 'inspect.yaml', other)).toThrow(
       /expected --dataset to be one of pages, clips, the datasets of inspect\.yaml, got nothing/,
     );
     for (const file of [pages, clips, other]) rmSync(file);
@@ -327,8 +327,8 @@ describe('inspecting', () => {
 
   it('states the defaults without a configuration, and shows special tokens in text as text', async () => {
     const file = lines('my-data/plain.jsonl', { image: 'p/red.png', text: 'spells <image> and <EOC>' });
-    const settings = defaultSettings();
-    const html = await inspectData(file, settings, { samples: 1, from: 0 });
+    const config = defaultInspectConfig();
+    const html = await inspectData(file, config, { samples: 1, from: 0 });
     expect(html).toMatch(/Defaults\. Pass --config FILE.*maxTokens 256, maxMedia 5, pNext 0\.5, leadingSpace 0\.5/s);
     const specials = (page: string) => page.match(/class="m\d special/g)!.length;
     // <BOS>, <image>, <EOC> and <EOS>.
@@ -336,7 +336,7 @@ describe('inspecting', () => {
     const trained = trainByteLevelBPE(['spells and'], { vocabSize: 300, specialTokens: ['<EOS>', '<image>', '<EOC>'] });
     writeFileSync(at('special.json'), JSON.stringify(trained));
     const tokenizer = readableTokenizer(at('special.json'));
-    expect(specials(await inspectData(file, { ...settings, tokenizer }, { samples: 1, from: 0 }))).toBe(3);
+    expect(specials(await inspectData(file, { ...config, tokenizer }, { samples: 1, from: 0 }))).toBe(3);
     const document = (await (await openDataset(file)).get(0)) as Document;
     const options = { maxTokens: 64, leadingSpace: 0 };
     const sample = buildSample(document, tokenizer.tokenizer, options, seededStream(1)) as Sample;
@@ -440,8 +440,8 @@ describe('docs/your-own-data.md', () => {
       .replace(/^data:\n {2}kind: emoji$/m, data!)
       .replace(/^ {4}descriptions:.*\n/m, '');
     writeFileSync(at('copy.yaml'), mine);
-    const { flamingo: settings, data: named } = loadConfig(at('copy.yaml'));
-    expect(Object.keys(settings.datasets)).toEqual(['pages', 'pairs', 'clips']);
+    const { flamingo, data: named } = loadConfig(at('copy.yaml'));
+    expect(Object.keys(flamingo.datasets)).toEqual(['pages', 'pairs', 'clips']);
     expect(named).toMatchObject({ kind: 'shards', pages: at('shards', 'pages') });
   });
 });

@@ -444,7 +444,7 @@ describe('order of shards', () => {
     for (const order of epochs) {
       expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 120 }, (_, i) => i));
       expect(new Set(order.slice(0, 30).map(shardOf)).size).toBeLessThanOrEqual(16);
-      // Neighbours come from many shards, not one after the other.
+      // Neighbors come from many shards, not one after the other.
       expect(new Set(order.slice(0, 12).map(shardOf)).size).toBeGreaterThan(4);
     }
     expect(epochs[0]).not.toEqual(epochs[1]);

@@ -3,7 +3,7 @@ import { gatedPositions, interleaveShapes, type InterleaveConfig } from '@flamin
 import { resamplerShapes, type ResamplerConfig } from '@flamingo-ts/perceiver-resampler';
 import type { ModelSpec } from './spec';
 
-/** Configuration of the resampler and gated cross-attention of a workload, as in OpenFlamingo. */
+/** Config of the resampler and gated cross-attention of a workload, as in OpenFlamingo. */
 export function jointConfigOf({ lm, xattn, resampler, vision }: ModelSpec): {
   resampler: ResamplerConfig;
   xattn: InterleaveConfig;
@@ -33,7 +33,7 @@ export function jointConfigOf({ lm, xattn, resampler, vision }: ModelSpec): {
   };
 }
 
-/** Operations of one forward pass through each part. A multiply-add counts as two. */
+/** Floating-point operations of a forward pass, by part. A multiply-add counts as two. */
 interface Work {
   readonly lm: number;
   /** The language model above its first gated block, head included. Gradients flow through this part. */
@@ -43,9 +43,11 @@ interface Work {
 }
 
 /**
- * @param text    text positions per row that are computed
- * @param context keys that a text position attends to on average
- * @param media   whether the pass encodes images, which is not needed once they are cached
+ * Counts the operations of a forward pass.
+ *
+ * @param text    number of text positions to compute per row
+ * @param context mean number of keys that a text position attends to
+ * @param media   whether the pass encodes the images; false once their keys and values are cached
  */
 function workOf(spec: ModelSpec, text: number, context: number, media: boolean): Work {
   const { lm, xattn, resampler, vision, batch, images } = spec;
@@ -76,13 +78,13 @@ function workOf(spec: ModelSpec, text: number, context: number, media: boolean):
   return { lm: lm.layers * layer + head, lmAbove: (lm.layers - first) * layer + head, joint };
 }
 
-/** Operations of one training step. Trained parts cost three passes, parts that gradients only flow through two. */
+/** Operations of one training step: three forward passes for trained parts, two for frozen parts that gradients flow through. */
 export function trainFlops(spec: ModelSpec): number {
   const { lm, lmAbove, joint } = workOf(spec, spec.tokens, spec.tokens / 2, true);
   return lm + lmAbove + 3 * joint;
 }
 
-/** Operations of the prompt and of each further token. Only one position per row needs the head. */
+/** Operations to process the prompt, and to generate each further token. Only one position per row needs the head. */
 export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readonly token: number } {
   const { lm, tokens, batch } = spec;
   const prompt = workOf(spec, tokens, tokens / 2, true);
@@ -91,7 +93,7 @@ export function decodeFlops(spec: ModelSpec): { readonly prefill: number; readon
   return { prefill: prompt.lm + prompt.joint - skippedHead, token: token.lm + token.joint };
 }
 
-/** Operations of the CLIP vision transformer for one image. */
+/** Operations of CLIP's vision transformer for one image. */
 export function clipFlops(config: ClipViTConfig): number {
   const { imageSize, patchSize, visualSize, numLayers } = config;
   const patches = Math.floor(imageSize / patchSize) ** 2;

@@ -1,7 +1,7 @@
 import { flamingoPreset, flamingoShapes, type FlamingoArchitecture, type FlamingoShapes } from '@flamingo-ts/flamingo';
 import { nfnetFlops } from '@flamingo-ts/nfnet';
 
-/** What one update uses of one dataset. */
+/** The part of an update that comes from one dataset. */
 interface StepData {
   readonly name: string;
   /** Sequences per update. */
@@ -11,7 +11,7 @@ interface StepData {
   readonly frames: number;
 }
 
-/** The batches of the paper's ablations (section 4.4 of its first version); it does not give those of the final models. */
+/** The batches of the paper's ablations (section 4.4 of its first version). The paper omits those of the final models. */
 const PAPER_STEP: readonly StepData[] = [
   { name: 'M3W', batch: 256, tokens: 256, media: 5, frames: 1 },
   { name: 'ALIGN', batch: 512, tokens: 32, media: 1, frames: 1 },
@@ -19,7 +19,7 @@ const PAPER_STEP: readonly StepData[] = [
   { name: 'VTP', batch: 64, tokens: 32, media: 1, frames: 8 },
 ];
 
-/** Bytes per scalar: frozen weights and activations in bfloat16, trained ones and the optimizer in float32. */
+/** Bytes per scalar: bfloat16 for frozen weights and activations, float32 for everything else. Adam keeps two averages. */
 const FROZEN_BYTES = 2;
 const TRAINED_BYTES = 4;
 const GRADIENT_BYTES = 4;
@@ -29,19 +29,19 @@ const ACTIVATION_BYTES = 2;
 export interface Plan {
   readonly preset: string;
   readonly devices: number;
-  /** Scalars per part. */
+  /** Number of scalars in each part. */
   readonly parameters: Record<'lm' | 'vision' | 'xattn' | 'resampler' | 'total', number>;
   readonly trained: number;
-  /** Bytes on each device: data parallel, optimizer state sharded over all devices (ZeRO stage 1). */
+  /** Bytes on each device, with data parallelism and the optimizer state sharded over all devices (ZeRO stage 1). */
   readonly memoryPerDevice: Record<'frozen' | 'trained' | 'gradients' | 'optimizer' | 'activations' | 'total', number>;
   /** Floating-point operations of one update over all datasets and devices. */
   readonly flopsPerStep: Record<'vision' | 'resampler' | 'xattn' | 'lm' | 'total', number>;
-  /** What an update uses. */
+  /** The data of an update. */
   readonly step: readonly StepData[];
 }
 
 /**
- * Parameters, memory and work of a preset, counted from the shapes of the models.
+ * Counts the parameters, memory and operations of a preset from the shapes of its models.
  *
  * @param preset  3b, 9b or 80b
  * @param devices number of accelerators that share an update
@@ -76,20 +76,20 @@ export function planTraining(preset: string, devices: number): Plan {
 
 const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
-/** Positions of the encoder's feature map. */
+/** Number of positions in the encoder's feature map. */
 function patchesOf({ vision }: FlamingoArchitecture): number {
   const side = [...vision.stemStrides, ...vision.strides].reduce((n, s) => Math.ceil(n / s), vision.imageSize);
   return side * side;
 }
 
-/** Rows that each kind of matrix multiplies in one sequence. */
+/** Number of text tokens, latents and image features in one sequence: the rows that matrices multiply. */
 function rowsOf(a: FlamingoArchitecture, d: StepData) {
   const features = d.media * d.frames * patchesOf(a);
   const latents = d.media * a.resampler.numLatents;
   return { text: d.tokens, latents, features };
 }
 
-/** Every matrix of the three parts after the encoder: its shape and the rows it multiplies in one sequence. */
+/** Every matrix outside the vision encoder: its shape, and the number of rows that it multiplies in one sequence. */
 function matricesOf(shapes: FlamingoShapes, rows: ReturnType<typeof rowsOf>) {
   return (['resampler', 'xattn', 'lm'] as const).flatMap((part) =>
     Object.entries(shapes[part])
@@ -98,7 +98,7 @@ function matricesOf(shapes: FlamingoShapes, rows: ReturnType<typeof rowsOf>) {
   );
 }
 
-/** Rows of one matrix of the resampler or the gated blocks, by its name. */
+/** Number of rows that a matrix of the resampler or the gated blocks multiplies. */
 function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnType<typeof rowsOf>): number {
   const isKeyOrValue = /(^|\.)(key|value)\.weight$/.test(name);
   if (part === 'xattn') return isKeyOrValue || name.startsWith('mediaProjection') ? rows.latents : rows.text;
@@ -107,8 +107,8 @@ function rowsOfMatrix(part: 'resampler' | 'xattn', name: string, rows: ReturnTyp
 }
 
 /**
- * A multiply-add counts as two operations. The backward pass costs twice the forward pass for trained weights, and once where the
- * gradient only flows through. No gradient flows into the vision encoder.
+ * Counts the operations of one update; a multiply-add counts as two. The backward pass costs two forward passes for trained
+ * weights, and one for frozen weights that a gradient flows through. No gradient flows into the vision encoder.
  */
 function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPerStep'] {
   const flops = { vision: 0, resampler: 0, xattn: 0, lm: 0 };
@@ -124,15 +124,15 @@ function flopsOf(a: FlamingoArchitecture, shapes: FlamingoShapes): Plan['flopsPe
     const gated = Math.ceil(a.lm.numLayers / a.xattn.every);
     flops.xattn += d.batch * gated * 12 * d.tokens * numLatents * a.xattn.numHeads * a.xattn.headDim;
 
-    // Causal attention scores cover half of all pairs.
+    // Causal attention computes half of all scores.
     flops.lm += d.batch * a.lm.numLayers * 12 * d.tokens * (d.tokens / 2) * a.lm.numHeads * a.lm.headDim;
   }
   return { ...flops, total: flops.vision + flops.resampler + flops.xattn + flops.lm };
 }
 
 /**
- * Bytes that the backward pass needs: the input of every matrix, for the share of the largest dataset on one device
- * (datasets run one after another). Excludes the temporary memory of kernels.
+ * Bytes kept for the backward pass on one device: the input of every matrix. Datasets run one after another, so the largest
+ * one counts. Excludes the temporary memory of kernels.
  */
 function activationBytes(shapes: FlamingoShapes, a: FlamingoArchitecture, devices: number): number {
   const perDataset = PAPER_STEP.map((d) => {
@@ -142,7 +142,7 @@ function activationBytes(shapes: FlamingoShapes, a: FlamingoArchitecture, device
   return Math.max(...perDataset);
 }
 
-/** The plan as text. */
+/** Formats a plan as text. */
 export function formatPlan(plan: Plan): string {
   const { parameters: p, memoryPerDevice: m, flopsPerStep: f } = plan;
   const count = (n: number) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)}B` : `${(n / 1e6).toFixed(1)}M`);

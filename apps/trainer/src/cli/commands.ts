@@ -128,7 +128,7 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
   );
 
   onConfig(program, 'eval', 'Ask the trained model few-shot questions with real, blank and swapped images')
-    .option('--split <name>', 'questions to ask, if the data has several sets of them')
+    .option('--split <name>', 'split to ask about, if the data has several')
     .option('--json', 'print JSON')
     .action(async (file: string, flags: RunFlags & { split?: string }) => {
       const { config } = await start('eval', file, flags);

@@ -32,7 +32,7 @@ export function addDatasetCommands(data: Command): void {
     });
 
   datasetCommand(data, 'inspect', 'Write an HTML page that shows documents as the model sees them')
-    .option('--config <file>', 'configuration that provides the sample settings, image size and tokenizer')
+    .option('--config <file>', 'configuration whose dataset options, image size and tokenizer to use')
     .option('--dataset <name>', 'dataset in flamingo.datasets of the configuration (default: the file name of <path>)')
     .option('--out <file>', 'output file', 'inspect.html')
     .option('--samples <n>', 'number of samples to show', wholeNumberFrom(1), 20)
@@ -45,16 +45,16 @@ export function addDatasetCommands(data: Command): void {
     .option('--seed <n>', 'seed of random choices (default: 0, or that of the configuration)', wholeNumberFrom(0))
     .option('--tokenizer <file>', 'tokenizer.json of a language model (default: that of the configuration, or words)')
     .action(async (path: string, { out, config: file, dataset, tokens, seed, tokenizer, ...options }: InspectFlags) => {
-      const { defaultSettings, inspectData, settingsOf } = await import('../data/data-inspect');
+      const { defaultInspectConfig, inspectConfigOf, inspectData } = await import('../data/data-inspect');
       if (dataset !== undefined && file === undefined) throw new Error('--dataset requires --config FILE.');
-      const settings = file
-        ? settingsOf((await import('../config/config')).loadConfig(file), file, path, dataset)
-        : defaultSettings();
+      const config = file
+        ? inspectConfigOf((await import('../config/config')).loadConfig(file), file, path, dataset)
+        : defaultInspectConfig();
       const page = await inspectData(
         path,
         {
-          ...settings,
-          sample: { ...settings.sample, ...(tokens !== undefined && { maxTokens: tokens }) },
+          ...config,
+          sample: { ...config.sample, ...(tokens !== undefined && { maxTokens: tokens }) },
           ...(seed !== undefined && { seed }),
           ...(tokenizer !== undefined && { tokenizer: await tokenizerOf(tokenizer) }),
         },

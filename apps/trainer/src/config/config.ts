@@ -187,7 +187,7 @@ const schema = fullSchema.extend({
 
 /**
  * A configuration. `loadConfig` checks the keys that the command requires. Others may be missing, although their types do
- * not say so.
+ * not show it.
  */
 export type Config = z.infer<typeof fullSchema>;
 export type OptimizerConfig = z.infer<typeof optimizer>;

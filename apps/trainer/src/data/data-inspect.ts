@@ -29,8 +29,8 @@ const TIMEOUT_SECONDS = 10;
 const DEFAULT_FRAMES = 8;
 
 /** How samples are built and images shown. */
-export interface InspectSettings {
-  /** Where the settings come from, for the header of the page. */
+export interface InspectConfig {
+  /** Where the configuration comes from, for the header of the page. */
   readonly source: string;
   readonly sample: Required<Pick<SampleOptions, 'maxTokens' | 'maxMedia' | 'pNext' | 'leadingSpace'>>;
   readonly framesPerClip: number;
@@ -41,9 +41,9 @@ export interface InspectSettings {
 }
 
 /** The defaults of `buildSample`, for data without a configuration. */
-export function defaultSettings(): InspectSettings {
+export function defaultInspectConfig(): InspectConfig {
   return {
-    source: 'Defaults. Pass --config FILE to use the settings of your training.',
+    source: 'Defaults. Pass --config FILE to use the configuration of your training.',
     sample: { maxTokens: 256, maxMedia: 5, pNext: 0.5, leadingSpace: 0.5 },
     framesPerClip: DEFAULT_FRAMES,
     seed: 0,
@@ -52,30 +52,30 @@ export function defaultSettings(): InspectSettings {
 }
 
 /**
- * The settings with which training reads a dataset.
+ * The configuration with which training reads a dataset.
  *
  * @param file    of the configuration, for the page and errors
  * @param dataset name in `flamingo.datasets`; defaults to the file name of `path`, or to the only dataset
  */
-export function settingsOf(config: Config, file: string, path: string, dataset?: string): InspectSettings {
+export function inspectConfigOf(config: Config, file: string, path: string, dataset?: string): InspectConfig {
   const { datasets, framesPerClip } = config.flamingo;
   const names = datasetNames.filter((name) => datasets[name]);
   const guess = basename(path, extname(path));
   const name = (dataset ??
     names.find((n) => n === guess) ??
     (names.length === 1 ? names[0] : undefined)) as DatasetName;
-  const settings = datasets[name];
-  if (!settings) {
+  const datasetConfig = datasets[name];
+  if (!datasetConfig) {
     throw new Error(
       `data inspect: expected --dataset to be one of ${names.join(', ')}, the datasets of ${file}, got ${name ?? 'nothing'}.`,
     );
   }
-  const { maxTokens, maxMedia, pNext, leadingSpace } = settings;
+  const { maxTokens, maxMedia, pNext, leadingSpace } = datasetConfig;
   const tokenizer = join(config.lm.pretrained ?? join(config.out, 'lm'), 'tokenizer.json');
   const isTrained = existsSync(tokenizer);
   const words = isTrained ? '' : ` There is no ${tokenizer} yet, so each word is a token.`;
   return {
-    source: `Settings of dataset ${name} in ${file}.${words}`,
+    source: `Configuration of dataset ${name} in ${file}.${words}`,
     sample: { maxTokens, maxMedia, pNext, leadingSpace },
     framesPerClip: name === 'clips' ? framesPerClip : 1,
     input: { imageSize: config.vision.model.imageSize, padding: dataKindOf(config.data).padding },
@@ -94,18 +94,18 @@ export interface InspectOptions extends OpenDatasetOptions {
 /** Returns a self-contained HTML page that shows documents as the model sees them in training. */
 export async function inspectData(
   path: string,
-  settings: InspectSettings,
+  config: InspectConfig,
   { samples, from, ...options }: InspectOptions,
 ): Promise<string> {
   const dataset = await openDataset(path, options);
-  const { tokenizer, sample, input, framesPerClip, seed, source } = settings;
+  const { tokenizer, sample, input, framesPerClip, seed, source } = config;
   const images = new Thumbnails(input, framesPerClip);
   const articles: string[] = [];
   try {
     const end = Math.min(from + samples, dataset.length);
     for (let i = from; i < end; i++) {
       const random = seededStream(seed, 'inspect', i);
-      articles.push(await documentHtml(await dataset.get(i), dataset.where(i), settings, images, random));
+      articles.push(await documentHtml(await dataset.get(i), dataset.where(i), config, images, random));
     }
   } finally {
     await images.close();
@@ -138,7 +138,7 @@ type Read = Awaited<ReturnType<Awaited<ReturnType<typeof openDataset>>['get']>>;
 async function documentHtml(
   document: Read,
   where: string,
-  { tokenizer, sample: options }: InspectSettings,
+  { tokenizer, sample: options }: InspectConfig,
   images: Thumbnails,
   random: ReturnType<typeof seededStream>,
 ): Promise<string> {
@@ -196,7 +196,7 @@ class Thumbnails {
   private readonly decoder: ImageDecoder | undefined;
 
   constructor(
-    private readonly input: InspectSettings['input'],
+    private readonly input: InspectConfig['input'],
     private readonly frames: number,
   ) {
     if (input)

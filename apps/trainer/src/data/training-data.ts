@@ -16,7 +16,7 @@ export const BLANK = 'blank';
 /** RGB bytes of one image or clip, `[frames, side, side, 3]`. */
 export type Frames = Uint8Array;
 
-/** Keys of a random stream that augments an image. Equal keys give equal pixels. */
+/** Keys of a random stream that augments an image. Equal keys produce equal pixels. */
 export type ViewKeys = readonly (number | string)[];
 
 /** A source of pixels. */
@@ -45,7 +45,7 @@ export type Condition = (typeof CONDITIONS)[number];
 
 /** Which few-shot questions to ask. */
 export interface QuestionOptions {
-  /** Name of a set of questions, for data with several. Defaults to the first. */
+  /** Which split to ask about, if the data has several. Defaults to the first. */
   readonly split?: string | undefined;
   /** Numbers of shots to ask with. */
   readonly shots: readonly number[];

@@ -31,7 +31,7 @@ export interface EvalRow {
 
 /** Result of an evaluation. */
 export interface Evaluation {
-  /** Name of the set of questions. */
+  /** The split that the questions are about. */
   readonly split: string;
   readonly rows: readonly EvalRow[];
   readonly warnings: readonly string[];

@@ -58,7 +58,7 @@ async function readImages(config: Config, paths: readonly string[]): Promise<Ima
       if (!pixels) {
         throw new Error(
           `generate: ${path} cannot be read (${decoder.report().failures[0]!.reason}), expected an image. ` +
-            'Give the path of a PNG, JPEG, WebP, AVIF, GIF, TIFF or SVG file.',
+            'Pass the path of a PNG, JPEG, WebP, AVIF, GIF, TIFF or SVG file.',
         );
       }
       read.set(path, pixels);

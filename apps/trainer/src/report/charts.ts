@@ -19,7 +19,7 @@ export interface LineChartOptions {
   /** Ends of the y axis. Default: the smallest and largest value. */
   readonly yMin?: number;
   readonly yMax?: number;
-  /** Labelled values of the x axis. Default: about five round numbers. */
+  /** Labeled values of the x axis. Default: about five round numbers. */
   readonly xTicks?: readonly number[];
 }
 

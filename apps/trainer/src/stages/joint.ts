@@ -116,9 +116,9 @@ export function jointObjective(model: JointModel, config: Config, data: Training
   const [patches, width] = [model.tower.patches, model.tower.encoder.featureDim];
   const media = numberLoader(features, config.augmentation !== undefined);
   const sources = datasetNames.flatMap((name) => {
-    const settings = datasets[name];
-    if (!settings) return [];
-    const { batch, weight, maxTokens, maxMedia, pNext, leadingSpace } = settings;
+    const datasetConfig = datasets[name];
+    if (!datasetConfig) return [];
+    const { batch, weight, maxTokens, maxMedia, pNext, leadingSpace } = datasetConfig;
     const source = data.documents(name, config.seed, batch);
     if (!source) throw new Error(missing(name));
     return [{ name, weight, batchSize: batch, source, media, maxTokens, maxMedia, pNext, leadingSpace }];

@@ -276,7 +276,7 @@ async function train(
   const { config, data, stop, onStep } = options;
   const folder = stageFolder(config, stage);
   const fingerprint = fingerprintOf(config, stage);
-  const settings = config[stage].train;
+  const trainConfig = config[stage].train;
   const begin = () => replaceFile(join(folder, CONFIG_FILE), configText(config, stage));
   if (data.validation) {
     const { pairs, skipped } = data.validation;
@@ -287,7 +287,7 @@ async function train(
   const result = await runStage({
     name: STAGES[stage],
     folder,
-    config: settings,
+    config: trainConfig,
     fingerprint,
     objective,
     stop,
@@ -301,7 +301,7 @@ async function train(
   const patience = config.validation?.patience;
   const summary: StageSummary = {
     steps,
-    ...(steps < settings.steps && patience !== undefined && { patience }),
+    ...(steps < trainConfig.steps && patience !== undefined && { patience }),
     ...(best && { best }),
     seconds: result.seconds,
     waitedShare: result.waitedShare,

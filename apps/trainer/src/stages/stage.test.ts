@@ -423,8 +423,15 @@ describe('a stage', () => {
       };
       const stop = new StopSignal();
       // No checkpoints in between, because data that is prepared while one is written causes no waiting.
-      const settings = { ...config, checkpointEvery: config.steps };
-      const options = { name: 'line', folder: join(root, folder), config: settings, fingerprint: {}, objective, stop };
+      const rareCheckpoints = { ...config, checkpointEvery: config.steps };
+      const options = {
+        name: 'line',
+        folder: join(root, folder),
+        config: rareCheckpoints,
+        fingerprint: {},
+        objective,
+        stop,
+      };
       try {
         return { ...(await runStage(options)), lastLine: lines.at(-1) };
       } finally {

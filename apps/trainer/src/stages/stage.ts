@@ -113,7 +113,7 @@ const AHEAD = 2;
  * With validation, the objective ends with the weights of the check with the lowest loss, and after `patience` checks without
  * a lower one. Checkpoints contain them, so a resumed run ends with the same weights.
  *
- * A checkpoint is written only if the loss and the gradients that its weights give are finite. A step whose gradients are
+ * A checkpoint is written only if its weights produce a finite loss and finite gradients. A step whose gradients are
  * not finite ends the stage before any weight is updated.
  */
 export async function runStage(options: StageOptions): Promise<StageResult> {

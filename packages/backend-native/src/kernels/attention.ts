@@ -38,7 +38,7 @@ interface Call extends Sizes {
   readonly bias: tf.TensorInfo | undefined;
 }
 
-/** Neighbouring queries that are computed together, and the keys that the last of them sees. */
+/** Neighboring queries that are computed together, and the keys that the last of them sees. */
 interface Block {
   readonly first: number;
   readonly count: number;

@@ -153,7 +153,7 @@ export interface MachineCode {
   place(code: Uint8Array): bigint;
 }
 
-/** Linux' value. */
+/** The value on Linux. */
 const MAP_ANONYMOUS = 0x20;
 const PAGE = 4096;
 

@@ -26,7 +26,7 @@ export interface LoadedLibrary {
 /** RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE, as the two systems number them. */
 const PINNED = process.platform === 'darwin' ? 0x2 | 0x8 | 0x80 : 0x2 | 0x100 | 0x1000;
 
-/** Linux' value. */
+/** The value on Linux. */
 const SIG_BLOCK = 0;
 const SIGSET_BYTES = 128;
 

@@ -110,7 +110,7 @@ export class BufferPool {
   }
 }
 
-/** Value of Linux' MADV_HUGEPAGE. */
+/** The value of MADV_HUGEPAGE on Linux. */
 const HUGEPAGE = 14;
 type Advise = (address: number, bytes: number, advice: number) => number;
 let advise: Advise | undefined;

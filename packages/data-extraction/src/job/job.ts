@@ -170,7 +170,7 @@ async function writeWhole(file: string, text: string): Promise<void> {
   await rename(`${file}.tmp`, file);
 }
 
-/** Runs a stage. Afterwards every unit has its file. */
+/** Runs a stage until every unit has its file. */
 async function runStage(
   stage: number,
   work: WorkFolder,

@@ -17,7 +17,7 @@ import { askable, attributeTask, type TaskOptions } from './tasks';
 import { altText, altTextVocabulary, pick, textPage } from './texts';
 import type { EmojiWorld } from './world';
 
-/** Sets of questions: which concepts they are about, and in which styles. */
+/** Splits for evaluation: which concepts the questions are about, and in which styles. */
 const SPLITS: Readonly<Record<string, Pick<TaskOptions, 'split' | 'style'>>> = {
   choosing: { split: 'choosing', style: 'seen' },
   heldOut: { split: 'heldOut', style: 'seen' },
