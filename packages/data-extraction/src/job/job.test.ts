@@ -166,6 +166,18 @@ describe('extractPages on a folder', () => {
     expect(mmc4.manifest.documents).toBe(4);
   });
 
+  it('names a damaged manifest, and writes the same one once it is removed', async () => {
+    const out = folder();
+    const manifest = await extractPages({ inputs: [input], out });
+    const file = path.join(out, 'manifest.json');
+    writeFileSync(file, '{"documents": ');
+    await expect(extractPages({ inputs: [input], out })).rejects.toThrow(
+      /manifest\.json is damaged: .*\. Remove it and extract again\./,
+    );
+    rmSync(file);
+    expect(await extractPages({ inputs: [input], out })).toEqual(manifest);
+  });
+
   it('reads nothing outside the folder and writes nothing outside the output', async () => {
     const outside = path.join(scratch, 'secret.png');
     writeFileSync(outside, await image(77));

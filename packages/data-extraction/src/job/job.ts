@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { presetOf, type PresetName } from '../filters/presets';
 import { Assembly, type Manifest } from './assemble';
 import { readBenchmark } from './benchmark';
-import { LineWriter } from './json-lines';
+import { LineWriter, readJson } from './json-lines';
 import { throughRedis } from './queue';
 import { ATTEMPTS, checkWorkers, inThreads, type RunStage } from './runner';
 import { planUnits, type Unit } from './sources';
@@ -73,7 +73,7 @@ export async function extractPages(options: ExtractPagesOptions): Promise<Manife
   const done = path.join(out, 'manifest.json');
   if (existsSync(done)) {
     await rm(work.path, { recursive: true, force: true });
-    return JSON.parse(await readFile(done, 'utf8')) as Manifest;
+    return readJson(done, 'Remove it and extract again.');
   }
   await writeWhole(work.config, JSON.stringify({ job, config }));
 
@@ -141,7 +141,10 @@ async function plan(
   const job = createHash('sha256')
     .update(JSON.stringify([3, sha256, config]))
     .digest('hex');
-  const { job: startedJob = job } = JSON.parse(await readFile(jobFile, 'utf8')) as { job?: string };
+  const { job: startedJob = job } = await readJson<{ job?: string }>(
+    jobFile,
+    'Remove the output folder and extract again.',
+  );
   if (startedJob !== job) {
     await rm(planned);
     throw new Error(

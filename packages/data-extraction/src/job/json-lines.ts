@@ -1,8 +1,22 @@
 import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
 import { createReadStream, createWriteStream, type WriteStream } from 'node:fs';
-import { rename } from 'node:fs/promises';
+import { readFile, rename } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
+
+/**
+ * Reads a file that holds one JSON value.
+ *
+ * @param fix what to do if it is damaged, as a sentence
+ */
+export async function readJson<T>(file: string, fix: string): Promise<T> {
+  const text = await readFile(file, 'utf8');
+  try {
+    return JSON.parse(text) as T;
+  } catch (error) {
+    throw new Error(`${file} is damaged: ${(error as Error).message}. ${fix}`, { cause: error });
+  }
+}
 
 /** Reads a file that holds one JSON value per line. */
 export async function* readLines<T>(file: string): AsyncGenerator<T> {

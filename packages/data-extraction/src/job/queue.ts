@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Queue } from 'bullmq';
+import { readJson } from './json-lines';
 import { ATTEMPTS, checkWorkers, type FailedUnit, type Runner } from './runner';
 import { UnitThreads } from './threads';
 import { checkHook, type UnitConfig } from './unit';
@@ -163,10 +163,10 @@ export async function runPageWorker(options: PageWorkerOptions): Promise<number>
   while (!ended() && !existsSync(work.config)) await sleep(POLL_MS);
   if (ended()) return 0;
 
-  const { job, config } = JSON.parse(await readFile(work.config, 'utf8')) as {
-    job: string;
-    config: UnitConfig;
-  };
+  const { job, config } = await readJson<{ job: string; config: UnitConfig }>(
+    work.config,
+    'Run extractPages again, which writes it.',
+  );
   await checkHook(config, explicitHook);
   const threads = new UnitThreads(config, work, explicitHook);
   let [units, running] = [0, 0];
