@@ -23,7 +23,7 @@ import {
   shapesOf,
   type ConfigRules,
   type FrozenPrecision,
-  type MakeOptions,
+  type LoadParamsOptions,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -215,7 +215,7 @@ const isMatrix = (name: string, shape: readonly number[]): boolean => shape.leng
 // Model
 
 /** Options of `ClipViT.fromState`. */
-export interface ClipViTLoading {
+export interface ClipViTLoadOptions {
   /**
    * Freezes parameters one by one while reading. On a backend that packs, and with a state whose data are getters that
    * read a file, memory holds little more than the packed tower at any time.
@@ -248,9 +248,9 @@ export class ClipViT {
   static fromState(
     config: ClipViTConfig,
     state: Readonly<Record<string, StateTensor>>,
-    { freeze }: ClipViTLoading = {},
+    { freeze }: ClipViTLoadOptions = {},
   ): ClipViT {
-    const pack: MakeOptions['make'] = (name, values) =>
+    const pack: LoadParamsOptions['make'] = (name, values) =>
       isMatrix(name, values.shape)
         ? new FrozenMatrix(values.data, values.shape as [number, number], freeze)
         : undefined;

@@ -6,7 +6,7 @@ export {
   initClipViT,
   type ClipViTConfig,
   type ClipViTConfigInput,
-  type ClipViTLoading,
+  type ClipViTLoadOptions,
   type ClipViTParams,
   type ClipViTVariant,
 } from './clip-vit';

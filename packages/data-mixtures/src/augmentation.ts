@@ -10,8 +10,8 @@ export interface AugmentationConfig {
   readonly flip?: number | undefined;
 }
 
-/** What to change in an image when it is decoded. */
-export interface ImageChange {
+/** One augmentation of one image, applied when it is decoded. */
+export interface Augmentation {
   /** The part to keep, as shares of width and height. */
   readonly crop: { readonly left: number; readonly top: number; readonly width: number; readonly height: number };
   readonly flip: boolean;
@@ -23,8 +23,11 @@ export interface ImageChange {
 /** The aspect ratio of a crop differs from that of its image by at most this factor. */
 const MAX_STRETCH = 4 / 3;
 
-/** Draws a random change. Always takes eight numbers from the stream, so that one key does not affect the others. */
-export function drawChange({ crop = 1, color = 0, flip = 0 }: AugmentationConfig, random: RandomStream): ImageChange {
+/** Draws a random augmentation. Always takes eight numbers from the stream, so that one key does not affect the others. */
+export function drawAugmentation(
+  { crop = 1, color = 0, flip = 0 }: AugmentationConfig,
+  random: RandomStream,
+): Augmentation {
   const between = (from: number, to: number) => from + (to - from) * random.uniform();
   const area = between(crop, 1);
   const stretch = crop < 1 ? MAX_STRETCH : 1;

@@ -29,14 +29,14 @@ import('sharp').then(
   (error) => parentPort.postMessage({ fatal: String(error?.message ?? error) }),
 );
 
-async function answer(sharp, { image, normalized, change }) {
+async function answer(sharp, { image, normalized, augmentation }) {
   let seconds = 0;
   const clock = setInterval(() => {
     if (++seconds === MAX_SECONDS) parentPort.postMessage({ stuck: `no answer within ${MAX_SECONDS} s` });
   }, 1000);
   try {
     const input = typeof image === 'string' ? await readImage(image) : image;
-    const pixels = await decode(sharp, input, normalized, change);
+    const pixels = await decode(sharp, input, normalized, augmentation);
     parentPort.postMessage({ pixels }, [pixels.buffer]);
   } catch (error) {
     parentPort.postMessage({ error: String(error?.message ?? error) });
@@ -55,11 +55,11 @@ async function readImage(path) {
 }
 
 /** RGB [size, size, 3]: transparency on white, EXIF orientation applied, first frame of an animation. */
-async function decode(sharp, input, normalized, change) {
+async function decode(sharp, input, normalized, augmentation) {
   const options = { limitInputPixels: MAX_PIXELS, failOn: 'error' };
   const oriented = sharp(input, options).autoOrient();
-  const isCropped = change && (change.crop.width < 1 || change.crop.height < 1);
-  const cropped = isCropped ? oriented.extract(await cropOf(sharp(input, options), change)) : oriented;
+  const isCropped = augmentation && (augmentation.crop.width < 1 || augmentation.crop.height < 1);
+  const cropped = isCropped ? oriented.extract(await cropOf(sharp(input, options), augmentation)) : oriented;
   const { data, info } = await cropped
     .flatten({ background: '#ffffff' })
     .toColorspace('srgb')
@@ -67,8 +67,8 @@ async function decode(sharp, input, normalized, change) {
     .raw({ depth: 'uchar' })
     .toBuffer({ resolveWithObject: true });
   if (info.channels !== 3) throw new Error(`${info.channels} channels after conversion to RGB`);
-  if (change?.flip) mirror(data, info.width);
-  if (change) recolor(data, change);
+  if (augmentation?.flip) mirror(data, info.width);
+  if (augmentation) recolor(data, augmentation);
   return place(data, info.width, info.height, normalized);
 }
 

@@ -7,7 +7,7 @@ import { deflateSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { seededStream } from '@flamingo-ts/random';
-import { drawChange, type ImageChange } from './augmentation';
+import { drawAugmentation, type Augmentation } from './augmentation';
 import { ImageDecoder, type ImageFormat } from './image-decoder';
 import { featureLoader, imageLoader } from './media';
 
@@ -259,11 +259,11 @@ describe('the worker pool', () => {
 
 describe('a changed image', () => {
   const whole = { left: 0, top: 0, width: 1, height: 1 };
-  const none: ImageChange = { crop: whole, flip: false, brightness: 1, contrast: 1, saturation: 1 };
-  const decode = async (image: string | Uint8Array, change: Partial<ImageChange> = {}) =>
-    (await decoder.decodeBytes(image, 'image', { ...none, ...change }))!;
+  const none: Augmentation = { crop: whole, flip: false, brightness: 1, contrast: 1, saturation: 1 };
+  const decode = async (image: string | Uint8Array, augmentation: Partial<Augmentation> = {}) =>
+    (await decoder.decodeBytes(image, 'image', { ...none, ...augmentation }))!;
 
-  it('is the image itself if the change is none', async () => {
+  it('is the image itself if nothing is augmented', async () => {
     for (const image of [red, at('whole.jpg')]) {
       expect(await decode(image)).toEqual(await decoder.decodeBytes(image));
     }
@@ -292,8 +292,8 @@ describe('a changed image', () => {
 
   it('is recolored, but not its border', async () => {
     const border = [102, 128, 153];
-    const changed = async (change: Partial<ImageChange>) => {
-      const pixels = await decode(svg('<rect width="40" height="20" fill="#64c832"/>'), change);
+    const changed = async (augmentation: Partial<Augmentation>) => {
+      const pixels = await decode(svg('<rect width="40" height="20" fill="#64c832"/>'), augmentation);
       expect(pixel(pixels, 4, 0)).toEqual(border);
       return pixel(pixels, 4, 4);
     };
@@ -307,7 +307,7 @@ describe('a changed image', () => {
 
   it('is drawn within the limits of the configuration, equal for equal keys', () => {
     const config = { crop: 0.5, color: 0.2, flip: 0.5 };
-    const draw = (key: number, more = {}) => drawChange({ ...config, ...more }, seededStream(key));
+    const draw = (key: number, more = {}) => drawAugmentation({ ...config, ...more }, seededStream(key));
     const changes = Array.from({ length: 500 }, (_, key) => draw(key));
     expect(draw(3)).toEqual(changes[3]);
     expect(draw(4)).not.toEqual(changes[3]);
@@ -320,7 +320,7 @@ describe('a changed image', () => {
     expect(Math.abs(flipped / 500 - 0.5)).toBeLessThan(0.1);
     // One key does not affect the draws of the others.
     expect(draw(5, { crop: undefined })).toEqual({ ...changes[5], crop: whole });
-    expect(drawChange({}, seededStream(1))).toEqual(none);
+    expect(drawAugmentation({}, seededStream(1))).toEqual(none);
   });
 });
 

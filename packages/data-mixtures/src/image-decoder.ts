@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import type { ImageChange } from './augmentation';
+import type { Augmentation } from './augmentation';
 import { expectColor, expectOneOf, expectWhole } from './checks';
 import type { EncodedImage } from './document';
 
@@ -34,7 +34,7 @@ interface Job {
   readonly image: EncodedImage;
   readonly name: string;
   readonly normalized: boolean;
-  readonly change: ImageChange | undefined;
+  readonly augmentation: Augmentation | undefined;
   resolve(pixels: Float32Array | Uint8Array | undefined): void;
   reject(error: Error): void;
 }
@@ -82,11 +82,11 @@ export class ImageDecoder {
   }
 
   /**
-   * @param change what to change in the image, from `drawChange`
+   * @param augmentation from `drawAugmentation`
    * @returns      uint8 [size, size, 3], not normalized; undefined for an unreadable image
    */
-  decodeBytes(image: EncodedImage, name?: string, change?: ImageChange): Promise<Uint8Array | undefined> {
-    return this.enqueue(image, name, false, change) as Promise<Uint8Array | undefined>;
+  decodeBytes(image: EncodedImage, name?: string, augmentation?: Augmentation): Promise<Uint8Array | undefined> {
+    return this.enqueue(image, name, false, augmentation) as Promise<Uint8Array | undefined>;
   }
 
   report(): DecodeReport {
@@ -106,12 +106,12 @@ export class ImageDecoder {
     image: EncodedImage,
     name = typeof image === 'string' ? image : 'bytes in memory',
     normalized: boolean,
-    change?: ImageChange,
+    augmentation?: Augmentation,
   ) {
     return new Promise<Float32Array | Uint8Array | undefined>((resolve, reject) => {
       if (this.closed)
         return reject(new Error(`ImageDecoder: ${name} was requested after close(). Create a new decoder.`));
-      this.send({ image, name, normalized, change, resolve, reject });
+      this.send({ image, name, normalized, augmentation, resolve, reject });
     });
   }
 
@@ -121,8 +121,8 @@ export class ImageDecoder {
     thread.worker.ref();
     // Transfers a copy, because cloning a view would clone its whole buffer, such as a shard.
     const image = typeof job.image === 'string' ? job.image : new Uint8Array(job.image);
-    const { normalized, change } = job;
-    thread.worker.postMessage({ image, normalized, change }, typeof image === 'string' ? [] : [image.buffer]);
+    const { normalized, augmentation } = job;
+    thread.worker.postMessage({ image, normalized, augmentation }, typeof image === 'string' ? [] : [image.buffer]);
   }
 
   private idlestThread(): Thread {

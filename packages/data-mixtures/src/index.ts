@@ -1,4 +1,4 @@
-export { drawChange, type AugmentationConfig, type ImageChange } from './augmentation';
+export { drawAugmentation, type AugmentationConfig, type Augmentation } from './augmentation';
 export type { Batch } from './batch';
 export type { Dataset } from './dataset';
 export {

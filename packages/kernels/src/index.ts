@@ -40,7 +40,7 @@ export {
   ParamSpec,
   shapesOf,
   variableOf,
-  type MakeOptions,
+  type LoadParamsOptions,
   type Packing,
   type ParamsOf,
   type SpecTree,

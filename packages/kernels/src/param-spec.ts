@@ -74,7 +74,7 @@ export function freshParams<T extends SpecTree>(specs: T, random: Random, packin
 }
 
 /** How `loadParams` creates parameters. */
-export interface MakeOptions extends Omit<LoadOptions, 'allowMissing'> {
+export interface LoadParamsOptions extends Omit<LoadOptions, 'allowMissing'> {
   /**
    * Creates the parameter of this name, such as a frozen matrix. Returns undefined for a variable and null for no
    * parameter. Values are read one tensor at a time, so `data` may be a getter.
@@ -90,7 +90,7 @@ export interface MakeOptions extends Omit<LoadOptions, 'allowMissing'> {
 export function loadParams<T extends SpecTree>(
   specs: T,
   state: Readonly<Record<string, StateTensor>>,
-  { make, ...options }: MakeOptions,
+  { make, ...options }: LoadParamsOptions,
 ): ParamsOf<T> {
   expectState(shapesOf(specs), state, options);
   return makeParams(specs, (_, name) => {

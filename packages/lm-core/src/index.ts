@@ -4,7 +4,7 @@ export { hiddenStates, type CausalLM, type LMBlock, type LMContext } from './cau
 export { checkCausalLM, type CausalLMReport, type CheckOptions } from './check-causal-lm';
 export { freezeLM, ParameterCollector, type FreezeOptions } from './frozen-lm';
 export { generate, greedy, sample, type AnswerPiece, type GenerateOptions } from './generate';
-export { KVCache, type LayerCache, type RoomyLayerCache } from './kv-cache';
+export { KVCache, type LayerCache, type LayerBuffers } from './kv-cache';
 export { logSoftmax } from './log-probs';
 export { type RuleOptions } from './logits-rules';
 export { countedLoss, countedRows, languageModelLoss, nextTokenBatch, type CountedRows, type TextBatch } from './loss';

@@ -8,7 +8,7 @@ export interface LayerCache {
 }
 
 /** A `LayerCache` with spare capacity, float32 `[rows, capacity, width]`. Pass `length` to `attention` as `keyCount`. */
-export interface RoomyLayerCache extends LayerCache {
+export interface LayerBuffers extends LayerCache {
   /** Number of keys in use; the values after them are undefined. */
   readonly length: number;
 }
@@ -24,12 +24,12 @@ const ROOM = 64;
  * The tensors outlive `tf.tidy`; `dispose` frees them.
  */
 export class KVCache {
-  private readonly layers: (RoomyLayerCache | undefined)[];
+  private readonly layers: (LayerBuffers | undefined)[];
   private readonly kept = new Map<string, tf.Tensor>();
 
   /** @param numLayers blocks of the model; block `i` appends to layer `i` */
   constructor(readonly numLayers: number) {
-    this.layers = new Array<RoomyLayerCache | undefined>(numLayers).fill(undefined);
+    this.layers = new Array<LayerBuffers | undefined>(numLayers).fill(undefined);
   }
 
   /** Number of positions that every layer holds. Within a block: the first position of the current call. */
@@ -61,7 +61,7 @@ export class KVCache {
   }
 
   /** Like `append`, but returns the cache's own tensors without a copy, spare capacity included. Do not dispose them. */
-  extend(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): RoomyLayerCache {
+  extend(layer: number, keys: tf.Tensor3D, values: tf.Tensor3D): LayerBuffers {
     if (layer >= this.numLayers) {
       throw new Error(
         `KVCache.append: layer must be below ${this.numLayers}, got ${layer}. ` +
@@ -120,7 +120,7 @@ export class KVCache {
     this.kept.clear();
   }
 
-  private replace(layer: number, next: RoomyLayerCache | undefined): void {
+  private replace(layer: number, next: LayerBuffers | undefined): void {
     const past = this.layers[layer];
     past?.keys.dispose();
     past?.values.dispose();
@@ -153,7 +153,7 @@ function filled(x: tf.Tensor3D, length: number): tf.Tensor3D {
   return tf.slice(x, [0, 0, 0], [x.shape[0], length, x.shape[2]]);
 }
 
-function take({ keys, values, length }: RoomyLayerCache, rows: readonly number[]): RoomyLayerCache {
+function take({ keys, values, length }: LayerBuffers, rows: readonly number[]): LayerBuffers {
   return tf.tidy(() => {
     const index = tf.tensor1d([...rows], 'int32');
     return { keys: tf.keep(tf.gather(keys, index)), values: tf.keep(tf.gather(values, index)), length };

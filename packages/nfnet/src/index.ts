@@ -8,5 +8,5 @@ export {
   type NFNetVariant,
 } from './config';
 export { importHaiku, importTimm } from './import';
-export { drawKeepMasks, NFNet, type NFNetLoading, type NFNetTraining } from './nfnet';
+export { drawKeepMasks, NFNet, type NFNetLoadOptions, type NFNetTrainingOptions } from './nfnet';
 export { initNFNet, nfnetFlops, nfnetShapes, type NFNetParams } from './params';

@@ -23,7 +23,7 @@ import { gatedSum } from './gated-sum';
 import { expectedShapes, freezing, nfnetSpecs, type ConvParams, type NFBlockParams, type NFNetParams } from './params';
 
 /** Regularization of a forward pass in training. */
-export interface NFNetTraining {
+export interface NFNetTrainingOptions {
   /** Per block, in order, and per image: 1 keeps the branch, 0 drops it (stochastic depth). See `drawKeepMasks`. */
   readonly keep?: readonly ArrayLike<number>[];
   /** Draws the pooled features that dropout removes before the classifier. */
@@ -46,7 +46,7 @@ function spatialMean(x: tf.Tensor4D): tf.Tensor3D {
 }
 
 /** Options of `NFNet.fromState`. */
-export interface NFNetLoading {
+export interface NFNetLoadOptions {
   /**
    * Freezes parameters one by one while reading. On a backend that packs, and with a state whose data are getters that
    * read a file, memory holds little more than the packed network at any time.
@@ -92,7 +92,7 @@ export class NFNet {
   static fromState(
     config: NFNetConfig,
     state: Readonly<Record<string, StateTensor>>,
-    { freeze }: NFNetLoading = {},
+    { freeze }: NFNetLoadOptions = {},
   ): NFNet {
     const params = loadParams(nfnetSpecs(config), state, {
       what: 'NFNet.fromState',
@@ -149,7 +149,7 @@ export class NFNet {
    * @param images float32 [images, height, width, 3], normalized by `mean` and `std`
    * @returns      float32 [images, patches, featureDim]
    */
-  encode(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor3D {
+  encode(images: tf.Tensor4D, training?: NFNetTrainingOptions): tf.Tensor3D {
     return tf.tidy(() => {
       const map = this.featureMap(images, training);
       const [n, h, w, c] = map.shape;
@@ -163,7 +163,7 @@ export class NFNet {
    * @param images float32 [images, height, width, 3], normalized by `mean` and `std`
    * @returns      float32 [images, height / 32, width / 32, featureDim] for the strides of F0 to F6
    */
-  featureMap(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor4D {
+  featureMap(images: tf.Tensor4D, training?: NFNetTrainingOptions): tf.Tensor4D {
     const blocks = this.plan.flat().length;
     if (training?.keep && training.keep.length !== blocks) {
       throw new Error(
@@ -195,12 +195,12 @@ export class NFNet {
   }
 
   /** Mean of the features over the image: float32 [images, featureDim]. */
-  pooled(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor2D {
+  pooled(images: tf.Tensor4D, training?: NFNetTrainingOptions): tf.Tensor2D {
     return tf.tidy(() => tf.squeeze(spatialMean(this.featureMap(images, training)), [1]));
   }
 
   /** Class scores, float32 [images, numClasses]; requires a classifier. */
-  logits(images: tf.Tensor4D, training?: NFNetTraining): tf.Tensor2D {
+  logits(images: tf.Tensor4D, training?: NFNetTrainingOptions): tf.Tensor2D {
     const { classifier } = this.params;
     if (!classifier)
       throw new Error('NFNet.logits: this network has no classifier. Set numClasses above 0 in its config.');

@@ -10,7 +10,7 @@ import {
   shapesOf,
   standardizeWeight,
   type FilterPrecision,
-  type MakeOptions,
+  type LoadParamsOptions,
   type Random,
   type StateTensor,
 } from '@flamingo-ts/kernels';
@@ -148,7 +148,7 @@ export function freezing(
   config: NFNetConfig,
   state: Readonly<Record<string, StateTensor>>,
   precision: FilterPrecision,
-): NonNullable<MakeOptions['make']> {
+): NonNullable<LoadParamsOptions['make']> {
   const gammas = new Map<string, number>();
   nfnetPlan(config).forEach((stage, s) =>
     stage.forEach(({ beta }, b) => {

@@ -1,5 +1,5 @@
 import {
-  drawChange,
+  drawAugmentation,
   evenlySpaced,
   ImageDecoder,
   mediaName,
@@ -9,7 +9,7 @@ import {
   type Dataset,
   type Document,
   type EncodedImage,
-  type ImageChange,
+  type Augmentation,
   type MediaRef,
 } from '@flamingo-ts/data-mixtures';
 import { seededStream } from '@flamingo-ts/random';
@@ -82,8 +82,9 @@ export class MediaReader implements ImageSource {
 
   frames(keys: readonly MediaKey[], views?: readonly ViewKeys[]): Promise<(Frames | undefined)[]> {
     const { augmentation } = this.options;
-    const changeOf = (i: number) => augmentation && views && drawChange(augmentation, seededStream(...views[i]!));
-    return Promise.all(keys.map((key, i) => this.framesOf(String(key), changeOf(i))));
+    const augmentationOf = (i: number) =>
+      augmentation && views && drawAugmentation(augmentation, seededStream(...views[i]!));
+    return Promise.all(keys.map((key, i) => this.framesOf(String(key), augmentationOf(i))));
   }
 
   whenDispatched(): Promise<void> {
@@ -111,11 +112,11 @@ export class MediaReader implements ImageSource {
     return document;
   }
 
-  private async framesOf(key: string, change?: ImageChange): Promise<Frames | undefined> {
+  private async framesOf(key: string, augmentation?: Augmentation): Promise<Frames | undefined> {
     if (key === BLANK) return new Uint8Array(this.imageSize ** 2 * 3).fill(Math.round(255 * GRAY_PADDING[0]));
     if (key.startsWith(FILE)) {
       const path = key.slice(FILE.length);
-      return this.decode(path, this.fileNames.get(path) ?? path, change);
+      return this.decode(path, this.fileNames.get(path) ?? path, augmentation);
     }
     const [name, index, number] = key.split(' ') as [SourceName, string, string];
     const document = await this.read(name, Number(index));
@@ -126,8 +127,8 @@ export class MediaReader implements ImageSource {
     const where = `${this.datasets[name]!.where(Number(index))}, image ${number}`;
     const chosen = evenlySpaced(images.length, count);
     const decoded = await Promise.all(
-      // All frames of a clip change in the same way.
-      chosen.map((i) => this.decode(images[i]!, images.length > 1 ? `${where}, frame ${i}` : where, change)),
+      // All frames of a clip are augmented alike.
+      chosen.map((i) => this.decode(images[i]!, images.length > 1 ? `${where}, frame ${i}` : where, augmentation)),
     );
     if (decoded.includes(undefined)) return undefined;
     // A clip with fewer frames repeats the last.
@@ -135,9 +136,13 @@ export class MediaReader implements ImageSource {
     return count === 1 ? frames[0] : Buffer.concat(frames);
   }
 
-  private async decode(image: EncodedImage, name: string, change?: ImageChange): Promise<Uint8Array | undefined> {
+  private async decode(
+    image: EncodedImage,
+    name: string,
+    augmentation?: Augmentation,
+  ): Promise<Uint8Array | undefined> {
     if (this.unreadable.has(name)) return undefined;
-    const pixels = await this.decoder.decodeBytes(image, name, change);
+    const pixels = await this.decoder.decodeBytes(image, name, augmentation);
     if (!pixels) {
       const failure = this.decoder.report().failures.find((failed) => failed.name === name);
       this.unreadable.set(name, failure?.reason ?? 'cannot be decoded');
