@@ -53,7 +53,7 @@ const LINES = {
     .superRefine(({ text_list: sentences, image_info: images }, context) => {
       images.forEach(({ matched_text_index: index }, i) => {
         if (index < sentences.length) return;
-        const message = `expected a number below ${sentences.length}, the number of sentences, received ${index}`;
+        const message = `expected a number below ${sentences.length}, the number of sentences, got ${index}`;
         context.addIssue({ code: 'custom', path: ['image_info', i, 'matched_text_index'], message });
       });
     }),
@@ -184,11 +184,22 @@ function parseLine(value: unknown): Line | BrokenDocument {
   }
   const result = LINES[schema].safeParse(value);
   if (!result.success) {
-    const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'the line'}: ${issue.message}`);
+    const problems = result.error.issues.map(
+      ({ path, message }) => `${path.join('.') || 'the line'}: ${plain(message)}`,
+    );
     return broken('unexpected format', problems.slice(0, 3).join('; '));
   }
   const outside = namesIn(result.data).find((name) => !isInside(name));
   return outside === undefined ? result.data : broken('file outside the folder', outside);
+}
+
+/** A message of the schema in plain words. */
+function plain(message: string): string {
+  return message
+    .replace('Invalid input: ', '')
+    .replace('received undefined', 'got nothing')
+    .replace('received', 'got')
+    .replace('Unrecognized', 'unknown');
 }
 
 /** The document of a line. File names become paths in a folder. */

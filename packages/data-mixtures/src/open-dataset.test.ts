@@ -116,7 +116,7 @@ describe('a JSONL file', () => {
       ...Array<string>(2).fill('file outside the folder'),
       'unexpected format',
     ]);
-    expect(documents[2]!.detail).toMatch(/text: .*string.*received undefined/);
+    expect(documents[2]!.detail).toMatch(/text: .*string.*got nothing/);
     expect(documents[3]!.detail).toMatch(/expected an object with parts; image, text.*got \{"picture"/);
     expect(dataset.faults.counts).toEqual({ 'not JSON': 1, 'unexpected format': 3, 'file outside the folder': 2 });
     // Lines are read in parallel, so faults come in any order.
@@ -214,7 +214,7 @@ describe('MMC4', () => {
       { rejected: 'file outside the folder', detail: '../x.png' },
       {
         rejected: 'unexpected format',
-        detail: 'image_info.0.matched_text_index: expected a number below 1, the number of sentences, received 1',
+        detail: 'image_info.0.matched_text_index: expected a number below 1, the number of sentences, got 1',
       },
     ]);
   });

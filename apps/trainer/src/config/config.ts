@@ -18,7 +18,7 @@ const scale = z.number().positive().max(1000);
 const path = z
   .string()
   .min(1)
-  .refine((text) => !text.includes('\0'), { message: 'expected a path' });
+  .refine((text) => !text.includes('\0'), { message: 'a path' });
 
 /** AdamW and its learning rate over a stage: linear warm-up, constant, then decay to `finalShare` of the peak. */
 const optimizer = z.strictObject({
@@ -326,15 +326,41 @@ function explain(issue: z.core.$ZodIssue, value: unknown): string {
     return `${names}: unknown key${issue.keys.length > 1 ? 's' : ''}${nearest(issue.keys[0]!, path)}`;
   }
   const received = valueAt(value, issue.path);
-  const expected = issue.message
-    .replace(/^(Invalid (input|option)|Too (big|small)): /, '')
-    .replace(/^Invalid discriminator value\. E/, 'e')
-    .replace(/, received .*/, '');
-  return `${path || '(top)'}: ${expected}, got ${received === undefined ? 'nothing' : show(received)}`;
+  return `${path || '(top)'}: expected ${expectedBy(issue)}, got ${received === undefined ? 'nothing' : show(received)}`;
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>((at, key) => (isObject(at) && Object.hasOwn(at, key) ? at[key] : undefined), value);
+}
+
+const TYPES: Readonly<Record<string, string>> = {
+  number: 'a number',
+  int: 'a whole number',
+  string: 'a string',
+  boolean: 'true or false',
+  array: 'a list',
+  object: 'nested keys',
+  record: 'nested keys',
+};
+
+/** What an issue expects, in words. */
+function expectedBy(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'invalid_type':
+      return TYPES[issue.expected] ?? issue.expected;
+    case 'invalid_value':
+      return `${issue.values.length > 1 ? 'one of ' : ''}${issue.values.join(', ')}`;
+    case 'too_small':
+      // Strings and lists have no other minimum.
+      if (issue.origin === 'string' || issue.origin === 'array') return `${TYPES[issue.origin]} that is not empty`;
+      return `${TYPES[issue.origin]} ${issue.inclusive ? 'of at least' : 'above'} ${issue.minimum}`;
+    case 'too_big':
+      return `${TYPES[issue.origin]} ${issue.inclusive ? 'of at most' : 'below'} ${issue.maximum}`;
+    case 'invalid_union':
+      return 'options' in issue ? `one of ${(issue.options as unknown[]).join(', ')}` : issue.message;
+    default:
+      return issue.message;
+  }
 }
 
 /** Formats a value on one line. Cuts off deep and circular ones. */
