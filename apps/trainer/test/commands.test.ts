@@ -61,7 +61,7 @@ it('info shows steps, losses, sizes, and which checkpoints are damaged', async (
   expect(text).toMatch(/lm \(pretrain-lm\): not finished, 2 steps\n {2}loss +4\.000 to 3\.000\n/);
   expect(text).toMatch(/step-000002 DAMAGED: .*\n.*step-000001 good/);
   expect(status).toBe(0);
-  expect((await command('info', folder)).text).toMatch(/info: .* holds none of vision, lm, flamingo/);
+  expect((await command('info', folder)).text).toMatch(/info: .* has none of the folders vision, lm, flamingo/);
 });
 
 it('info shows the best check of a run, and plots losses and checks', async () => {

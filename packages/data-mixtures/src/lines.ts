@@ -179,8 +179,9 @@ async function findLines(path: string) {
 function parseLine(value: unknown): Line | BrokenDocument {
   const schema = schemaOf(value);
   if (!schema) {
-    const keys = 'parts; image, text; frames, text; video, text; image, answer; or text_list, image_info';
-    return broken('unexpected format', `expected an object with ${keys}, got ${JSON.stringify(value).slice(0, 60)}`);
+    const keys =
+      'parts, or image and text, frames and text, video and text, image and answer, or text_list and image_info';
+    return broken('unexpected format', `expected the keys ${keys}, got ${JSON.stringify(value).slice(0, 60)}`);
   }
   const result = LINES[schema].safeParse(value);
   if (!result.success) {

@@ -117,7 +117,7 @@ describe('a JSONL file', () => {
       'unexpected format',
     ]);
     expect(documents[2]!.detail).toMatch(/text: .*string.*got nothing/);
-    expect(documents[3]!.detail).toMatch(/expected an object with parts; image, text.*got \{"picture"/);
+    expect(documents[3]!.detail).toMatch(/expected the keys parts, or image and text, .*got \{"picture"/);
     expect(dataset.faults.counts).toEqual({ 'not JSON': 1, 'unexpected format': 3, 'file outside the folder': 2 });
     // Lines are read in parallel, so faults come in any order.
     const places = dataset.faults.examples.map(({ where }) => where);

@@ -13,7 +13,7 @@ export interface BackendChoice {
   readonly reason: string;
   /** With 'auto': every other backend and why it was not chosen. Empty when a backend was requested by name. */
   readonly rejected: readonly RejectedBackend[];
-  /** All of the above on one line, for logs. */
+  /** One line for logs: the backend, the reason, and why faster backends were rejected. */
   readonly summary: string;
 }
 
@@ -103,7 +103,7 @@ export async function useBackend(name: BackendName | 'auto' = 'auto'): Promise<B
     if (why !== undefined) {
       throw new Error(`useBackend: backend '${name}' cannot be used: ${why}. To fix this: ${candidates[name].fix}.`);
     }
-    return choice(name, `requested by name; ${candidates[name].description}`, []);
+    return choice(name, `requested by name; ${candidates[name].description}`);
   }
 
   const rejected: RejectedBackend[] = [];
@@ -114,10 +114,7 @@ export async function useBackend(name: BackendName | 'auto' = 'auto'): Promise<B
         name,
         why: candidates[name].findObstacle?.() ?? `slower than ${candidate}, not tried`,
       }));
-      return choice(candidate, `the fastest that works here; ${candidates[candidate].description}`, [
-        ...rejected,
-        ...slower,
-      ]);
+      return choice(candidate, `the fastest that works here; ${candidates[candidate].description}`, rejected, slower);
     }
     rejected.push({ name: candidate, why });
   }
@@ -159,9 +156,15 @@ function silenceCpuBanner(): void {
   }
 }
 
-function choice(name: BackendName, reason: string, rejected: readonly RejectedBackend[]): BackendChoice {
-  const others = rejected.map(({ name, why }) => `not ${name}: ${why}`);
-  return { name, reason, rejected, summary: `backend ${[`${name} (${reason})`, ...others].join('; ')}` };
+function choice(
+  name: BackendName,
+  reason: string,
+  faster: readonly RejectedBackend[] = [],
+  slower: readonly RejectedBackend[] = [],
+): BackendChoice {
+  const failures = faster.map(({ name, why }) => `not ${name}: ${why}`);
+  const summary = `backend ${[`${name} (${reason})`, ...failures].join('; ')}`;
+  return { name, reason, rejected: [...faster, ...slower], summary };
 }
 
 /** Imports a package for Node only, in a form that browser bundlers do not follow. */

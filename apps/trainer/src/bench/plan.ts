@@ -165,7 +165,7 @@ export function formatPlan(plan: Plan): string {
     row('optimizer', gib(m.optimizer), 'two float32 per trained parameter, sharded'),
     row('activations', gib(m.activations), 'of the largest dataset, bfloat16'),
     row('total', gib(m.total)),
-    'work per update',
+    'operations per update',
     row('vision', work(f.vision), 'forward only'),
     row('resampler', work(f.resampler)),
     row('xattn', work(f.xattn)),

@@ -78,12 +78,12 @@ export function createProgram(more: readonly AddCommands[] = []): Command {
 
   program
     .command('doctor')
-    .description('Check that this machine has what training requires')
+    .description('Check which backends and tools work on this machine')
     .option('--json', 'print JSON')
     .action(async ({ json }: { json?: boolean }) => {
       const findings = await (await import('./doctor')).examine();
       if (json) return print(JSON.stringify(findings, null, 2));
-      for (const f of findings) print(`${f.ok ? 'ok  ' : 'fail'}  ${f.what.padEnd(20)} ${f.detail}`);
+      for (const f of findings) print(`${f.ok ? 'ok' : 'no'}  ${f.what.padEnd(20)} ${f.detail}`);
     });
 
   program

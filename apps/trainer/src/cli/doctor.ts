@@ -62,6 +62,7 @@ async function examineBackend(name: BackendName): Promise<Finding> {
     if (product !== 6) return { what, ok: false, detail: `computes 2 x 3 = ${product}` };
     return { what, ok: true, detail: reason.replace(/^[^;]*; /, '') };
   } catch (error) {
-    return { what, ok: false, detail: (error as Error).message };
+    const detail = (error as Error).message.replace(/^useBackend: backend '\w+' cannot be used: /, '');
+    return { what, ok: false, detail };
   }
 }

@@ -40,7 +40,7 @@ export async function inspectRun(folder: string): Promise<StageInfo[]> {
   const stages = (Object.keys(STAGES) as StageName[]).filter((stage) => existsSync(join(folder, stage)));
   if (stages.length === 0) {
     throw new Error(
-      `info: ${folder} holds none of ${Object.keys(STAGES).join(', ')}. Pass the folder of a run: the out of its configuration.`,
+      `info: ${folder} has none of the folders ${Object.keys(STAGES).join(', ')}. Pass the folder that out names in the configuration of the run.`,
     );
   }
   return Promise.all(stages.map((stage) => inspectStage(folder, stage)));

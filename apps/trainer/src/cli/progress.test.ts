@@ -27,8 +27,8 @@ it('writes plain lines with rate and time left without a terminal', () => {
   progress.update(60, 'loss 1');
   progress.stop('done');
   expect(lines).toEqual([
-    'train: 10/100 steps, 10.0 steps/s, 9 s left loss 2\n',
-    'train: 60/100 steps, 5.0 steps/s, 8 s left loss 1\n',
+    'train: 10/100 steps, 10.0 steps/s, 9 s left, loss 2\n',
+    'train: 60/100 steps, 5.0 steps/s, 8 s left, loss 1\n',
     'train: done (12.0 s)\n',
   ]);
 });
@@ -55,7 +55,7 @@ describe('on a terminal', () => {
     progress.stop('800 images drawn');
     progress.stop();
     const shown = lines.join('');
-    expect(shown).toMatch(/data \S+ 400\/800 images \| 200 images\/s \| \S+ left half/);
+    expect(shown).toMatch(/data \S+ 400\/800 images \| 200 images\/s \| \S+ left, half/);
     expect(shown.endsWith('data: 800 images drawn\n')).toBe(true);
   });
 });

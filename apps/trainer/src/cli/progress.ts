@@ -28,13 +28,13 @@ export function startProgress(title: string, total: number, unit: string, from =
   const seconds = () => (Date.now() - started) / 1000;
   if (process.stderr.isTTY) {
     const bar = new SingleBar({
-      format: `${title} {bar} {value}/{total} ${unit} | {rate} ${unit}/s | {eta_formatted} left {note}`,
+      format: `${title} {bar} {value}/{total} ${unit} | {rate} ${unit}/s | {eta_formatted} left{note}`,
       stream: process.stderr,
       etaBuffer: 50,
     });
     bar.start(total, from, { rate: '-', note: '' });
     return {
-      update: (done, note = '') => bar.update(done, { rate: rate(done - from, seconds()), note }),
+      update: (done, note) => bar.update(done, { rate: rate(done - from, seconds()), note: note ? `, ${note}` : '' }),
       log: (line) => void process.stderr.write(`\r\x1b[K${title}: ${line}\n`),
       stop: (note) => {
         bar.stop();
@@ -44,13 +44,12 @@ export function startProgress(title: string, total: number, unit: string, from =
   }
   let last = FIRST_LINE - LINE_EVERY;
   return {
-    update(done, note = '') {
+    update(done, note) {
       if (seconds() - last < LINE_EVERY) return;
       last = seconds();
       const left = done > from ? `, ${Math.ceil(((total - done) * last) / (done - from))} s left` : '';
-      process.stderr.write(
-        `${title}: ${done}/${total} ${unit}, ${rate(done - from, last)} ${unit}/s${left} ${note}`.trimEnd() + '\n',
-      );
+      const text = `${done}/${total} ${unit}, ${rate(done - from, last)} ${unit}/s${left}${note ? `, ${note}` : ''}`;
+      process.stderr.write(`${title}: ${text}\n`);
     },
     log: (line) => void process.stderr.write(`${title}: ${line}\n`),
     stop(note) {

@@ -81,7 +81,7 @@ export async function checkData(path: string, options: OpenDatasetOptions = {}):
         continue;
       }
       if (isEval) {
-        problems.add('not a question', where, 'expected an object with image, answer');
+        problems.add('not a question', where, 'expected the keys image and answer');
         continue;
       }
       const usable = usableDocument(document, examined);
