@@ -8,6 +8,7 @@ import { formatRun, inspectRun } from '../src/cli/info';
 import { createProgram } from '../src/cli/commands';
 import { loadConfig } from '../src/config/config';
 import { addQuickstartCommand } from '../src/quickstart/command';
+import { TINY, writeConfig } from './command';
 import { command } from './in-process';
 
 const folder = mkdtempSync(join(tmpdir(), 'flamingo-commands-'));
@@ -62,6 +63,17 @@ it('info shows steps, losses, sizes, and which checkpoints are damaged', async (
   expect(text).toMatch(/step-000002 DAMAGED: .*\n.*step-000001 good/);
   expect(status).toBe(0);
   expect((await command('info', folder)).text).toMatch(/info: .* has none of the folders vision, lm, flamingo/);
+});
+
+it('pretrain-lm draws no images if there is nothing to train, even with --fresh', async () => {
+  const config = writeConfig(folder, { ...TINY, lm: { ...TINY.lm, pretrained: 'gpt2' } }, 'pretrained.yaml');
+  for (const flags of [[], ['--fresh']]) {
+    const { status, text } = await command('pretrain-lm', config, ...flags);
+    expect(text).toMatch(
+      /^pretrain-lm: lm\.pretrained names a trained language model, .*gpt2\. There is nothing to do.*\n$/,
+    );
+    expect(status).toBe(1);
+  }
 });
 
 it('info shows the best check of a run, and plots losses and checks', async () => {

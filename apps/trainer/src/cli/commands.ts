@@ -237,7 +237,7 @@ function onStage(
     .action(async (file: string, flags: RunFlags) => {
       const config = await readConfig(command, file, flags);
       const { checkStage } = await recipe();
-      const summary = flags.fresh ? undefined : checkStage(config, name);
+      const summary = checkStage(config, name, flags.fresh);
       if (summary) {
         const { steps, patience } = summary;
         process.stderr.write(

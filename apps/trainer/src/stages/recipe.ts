@@ -204,12 +204,13 @@ export function stageMetrics(config: Config, stage: StageName): StepMetrics[] {
 /**
  * Checks a stage before anything is loaded for it.
  *
- * @returns the summary if all of its steps are done; undefined if there is something to train
+ * @param fresh whether the stage starts over
+ * @returns     the summary if the stage is finished; undefined if there is something to train
  * @throws Error naming the keys that differ from those of the finished stage
  */
-export function checkStage(config: Config, stage: StageName): StageSummary | undefined {
+export function checkStage(config: Config, stage: StageName, fresh = false): StageSummary | undefined {
   if (stage === 'lm') expectNotPretrained(config);
-  return finished(config, stage);
+  return fresh ? undefined : finished(config, stage);
 }
 
 function finished(config: Config, stage: StageName): StageSummary | undefined {

@@ -272,7 +272,7 @@ export async function runStage(options: StageOptions): Promise<StageResult> {
     const figures = Object.entries(measured).map(([k, v]) => `, ${k} ${v.toFixed(3)}`);
     progress.stop(
       `${isExhausted() ? 'ended early after ' : ''}${step} steps, loss ${final?.loss.toFixed(3) ?? 'unknown'}` +
-        `${kept}${figures.join('')}, ` +
+        `${figures.join('')}${kept}, ` +
         `${(100 * result.waitedShare).toFixed(1)}% of the time waiting for data`,
     );
     const diverged = divergence(metrics);
