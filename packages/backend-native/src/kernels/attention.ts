@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
 import { BF16, F32, type Layout } from '../onednn/layout';
 import { apply } from './binary';
-import { heads, swapped, type Sizes } from './heads';
+import { swapped, type Sizes } from './heads';
 import { product, type Operand } from '../onednn/product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
@@ -19,12 +19,14 @@ interface Attrs {
 /** Replaces minus infinity, as in the composed form. */
 const MASKED = -3.4e38;
 
-/** Scores held at a time, 4 MiB: larger calls compute their queries block by block and keep no scores. */
-const SCORES_AT_ONCE = 1 << 20;
+/** Scores held at a time, 8 MiB: larger calls compute their queries block by block. */
+const SCORES_AT_ONCE = 1 << 21;
 /** Up to this many scores are kept for the gradient: recomputing them would cost more than it saves. */
 const FEW_SCORES = 1 << 18;
-/** Fewest queries of a block. */
-const FEWEST_QUERIES = 32;
+/** Most queries of a causal block: the fewer, the fewer scores of hidden keys are computed; with fewer, products get slow. */
+const CAUSAL_QUERIES = 128;
+/** The number of queries of a block is a multiple of it. */
+const QUERY_STEP = 32;
 
 /** The sizes, options and inputs of one call. */
 interface Call extends Sizes {
@@ -38,8 +40,14 @@ interface Call extends Sizes {
   readonly bias: tf.TensorInfo | undefined;
 }
 
-/** Neighboring queries that are computed together, and the keys that the last of them sees. */
+/**
+ * Neighboring queries that are computed together, and the keys that the last of them sees: all queries of several examples,
+ * or some of one. Then the operands have no gaps between their rows, without which oneDNN falls back to slow code.
+ */
 interface Block {
+  /** The first example, and their number. */
+  readonly example: number;
+  readonly examples: number;
   readonly first: number;
   readonly count: number;
   readonly keys: number;
@@ -55,13 +63,20 @@ function callOf({ q, k, bias, keyMask }: Record<string, tf.TensorInfo>, attrs: A
 }
 
 /** The queries in blocks; in one block with `whole`. */
-function blocksOf({ b, h, t, s, causal }: Call, whole: boolean): Block[] {
-  const most = Math.floor(SCORES_AT_ONCE / (b * h * s) / FEWEST_QUERIES) * FEWEST_QUERIES;
-  const size = whole ? t : Math.min(t, Math.max(FEWEST_QUERIES, most));
+function blocksOf({ b, h, t, s, capacity, causal }: Call, whole: boolean): Block[] {
+  // Products of few queries have no faster code, so gaps between examples do no harm there.
+  const joins = (s === capacity && !(causal && t > CAUSAL_QUERIES)) || t < QUERY_STEP;
+  const examples = whole ? b : joins ? Math.max(1, Math.min(b, Math.floor(SCORES_AT_ONCE / (h * t * s)))) : 1;
+  const fewest = causal ? t / CAUSAL_QUERIES : 1;
+  const parts = whole ? 1 : Math.ceil(Math.min(t / QUERY_STEP, Math.max(fewest, (h * t * s) / SCORES_AT_ONCE)));
+  const size = parts === 1 ? t : Math.ceil(t / parts / QUERY_STEP) * QUERY_STEP;
   const blocks: Block[] = [];
-  for (let first = 0; first < t; first += size) {
-    const count = Math.min(size, t - first);
-    blocks.push({ first, count, keys: causal ? Math.max(1, s - t + first + count) : s });
+  for (let example = 0; example < b; example += examples) {
+    for (let first = 0; first < t; first += size) {
+      const count = Math.min(size, t - first);
+      const keys = causal ? Math.max(1, s - t + first + count) : s;
+      blocks.push({ example, examples: Math.min(examples, b - example), first, count, keys });
+    }
   }
   return blocks;
 }
@@ -75,17 +90,31 @@ interface Place {
 const placeOf = (backend: OneDnnBackend, x: tf.TensorInfo, isBf16: boolean): Place =>
   isBf16 ? { address: backend.bfloat16Address(x), type: BF16 } : { address: backend.address(x), type: F32 };
 
-/** The block's rows of `[b, t, h*d]`, seen as `[b, h, count, d]`. */
-const queriesOf = ({ b, h, t, d }: Call, { first, count }: Block, { address, type }: Place): Operand => [
-  address + (type === BF16 ? 2 : 4) * first * h * d,
-  { dims: [b, h, count, d], strides: [t * h * d, d, h * d, 1], type },
-];
+/** Rows of `[examples, length, h*d]`, seen as `[examples, h, count, d]`. */
+function rowsOf({ h, d }: Call, { example, examples }: Block, at: Rows, { address, type }: Place): Operand {
+  const { length, first, count } = at;
+  // The distance of one example to the next means nothing, but oneDNN's fast code requires it to have no gap.
+  const apart = examples === 1 ? count : length;
+  return [
+    address + (type === BF16 ? 2 : 4) * (example * length + first) * h * d,
+    { dims: [examples, h, count, d], strides: [apart * h * d, d, h * d, 1], type },
+  ];
+}
 
-/** The keys or values that the block sees, as `[b, h, keys, d]`. */
-const keysOf = (c: Call, { keys }: Block, { address, type }: Place): Operand => [
-  address,
-  { ...heads({ ...c, s: keys }, keys), strides: [c.capacity * c.h * c.d, c.d, c.h * c.d, 1], type },
-];
+/** Rows `first` to `first + count` of the `length` that each example has. */
+interface Rows {
+  readonly length: number;
+  readonly first: number;
+  readonly count: number;
+}
+
+/** The block's rows of `[b, t, h*d]`. */
+const queriesOf = (c: Call, block: Block, place: Place): Operand =>
+  rowsOf(c, block, { length: c.t, first: block.first, count: block.count }, place);
+
+/** The keys or values that the block sees. */
+const keysOf = (c: Call, block: Block, place: Place): Operand =>
+  rowsOf(c, block, { length: c.capacity, first: 0, count: block.keys }, place);
 
 /** Products with fewer multiplications per head than this gain nothing from bfloat16. */
 const WORTH_CONVERTING = 1 << 20;
@@ -95,8 +124,8 @@ function usesBfloat16(backend: OneDnnBackend, { t, s, d }: Call): boolean {
   return backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
 }
 
-const scoresOf = ({ b, h }: Call, { count, keys }: Block): Layout => ({
-  dims: [b, h, count, keys],
+const scoresOf = ({ h }: Call, { examples, count, keys }: Block): Layout => ({
+  dims: [examples, h, count, keys],
   strides: [h * count * keys, count * keys, keys, 1],
 });
 
@@ -104,41 +133,41 @@ const turned = ([address, layout]: Operand): Operand => [address, swapped(layout
 
 /** Writes the weights of a block's queries: the softmax of their scores, or zeros in rows that see no key. Returns those rows. */
 function weigh(backend: OneDnnBackend, c: Call, block: Block, q: Place, k: Place, weights: tf.TensorInfo): number[] {
-  const { b, h } = c;
-  const { count, keys } = block;
+  const { examples, count, keys } = block;
   const values = backend.values(weights);
   const scores: Operand = [backend.address(weights), scoresOf(c, block)];
   product(backend, queriesOf(c, block, q), turned(keysOf(c, block, k)), scores, { scale: c.scale });
   if (c.bias) addBias(backend, c, block, weights);
   const empty = hide(c, block, values);
-  softmaxRows(backend, 'softmax', values, values, b * h * count, keys);
+  softmaxRows(backend, 'softmax', values, values, examples * c.h * count, keys);
   for (const row of empty) values.fill(0, row * keys, (row + 1) * keys);
   return empty;
 }
 
 /** Adds the part of the bias that belongs to the block. */
-function addBias(backend: OneDnnBackend, { bias, s, t }: Call, { first, count, keys }: Block, scores: tf.TensorInfo) {
-  const [, , queries, width] = bias!.shape as [number, number, number, number];
-  const whole = (queries === 1 || count === t) && (width === 1 || keys === s);
+function addBias(backend: OneDnnBackend, { b, bias, s, t }: Call, block: Block, scores: tf.TensorInfo): void {
+  const { example, examples, first, count, keys } = block;
+  const [batch, , queries, width] = bias!.shape as [number, number, number, number];
+  const whole = (batch === 1 || examples === b) && (queries === 1 || count === t) && (width === 1 || keys === s);
   if (whole) {
     apply('add', scores, bias!, scores, backend);
     return;
   }
-  const begin = [0, 0, queries === 1 ? 0 : first, 0];
-  const size = [-1, -1, queries === 1 ? 1 : count, width === 1 ? 1 : keys];
+  const begin = [batch === 1 ? 0 : example, 0, queries === 1 ? 0 : first, 0];
+  const size = [batch === 1 ? 1 : examples, -1, queries === 1 ? 1 : count, width === 1 ? 1 : keys];
   const part = backend.call('Slice', { x: bias! }, { begin, size });
   apply('add', scores, part, scores, backend);
   backend.disposeData(part.dataId);
 }
 
-/** Masks the scores of keys that a query must not see, and returns the rows of `[b, h, count]` that see no key. */
-function hide(c: Call, { first, count, keys }: Block, scores: Float32Array): number[] {
-  const { b, h, t, s, causal, keyMask } = c;
+/** Masks the scores of keys that a query must not see, and returns the rows of `[examples, h, count]` that see no key. */
+function hide(c: Call, { example, examples, first, count, keys }: Block, scores: Float32Array): number[] {
+  const { h, t, s, causal, keyMask } = c;
   const empty: number[] = [];
   // A single query is at the last position and sees every key.
   if (!keyMask && !(causal && t > 1)) return empty;
-  for (let n = 0; n < b; n++) {
-    const hidden = keyMask ? hiddenRuns(keyMask, n * s, keys) : [];
+  for (let n = 0; n < examples; n++) {
+    const hidden = keyMask ? hiddenRuns(keyMask, (example + n) * s, keys) : [];
     for (let hh = 0; hh < h; hh++) {
       for (let i = 0; i < count; i++) {
         const row = (n * h + hh) * count + i;
@@ -169,7 +198,7 @@ function hiddenRuns(mask: Float32Array, start: number, keys: number): [from: num
   return runs;
 }
 
-/** Rows of `[b, h, count]` whose weights are all zero: in kept weights, the rows that see no key. */
+/** Rows of `[examples, h, count]` whose weights are all zero: in kept weights, the rows that see no key. */
 function emptyRowsOf(weights: Float32Array, keys: number): number[] {
   const rows: number[] = [];
   for (let row = 0; row * keys < weights.length; row++) {
@@ -200,7 +229,7 @@ const attention: NativeKernel = (inputs, attributes, backend) => {
   const out = placeOf(backend, y, narrow);
   let kept: tf.TensorInfo | undefined;
   for (const block of blocksOf(c, whole)) {
-    const weights = backend.output([b, h, block.count, block.keys]);
+    const weights = backend.output([block.examples, h, block.count, block.keys]);
     const empty = weigh(backend, c, block, q, k, weights);
     const scores: Operand = [backend.address(weights), scoresOf(c, block)];
     product(backend, scores, keysOf(c, block, v), queriesOf(c, block, out));
@@ -237,9 +266,10 @@ function addMeans(
   }
 }
 
-/** The query of a row of `[b, h, count]`: its example, its head and its offset in `[b, t, h*d]`. */
-function queryAt({ h, t, d }: Call, { first, count }: Block, row: number) {
-  const [example, head] = [Math.floor(row / count / h), Math.floor(row / count) % h];
+/** The query of a row of `[examples, h, count]`: its example, its head and its offset in `[b, t, h*d]`. */
+function queryAt({ h, t, d }: Call, block: Block, row: number) {
+  const { first, count } = block;
+  const [example, head] = [block.example + Math.floor(row / count / h), Math.floor(row / count) % h];
   return { example, head, at: ((example * t + first + (row % count)) * h + head) * d };
 }
 
@@ -256,11 +286,12 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
   const [dk, dv] = [backend.output(k!.shape), backend.output(v!.shape)] as const;
   const [adq, adk, adv] = [placeOf(backend, dq, isBf16), placeOf(backend, dk, false), placeOf(backend, dv, false)];
   let dbias: tf.TensorInfo | undefined;
-  // The last block sees all keys, so it comes first and writes the sums that the others add to.
+  // The last block of an example sees all keys, so it comes first and writes the sums that the others add to.
   for (const block of blocksOf(c, kept !== undefined).toReversed()) {
-    const weights = kept ?? backend.output([b, h, block.count, block.keys]);
+    const shape = [block.examples, h, block.count, block.keys];
+    const weights = kept ?? backend.output(shape);
     const empty = kept ? [] : weigh(backend, c, block, aq, ak, weights);
-    const dscores = backend.output([b, h, block.count, block.keys]);
+    const dscores = backend.output(shape);
     const [w, ds]: Operand[] = [weights, dscores].map((x) => [backend.address(x), scoresOf(c, block)]) as Operand[];
     const gradient = queriesOf(c, block, ady);
     product(backend, gradient, turned(keysOf(c, block, av)), ds!);
@@ -269,7 +300,7 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
       addFromEmptyRows(backend, c, block, kept ? emptyRowsOf(backend.values(kept), block.keys) : empty, dy!, dv);
     }
     // Rows of zeros stay zeros.
-    softmaxGradient(backend, weights, dscores, b * h * block.count, block.keys);
+    softmaxGradient(backend, weights, dscores, block.examples * h * block.count, block.keys);
     product(backend, ds!, keysOf(c, block, ak), queriesOf(c, block, adq), { scale });
     const queries = queriesOf(c, block, aq);
     toKeys(backend, c, block, adk, (place) => product(backend, turned(ds!), queries, place, { scale }));
@@ -285,21 +316,18 @@ const attentionGradient: NativeKernel = (inputs, attributes, backend) => {
  * post-operation, oneDNN would fall back to slow code for these strides.)
  */
 function toKeys(backend: OneDnnBackend, c: Call, block: Block, sums: Place, compute: (place: Operand) => void): void {
-  const { b, h, d, t, capacity } = c;
+  const { h, d, t } = c;
+  const [address, layout] = keysOf(c, block, sums);
   if (block.first + block.count === t) {
-    compute(keysOf(c, block, sums));
+    compute([address, layout]);
     return;
   }
   const n = block.keys * h * d;
-  const part = backend.pool.allocate(b * n);
-  const address = backend.pool.address(part);
-  compute(keysOf({ ...c, capacity: block.keys }, block, { address, type: F32 }));
+  const part = backend.pool.allocate(n);
+  const from = backend.pool.address(part);
+  compute([from, layout]);
   const all: Layout = { dims: [n] };
-  const add = backend.compiled(`add ${n}`, (dnn) => dnn.binary('add', all, all, all));
-  for (let i = 0; i < b; i++) {
-    const to = sums.address + 4 * i * capacity * h * d;
-    add.run(to, address + 4 * i * n, to);
-  }
+  backend.compiled(`add ${n}`, (dnn) => dnn.binary('add', all, all, all)).run(address, from, address);
   backend.pool.release(part);
 }
 
