@@ -54,7 +54,7 @@ const linearOp = fusedOp<LinearAttrs>({
 });
 
 /** `{dz [..., out], weight? [out, in]}` -> dx `[..., in]` */
-const inputGradOp = fusedOp<Pick<LinearAttrs, 'frozen'>>({
+const inputGradOp = fusedOp<Pick<LinearAttrs, 'frozen' | 'inner'>>({
   name: 'FlamingoLinearGrad',
   forward: ({ dz, weight }, { frozen }) => {
     const rows = flatten(dz!);
@@ -69,10 +69,14 @@ const weightGradOp = fusedOp<object>({
   forward: ({ dz, x }) => [matMul(flatten(dz!), flatten(x!), true)],
 });
 
-/** The gradient of a layer's input, `[..., in]`, from the gradient of its result before the activation. */
-export function inputGradient(dz: tf.Tensor, weight: tf.Tensor | FrozenMatrix): tf.Tensor {
+/**
+ * The gradient of a layer's input, `[..., in]`, from the gradient of its result before the activation.
+ *
+ * @param inner whether a backend that multiplies in bfloat16 may return the gradient in bfloat16
+ */
+export function inputGradient(dz: tf.Tensor, weight: tf.Tensor | FrozenMatrix, inner = false): tf.Tensor {
   const frozen = weight instanceof FrozenMatrix ? weight : undefined;
-  return inputGradOp({ dz, weight: frozen ? undefined : (weight as tf.Tensor2D) }, { frozen })[0]!;
+  return inputGradOp({ dz, weight: frozen ? undefined : (weight as tf.Tensor2D) }, { frozen, inner })[0]!;
 }
 
 /** The gradient of a layer's weight, `[out, in]`, from the gradient of its result before the activation. */

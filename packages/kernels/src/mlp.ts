@@ -48,7 +48,7 @@ const mlpOp = fusedOp<MLPAttrs>({
   saveInputs: ({ frozenUp, frozenDown }) => [...(frozenUp ? [] : ['x', 'up']), ...(frozenDown ? [] : ['down'])],
   saveOutputs: [false, true],
   gradient: ([dy], { x, up, down, out1: z }, { activation, frozenUp, frozenDown }) => {
-    const dinner = inputGradient(dy!, frozenDown ?? down!);
+    const dinner = inputGradient(dy!, frozenDown ?? down!, true);
     const dz = activationGrad(dinner, z!, activation);
     dinner.dispose();
     return {

@@ -26,8 +26,9 @@ function multiplyFrozen(
   frozen: Frozen,
   transpose: boolean,
   backend: OneDnnBackend,
+  inner = false,
 ): tf.TensorInfo {
-  if (frozen.packed instanceof BlockedMatrix) return frozen.packed.multiply(rows, transpose);
+  if (frozen.packed instanceof BlockedMatrix) return frozen.packed.multiply(rows, transpose, {}, inner);
   const tensor = tf.engine().makeTensorFromTensorInfo(backend.view(rows, rows.shape)) as tf.Tensor2D;
   const product = frozen.multiply(tensor, transpose);
   const kept = backend.view(product, product.shape);
@@ -78,9 +79,11 @@ function asRows(x: tf.TensorInfo): tf.TensorInfo {
 
 /** `{dz [..., out], weight? [out, in]}` -> `[dx [..., in]]` */
 const inputGradient: NativeKernel = ({ dz, weight }, attrs, backend) => {
-  const { frozen } = attrs as Attrs;
+  const { frozen, inner } = attrs as Attrs;
   const rows = asRows(dz!);
-  const dx = frozen ? multiplyFrozen(rows, frozen, true, backend) : multiply(rows, weight!, false, false, backend);
+  const dx = frozen
+    ? multiplyFrozen(rows, frozen, true, backend, inner)
+    : multiply(rows, weight!, false, false, backend, undefined, inner);
   return [{ ...dx, shape: [...dz!.shape.slice(0, -1), dx.shape[1]!] }];
 };
 

@@ -61,23 +61,14 @@ export function sumRowsOf(
 ) {
   if (rows === 1) sumColumns(b, x, columns, 1, y);
   else if (columns > LONGEST || rows * columns < FEW) sumRowsInLoop(x, rows, columns, y);
-  else {
-    b.dnn.sgemm(
-      false,
-      false,
-      rows,
-      1,
-      columns,
-      b.pool.address(x),
-      columns,
-      b.ones(columns),
-      1,
-      0,
-      b.pool.address(y),
-      1,
-    );
-  }
+  else multiplyByOnes(b, x, rows, columns, y);
   if (scale !== 1) for (let r = 0; r < rows; r++) y[r]! *= scale;
+}
+
+/** y[r] = sum over c of x[r, c] in float32 on all threads, which loses digits in long rows. */
+export function multiplyByOnes(b: OneDnnBackend, x: Float32Array, rows: number, columns: number, y: Float32Array) {
+  const [from, ones, to] = [b.pool.address(x), b.ones(columns), b.pool.address(y)];
+  b.dnn.sgemm(false, false, rows, 1, columns, from, columns, ones, 1, 0, to, 1);
 }
 
 /** Four independent sums keep the processor busy, and float64 keeps the precision. */

@@ -2,7 +2,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
 import type { SoftmaxKind } from '../onednn/operations';
 import { plainFloats, sizeOf } from '../shared/pooled-backend';
-import { sumRowsOf } from './reduce';
+import { FEW } from './binary';
+import { multiplyByOnes, sumRowsOf } from './reduce';
 
 /**
  * Softmax or its logarithm over each of `rows` runs of `width`; x and y may be the same. Rows with a NaN or an infinite maximum
@@ -17,7 +18,9 @@ export function softmaxRows(
   width: number,
 ): void {
   const sums = b.pool.allocate(rows);
-  sumRowsOf(b, x, rows, width, sums);
+  // Only whether a sum is finite matters, not its digits.
+  const sum = rows * width < FEW ? sumRowsOf : multiplyByOnes;
+  sum(b, x, rows, width, sums);
   const undefinedRows: number[] = [];
   for (let r = 0; r < rows; r++) {
     // x - x is NaN for NaN and infinity only.

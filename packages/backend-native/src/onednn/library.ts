@@ -161,7 +161,7 @@ function open(path: string): LoadedLibrary {
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
   openMp = threadControl();
-  shieldFromSignals();
+  if (!process.env.NOSHIELD) shieldFromSignals();
   return { path, version, handle };
 }
 
