@@ -1,7 +1,8 @@
 /**
- * Compares the speed and memory of our workloads with those of a peer, PyTorch or tfjs-node, on this machine:
+ * Compares the speed and memory of our workloads with those of a peer, PyTorch (eager or compiled) or tfjs-node, on this
+ * machine:
  *
- *     npm run compare -- [WORKLOAD...] [--peer pytorch] [--peer tfjs-node] [--python PYTHON] [--ref DIR] [--out FILE.json]
+ *     npm run compare -- [WORKLOAD...] [--peer NAME,...] [--python PYTHON] [--ref DIR] [--out FILE.json]
  *
  * Each run is a separate process. The two sides take turns and are compared within pairs, because the speed of a machine
  * varies over time. Do not use the machine for anything else meanwhile.
@@ -15,7 +16,7 @@ import { compare, formatLine, describeLoad, formatTable, orders, type Comparison
 import { ours, PEERS, PRECISIONS, type Precision, type RunConfig } from './sides';
 
 const usage = `usage: npm run compare -- [WORKLOAD...]
-  --peer NAME,...      pytorch or tfjs-node; repeatable (default: pytorch)
+  --peer NAME,...      pytorch, pytorch-compiled or tfjs-node; repeatable (default: pytorch)
   --precision P,...    fp32 or bf16 (default: both)
   --pairs N            runs of each side (default: 5)
   --seconds N          seconds to time each run (default: 8)

@@ -36,19 +36,22 @@ export const ours: Side = {
   },
 };
 
-const pytorch: Side = {
+/** PyTorch in eager mode, or with its compiler and fused attention. */
+const pytorch = (compiled: boolean): Side => ({
   precisions: ['fp32', 'bf16'],
   run(workload, precision, { specs, seconds, threads, python, ref }) {
     const args = ['--specs', specs, '--dtype', PRECISIONS[precision], '--seconds', String(seconds)];
-    return start(workload, python, [
+    const run = start(workload, python, [
       join(here, 'torch_peer.py'),
       ...args,
+      ...(compiled ? ['--compiled'] : []),
       ...['--threads', String(threads)],
       ...(ref === undefined ? [] : ['--ref', ref]),
       workload,
     ]);
+    return compiled ? { ...run, peer: `${run.peer}, compiled` } : run;
   },
-};
+});
 
 /** The same models and workloads on TensorFlow's kernels. */
 const tfjsNode: Side = {
@@ -64,7 +67,11 @@ const tfjsNode: Side = {
   },
 };
 
-export const PEERS: Readonly<Record<string, Side>> = { pytorch, 'tfjs-node': tfjsNode };
+export const PEERS: Readonly<Record<string, Side>> = {
+  pytorch: pytorch(false),
+  'pytorch-compiled': pytorch(true),
+  'tfjs-node': tfjsNode,
+};
 
 /** Number of last lines to show of the output of a failed program. */
 const SHOWN = 5;

@@ -6,7 +6,10 @@ The resampler and gated cross-attention are OpenFlamingo's own, from a checkout 
 FLAMINGO_PEER_REF names. The frozen language model is a plain PyTorch GPT-2 defined here. The vision encoders are timm's.
 The same folder may also contain the checkouts pytorch-image-models/ (timm) and einops/.
 
-  torch_peer.py [--ref DIR] [--seconds 10] [--threads 2] [--dtype float32|bfloat16] [--specs FILE] NAME...
+With --compiled, PyTorch is used as a current program would: torch.compile, scaled_dot_product_attention, and weights held in
+bfloat16 for inference in bfloat16.
+
+  torch_peer.py [--ref DIR] [--seconds 10] [--threads 2] [--dtype float32|bfloat16] [--compiled] [--specs FILE] NAME...
 """
 import argparse, importlib, importlib.util, json, os, resource, sys, time, types
 
@@ -48,9 +51,9 @@ def open_flamingo_helpers(ref):
 
 
 class Block(nn.Module):
-    def __init__(self, d, heads):
+    def __init__(self, d, heads, compiled):
         super().__init__()
-        self.heads = heads
+        self.heads, self.compiled = heads, compiled
         self.ln1, self.ln2 = nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.proj = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
@@ -63,21 +66,25 @@ class Block(nn.Module):
             k, v = torch.cat((past["k"], k), 2), torch.cat((past["v"], v), 2)
         if past is not None:
             past["k"], past["v"] = k, v
-        s = (q @ k.transpose(-1, -2)) * (d // self.heads) ** -0.5
-        if t > 1:
-            n = k.shape[2]
-            s = s.masked_fill(torch.ones(t, n, dtype=torch.bool).triu(n - t + 1), float("-inf"))
-        y = (s.softmax(-1) @ v).transpose(1, 2).reshape(b, t, d)
+        if self.compiled:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        else:
+            s = (q @ k.transpose(-1, -2)) * (d // self.heads) ** -0.5
+            if t > 1:
+                n = k.shape[2]
+                s = s.masked_fill(torch.ones(t, n, dtype=torch.bool).triu(n - t + 1), float("-inf"))
+            y = s.softmax(-1) @ v
+        y = y.transpose(1, 2).reshape(b, t, d)
         x = x + self.proj(y)
         return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
 
 
 class Peer(nn.Module):
-    def __init__(self, s, helpers):
+    def __init__(self, s, helpers, compiled):
         super().__init__()
         lm, xa, rs, vi = s["lm"], s["xattn"], s["resampler"], s["vision"]
         self.wte, self.wpe = nn.Embedding(lm["vocab"], lm["hidden"]), nn.Embedding(lm["positions"], lm["hidden"])
-        self.blocks = nn.ModuleList(Block(lm["hidden"], lm["heads"]) for _ in range(lm["layers"]))
+        self.blocks = nn.ModuleList(Block(lm["hidden"], lm["heads"], compiled) for _ in range(lm["layers"]))
         self.lnf = nn.LayerNorm(lm["hidden"])
         for p in self.parameters():
             p.requires_grad_(False)
@@ -116,14 +123,20 @@ def repeat(step, seconds):
 
 
 def train(s, a):
-    model = Peer(s, open_flamingo_helpers(a.ref)); ids, media, feats = inputs(s)
+    model = Peer(s, open_flamingo_helpers(a.ref), a.compiled); ids, media, feats = inputs(s)
     params = [p for p in model.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.1)
     labels = ids.masked_fill(media, -100)
 
+    def forward():
+        return model.hidden(ids, model.resampler(feats), media)
+
+    if a.compiled:
+        forward = torch.compile(forward)
+
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=a.dtype == "bfloat16"):
-            h = model.hidden(ids, model.resampler(feats), media)
+            h = forward()
             logits = h @ model.wte.weight.t()
             loss = F.cross_entropy(logits[:, :-1].float().reshape(-1, s["lm"]["vocab"]), labels[:, 1:].reshape(-1))
         opt.zero_grad(set_to_none=True); loss.backward()
@@ -135,7 +148,9 @@ def train(s, a):
 
 @torch.no_grad()
 def decode(s, a):
-    model = Peer(s, open_flamingo_helpers(a.ref)).eval(); ids, media, feats = inputs(s)
+    model = Peer(s, open_flamingo_helpers(a.ref), a.compiled).eval(); ids, media, feats = inputs(s)
+    if a.compiled and a.dtype == "bfloat16":
+        model, feats = model.bfloat16(), feats.bfloat16()
 
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=a.dtype == "bfloat16"):
@@ -162,10 +177,13 @@ def vision(s, a):
     names = {"nfnet-f0": "dm_nfnet_f0", "clip-vit-b16": "vit_base_patch16_224"}
     model = timm.create_model(names[s["model"]], pretrained=False).eval()
     x = torch.randn(s["batch"], 3, s["size"], s["size"])
+    run = torch.compile(model.forward_features) if a.compiled else model.forward_features
+    if a.compiled and a.dtype == "bfloat16":
+        model, x = model.bfloat16(), x.bfloat16()
 
     def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=a.dtype == "bfloat16"):
-            model.forward_features(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.dtype == "bfloat16" and not a.compiled):
+            run(x)
 
     dt, n = repeat(step, a.seconds)
     return dict(metric="images_per_second", value=s["batch"] / dt, step_seconds=dt, runs=n)
@@ -178,6 +196,7 @@ def main():
     ap.add_argument("--seconds", type=float, default=10)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    ap.add_argument("--compiled", action="store_true", help="torch.compile, fused attention, bfloat16 weights for inference")
     ap.add_argument("--specs", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../apps/trainer/configs/bench.json"))
     a = ap.parse_args()
     torch.set_num_threads(a.threads); torch.manual_seed(0)
