@@ -161,7 +161,7 @@ function open(path: string): LoadedLibrary {
   }
   if (version[0] === 2 && version[1] < 6) throw new Error(`version ${version.join('.')} is older than 2.6`);
   openMp = threadControl();
-  if (!process.env.NOSHIELD) shieldFromSignals();
+  shieldFromSignals();
   return { path, version, handle };
 }
 
