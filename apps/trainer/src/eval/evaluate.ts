@@ -65,7 +65,7 @@ export async function evaluate(
         return matching.length > 0 ? [rowOf(condition, count, matching)] : [];
       }),
     );
-    progress.stop(`${rows.length} rows`);
+    progress.stop(`${tasks.length} tasks`);
     return { split, rows, warnings, seconds: (performance.now() - started) / 1000 };
   } finally {
     progress.stop();

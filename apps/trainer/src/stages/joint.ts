@@ -237,5 +237,5 @@ export function expectDatasets(config: Config, data: TrainingData): void {
 }
 
 function missing(name: DatasetName): string {
-  return `train: the data has no dataset "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
+  return `Config: the data has no dataset "${name}". Add it to the data or remove flamingo.datasets.${name} from the configuration.`;
 }

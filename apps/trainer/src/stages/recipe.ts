@@ -442,10 +442,7 @@ function expectTrainedFrom(config: Config): void {
 async function loadModel(config: Config, stage: StageName) {
   const file = join(modelFolder(config, stage), MODEL_FILE);
   if (!existsSync(file)) {
-    throw new Error(
-      `${file}: there is no trained model, expected the result of an earlier stage. ` +
-        `Run first: flamingo ${STAGES[stage]} CONFIG.`,
-    );
+    throw new Error(`${file}: there is no trained model yet. Run first: flamingo ${STAGES[stage]} CONFIG.`);
   }
   expectTrainedAs(config, stage);
   try {
