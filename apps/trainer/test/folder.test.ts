@@ -148,7 +148,7 @@ describe('flamingo generate', () => {
   it('names a missing image, and a file that is not an image', async () => {
     const gone = await generate('--image', 'gone.png', ...examples);
     expect(gone).toMatchObject({ status: 1, stdout: '' });
-    expect(gone.stderr).toMatch(/generate: \S+gone\.png cannot be read \(.*no such file.*\), expected an image\. Give/);
+    expect(gone.stderr).toMatch(/generate: \S+gone\.png cannot be read \(.*no such file.*\), expected an image\. Pass/);
     const text = await generate('--image', 'my-data/red-circle.png', '--example', 'config.yaml=red');
     expect(text).toMatchObject({ status: 1, stdout: '' });
     expect(text.stderr).toMatch(/generate: \S+config\.yaml cannot be read \(.*unsupported image format\)/);

@@ -51,7 +51,7 @@ export function expectBatch(what: string, batch: FlamingoBatch, image: number): 
   if (row >= 0) {
     throw new Error(
       `${what}: row ${row} has ${counts[row]} <image> tokens, but visual holds ${media} images per row. ` +
-        'Give one image for each <image> token.',
+        'Pass one image for each <image> token.',
     );
   }
 }
@@ -75,7 +75,7 @@ export function promptMediaIndex({ tokens, mediaIndex, visual }: FlamingoPrompt,
   let count = 0;
   const counted = tokens.map((token) => (token === image ? ++count : count));
   if (count !== media) {
-    throw new Error(`${what} has ${count} <image> tokens but ${media} images. Give one image for each <image> token.`);
+    throw new Error(`${what} has ${count} <image> tokens but ${media} images. Pass one image for each <image> token.`);
   }
   if (!mediaIndex) return counted;
   if (mediaIndex.length !== tokens.length) {

@@ -58,7 +58,7 @@ export class MediaContext {
     if (mediaIndex.length !== this.rows * text) {
       throw new Error(
         `MediaContext: mediaIndex must hold ${this.rows} rows x ${text} tokens = ${this.rows * text} entries, got ${mediaIndex.length}. ` +
-          'Give one entry for each text token of the call, padding included.',
+          'Pass one entry for each text token of the call, padding included.',
       );
     }
     const stray = owners?.find((owner) => !Number.isInteger(owner) || owner < 0 || owner >= batch);
@@ -92,7 +92,7 @@ export function expectMediaIndex(what: string, mediaIndex: ArrayLike<number>, me
     if (Number.isInteger(index) && index >= 0 && index <= media) continue;
     throw new Error(
       `${what}: mediaIndex must hold whole numbers from 0 (no image) to ${media} (the number of images), got ${index} at position ${i}. ` +
-        'Give one image for each <image> token.',
+        'Pass one image for each <image> token.',
     );
   }
 }

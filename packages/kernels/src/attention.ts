@@ -140,7 +140,7 @@ export function attention(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, o: Attention
   );
   const [b, t, width] = q.shape as [number, number, number];
   expectShape('attention: k', k, [b, 'keys', width], 'Batch and width must be those of q.');
-  expectShape('attention: v', v, k.shape, 'Give one value per key.');
+  expectShape('attention: v', v, k.shape, 'Pass one value per key.');
   const s = o.keyCount ?? k.shape[1]!;
   if (!Number.isInteger(s) || s < 0 || s > k.shape[1]!) {
     throw new Error(

@@ -93,8 +93,8 @@ export function crossEntropy(logits: tf.Tensor, targets: tf.Tensor, o: CrossEntr
   const { labelSmoothing = 0, reduction = 'mean' } = rest;
   expectShape('crossEntropy: logits', logits, ['n', 'vocab'], 'Flatten the leading axes first.');
   const [n, vocab] = logits.shape as [number, number];
-  expectShape('crossEntropy: targets', targets, [n], 'Give one class number per row.');
-  if (weights) expectShape('crossEntropy: weights', weights, [n], 'Give one weight per row.');
+  expectShape('crossEntropy: targets', targets, [n], 'Pass one class number per row.');
+  if (weights) expectShape('crossEntropy: weights', weights, [n], 'Pass one weight per row.');
   expectIndices(
     'crossEntropy: targets',
     targets,

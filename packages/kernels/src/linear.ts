@@ -156,5 +156,5 @@ export function expectLinear(what: string, shape: readonly number[], { weight, b
         'Weights are [out, in]: transpose a weight that is [in, out].',
     );
   }
-  if (bias) expectShape(`${what}: bias`, bias, [out], 'Give one bias per output.');
+  if (bias) expectShape(`${what}: bias`, bias, [out], 'Pass one bias per output.');
 }

@@ -117,7 +117,7 @@ export function mediaCrossAttention(
   expectShape('mediaCrossAttention: q', q, [batch, text, 'heads*headDim'], 'Create the segments for this batch.');
   const width = q.shape[2]!;
   expectShape('mediaCrossAttention: k', k, [batch, media, 'latents', width], 'Project the latents to the width of q.');
-  expectShape('mediaCrossAttention: v', v, k.shape, 'Give one value per key.');
+  expectShape('mediaCrossAttention: v', v, k.shape, 'Pass one value per key.');
   if (width % o.numHeads !== 0) {
     throw new Error(`mediaCrossAttention: the width ${width} of q must be a multiple of numHeads, got ${o.numHeads}.`);
   }

@@ -98,7 +98,7 @@ const standardizeGradOp = fusedOp<StandardizeAttrs>({
  * @returns      float32 like weight
  */
 export function standardizeWeight(weight: tf.Tensor, gain: tf.Tensor, o: StandardizeOptions): tf.Tensor {
-  expectShape('standardizeWeight: gain', gain, [weight.shape[0]!], 'Give one gain per output channel.');
+  expectShape('standardizeWeight: gain', gain, [weight.shape[0]!], 'Pass one gain per output channel.');
   const { standardization, eps, gamma = 1 } = o;
   checkValue('standardizeWeight', 'standardization', standardization, STANDARDISATION);
   checkValue('standardizeWeight', 'eps', eps, EPS);
