@@ -1,4 +1,11 @@
+import path from 'node:path';
 import { defineConfig, type Options } from 'tsup';
+
+/**
+ * The declarations of this package's entry, from the one run of the compiler that serves all packages:
+ * `nx run flamingo-ts-workspace:types`.
+ */
+const declarations = path.resolve('../../.cache/types', path.relative('../..', '.'), 'src/index.d.ts');
 
 /** The build configuration of every package, whose tsup.config.ts calls this with its entries. */
 export const libraryConfig = (options: Partial<Options> = {}) =>
@@ -6,7 +13,7 @@ export const libraryConfig = (options: Partial<Options> = {}) =>
     entry: ['src/index.ts'],
     format: ['esm', 'cjs'],
     target: 'node20',
-    dts: { compilerOptions: { composite: false, incremental: false } },
+    dts: { entry: { index: declarations }, compilerOptions: { composite: false, incremental: false } },
     sourcemap: true,
     clean: true,
     splitting: false,

@@ -3,5 +3,4 @@ import { libraryConfig } from '../../tsup.base';
 /** The worker is a separate entry, because `extractPages` starts it by its file name in the same folder. */
 export default libraryConfig({
   entry: { index: 'src/index.ts', worker: 'src/job/worker.ts' },
-  dts: { entry: 'src/index.ts' },
 });
