@@ -16,13 +16,20 @@ const work = path.join(root, '.cache', 'verify');
 const source = ['--conditions=@flamingo-ts/source', '--import', 'tsx'];
 const rows = [];
 
-/** Tests of features that can differ between versions of Node: native calls, threads, sockets, file mapping, the command. */
+/** Tests of features that can differ between versions of Node: native calls, threads, sockets, compression, file mapping. */
 const NODE_DEPENDENT = [
-  'packages/backend-native',
+  'packages/backend-native/src/native-backend.test.ts',
+  'packages/backend-native/src/machine-code',
+  'packages/backend-native/src/onednn',
+  'packages/backend-native/src/shared',
   'packages/checkpoint',
   'packages/kernels/src/backend.test.ts',
-  'packages/data-mixtures',
-  'packages/data-extraction',
+  'packages/data-mixtures/src/image-decoder.test.ts',
+  'packages/data-mixtures/src/open-dataset.test.ts',
+  'packages/data-mixtures/src/prefetch.test.ts',
+  'packages/data-mixtures/src/shards.test.ts',
+  'packages/data-extraction/src/images/image-fetcher.test.ts',
+  'packages/data-extraction/src/job',
   'apps/trainer/test/killed.test.ts',
 ];
 
