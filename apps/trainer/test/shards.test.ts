@@ -102,7 +102,7 @@ describe('inspecting shards', () => {
     });
     const bad = await flamingo(folder, 'data', 'check', 'pairs');
     expect(bad.status).toBe(1);
-    expect(bad.stderr).toMatch(/shard differs 1, wrong image checksum 1, no readable image 1/);
+    expect(bad.stderr).toMatch(/shard differs \(1\), wrong image checksum \(1\), no readable image \(1\)/);
     expect(bad.stderr).toMatch(/pairs\/shard-000000\.tar, document 2: wrong image checksum/);
     const lines = join(folder, 'my.jsonl');
     writeFileSync(lines, '{"parts":[{"text":"no image"}]}\n{"image":"x.png","txt":"y"}\n{"image":"x.png","text":"y"}');
