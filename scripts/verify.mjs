@@ -30,6 +30,7 @@ const NODE_DEPENDENT = [
   'packages/data-mixtures/src/shards.test.ts',
   'packages/data-extraction/src/images/image-fetcher.test.ts',
   'packages/data-extraction/src/job',
+  'packages/data-extraction/test/job.test.ts',
   'apps/trainer/test/killed.test.ts',
 ];
 

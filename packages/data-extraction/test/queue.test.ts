@@ -8,11 +8,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { Queue } from 'bullmq';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { redisServer, TestRedis } from '../../test/redis';
-import { contents, pageOf, image } from '../../test/sample-pages';
-import { extractPages } from './job';
-import { throughRedis, runPageWorker } from './queue';
-import { WorkFolder } from './work-folder';
+import { redisServer, TestRedis } from './redis';
+import { contents, pageOf, image } from './sample-pages';
+import { extractPages } from '../src/job/job';
+import { throughRedis, runPageWorker } from '../src/job/queue';
+import { WorkFolder } from '../src/job/work-folder';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'queue-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -20,7 +20,7 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const children = new Set<ChildProcess>();
 const start = (script: string, ...args: string[]) => {
-  const command = ['--import', tsx, path.join(import.meta.dirname, '../../test', script), ...args];
+  const command = ['--import', tsx, path.join(import.meta.dirname, script), ...args];
   const child = spawn(process.execPath, command, { stdio: ['ignore', 'ignore', 'inherit'] });
   children.add(child.on('exit', () => children.delete(child)));
   return child;

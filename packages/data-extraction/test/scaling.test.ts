@@ -1,11 +1,11 @@
 import { expect, it } from 'vitest';
-import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText } from '../filters/text-quality';
-import { textKey, minHashBands, urlKey } from '../filters/fingerprints';
-import { extractPage, tidyParts } from './extract';
-import { PageError } from './html';
-import { decodePage } from './encoding';
-import { declaredSize, parseSrcset } from './images';
-import { cleanText, collapse, comparable } from './text';
+import { c4Line, c4Page, gopherQuality, gopherRepetition, obelicsText } from '../src/filters/text-quality';
+import { textKey, minHashBands, urlKey } from '../src/filters/fingerprints';
+import { extractPage, tidyParts } from '../src/pages/extract';
+import { PageError } from '../src/pages/html';
+import { decodePage } from '../src/pages/encoding';
+import { declaredSize, parseSrcset } from '../src/pages/images';
+import { cleanText, collapse, comparable } from '../src/pages/text';
 
 const MIB = 2 ** 20;
 const spaces = (n: number) => ' '.repeat(n);

@@ -11,14 +11,14 @@ import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { contents, gather, html, pageOf, image, prose, THINGS, warcRecord } from '../../test/sample-pages';
-import { presets } from '../filters/presets';
-import { ImageFetcher } from '../images/image-fetcher';
-import { Assembly } from './assemble';
-import { extractPages, type ExtractPagesOptions } from './job';
-import { planUnits } from './sources';
-import { UnitExtractor } from './unit';
-import { WorkFolder } from './work-folder';
+import { contents, gather, html, pageOf, image, prose, THINGS, warcRecord } from './sample-pages';
+import { presets } from '../src/filters/presets';
+import { ImageFetcher } from '../src/images/image-fetcher';
+import { Assembly } from '../src/job/assemble';
+import { extractPages, type ExtractPagesOptions } from '../src/job/job';
+import { planUnits } from '../src/job/sources';
+import { UnitExtractor } from '../src/job/unit';
+import { WorkFolder } from '../src/job/work-folder';
 
 const scratch = mkdtempSync(path.join(tmpdir(), 'extraction-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -330,7 +330,7 @@ it('writes the same bytes after being killed several times', async () => {
   expect(manifest.documents).toBeGreaterThan(20);
 
   const out = path.join(scratch, 'killed');
-  const child = path.join(import.meta.dirname, '../../test/extract-child.mts');
+  const child = path.join(import.meta.dirname, 'extract-child.mts');
   const tsx = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
   let kills = 0;
   for (let ended = false; !ended;) {
