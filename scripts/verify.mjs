@@ -58,6 +58,7 @@ async function main() {
       // Builds in a copy of the workspace, as a release does.
       await step('release dry run', 'node', ['scripts/release-dry-run.mjs']);
       await step('lint', 'npm', ['run', '-s', 'lint']);
+      await step('documentation site', 'npm', ['run', '-s', 'docs']);
       await step('format', 'npm', ['run', '-s', 'format:check']);
     })(),
   ]);
@@ -73,7 +74,6 @@ async function main() {
       }
       const cases = references(values.reference);
       await step('reference cases', 'node', [...source, 'scripts/goldens/main.ts', ...cases], { count: lastCount });
-      await step('documentation site', 'npm', ['run', '-s', 'docs']);
       const nodes = node24 ? ['--node', node24] : [];
       const check = '.cache/release/scripts/check-packages.ts';
       await step('packed packages', 'node', ['--import', 'tsx', check, ...nodes], {
