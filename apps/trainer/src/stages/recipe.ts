@@ -358,6 +358,12 @@ function fingerprintOf(config: Config, stage: StageName): Fingerprint {
   };
 }
 
+/** The configuration that the stage in a folder ran with; undefined if it is not there. */
+function savedConfig(stage: StageName, folder: string): Config | undefined {
+  const file = join(folder, CONFIG_FILE);
+  return existsSync(file) ? parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]) : undefined;
+}
+
 /** What determines the validation split, besides the data and the seed. */
 function splitOf({ validation }: Config) {
   return validation && { share: validation.share, path: validation.path };
@@ -365,10 +371,8 @@ function splitOf({ validation }: Config) {
 
 /** Warns if a model has learned from pairs that are held out now. */
 function warnIfSeen(config: Config, stage: StageName, folder = modelFolder(config, stage)): void {
-  const file = join(folder, CONFIG_FILE);
-  if (!config.validation || !existsSync(file)) return;
-  const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
-  if (differences(config.data, trained.data).length > 0) return;
+  const trained = config.validation && savedConfig(stage, folder);
+  if (!trained || differences(config.data, trained.data).length > 0) return;
   const split = (of: Config) => ({ seed: of.seed, validation: splitOf(of) });
   const changed = differences(split(config), split(trained));
   if (changed.length === 0) return;
@@ -409,10 +413,9 @@ const MODEL_KEYS = {
 
 /** @throws Error naming the keys of `MODEL_KEYS` that differ from those of the training */
 function expectTrainedAs(config: Config, stage: StageName, folder = modelFolder(config, stage)): void {
-  const file = join(folder, CONFIG_FILE);
+  const trained = savedConfig(stage, folder);
   // Weights that were copied without it are only checked by their shapes.
-  if (!existsSync(file)) return;
-  const trained = parseConfig(file, parse(readFileSync(file, 'utf8')), STAGES[stage]);
+  if (!trained) return;
   const changed = differences(MODEL_KEYS[stage](config), MODEL_KEYS[stage](trained));
   // The seed determines the split of the data. With another seed, held-out images may have been trained on.
   if (stage === 'flamingo' && differences(config.data, trained.data).length === 0) {
@@ -421,7 +424,7 @@ function expectTrainedAs(config: Config, stage: StageName, folder = modelFolder(
   if (changed.length > 0) {
     throw new Error(
       `${folder} was made with another configuration:\n${changed.map((line) => `  ${line}\n`).join('')}` +
-        `Restore these values (those of the run are in ${file}), or train again: flamingo ${STAGES[stage]} CONFIG --fresh.`,
+        `Restore these values (those of the run are in ${join(folder, CONFIG_FILE)}), or train again: flamingo ${STAGES[stage]} CONFIG --fresh.`,
     );
   }
 }
