@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Document, EncodedImage } from '@flamingo-ts/data-mixtures';
+import { imagesOf } from './data-check';
 
 /** Images that training never sees. Images are equal if their bytes are, whatever their names and formats of storage. */
 export class HeldOutImages {
@@ -13,7 +14,7 @@ export class HeldOutImages {
 
   /** Whether a document shows any of the images. */
   async areIn(document: Document): Promise<boolean> {
-    const hashes = await Promise.all(imagesOf(document).map((image) => this.hashOf(image)));
+    const hashes = await Promise.all(imagesOf(document).map(({ image }) => this.hashOf(image)));
     return hashes.some((hash) => this.hashes.has(hash));
   }
 
@@ -26,14 +27,6 @@ export class HeldOutImages {
     this.byPath.set(image, hash);
     return hash;
   }
-}
-
-/** All images and frames of a document. */
-export function imagesOf({ parts }: Document): EncodedImage[] {
-  return parts.flatMap((part) => {
-    if ('text' in part || 'key' in part.media) return [];
-    return 'image' in part.media ? [part.media.image] : [...part.media.frames];
-  });
 }
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');

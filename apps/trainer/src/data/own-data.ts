@@ -11,7 +11,8 @@ import {
 import type { Random } from '@flamingo-ts/kernels';
 import { seededStream } from '@flamingo-ts/random';
 import type { ShardsConfig } from './data-kinds';
-import { HeldOutImages, imagesOf } from './held-out';
+import { imagesOf } from './data-check';
+import { HeldOutImages } from './held-out';
 import { MediaReader } from './media-reader';
 import { ownQuestions, type Question } from './questions';
 import {
@@ -164,8 +165,7 @@ export class OwnData implements TrainingData {
         const words = textOf(document);
         if (words !== '' && (name === 'text' || !text)) texts.push(words);
         if (name === 'text') continue;
-        const { parts } = reader.withKeys(document, name as DatasetName, index);
-        const media = parts.flatMap((part) => ('media' in part && 'key' in part.media ? [part.media.key] : []));
+        const media = keysOf(reader.withKeys(document, name as DatasetName, index));
         for (const key of media) keys.add(key);
         if (document.kind === 'pair' && media.length > 0) pairs.push({ key: media[0]!, words: wordsOf(words) });
       }
@@ -292,13 +292,12 @@ async function holdOut(
     for await (const { index, document } of someDocuments(dataset, name, isStrict, seed)) {
       if (document.kind !== 'pair') continue;
       all++;
-      const hash = await heldOut.hashOf(imagesOf(document)[0]!);
+      const hash = await heldOut.hashOf(imagesOf(document)[0]!.image);
       const place = seededStream(seed, 'validation', hash).uniform();
       if (place >= share) continue;
       heldOut.add(hash);
       const text = textOf(document);
-      const [image] = reader.withKeys(document, name, index).parts.flatMap((part) => ('media' in part ? [part] : []));
-      if (image && 'key' in image.media) found.push({ key: image.media.key, text, words: wordsOf(text), place });
+      found.push({ key: keysOf(reader.withKeys(document, name, index))[0]!, text, words: wordsOf(text), place });
     }
   }
   if (found.length < 2) {
@@ -331,6 +330,11 @@ async function* someDocuments(
       throw new Error(`${dataset.where(index)}: ${document.rejected}${detail}. Correct the line.`);
     }
   }
+}
+
+/** Keys of the media of a document. */
+function keysOf({ parts }: Document): MediaKey[] {
+  return parts.flatMap((part) => ('media' in part && 'key' in part.media ? [part.media.key] : []));
 }
 
 function textOf({ parts }: Document): string {
