@@ -10,6 +10,13 @@ export function wholeNumberFrom(least: number): (value: string) => number {
   };
 }
 
+/** The reasons why something was dropped, on one line: `no text (2), not JSON (1)`. */
+export function reasonList(dropped: Readonly<Record<string, number>>): string {
+  return Object.entries(dropped)
+    .map(([reason, count]) => `${reason} (${count})`)
+    .join(', ');
+}
+
 /** A line for each reason why something was dropped, most frequent first. */
 export function reasonLines(dropped: Readonly<Record<string, number>>): string[] {
   return Object.entries(dropped)

@@ -18,6 +18,7 @@ import {
   type OpenDatasetOptions,
 } from '@flamingo-ts/data-mixtures';
 import { z } from 'zod';
+import { reasonList } from '../cli/command-text';
 
 /** Number of documents whose images are decoded at the same time, and a limit of their bytes in memory. */
 const AT_ONCE = 16;
@@ -281,8 +282,7 @@ export function formatCheck(check: DataCheck): string {
   const lines = problems
     .slice(0, SHOWN)
     .map(({ where, reason, detail }) => `  ${where}: ${reason}${detail ? ` (${detail})` : ''}`);
-  const sums = Object.entries(counts).map(([reason, count]) => `${reason} (${count})`);
-  return [head, `${counted(total, 'problem')}: ${sums.join(', ')}. The first:`, ...lines, ...notes].join('\n');
+  return [head, `${counted(total, 'problem')}: ${reasonList(counts)}. The first:`, ...lines, ...notes].join('\n');
 }
 
 /** `3 pages`, `1 page`. */

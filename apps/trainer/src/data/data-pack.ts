@@ -10,7 +10,7 @@ import {
   type TokenCounter,
 } from '@flamingo-ts/data-mixtures';
 import { loadTokenizer } from '@flamingo-ts/lm-core';
-import { reasonLines } from '../cli/command-text';
+import { reasonLines, reasonList } from '../cli/command-text';
 import { counted, droppedBefore, formatCounts, indices, Tally, usableDocuments, type DataCounts } from './data-check';
 import { readTokenizerJson } from './word-tokenizer';
 
@@ -70,10 +70,10 @@ export async function packData(path: string, options: PackOptions): Promise<Pack
       tally.add(document);
     }
     if (tally.counts.documents === 0) {
-      const why = Object.entries(tally.dropped).map(([reason, count]) => `${reason} (${count})`);
+      const why = reasonList(tally.dropped);
       throw new Error(
         `${path}: expected at least one document to pack, got ${dataset.length} and none of them usable` +
-          `${why.length > 0 ? `: ${why.join(', ')}` : ''}. Run: flamingo data check ${path}`,
+          `${why ? `: ${why}` : ''}. Run: flamingo data check ${path}`,
       );
     }
     tally.dropAll(await droppedBefore(path));
