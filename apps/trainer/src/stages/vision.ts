@@ -200,6 +200,10 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     return { words: kept.map((k) => k.words), images: kept.map((k) => k.image) };
   };
 
+  /** For each image, the index of the nearest text. */
+  const nearestTexts = (images: tf.Tensor2D, texts: tf.Tensor2D) =>
+    Array.from(tf.argMax(contrastiveLogits(images, texts, logScale()), 1).dataSync());
+
   /** The loss and the retrieval among all of the pairs. */
   const validate = async (pairs: readonly CaptionedImage[]): Promise<ValidationMetrics> => {
     const embedded: tf.Tensor2D[] = [];
@@ -218,9 +222,8 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     const [loss, nearest] = tf.tidy(() => {
       const images = tf.concat(embedded) as tf.Tensor2D;
       const texts = text.apply(words);
-      const logits = contrastiveLogits(images, texts, logScale());
       const loss = contrastiveLoss(images, texts, logScale(), { labelSmoothing });
-      return [loss.dataSync()[0]!, Array.from(tf.argMax(logits, 1).dataSync())];
+      return [loss.dataSync()[0]!, nearestTexts(images, texts)];
     });
     tf.dispose(embedded);
     return {
@@ -248,10 +251,7 @@ export function contrastiveObjective(tower: VisionTower, config: Config, data: T
     ...(data.validation && { validate: () => validate(data.validation!.pairs) }),
     async measure() {
       const { words, images } = await draw('retrieval', false);
-      const nearest = tf.tidy(() => {
-        const logits = contrastiveLogits(tower.embed(tower.normalize(images)), text.apply(words), logScale());
-        return Array.from(tf.argMax(logits, 1).dataSync());
-      });
+      const nearest = tf.tidy(() => nearestTexts(tower.embed(tower.normalize(images)), text.apply(words)));
       const right = nearest.filter((best, i) => best === i).length;
       return { retrieval: right / images.length };
     },
