@@ -2,7 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import type { OneDnnBackend, NativeKernel } from '../onednn/onednn-backend';
 import { BF16, F32, type Layout } from '../onednn/layout';
 import { apply } from './binary';
-import { swapped, type Sizes } from './heads';
+import { dense, swapped, type Sizes } from './heads';
 import { product, type Operand } from '../onednn/product';
 import { softmaxGradient, softmaxRows } from './softmax';
 
@@ -124,10 +124,7 @@ function usesBfloat16(backend: OneDnnBackend, { t, s, d }: Call): boolean {
   return backend.precision === 'bfloat16' && t * s * d >= WORTH_CONVERTING;
 }
 
-const scoresOf = ({ h }: Call, { examples, count, keys }: Block): Layout => ({
-  dims: [examples, h, count, keys],
-  strides: [h * count * keys, count * keys, keys, 1],
-});
+const scoresOf = (c: Call, { examples, count, keys }: Block): Layout => dense({ ...c, b: examples, t: count, s: keys });
 
 const turned = ([address, layout]: Operand): Operand => [address, swapped(layout)];
 
