@@ -13,7 +13,7 @@ export const libraryConfig = (options: Partial<Options> = {}) =>
     entry: ['src/index.ts'],
     format: ['esm', 'cjs'],
     target: 'node20',
-    dts: { entry: { index: declarations }, compilerOptions: { composite: false, incremental: false } },
+    dts: { entry: { index: declarations } },
     sourcemap: true,
     clean: true,
     splitting: false,
